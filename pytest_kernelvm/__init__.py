@@ -1,0 +1,39 @@
+"""Test Linux kernels the way Python is tested.
+
+Names for annotations in tests: Cell, Closure, CommandResult, Initramfs, Kernel, Vm and BootVm.
+They are imported when first used, as the plugin is loaded in every pytest run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.fixtures import BootVm
+    from pytest_kernelvm.guest.initramfs import Initramfs
+    from pytest_kernelvm.kernel.build import Kernel
+    from pytest_kernelvm.modules.closure import Closure
+    from pytest_kernelvm.vm.cell import Cell
+    from pytest_kernelvm.vm.results import CommandResult
+    from pytest_kernelvm.vm.vm import Vm
+
+__version__ = "0.1.0"
+
+__all__ = ["BootVm", "Cell", "Closure", "CommandResult", "Initramfs", "Kernel", "Vm"]
+
+_HOMES = {
+    "BootVm": "fixtures",
+    "Cell": "vm.cell",
+    "Closure": "modules.closure",
+    "CommandResult": "vm.results",
+    "Initramfs": "guest.initramfs",
+    "Kernel": "kernel.build",
+    "Vm": "vm.vm",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

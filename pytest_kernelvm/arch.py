@@ -1,0 +1,208 @@
+"""Facts of each architecture that nobody can choose, one row an architecture."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_kernelvm.errors import BadInput, Evidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedInitramfs:
+    """Where the initramfs lies when the kernel must not read its address from the bootloader.
+
+    address: physical address, in bytes from 0.
+    size_bytes: the room reserved; zero bytes behind the archive are skipped by the kernel
+        (init/initramfs.c, unpack_to_rootfs).
+    cmdline: the words of the built-in command line that tell the kernel.
+    """
+
+    address: int
+    size_bytes: int
+    cmdline: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Arch:
+    """One architecture on one QEMU machine.
+
+    name: ours, as in vm-configs and `--kernelvm-arch`.
+    linux_arch: the kernel's ARCH=.
+    qemu_arch: the suffix of qemu-system-.
+    uname: what uname(2) says in `machine`.
+    endianness, elf_class (bits), elf_machine (e_machine): what its ELF files say.
+    toolchain_prefix: the default CROSS_COMPILE.
+    debian_packages: what Debian calls the compiler and QEMU.
+    machine: QEMU's -M; cpu: the default -cpu.
+    image: the default make target and, below the build directory, the file it makes.
+    images: every image target and its file.
+    console: the kernel's console device; channel: the agent's device, a second serial port.
+    channel_argv: the QEMU flags that attach the chardev `channel`; console_argv likewise.
+    fast_boot_argv: QEMU flags that shorten the boot and change nothing a test can see.
+    agent_cflags: what makes a static nolibc program small here.
+    max_memory_mib: the most that the machine has in one piece.
+    builtin_cmdline_symbols: bool symbols that make CONFIG_CMDLINE count without a bootloader's.
+    cookie_patch, cookie_require_symbol, cookie_symbol: how the kernel learns the cmdline cookie.
+    fixed_initramfs: set where the initramfs' address travels on the command line.
+    """
+
+    name: str
+    linux_arch: str
+    qemu_arch: str
+    uname: str
+    endianness: Literal["big", "little"]
+    elf_class: Literal[32, 64]
+    elf_machine: int
+    toolchain_prefix: str
+    debian_packages: tuple[str, ...]
+    machine: str
+    cpu: str
+    images: dict[str, str]
+    console: str
+    channel: str
+    console_argv: tuple[str, ...]
+    channel_argv: tuple[str, ...]
+    fast_boot_argv: tuple[str, ...]
+    agent_cflags: tuple[str, ...]
+    max_memory_mib: int
+    builtin_cmdline_symbols: tuple[str, ...]
+    cookie_patch: str
+    cookie_require_symbol: str
+    cookie_symbol: str
+    fixed_initramfs: FixedInitramfs | None = None
+
+    @property
+    def qemu_binary(self) -> str:
+        """The QEMU program's name."""
+        return f"qemu-system-{self.qemu_arch}"
+
+    @property
+    def base_cmdline(self) -> str:
+        """The words that every boot needs: the console, an end after a panic, an unlimited kmsg."""
+        return f"console={self.console} panic=-1 printk.devkmsg=on"
+
+    @property
+    def builtin_cmdline(self) -> str:
+        """The base words for CONFIG_CMDLINE, with the initramfs' fixed address where needed."""
+        fixed = f"{self.fixed_initramfs.cmdline} " if self.fixed_initramfs else ""
+        return f"{fixed}{self.base_cmdline}"
+
+    @property
+    def default_image(self) -> str:
+        """The image target that QEMU boots."""
+        return next(iter(self.images))
+
+
+# Malta: two 16550s on the ISA bus are -serial 0 and 1 (hw/mips/malta.c). A boot spends its time
+# in estimate_frequencies() (arch/mips/mti-malta/malta-time.c) waiting for RTC ticks; a clock that
+# counts instructions makes them come at once. `sleep=off` would starve an idle QEMU's main loop.
+_MALTA_FAST_BOOT = ("-icount", "shift=7", "-rtc", "clock=vm")
+_MALTA_SERIAL = ("-serial", "chardev:console")
+_MALTA_CHANNEL = ("-serial", "chardev:channel")
+_MALTA_AGENT_CFLAGS = ("-mno-abicalls", "-fno-pic", "-G0", "-msoft-float", "-mips32r2")
+
+# The initramfs goes to 96 MiB, below the 128 MiB that a Malta has at least; KSEG0 is 0x80000000.
+_MALTA_INITRAMFS = FixedInitramfs(
+    address=0x0600_0000,
+    size_bytes=0x0020_0000,
+    cmdline="rd_start=0xffffffff86000000 rd_size=0x200000",
+)
+
+
+def _malta(
+    *, name: str, endianness: Literal["big", "little"], prefix: str, packages: tuple[str, ...]
+) -> Arch:
+    return Arch(
+        name=name,
+        linux_arch="mips",
+        qemu_arch=name,
+        uname="mips",
+        endianness=endianness,
+        elf_class=32,
+        elf_machine=8,
+        toolchain_prefix=prefix,
+        debian_packages=packages,
+        machine="malta",
+        cpu="24Kf",
+        images={"vmlinux": "vmlinux"},
+        console="ttyS0",
+        channel="ttyS1",
+        console_argv=_MALTA_SERIAL,
+        channel_argv=_MALTA_CHANNEL,
+        fast_boot_argv=_MALTA_FAST_BOOT,
+        agent_cflags=_MALTA_AGENT_CFLAGS,
+        max_memory_mib=256,
+        builtin_cmdline_symbols=("CMDLINE_BOOL", "MIPS_CMDLINE_FROM_BOOTLOADER"),
+        cookie_patch="mips-cmdline-cookie",
+        cookie_require_symbol="MIPS_BOOTLOADER_CMDLINE_REQUIRE_COOKIE",
+        cookie_symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE",
+        fixed_initramfs=_MALTA_INITRAMFS,
+    )
+
+
+ARCHES: dict[str, Arch] = {
+    arch.name: arch
+    for arch in (
+        _malta(
+            name="mips",
+            endianness="big",
+            prefix="mips-linux-gnu-",
+            packages=("gcc-mips-linux-gnu", "qemu-system-mips"),
+        ),
+        _malta(
+            name="mipsel",
+            endianness="little",
+            prefix="mipsel-linux-gnu-",
+            packages=("gcc-mipsel-linux-gnu", "qemu-system-mips"),
+        ),
+        Arch(
+            name="aarch64",
+            linux_arch="arm64",
+            qemu_arch="aarch64",
+            uname="aarch64",
+            endianness="little",
+            elf_class=64,
+            elf_machine=183,
+            toolchain_prefix="aarch64-linux-gnu-",
+            debian_packages=("gcc-aarch64-linux-gnu", "qemu-system-arm"),
+            machine="virt",
+            cpu="cortex-a57",
+            images={"Image": "arch/arm64/boot/Image", "Image.gz": "arch/arm64/boot/Image.gz"},
+            console="ttyAMA0",
+            channel="vport0p1",
+            console_argv=("-serial", "chardev:console"),
+            channel_argv=(
+                "-device",
+                "virtio-serial-device",
+                "-device",
+                "virtserialport,chardev=channel",
+            ),
+            fast_boot_argv=(),
+            agent_cflags=("-Wl,-z,max-page-size=4096", "-mno-outline-atomics"),
+            max_memory_mib=4096,
+            builtin_cmdline_symbols=("CMDLINE_FROM_BOOTLOADER",),
+            cookie_patch="of-cmdline-cookie",
+            cookie_require_symbol="OF_BOOTARGS_REQUIRE_COOKIE",
+            cookie_symbol="OF_BOOTARGS_COOKIE",
+        ),
+    )
+}
+
+
+def arch_named(name: str) -> Arch:
+    """Return the row of one architecture.
+
+    name: `mips`, `mipsel` or `aarch64`.
+    Raises BadInput, with near matches, for another name.
+    """
+    try:
+        return ARCHES[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, ARCHES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else ""
+        raise BadInput(
+            f"unknown arch {name!r}",
+            Evidence(expected=f"one of {', '.join(ARCHES)}", next_step=hint),
+        ) from None

@@ -1,0 +1,477 @@
+"""vm-configs/*.yaml: one file a machine, expanded into cells."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.arch import ARCHES, Arch
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.typed_yaml import (
+    Complaints,
+    Flag,
+    ListOf,
+    Located,
+    MapOf,
+    Number,
+    Placed,
+    Record,
+    Text,
+    compose,
+)
+
+SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+BUILTIN_PATCHES = Path(__file__).parent / "kernel" / "patches"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requested:
+    """One symbol that must be in the final .config, and who asked for it.
+
+    name: without CONFIG_. value: as .config spells it: y, m, n, a number, or a text in quotes.
+    where: `file:line`.
+    """
+
+    name: str
+    value: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a kernel's source comes from.
+
+    kind: `debian` (a linux-source package) or `tarball` (a file). value: its name or path.
+    where: the place in the vm-config.
+    """
+
+    kind: str
+    value: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelConfig:
+    """How one kernel is made.
+
+    version: what `make kernelversion` must begin with. base: a make target such as allnoconfig, or
+    the path of a complete .config. fragments: files, later ones win. symbols: of the vm-config and
+    what cookie and built-in command line imply. patches: files, in order. image: make target.
+    release: what `uname -r` must be, empty for anything.
+    """
+
+    version: str
+    source: Source
+    base: str
+    fragments: tuple[Path, ...]
+    symbols: tuple[Requested, ...]
+    patches: tuple[Path, ...]
+    image: str
+    release: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What QEMU is asked for; fast_boot allows the flags of arch.py that shorten the boot."""
+
+    memory_mib: int
+    cpu: str
+    fast_boot: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timeouts:
+    """Seconds until we give up: launch to ready, one command, one kernel build."""
+
+    boot_s: float
+    command_s: float
+    build_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModprobeConfig:
+    """What the guest's /etc/modprobe.d says.
+
+    options: (module, its parameters). blacklist: modules.
+    """
+
+    options: tuple[tuple[str, str], ...]
+    blacklist: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VmConfig:
+    """One cell: a machine with one kernel.
+
+    id: `malta-6.12`. name: the file's stem. modules: wanted by default.
+    cmdline: words for the bootloader's command line; builtin_cmdline: for the kernel's own.
+    cookie: the word that makes the kernel heed the bootloader, empty if it always does.
+    """
+
+    id: str
+    name: str
+    file: Path
+    arch: Arch
+    kernel: KernelConfig
+    modules: tuple[str, ...]
+    modprobe: ModprobeConfig
+    cmdline: str
+    builtin_cmdline: str
+    cookie: str
+    machine: Machine
+    timeouts: Timeouts
+
+    def bootloader_cmdline(self, *, words: str = "", cookie: bool = True) -> str:
+        """Return the command line that QEMU passes.
+
+        words: added at the end. cookie: whether the cookie is among them.
+        """
+        parts = (
+            self.arch.base_cmdline,
+            self.cmdline,
+            self.cookie if cookie else "",
+            words,
+        )
+        return " ".join(part for part in parts if part)
+
+
+_ONE_LINE = r"[^\n\r\"\\]*"
+_SYMBOL = Text(doc="A Kconfig symbol, without CONFIG_.", pattern=r"[A-Z0-9_]+", shape="a symbol")
+_MODULE = Text(doc="A module's name.", pattern=r"[A-Za-z0-9_.:+-]+", shape="a module's name")
+
+SCHEMA = Record(
+    doc="A machine of pytest-kernelvm, with one or several kernels.",
+    required=("arch", "kernel"),
+    keys={
+        "arch": Text(doc="The architecture.", allowed=tuple(ARCHES)),
+        "kernel": Record(
+            doc="How the kernel is made.",
+            required=("version",),
+            keys={
+                "version": ListOf(
+                    doc="One version or several; each makes a cell.",
+                    or_one=True,
+                    item=Text(
+                        doc="A kernel version such as 6.12.",
+                        pattern=r"[0-9]+\.[0-9]+[A-Za-z0-9.+-]*",
+                        shape="a version such as 6.12",
+                    ),
+                ),
+                "source": Record(
+                    doc="Where the source is; {version} stands for the version.",
+                    exactly_one=True,
+                    keys={
+                        "debian": Placed(
+                            text=Text(
+                                doc="An installed Debian package, default linux-source-{version}.",
+                                pattern=r"linux-source-[a-z0-9.{}+-]+",
+                                shape="a package such as linux-source-6.12",
+                            )
+                        ),
+                        "tarball": Placed(
+                            text=Text(
+                                doc="A kernel tarball, relative to this file.",
+                                pattern=r".+",
+                                shape="a path",
+                            )
+                        ),
+                    },
+                ),
+                "base": Placed(
+                    text=Text(
+                        doc="A make target (allnoconfig, defconfig, …) or a complete .config file.",
+                        pattern=r".+",
+                        shape="a make target or a path",
+                    )
+                ),
+                "fragments": ListOf(
+                    doc="Partial .config files, relative to this file; later ones win.",
+                    item=Placed(text=Text(doc="A path.", pattern=r".+", shape="a path")),
+                ),
+                "symbols": MapOf(
+                    doc="Symbols that must hold: y, m, n, a number, or a text.",
+                    key=_SYMBOL,
+                    value=Placed(
+                        text=Text(
+                            doc="y, m, n, a number, or a text.",
+                            pattern=_ONE_LINE,
+                            shape="one line without quotes and backslashes",
+                        )
+                    ),
+                ),
+                "patches": ListOf(
+                    doc="Patches: names of built-in ones, or files relative to this one.",
+                    item=Placed(text=Text(doc="A name or a path.", pattern=r".+", shape="a path")),
+                ),
+                "image": Placed(
+                    text=Text(
+                        doc="The make target of the image.",
+                        allowed=tuple(
+                            dict.fromkeys(
+                                image for arch in ARCHES.values() for image in arch.images
+                            )
+                        ),
+                    )
+                ),
+                "release": Text(
+                    doc="What `uname -r` must be; a build that differs is stopped.",
+                    pattern=r"[A-Za-z0-9.+_~-]+",
+                    shape="a release such as 6.12.30",
+                ),
+            },
+        ),
+        "modules": ListOf(doc="Modules wanted in the initramfs by default.", item=_MODULE),
+        "modprobe": Record(
+            doc="The guest's /etc/modprobe.d.",
+            keys={
+                "options": MapOf(
+                    doc="Module parameters by module.",
+                    key=_MODULE,
+                    value=Text(
+                        doc="As after the module's name in an options line.",
+                        pattern=r"[^\n\r]+",
+                        shape="one line",
+                    ),
+                ),
+                "blacklist": ListOf(doc="Modules whose aliases are not heeded.", item=_MODULE),
+            },
+        ),
+        "cmdline": Text(
+            doc="Words for the command line that the bootloader passes.",
+            pattern=r"[^\n\r]*",
+            shape="one line",
+        ),
+        "builtin_cmdline": Text(
+            doc="Words for the kernel's built-in command line.",
+            pattern=_ONE_LINE,
+            shape="one line without quotes and backslashes",
+        ),
+        "cookie": Text(
+            doc="The kernel heeds the bootloader's command line only if it contains this.",
+            pattern=r"[A-Za-z0-9_.=-]+",
+            shape="one word of letters, digits, and _.=-",
+        ),
+        "machine": Record(
+            doc="What QEMU gives the guest.",
+            keys={
+                "memory_mib": Number(doc="Memory in MiB.", least=32, most=4096, whole=True),
+                "cpu": Text(doc="QEMU's -cpu.", pattern=r"[A-Za-z0-9_.,=+-]+", shape="a CPU model"),
+                "fast_boot": Flag(doc="Use QEMU flags that shorten the boot, default true."),
+            },
+        ),
+        "timeouts": Record(
+            doc="Seconds until we give up.",
+            keys={
+                "boot_s": Number(doc="Launch to ready.", least=0.1, most=3600, whole=False),
+                "command_s": Number(doc="One command.", least=0.1, most=3600, whole=False),
+                "build_s": Number(doc="One kernel build.", least=1, most=86400, whole=False),
+            },
+        ),
+    },
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a vm-config."""
+    return {"$schema": SCHEMA_ID, "title": "pytest-kernelvm vm-config", **SCHEMA.schema()}
+
+
+def _symbol_value(value: Located) -> str:
+    text = value.text
+    plain = text in ("y", "m", "n") or text.removeprefix("-").isdecimal()
+    if not value.quoted and (plain or _is_hex(text)):
+        return text
+    return f'"{text}"'
+
+
+def _is_hex(text: str) -> bool:
+    try:
+        int(text, 16)
+    except ValueError:
+        return False
+    return text.startswith("0x")
+
+
+def _existing(base: Path, located: Located, what: str, version: str) -> Path:
+    path = base / located.text.replace("{version}", version)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, _file_names(path.parent), n=1)
+        raise BadInput(
+            f"{what} {path} does not exist",
+            Evidence(
+                where=(str(located.place),),
+                next_step=f"did you mean {path.parent / near[0]}?" if near else "",
+            ),
+        )
+    return path
+
+
+def _file_names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+
+
+def _patch(base: Path, located: Located, version: str) -> Path:
+    builtin = BUILTIN_PATCHES / f"{located.text}.patch"
+    if builtin.is_file():
+        return builtin
+    return _existing(base, located, "the patch", version)
+
+
+def _base_config(base: Path, located: Located | None, version: str) -> str:
+    if located is None:
+        return "allnoconfig"
+    if "/" in located.text or not located.text.endswith("config"):
+        return str(_existing(base, located, "the base configuration", version))
+    return located.text
+
+
+def _source(base: Path, given: dict[str, Located], file: Path, version: str) -> Source:
+    if not given:
+        return Source(kind="debian", value=f"linux-source-{version}", where=str(file))
+    ((kind, located),) = given.items()
+    value = located.text.replace("{version}", version)
+    if kind == "tarball":
+        value = str(_existing(base, located, "the tarball", version))
+    return Source(kind=kind, value=value, where=str(located.place))
+
+
+def _implied_symbols(arch: Arch, cookie: str, builtin: str, file: Path) -> list[Requested]:
+    """Symbols that the cookie and the built-in command line stand for."""
+    where = f"{file} (builtin_cmdline)"
+    line = " ".join(part for part in (arch.builtin_cmdline, builtin) if part)
+    implied = [
+        Requested(name=name, value="y", where=where) for name in arch.builtin_cmdline_symbols
+    ]
+    implied.append(Requested(name="CMDLINE", value=f'"{line}"', where=where))
+    if cookie:
+        where = f"{file} (cookie)"
+        implied.append(Requested(name=arch.cookie_require_symbol, value="y", where=where))
+        implied.append(Requested(name=arch.cookie_symbol, value=f'"{cookie}"', where=where))
+    return implied
+
+
+def _kernel(raw: dict[str, Any], arch: Arch, file: Path, version: str) -> KernelConfig:
+    base = file.parent
+    kernel = raw["kernel"]
+    cookie = raw.get("cookie", "")
+    patches = [_patch(base, located, version) for located in kernel.get("patches", ())]
+    if cookie:
+        patches.append(BUILTIN_PATCHES / f"{arch.cookie_patch}.patch")
+    image = kernel.get("image")
+    if image is not None and image.text not in arch.images:
+        raise BadInput(
+            f"{arch.name} has no image target {image.text!r}",
+            Evidence(where=(str(image.place),), expected=f"one of {', '.join(arch.images)}"),
+        )
+    symbols = [
+        Requested(name=name, value=_symbol_value(value), where=str(value.place))
+        for name, value in kernel.get("symbols", {}).items()
+    ]
+    return KernelConfig(
+        version=version,
+        source=_source(base, kernel.get("source", {}), file, version),
+        base=_base_config(base, kernel.get("base"), version),
+        fragments=tuple(
+            _existing(base, located, "the fragment", version)
+            for located in kernel.get("fragments", ())
+        ),
+        symbols=(*_implied_symbols(arch, cookie, raw.get("builtin_cmdline", ""), file), *symbols),
+        patches=tuple(patches),
+        image=image.text if image else arch.default_image,
+        release=kernel.get("release", ""),
+    )
+
+
+def read_config(file: Path) -> tuple[VmConfig, ...]:
+    """Read one vm-config and return its cells, one a kernel version.
+
+    Raises BadInput with file, line and column of all that is wrong.
+    """
+    complaints = Complaints(file)
+    raw = SCHEMA.read(compose(file), complaints)
+    complaints.raise_if_any()
+    arch = ARCHES[raw["arch"]]
+    machine = raw.get("machine", {})
+    timeouts = raw.get("timeouts", {})
+    modprobe = raw.get("modprobe", {})
+    memory_mib = int(machine.get("memory_mib", 128))
+    if memory_mib > arch.max_memory_mib:
+        raise BadInput(
+            f"{memory_mib} MiB are more than a {arch.machine} machine has in one piece",
+            Evidence(where=(str(file),), expected=f"at most {arch.max_memory_mib} MiB"),
+        )
+    return tuple(
+        VmConfig(
+            id=f"{file.stem}-{version}",
+            name=file.stem,
+            file=file,
+            arch=arch,
+            kernel=_kernel(raw, arch, file, version),
+            modules=raw.get("modules", ()),
+            modprobe=ModprobeConfig(
+                options=tuple(modprobe.get("options", {}).items()),
+                blacklist=modprobe.get("blacklist", ()),
+            ),
+            cmdline=raw.get("cmdline", ""),
+            builtin_cmdline=raw.get("builtin_cmdline", ""),
+            cookie=raw.get("cookie", ""),
+            machine=Machine(
+                memory_mib=memory_mib,
+                cpu=machine.get("cpu", arch.cpu),
+                fast_boot=machine.get("fast_boot", True),
+            ),
+            timeouts=Timeouts(
+                boot_s=float(timeouts.get("boot_s", 60)),
+                command_s=float(timeouts.get("command_s", 20)),
+                build_s=float(timeouts.get("build_s", 7200)),
+            ),
+        )
+        for version in dict.fromkeys(raw["kernel"]["version"])
+    )
+
+
+def select_cells(
+    directory: Path, *, names: Sequence[str] = (), arches: Sequence[str] = ()
+) -> tuple[VmConfig, ...]:
+    """Return the cells of a directory of vm-configs.
+
+    names: file stems (`malta`), cell ids (`malta-6.12`) or paths of files; empty for all.
+    arches: only cells of these architectures; empty for all.
+    Raises BadInput for a directory without vm-configs, or a name that fits no cell.
+    """
+    files = sorted(directory.glob("*.yaml"))
+    paths = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
+    if not files and not paths:
+        raise BadInput(
+            f"no vm-configs in {directory}",
+            Evidence(
+                expected=f"{directory}/*.yaml",
+                next_step="write one, or name the directory with --kernelvm-configs",
+            ),
+        )
+    cells = _cells_of([*files, *paths])
+    for name in names:
+        if not any(_fits(cell, name) for cell in cells):
+            known = [*dict.fromkeys(cell.name for cell in cells), *(cell.id for cell in cells)]
+            near = difflib.get_close_matches(name, known, n=1)
+            raise BadInput(
+                f"no vm-config or cell is called {name!r}",
+                Evidence(
+                    expected=f"one of {', '.join(known)}",
+                    where=(str(directory),),
+                    next_step=f"did you mean {near[0]!r}?" if near else "",
+                ),
+            )
+    chosen = [cell for cell in cells if not names or any(_fits(cell, name) for name in names)]
+    return tuple(cell for cell in chosen if not arches or cell.arch.name in arches)
+
+
+def _fits(cell: VmConfig, name: str) -> bool:
+    return name in (cell.id, cell.name) or Path(name) == cell.file
+
+
+def _cells_of(files: Iterable[Path]) -> list[VmConfig]:
+    return [cell for file in dict.fromkeys(files) for cell in read_config(file)]

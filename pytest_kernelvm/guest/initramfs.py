@@ -1,0 +1,101 @@
+"""The initramfs: agent, modprobe, the closure's modules with their metadata, and nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.config import ModprobeConfig
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
+from pytest_kernelvm.guest import cpio
+from pytest_kernelvm.guest.programs import Programs
+from pytest_kernelvm.kernel.store import Store, write_whole
+from pytest_kernelvm.modules.closure import Closure
+from pytest_kernelvm.modules.pruned import pruned_metadata
+from pytest_kernelvm.modules.tree import ModuleTree
+
+MODPROBE_CONF = "etc/modprobe.d/kernelvm.conf"
+MODPROBE_NAMES = ("insmod", "lsmod", "rmmod")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Initramfs:
+    """An archive as it is handed to QEMU.
+
+    path: in the store. size_bytes: of that file. paths: all that is in it, directories included.
+    """
+
+    path: Path
+    size_bytes: int
+    paths: tuple[str, ...]
+
+
+def pack(
+    store: Store,
+    programs: Programs,
+    *,
+    tree: ModuleTree,
+    closure: Closure,
+    modprobe: ModprobeConfig,
+    files: Mapping[str, bytes],
+) -> Initramfs:
+    """Return the initramfs of a closure.
+
+    files: further files by absolute path; they are executable if they begin as programs do.
+    Raises HarnessError if the store cannot be written.
+    """
+    entries = [cpio.file("init", programs.agent.read_bytes(), 0o755)]
+    if closure.modules:
+        entries += _modules(programs, tree, closure, modprobe)
+    entries += [_extra(path, content) for path, content in files.items()]
+    archive = cpio.archive(entries)
+    # An archive of the agent alone costs nothing to inflate; one with modules is packed plain, as
+    # inflating takes the guest longer than QEMU takes to read it.
+    compressed = not closure.modules
+    data = gzip.compress(archive, 9, mtime=0) if compressed else archive
+    name = hashlib.sha256(data).hexdigest() + (".cpio.gz" if compressed else ".cpio")
+    path = store.root / "initramfs" / name
+    if not (path.is_file() and path.stat().st_size == len(data)):
+        try:
+            write_whole(path, data)
+        except OSError as error:
+            raise HarnessError(
+                f"cannot write the initramfs: {error}",
+                Evidence(where=(str(path),), next_step="make room in the store"),
+            ) from None
+    return Initramfs(
+        path=path,
+        size_bytes=len(data),
+        paths=tuple(entry.path for entry in cpio.with_parents(entries)),
+    )
+
+
+def _modules(
+    programs: Programs, tree: ModuleTree, closure: Closure, modprobe: ModprobeConfig
+) -> list[cpio.Entry]:
+    directory = f"lib/modules/{closure.release}"
+    entries = [cpio.file("sbin/modprobe", programs.modprobe.read_bytes(), 0o755)]
+    entries += [cpio.link(f"sbin/{name}", "modprobe") for name in MODPROBE_NAMES]
+    for name, content in pruned_metadata(tree, closure).items():
+        entries.append(cpio.file(f"{directory}/{name}", content))
+    for module in closure.modules:
+        entries.append(cpio.file(f"{directory}/{module.file.relative}", module.path.read_bytes()))
+    lines = [f"options {module} {options}\n" for module, options in modprobe.options]
+    lines += [f"blacklist {module}\n" for module in modprobe.blacklist]
+    if lines:
+        entries.append(cpio.file(MODPROBE_CONF, "".join(lines).encode()))
+    return entries
+
+
+def _extra(path: str, content: bytes) -> cpio.Entry:
+    relative = path.lstrip("/")
+    if not relative or any(part in ("", ".", "..") for part in relative.split("/")):
+        raise BadInput(
+            f"{path!r} is no path of a file in the guest",
+            Evidence(expected="an absolute path without . and .."),
+        )
+    program = content.startswith((b"#!", b"\x7fELF"))
+    return cpio.file(relative, content, 0o755 if program else 0o644)

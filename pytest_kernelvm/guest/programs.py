@@ -1,0 +1,186 @@
+"""The guest's two C programs, compiled with a kernel's own nolibc and headers."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.errors import BuildFailed, Evidence
+from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
+from pytest_kernelvm.kernel.build import Kernel, compiler_version
+from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
+from pytest_kernelvm.process import failure, run
+
+SOURCES = Path(__file__).parent
+COMPILE_TIMEOUT_S = 120.0
+
+# Static, without a C library, without what a debugger or an unwinder would want.
+CFLAGS = (
+    "-std=gnu11",
+    "-Wall",
+    "-Wextra",
+    "-Os",
+    "-static",
+    "-nostdlib",
+    "-nostdinc",
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-ident",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-Wl,--gc-sections",
+    "-Wl,--build-id=none",
+    "-s",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abi:
+    """The guest's numbers, as the kernel's own headers give them; they differ by architecture.
+
+    syscalls: numbers of system calls, by name without __NR_. errnos: by name. open_flags: by name.
+    """
+
+    syscalls: dict[str, int]
+    errnos: dict[str, int]
+    open_flags: dict[str, int]
+
+    def host_errno(self, number: int) -> int:
+        """Translate the guest's errno into the number that means the same here."""
+        for name, value in self.errnos.items():
+            if value == number and hasattr(errno, name):
+                return int(getattr(errno, name))
+        return number
+
+    def guest_open_flags(self, flags: int) -> int:
+        """Translate open(2) flags of Python's `os` module into the guest's."""
+        found = flags & os.O_ACCMODE
+        for name in _OPEN_FLAGS:
+            if flags & getattr(os, name):
+                found |= self.open_flags[name]
+        return found
+
+
+_OPEN_FLAGS = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Programs:
+    """Compiled programs of one kernel.
+
+    agent, modprobe: ELF files. abi: the numbers that are spoken with the agent.
+    digest: names what made them.
+    """
+
+    digest: str
+    agent: Path
+    modprobe: Path
+    abi: Abi
+
+
+def compile_programs(store: Store, kernel: Kernel) -> Programs:
+    """Return the programs for a kernel, compiling them unless the store has them.
+
+    Raises BuildFailed with the compiler's words, ToolMissing without a compiler.
+    """
+    sources = [SOURCES / "agent.c", SOURCES / "modprobe.c"]
+    digest = digest_of(
+        {
+            "sources": [file_digest(source) for source in sources],
+            "kernel": kernel.digest,
+            "compiler": compiler_version(kernel.arch),
+            "flags": [*CFLAGS, *kernel.arch.agent_cflags, kernel.arch.channel],
+        }
+    )
+
+    def make(work: Work) -> dict[str, Any]:
+        for source in sources:
+            compile_program(kernel, source, work.entry / source.stem)
+        numbers = asdict(_abi(kernel))
+        (work.entry / "abi.json").write_text(json.dumps(numbers, sort_keys=True))
+        return {"kernel": kernel.digest, "arch": kernel.arch.name}
+
+    label = f"the guest's programs for {kernel.release}"
+    entry = store.obtain("guests", digest, make, label=label)
+    return Programs(
+        digest=digest,
+        agent=entry / "agent",
+        modprobe=entry / "modprobe",
+        abi=Abi(**json.loads((entry / "abi.json").read_text())),
+    )
+
+
+@functools.cache
+def _include_flags(arch: Arch, headers: Path) -> tuple[str, ...]:
+    compiler = f"{arch.toolchain_prefix}gcc"
+    own = run([compiler, "-print-file-name=include"], timeout_s=30).stdout.strip()
+    return ("-nostdinc", "-isystem", own, "-isystem", str(headers))
+
+
+def compile_program(kernel: Kernel, source: Path, program: Path) -> None:
+    """Compile a C file with a kernel's nolibc into a small static program for its guests.
+
+    Raises BuildFailed with the compiler's words.
+    """
+    arch = kernel.arch
+    argv = [
+        f"{arch.toolchain_prefix}gcc",
+        *CFLAGS,
+        *_include_flags(arch, kernel.headers),
+        "-isystem",
+        str(kernel.nolibc),
+        "-include",
+        "nolibc.h",
+        f'-DCHANNEL="/dev/{arch.channel}"',
+        f'-DSHARED_CONSOLE="{SHARED_CONSOLE}"',
+        *arch.agent_cflags,
+        "-o",
+        str(program),
+        str(source),
+        "-lgcc",
+    ]
+    done = run(argv, timeout_s=COMPILE_TIMEOUT_S, check=False)
+    if done.status != 0:
+        evidence = failure(done)
+        raise BuildFailed(
+            f"{source.name} does not compile with the nolibc of {kernel.release}",
+            Evidence(excerpt=evidence.excerpt, command=evidence.command, where=(str(source),)),
+        )
+
+
+def _abi(kernel: Kernel) -> Abi:
+    """Ask the compiler what the kernel's headers define."""
+    compiler = [f"{kernel.arch.toolchain_prefix}gcc", *_include_flags(kernel.arch, kernel.headers)]
+    for header in ("asm/unistd.h", "asm/errno.h", "asm/fcntl.h"):
+        compiler += ["-include", header]
+    compiler += ["-E", "-x", "c", "-"]
+    macros = run([*compiler, "-dM"], timeout_s=COMPILE_TIMEOUT_S).stdout
+    names = re.findall(r"^#define (__NR_[a-z]\w*|E[A-Z0-9]+|O_[A-Z]+) ", macros, re.MULTILINE)
+    lines = "".join(f'"{name}" {name}\n' for name in sorted(names))
+    expanded = run([*compiler, "-P"], stdin=lines.encode(), timeout_s=COMPILE_TIMEOUT_S).stdout
+    numbers = {
+        name: _constant(expression)
+        for name, expression in re.findall(r'^"(\w+)"\s+([\w\s()|+]+)$', expanded, re.MULTILINE)
+    }
+    return Abi(
+        syscalls={
+            name.removeprefix("__NR_"): number
+            for name, number in numbers.items()
+            if name.startswith("__NR_")
+        },
+        errnos={name: number for name, number in numbers.items() if name.startswith("E")},
+        open_flags={name: number for name, number in numbers.items() if name.startswith("O_")},
+    )
+
+
+def _constant(expression: str) -> int:
+    """Return the value of C integers joined by + or |; those that are joined share no bit."""
+    terms = re.findall(r"\w+", expression)
+    return sum(int(term, 8 if term.startswith("0") and term.isdecimal() else 0) for term in terms)

@@ -1,0 +1,298 @@
+"""The agent's protocol: batches of system calls in frames that kernel text cannot damage.
+
+agent.c describes the bytes; this is the host's end of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pytest_kernelvm.errors import HarnessError
+
+PROTOCOL_VERSION = 1
+MEMORY_BYTES = 64 * 1024
+CHUNK_BYTES = 48 * 1024
+HELLO_ID = 0
+
+# The word on the kernel's command line that makes the console the agent's channel too.
+SHARED_CONSOLE = "kernelvm.channel=console"
+
+SOH = 0x01
+EOT = 0x04
+
+NR_RUN = 0xFFFF
+NOT_MADE = -0x10000
+
+_ALWAYS = 0x01
+_LOOP = 0x02
+_OUT_RESULT = 0x8000
+_POINTER = 1
+_RESULT = 2
+
+_LOW_BITS = bytes(byte & 0x7F | 0x80 for byte in range(256))
+
+
+def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
+    """Return a payload with its CRC as wire bytes: SOH, seven bytes in eight, EOT."""
+    data = payload + zlib.crc32(payload).to_bytes(4, byteorder)
+    groups, rest = divmod(len(data), 7)
+    padded = data + bytes(7 * (groups + 1) - len(data))
+    low = padded.translate(_LOW_BITS)
+    tops = int.from_bytes(b"\x80" * (groups + 1), "big")
+    wire = bytearray(8 * (groups + 1))
+    for place in range(7):
+        column = padded[place::7].translate(_top_bit_table(place))
+        tops |= int.from_bytes(column, "big")
+        wire[place + 1 :: 8] = low[place::7]
+    wire[0::8] = tops.to_bytes(groups + 1, "big")
+    length = 8 * groups + (rest + 1 if rest else 0)
+    return bytes([SOH]) + bytes(wire[:length]) + bytes([EOT])
+
+
+@functools.cache
+def _top_bit_table(place: int) -> bytes:
+    return bytes((byte >> 7) << place for byte in range(256))
+
+
+def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | None:
+    """Return the payload of the bytes between SOH and EOT; None if they are damaged."""
+    groups, rest = divmod(len(wire), 8)
+    if rest == 1 or len(wire) < 5:
+        return None
+    padded = wire + bytes(8 * (groups + 1) - len(wire))
+    data = bytearray(7 * (groups + 1))
+    tops = padded[0::8]
+    for place in range(7):
+        column = int.from_bytes(padded[place + 1 :: 8], "big")
+        column &= int.from_bytes(b"\x7f" * (groups + 1), "big")
+        top = bytes((byte >> place & 1) << 7 for byte in tops)
+        data[place::7] = (column | int.from_bytes(top, "big")).to_bytes(groups + 1, "big")
+    whole = bytes(data[: 7 * groups + (rest - 1 if rest else 0)])
+    payload, crc = whole[:-4], whole[-4:]
+    return payload if zlib.crc32(payload).to_bytes(4, byteorder) == crc else None
+
+
+class FrameSplitter:
+    """Parts a byte stream into frames and the text in between and in the middle of them.
+
+    damaged: how many frames had a wrong checksum so far.
+    """
+
+    def __init__(self, byteorder: Literal["big", "little"]) -> None:
+        self._byteorder = byteorder
+        self._frame: bytearray | None = None
+        self.damaged = 0
+
+    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """Return the payloads of the frames that became whole, and the bytes that are text."""
+        payloads: list[bytes] = []
+        text = bytearray()
+        while data:
+            if self._frame is None:
+                before, mark, data = data.partition(bytes([SOH]))
+                text += before
+                if mark:
+                    self._frame = bytearray()
+                continue
+            inside, mark, data = data.partition(bytes([EOT]))
+            # A frame that was cut off is followed by a new one without its EOT.
+            cut, again, inside_new = inside.rpartition(bytes([SOH]))
+            if again:
+                self.damaged += 1
+                text += cut.translate(None, _FRAME_BYTES)
+                self._frame = bytearray()
+                inside = inside_new
+            self._frame += inside.translate(None, _TEXT_BYTES)
+            text += inside.translate(None, _FRAME_BYTES)
+            if mark:
+                payload = decode_frame(bytes(self._frame), self._byteorder)
+                self._frame = None
+                if payload is None:
+                    self.damaged += 1
+                else:
+                    payloads.append(payload)
+        return payloads, bytes(text)
+
+
+_TEXT_BYTES = bytes(range(0x80))
+_FRAME_BYTES = bytes(range(0x80, 0x100))
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """An address in the guest: an offset into the request's data."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an earlier step returned."""
+
+    step: int
+
+
+Argument = int | Pointer | Result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One system call: its number or name, and its arguments.
+
+    out: None, or (which argument points at the output, its length in bytes or None for as many as
+    the call returns). always: made even if a step before it failed. loop: as read and write, made
+    again until all is done or nothing more comes.
+    """
+
+    call: str | int
+    args: tuple[Argument, ...]
+    out: tuple[int, int | None] | None
+    always: bool
+    loop: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What came back of a batch.
+
+    results: of each step; below zero minus its errno, NOT_MADE if it was skipped.
+    outputs: the bytes of each step that asked for output, empty where it failed.
+    """
+
+    results: tuple[int, ...]
+    outputs: tuple[bytes, ...]
+
+
+@dataclass(slots=True)
+class Batch:
+    """System calls that are made in one go, and the data they point at.
+
+    Steps after a failed one are skipped, unless they are made `always`.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    _data: bytearray = field(default_factory=bytearray)
+    _space: int = 0
+
+    def data(self, content: bytes) -> Pointer:
+        """Add bytes, eight-byte aligned, and return where they will be."""
+        assert not self._space, "data comes before space"
+        self._data += bytes(-len(self._data) % 8)
+        self._data += content
+        return Pointer(len(self._data) - len(content))
+
+    def text(self, text: str | bytes) -> Pointer:
+        """Add a zero-terminated string; str is encoded as UTF-8 with surrogates as raw bytes."""
+        raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+        if b"\0" in raw:
+            raise ValueError(f"a zero byte in {raw!r}")
+        return self.data(raw + b"\0")
+
+    def space(self, length_bytes: int) -> Pointer:
+        """Reserve memory that a call writes to; comes after all data."""
+        at = len(self._data) + self._space
+        at += -at % 8
+        self._space = at + length_bytes - len(self._data)
+        return Pointer(at)
+
+    def call(
+        self,
+        call: str | int,
+        *args: Argument,
+        out: tuple[int, int | None] | None = None,
+        always: bool = False,
+        loop: bool = False,
+    ) -> Result:
+        """Add a step; return what stands for its result in later steps."""
+        self.steps.append(Step(call=call, args=args, out=out, always=always, loop=loop))
+        return Result(len(self.steps) - 1)
+
+    def encode(
+        self, request_id: int, byteorder: Literal["big", "little"], numbers: Mapping[str, int]
+    ) -> bytes:
+        """Return the request's payload.
+
+        numbers: system calls by name, of the guest's architecture.
+        Raises HarnessError for an unknown name or a batch that is too large.
+        """
+        order = ">" if byteorder == "big" else "<"
+        body = b"".join(_encode_step(step, order, numbers) for step in self.steps)
+        start = 8 + len(body)
+        start += -start % 8
+        size = start + len(self._data) + self._space + 4
+        if size > MEMORY_BYTES:
+            raise HarnessError(f"a batch of {size} bytes does not fit into {MEMORY_BYTES}")
+        head = struct.pack(f"{order}IHH", request_id, len(self.steps), start)
+        return (head + body).ljust(start, b"\0") + bytes(self._data)
+
+    def decode(self, payload: bytes, byteorder: Literal["big", "little"]) -> Reply:
+        """Return the reply to this batch.
+
+        Raises HarnessError if the payload is not one.
+        """
+        order = ">" if byteorder == "big" else "<"
+        try:
+            _id, count = struct.unpack_from(f"{order}II", payload)
+            results = struct.unpack_from(f"{order}{count}i", payload, 8)
+        except struct.error:
+            count, results = -1, ()
+        if count != len(self.steps):
+            raise HarnessError(f"the agent answered nonsense: {payload[:64]!r}")
+        at = 8 + 4 * count
+        outputs = []
+        for step, result in zip(self.steps, results, strict=True):
+            length = 0
+            if step.out and result >= 0:
+                length = result if step.out[1] is None else step.out[1]
+            outputs.append(payload[at : at + length])
+            at += length
+        return Reply(results=results, outputs=tuple(outputs))
+
+
+def _encode_step(step: Step, order: str, numbers: Mapping[str, int]) -> bytes:
+    if isinstance(step.call, str):
+        if step.call not in numbers:
+            raise HarnessError(f"this kernel's headers know no system call {step.call!r}")
+        number = numbers[step.call]
+    else:
+        number = step.call
+    kinds = 0
+    values: list[int] = []
+    for place, arg in enumerate(step.args):
+        match arg:
+            case Pointer(offset):
+                kinds |= _POINTER << 2 * place
+                values.append(offset)
+            case Result(earlier):
+                kinds |= _RESULT << 2 * place
+                values.append(earlier)
+            case int():
+                values.append(_signed(arg))
+    out = 0
+    if step.out:
+        pointing, length = step.out
+        out = pointing << 12 | (_OUT_RESULT if length is None else length)
+    flags = (_ALWAYS if step.always else 0) | (_LOOP if step.loop else 0)
+    head = struct.pack(f"{order}HBBHH", number, flags, len(values), kinds, out)
+    return head + struct.pack(f"{order}{len(values)}i", *values)
+
+
+def _signed(value: int) -> int:
+    """Return a 32-bit value as the agent extends it: 0xfee1dead is negative to C."""
+    return value - (1 << 32) if 1 << 31 <= value < 1 << 32 else value
+
+
+def reply_id(payload: bytes, byteorder: Literal["big", "little"]) -> int:
+    """Return the id that a reply carries."""
+    return int.from_bytes(payload[:4], byteorder)
+
+
+def zero_terminated(words: Sequence[str | bytes]) -> bytes:
+    """Return words one behind the other, each with a zero byte, as the agent's run wants them."""
+    raw = (w if isinstance(w, bytes) else w.encode("utf-8", "surrogateescape") for w in words)
+    return b"".join(word + b"\0" for word in raw)

@@ -1,0 +1,1 @@
+"""Sources, patches, configuration, build and store of kernels."""

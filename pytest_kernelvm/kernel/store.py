@@ -1,0 +1,228 @@
+"""The store: a directory of digests that builds are published into, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
+from pytest_kernelvm.progress import Progress
+
+ENTRY = "entry.json"
+STORE_VARIABLE = "KERNELVM_STORE"
+
+
+def default_store() -> Path:
+    """Return $KERNELVM_STORE, or `kernelvm` in the user's cache directory."""
+    named = os.environ.get(STORE_VARIABLE)
+    if named:
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "kernelvm"
+
+
+def digest_of(value: Any) -> str:
+    """Return the sha256, in hex, of a JSON value; the order of keys does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there with all its bytes or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all below it, read-only directories included."""
+    if not path.exists():
+        return
+    for directory, names, _files in os.walk(path):
+        for name in names:
+            below = Path(directory, name)
+            if not below.is_symlink():
+                below.chmod(0o755)
+    shutil.rmtree(path)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """A directory to work in, which is gone afterwards, and the entry below it to be filled."""
+
+    directory: Path
+    entry: Path
+
+
+class Store:
+    """A content-addressed directory that several processes share.
+
+    root: where it is; made when first written to.
+    progress: told when another process is waited for.
+    """
+
+    def __init__(self, root: Path, progress: Progress) -> None:
+        self.root = root
+        self.progress = progress
+
+    def path(self, kind: str, digest: str) -> Path:
+        """Return where the entry of a kind and digest is or would be."""
+        return self.root / kind / digest
+
+    def find(self, kind: str, digest: str) -> Path | None:
+        """Return an entry's directory if it is there and its files have the sizes noted."""
+        path = self.path(kind, digest)
+        try:
+            noted = json.loads((path / ENTRY).read_bytes())
+            sizes: dict[str, int] = noted["sizes"]
+            whole = all((path / name).stat().st_size == size for name, size in sizes.items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return path if whole else None
+
+    def describe(self, path: Path) -> dict[str, Any]:
+        """Return what was noted about an entry when it was made."""
+        about: dict[str, Any] = json.loads((path / ENTRY).read_bytes())["about"]
+        return about
+
+    def obtain(
+        self,
+        kind: str,
+        digest: str,
+        make: Callable[[Work], dict[str, Any]],
+        *,
+        label: str,
+        sized: bool = True,
+    ) -> Path:
+        """Return an entry, making it if it is not there; concurrent callers make it once.
+
+        make: fills `work.entry` and returns what is to be noted about it, as JSON.
+        label: what is made, in words, for those who wait.
+        sized: whether every file's size is noted and verified at each use.
+        Raises HarnessError if the disk is full or not writable; then nothing half-made is left.
+        """
+        found = self.find(kind, digest)
+        if found:
+            return found
+        with self.lock(f"{kind}-{digest}", label):
+            found = self.find(kind, digest)
+            if found:
+                return found
+            with self.work(f"{kind}-{digest}") as work:
+                work.entry.mkdir()
+                about = make(work)
+                return self._publish(work.entry, kind, digest, about, sized)
+
+    def _publish(
+        self, entry: Path, kind: str, digest: str, about: dict[str, Any], sized: bool
+    ) -> Path:
+        files = (path for path in entry.rglob("*") if sized)
+        sizes = {
+            str(path.relative_to(entry)): path.stat().st_size
+            for path in files
+            if path.is_file() and not path.is_symlink()
+        }
+        noted = {"about": about, "sizes": sizes}
+        write_whole(entry / ENTRY, json.dumps(noted, indent=1, sort_keys=True).encode())
+        path = self.path(kind, digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_tree(path)
+        entry.rename(path)
+        return path
+
+    @contextlib.contextmanager
+    def work(self, name: str) -> Iterator[Work]:
+        """Give a fresh directory below the store; call it with the lock of the same name held.
+
+        What an interrupted predecessor left under the same name is removed first.
+        """
+        directory = self.root / "tmp" / name
+        try:
+            remove_tree(directory)
+            directory.mkdir(parents=True)
+            yield Work(directory=directory, entry=directory / "entry")
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                remove_tree(directory)
+
+    def _failed(self, error: OSError) -> HarnessError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return HarnessError(
+            f"the disk of the store is full: {error}" if full else f"the store failed: {error}",
+            Evidence(
+                where=(str(self.root),),
+                next_step=f"make room, or name another directory with {STORE_VARIABLE}",
+            ),
+        )
+
+    @contextlib.contextmanager
+    def lock(self, name: str, label: str) -> Iterator[None]:
+        """Hold the lock of a name; while another process has it, say who and wait."""
+        path = self.root / "locks" / f"{name}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as error:
+            raise BadInput(
+                f"the store is not writable: {error}",
+                Evidence(
+                    where=(str(self.root),),
+                    next_step=f"name another directory with {STORE_VARIABLE}",
+                ),
+            ) from None
+        with file:
+            self._wait_for(file.fileno(), path, label)
+            file.seek(0)
+            file.truncate()
+            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "label": label}, file)
+            file.flush()
+            yield
+
+    def _wait_for(self, descriptor: int, path: Path, label: str) -> None:
+        started = time.monotonic()
+        announced = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                waited_s = time.monotonic() - started
+            if not announced:
+                self.progress.say(f"waiting for {label}, {_holder(path)}")
+                announced = True
+            self.progress.update(f"waiting for {label}: {waited_s:.0f} s")
+            time.sleep(0.1)
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"being made by pid {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        return "being made by another process"

@@ -1,0 +1,115 @@
+"""Aliases: which modules a name stands for, without a look at every pattern for every name."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.modules.metadata import bad_line, read_text
+from pytest_kernelvm.modules.names import OpenBracket, literal_parts, normalise, pattern_regex
+
+# Patterns that start alike share a bucket. In it, the end of a pattern's longest literal part tells
+# it from its neighbours: one of thousands of `of:N*T*C…` is found by its own device's name.
+_HEAD_LENGTH = 3
+_GRAM_LENGTH = 8
+
+# A head with one of these does not say how a matching name starts. The blank, or the line's end,
+# stands behind a pattern shorter than a head.
+_OPEN_HEAD = re.compile(r"[*?\[\\\s]")
+
+
+class AliasIndex:
+    """Which modules an alias names; lines are taken apart only where a name could match.
+
+    path: modules.alias, modules.symbols or another file of `alias PATTERN MODULE` lines, for
+        complaints. A pattern may hold blanks, a module may not.
+    text: its content, each line with its end.
+    Raises BadInput for a line that is neither an alias nor empty nor a comment.
+    Source: modules.alias as kmod's tools/depmod.c writes it.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._text = f"\n{text}"
+        # Cut so, each piece but the first starts with a pattern, and thousands cost little.
+        self._pieces = self._text.split("\nalias ")
+        # depmod writes one comment; without another line beside aliases none can be a bad one.
+        beside = text.count("\n") - (len(self._pieces) - 1)
+        if beside > text.startswith("#"):
+            self._check_each_line()
+        heads: defaultdict[str, list[int]] = defaultdict(list)
+        for number, piece in enumerate(self._pieces[1:], 1):
+            heads[piece[:_HEAD_LENGTH]].append(number)
+        self._numbers: dict[str, list[int]] = {"": []}
+        for head, numbers in heads.items():
+            known = "" if _OPEN_HEAD.search(head) else head.replace("-", "_")
+            self._numbers.setdefault(known, []).extend(numbers)
+        self._buckets: dict[str, _Bucket] = {}
+
+    @classmethod
+    def of_file(cls, path: Path) -> AliasIndex:
+        """Return the index of a file, empty if there is none."""
+        return cls(path, read_text(path))
+
+    def lookup(self, name: str) -> tuple[str, ...]:
+        """Return the modules whose patterns match, in the order of the lines, each once.
+
+        name: normalised (names.normalise); patterns are normalised here.
+        """
+        found: list[tuple[int, str]] = []
+        for head in {"", name[:_HEAD_LENGTH]} & self._numbers.keys():
+            if head not in self._buckets:
+                self._buckets[head] = _Bucket(self._parsed(self._numbers[head]))
+            found.extend(self._buckets[head].matches(name))
+        return tuple(dict.fromkeys(module for _, module in sorted(found)))
+
+    def _parsed(self, numbers: Iterable[int]) -> Iterator[tuple[int, str, str]]:
+        for number in numbers:
+            # A comment may follow in the same piece.
+            pattern, blank, module = self._pieces[number].partition("\n")[0].rpartition(" ")
+            if not (blank and module):
+                before = "\nalias ".join(self._pieces[:number])
+                raise self._bad_line(before.count("\n") + 1)
+            yield number, pattern, module.replace("-", "_")
+
+    def _check_each_line(self) -> None:
+        if bad := re.search(r"\n(?!alias |#|\n|\Z)", self._text):
+            raise self._bad_line(self._text.count("\n", 0, bad.end()))
+
+    def _bad_line(self, number: int) -> BadInput:
+        seen = self._text.split("\n", number + 1)[number]
+        return bad_line(self._path, number, expected="alias PATTERN MODULE", seen=repr(seen))
+
+
+class _Bucket:
+    """Some (place, pattern, module); wildcard patterns by the end of their longest literal part."""
+
+    def __init__(self, members: Iterable[tuple[int, str, str]]) -> None:
+        self._exact: dict[str, list[tuple[int, str]]] = {}
+        self._grams: dict[str, list[tuple[int, str, str]]] = {}
+        for place, written, module in members:
+            try:
+                pattern = normalise(written)
+            except OpenBracket:
+                # depmod says so and leaves it out of its index: nothing ever matches it.
+                continue
+            literals = literal_parts(pattern)
+            if len(literals) == 1:
+                self._exact.setdefault(pattern, []).append((place, module))
+            else:
+                gram = max(literals, key=len)[-_GRAM_LENGTH:]
+                self._grams.setdefault(gram, []).append((place, pattern, module))
+        self._lengths = {len(gram) for gram in self._grams}
+
+    def matches(self, name: str) -> Iterator[tuple[int, str]]:
+        """Yield (place, module) of every pattern that matches."""
+        yield from self._exact.get(name, ())
+        for length in self._lengths:
+            grams = {name[at : at + length] for at in range(len(name) - length + 1)}
+            for gram in grams & self._grams.keys():
+                for place, pattern, module in self._grams[gram]:
+                    if pattern_regex(pattern).fullmatch(name):
+                        yield place, module

@@ -1,0 +1,138 @@
+"""The closure of a set of modules: everything that they may want at run time, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.modules.names import checked_name
+from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.modules.walk import Walk
+from pytest_kernelvm.modules.why import ClosureModule, Relation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Closure:
+    """What a set of modules needs of one tree.
+
+    release, directory: the tree's. wanted: what was asked for, normalised, each name once.
+    modules: every module file to pack: first what gets loaded, in load order, then what only may
+        be asked for at run time (`on_request`), dependencies first too.
+    builtin: requirements that the kernel satisfies itself.
+    missing: names that were allowed to be missing, and are.
+    warnings: sentences for people, such as a softdep that exists nowhere.
+    edges: (requirer, relation, module) for what modules.dep does not say: softdeps, weakdeps and
+        wanted aliases that lead to a module.
+    """
+
+    release: str
+    directory: Path
+    wanted: tuple[str, ...] = ()
+    modules: tuple[ClosureModule, ...] = ()
+    builtin: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    edges: tuple[tuple[str, Relation, str], ...] = ()
+
+    @property
+    def load_order(self) -> tuple[str, ...]:
+        """The names of the modules to load, each behind what it needs; none is `on_request`."""
+        return tuple(module.name for module in self.modules if not module.on_request)
+
+    @property
+    def unload_order(self) -> tuple[str, ...]:
+        """The names of the loaded modules, each before what it needs."""
+        return self.load_order[::-1]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files to pack, in the order of `modules`."""
+        return tuple(module.path for module in self.modules)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files on disk. Raises BadInput if one has gone since."""
+        return sum(module.size_bytes for module in self.modules)
+
+    def without(self, name: str) -> Closure:
+        """Return the closure with one module taken out, though others may need it.
+
+        name: one of `modules`. Its requirers stay, so that the kernel itself says why they fail.
+        Raises BadInput if the closure does not have it.
+        """
+        gone = checked_name(name)
+        kept = tuple(module for module in self.modules if module.name != gone)
+        if len(kept) == len(self.modules):
+            raise BadInput(
+                f"the closure has no module {name!r} to take out",
+                Evidence(
+                    expected=f"one of {', '.join(module.name for module in self.modules)}",
+                    seen=name,
+                ),
+            )
+        edges = tuple(edge for edge in self.edges if gone not in (edge[0], edge[2]))
+        return replace(self, modules=kept, edges=edges)
+
+
+def close(
+    tree: ModuleTree,
+    wanted: Iterable[str],
+    *,
+    allow_missing: Collection[str] = (),
+    allow_empty: bool = False,
+) -> Closure:
+    """Return all that a set of modules may want at run time, in load order.
+
+    wanted: names or aliases as modprobe takes them. allow_missing: names that may be missing, or
+        without a file. allow_empty: whether all that is wanted may turn out to be builtin or
+        missing. All softdep lines of a module count, and so do weakdeps.
+    Raises BadInput for a name that is none or that the tree does not have, for a file that is
+    absent, for dependencies in a cycle, for a damaged tree and, without `allow_empty`, for a
+    closure of no module although some are wanted. Source of the order: see walk.py.
+    """
+    names = _names(wanted, "wanted")
+    if not names:
+        return Closure(release=tree.release, directory=tree.directory)
+    walk = Walk(tree, frozenset(_names(allow_missing, "allow_missing")))
+    for name in names:
+        walk.want(name)
+    walk.want_on_request()
+    if not walk.placed and not allow_empty:
+        raise _empty(tree, names, walk)
+    return Closure(
+        release=tree.release,
+        directory=tree.directory,
+        wanted=names,
+        modules=tuple(walk.placed.values()),
+        builtin=tuple(walk.builtin),
+        missing=tuple(walk.missing),
+        warnings=tuple(walk.warnings),
+        edges=tuple(edge for edge in walk.edges if edge[2] in walk.placed),
+    )
+
+
+def _names(names: Iterable[str], argument: str) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise BadInput(
+            f"{argument} is a text, and not a sequence of names",
+            Evidence(expected=f"[{names!r}]", seen=repr(names)),
+        )
+    return tuple(dict.fromkeys(checked_name(name) for name in names))
+
+
+def _empty(tree: ModuleTree, names: tuple[str, ...], walk: Walk) -> BadInput:
+    return BadInput(
+        f"nothing to load for {', '.join(names)}: the closure is empty",
+        Evidence(
+            expected="at least one module file",
+            seen="; ".join(
+                f"{what}: {', '.join(found)}"
+                for what, found in (("builtin", walk.builtin), ("missing", walk.missing))
+                if found
+            ),
+            where=(str(tree.directory),),
+            next_step="pass allow_empty=True if that is meant",
+        ),
+    )

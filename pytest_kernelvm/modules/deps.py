@@ -1,0 +1,140 @@
+"""modules.dep: every module's file and what it needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.modules.metadata import bad_line, read_text
+from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
+
+_LINE = re.compile(
+    r"^((?!/)(?:[^: \n]*/)?([^/.: \n]+)[^/: \n]*\.ko(?:\.xz|\.zst|\.gz)?):(.*)\n", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleFile:
+    """A module that modules.dep lists; whether its file is there, `ModuleTree.has_file` knows.
+
+    name: normalised. directory: the tree. relative: its path below the tree, as in modules.dep.
+    dependencies: the names of all that it needs, in the order of modules.dep (nearest first).
+    """
+
+    name: str
+    directory: Path
+    relative: str
+    dependencies: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.directory / self.relative
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's size on disk, compressed if it is. Raises BadInput if there is no file."""
+        try:
+            return self.path.stat().st_size
+        except OSError as error:
+            raise BadInput(
+                f"the file of module {self.name} cannot be read",
+                Evidence(seen=str(error.strerror), where=(str(self.path),)),
+            ) from None
+
+
+class ModulesDep(Mapping[str, ModuleFile]):
+    """The modules of a modules.dep by name, in its order; a module is made when it is asked for.
+
+    path: the modules.dep of a tree, which must exist.
+    Raises BadInput for a line that is not `FILE: FILE…`, for a file outside of the tree and for
+    two files of one name. Source: modules.dep(5).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._text = read_text(path)
+        found = _LINE.findall(self._text)
+        self._lines = {stem.replace("-", "_"): (file, needed) for file, stem, needed in found}
+        self._names = {file: name for name, (file, _) in self._lines.items()}
+        self._files: dict[str, ModuleFile] = {}
+        # Numbers that agree spare a look at each of thousands of lines.
+        outside = any(".." in file for file, _, _ in found)
+        if outside or not self._text.count("\n") == len(found) == len(self._lines):
+            self._check_each_line()
+
+    def __getitem__(self, name: str) -> ModuleFile:
+        file = self._files.get(name)
+        if file is None:
+            relative, needed = self._lines[name]
+            file = self._files[name] = ModuleFile(
+                name=name,
+                directory=self._path.parent,
+                relative=relative,
+                dependencies=tuple(
+                    [self._names.get(path) or self._unlisted(name, path) for path in needed.split()]
+                ),
+            )
+        return file
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._lines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def line_of(self, name: str) -> str:
+        """Return `PATH:LINE` of a module that the file lists."""
+        return f"{self._path}:{self._number_of(self._lines[name][0])}"
+
+    def _number_of(self, file: str) -> int:
+        text = f"\n{self._text}"
+        return text.count("\n", 0, text.index(f"\n{file}:") + 1)
+
+    def _unlisted(self, owner: str, file: str) -> str:
+        """Return the name of a dependency without a line; whether it may be so, others decide."""
+        number = self._number_of(self._lines[owner][0])
+        if not file.endswith(MODULE_SUFFIXES):
+            raise bad_line(self._path, number, expected="paths of .ko files", seen=repr(file))
+        self._check_inside(number, file)
+        return name_of_file(file)
+
+    def _check_each_line(self) -> None:
+        seen: dict[str, str] = {}
+        for number, line in enumerate(self._text.split("\n"), 1):
+            if not line or line[0] == "#":
+                continue
+            file = line.partition(":")[0]
+            self._check_inside(number, file)
+            if not _LINE.fullmatch(f"{line}\n"):
+                raise bad_line(self._path, number, expected="FILE.ko: FILE.ko …", seen=repr(line))
+            name = name_of_file(file)
+            if name in seen:
+                raise self._twice(name, seen[name], number, file)
+            seen[name] = file
+
+    def _check_inside(self, number: int, file: str) -> None:
+        if file.startswith("/") or ".." in file.split("/"):
+            raise bad_line(
+                self._path,
+                number,
+                expected=f"files below {self._path.parent}",
+                seen=f"{file!r}, which is outside",
+            )
+
+    def _twice(self, name: str, first: str, number: int, file: str) -> BadInput:
+        return BadInput(
+            f"modules.dep lists module {name} twice",
+            Evidence(
+                expected="one file for each module, as depmod chooses it",
+                seen=f"{first} and {file}",
+                where=(f"{self._path}:{self._number_of(first)}", f"{self._path}:{number}"),
+                next_step="run depmod again for this tree",
+            ),
+        )

@@ -1,0 +1,117 @@
+"""Names of modules and patterns for them: how kmod spells them, tells them apart and matches."""
+
+from __future__ import annotations
+
+import re
+
+from pytest_kernelvm.errors import BadInput, Evidence
+
+MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+
+_CLASS = re.compile(r"\[[^\]]*\]")
+_SET = r"\[[!^]?+(?:\][^\]]*|[^\]]+)\]"
+_TOKEN = re.compile(
+    rf"(?P<stars>\*+)|(?P<one>\?)|(?P<set>{_SET})|\\(?P<quoted>.)|(?P<plain>[^*?\[\\]+|.)",
+    re.DOTALL,
+)
+_WILD = re.compile(rf"{_SET}|[*?\[\\]", re.DOTALL)
+
+
+class OpenBracket(BadInput):
+    """A name has a `[` or `]` without a partner."""
+
+
+def normalise(name: str) -> str:
+    """Return a name as kmod compares it: `-` becomes `_`, except inside `[…]` (alias_normalize).
+
+    name: a module's name, an alias or a pattern.
+    Raises OpenBracket if a bracket has no partner. Source: kmod, shared/util.c.
+    """
+    if "[" not in name and "]" not in name:
+        return name.replace("-", "_")
+    outside = _CLASS.split(name)
+    if any("[" in part or "]" in part for part in outside):
+        raise OpenBracket(
+            f"{name!r} has a bracket without a partner",
+            Evidence(expected="every [ of a name closed by a ]", seen=name),
+        )
+    inside = [*_CLASS.findall(name), ""]
+    return "".join(
+        part.replace("-", "_") + kept for part, kept in zip(outside, inside, strict=True)
+    )
+
+
+def name_of_file(path: str) -> str:
+    """Return the module name of a module file: its base name up to the first `.`, normalised.
+
+    path: with or without directories. Source: kmod, shared/util.c, path_to_modname.
+    """
+    return path[path.rfind("/") + 1 :].partition(".")[0].replace("-", "_")
+
+
+def checked_name(name: str) -> str:
+    """Return a name that somebody asked for, normalised.
+
+    name: a module's name or an alias (`nft_ct`, `nft-ct`, `fs-ext4`, `devname:net/tun`).
+    Raises BadInput for what is none: a path, a file name, an empty text, an open bracket.
+    """
+    # Behind a `:` a slash is part of an alias.
+    if name.endswith(MODULE_SUFFIXES) or "/" in name.partition(":")[0]:
+        raise BadInput(
+            f"{name!r} is a file, not a module's name",
+            Evidence(
+                expected="a name as modprobe takes it, without directory and .ko",
+                seen=name,
+                next_step=f"write {name_of_file(name)!r}",
+            ),
+        )
+    if not name or name != name.strip() or not name.isprintable():
+        raise BadInput(
+            f"{name!r} is not a module's name",
+            Evidence(expected="a name in one line, without blanks around it", seen=repr(name)),
+        )
+    return normalise(name)
+
+
+def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """Return a regular expression that fully matches what fnmatch(3) without flags matches.
+
+    pattern: with `*`, `?`, `[…]`, `[!…]`, `[^…]` and, outside of brackets, `\\`; `[:digit:]` and
+        its like are not known, and brackets are closed.
+    A text takes time linear in pattern × text: what stands between two stars is matched once,
+    leftmost, and never tried again.
+    """
+    parts: list[str] = [""]
+    for token in _TOKEN.finditer(pattern):
+        match token.lastgroup:
+            case "stars":
+                parts.append("")
+            case "one":
+                parts[-1] += "."
+            case "set":
+                parts[-1] += _set_regex(token["set"])
+            case _:
+                parts[-1] += re.escape(token["quoted"] or token["plain"])
+    first, *middle = parts
+    if not middle:
+        return re.compile(first, re.DOTALL)
+    *middle, last = middle
+    return re.compile(first + "".join(f"(?>.*?{part})" for part in middle) + f".*{last}", re.DOTALL)
+
+
+def literal_parts(pattern: str) -> list[str]:
+    """Return what stands between the wildcards of a pattern; one part if it has none."""
+    return _WILD.split(pattern)
+
+
+def _set_regex(text: str) -> str:
+    negated = text[1] in "!^"
+    members = text[2:-1] if negated else text[1:-1]
+    ranges: list[str] = []
+    for low, high in re.findall(r"(.)(?:-(.))?", members, re.DOTALL):
+        # fnmatch(3) lets `[z-a]` match nothing; a regular expression would refuse it.
+        if not high or low <= high:
+            ranges.append(re.escape(low) + (f"-{re.escape(high)}" if high else ""))
+    if not ranges:
+        return "." if negated else r"(?!)"
+    return f"[{'^' if negated else ''}{''.join(ranges)}]"

@@ -1,0 +1,259 @@
+"""The pytest plugin: options, markers, fixtures and reports.
+
+It is loaded in every pytest run of an environment, so nothing heavy is imported before a test asks
+for a guest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
+    from pytest_kernelvm.config import VmConfig
+    from pytest_kernelvm.fixtures import Asked
+    from pytest_kernelvm.kernel.store import Store
+
+MARKER = (
+    "kernelvm(*, modules=None, options=None, blacklist=(), files=None, cmdline='', cookie=True, "
+    "shared_console=False, boot_timeout_s=None): what the guest of this test is booted with"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options; this is the plugin's whole cost in a run without guests."""
+    group = parser.getgroup("kernelvm", "kernels in virtual machines")
+    group.addoption(
+        "--kernelvm-config",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="test this vm-config (malta), cell (malta-6.12) or file; repeatable; default all",
+    )
+    group.addoption(
+        "--kernelvm-arch",
+        action="append",
+        default=[],
+        metavar="ARCH",
+        help="test the cells of this architecture; repeatable",
+    )
+    group.addoption(
+        "--kernelvm-configs",
+        metavar="DIR",
+        help="directory of vm-configs, default the ini option kernelvm_configs",
+    )
+    group.addoption(
+        "--kernelvm-store",
+        metavar="DIR",
+        help="where built kernels are kept, default $KERNELVM_STORE or ~/.cache/kernelvm",
+    )
+    parser.addini("kernelvm_configs", "directory of vm-configs", default="vm-configs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    config.addinivalue_line("markers", "vm: boots a guest; set by the plugin itself")
+    config.addinivalue_line("markers", MARKER)
+
+
+def _configs_directory(config: pytest.Config) -> Path:
+    named = config.getoption("--kernelvm-configs") or config.getini("kernelvm_configs")
+    return Path(config.rootpath, named)
+
+
+_CELLS = pytest.StashKey[tuple["VmConfig", ...]]()
+_GUESTS = pytest.StashKey["list[Vm]"]()
+
+
+def _selected(config: pytest.Config) -> tuple[VmConfig, ...]:
+    if _CELLS not in config.stash:
+        from pytest_kernelvm.config import select_cells
+        from pytest_kernelvm.errors import KernelvmError
+
+        try:
+            config.stash[_CELLS] = select_cells(
+                _configs_directory(config),
+                names=config.getoption("--kernelvm-config"),
+                arches=config.getoption("--kernelvm-arch"),
+            )
+        except KernelvmError as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[_CELLS]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test a cell of each test that uses a guest or what it is made of."""
+    if "cell" not in metafunc.fixturenames:
+        return
+    cells = _selected(metafunc.config)
+    metafunc.parametrize(
+        "cell",
+        [pytest.param(cell, id=cell.id, marks=pytest.mark.vm) for cell in cells],
+        indirect=True,
+        scope="session",
+    )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Check the marker's arguments, so that a mistake is found before anything is built."""
+    if item.get_closest_marker("kernelvm"):
+        _asked(item)
+
+
+def _asked(item: pytest.Item) -> Asked:
+    from pytest_kernelvm.fixtures import asked_by
+
+    found: dict[str, Any] = {}
+    for marker in reversed(list(item.iter_markers("kernelvm"))):
+        if marker.args:
+            raise pytest.UsageError(f"{item.nodeid}: the marker is {MARKER}")
+        found |= marker.kwargs
+    try:
+        return asked_by(**found)
+    except TypeError as error:
+        raise pytest.UsageError(f"{item.nodeid}: {error}; the marker is {MARKER}") from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests of a cell to one worker, so that kernels are built and read once."""
+    if config.getoption("dist", "no") != "load" or not _configs_directory(config).is_dir():
+        return None
+    from pytest_kernelvm.scheduling import CellScheduling
+
+    return CellScheduling(config, log, [cell.id for cell in _selected(config)])
+
+
+class _Progress:
+    """Progress on standard error, past pytest's capturing; in xdist workers as well."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        from pytest_kernelvm.progress import StreamProgress
+
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+        with self._uncaptured():
+            self._stream = StreamProgress(sys.stderr)
+
+    def _uncaptured(self) -> contextlib.AbstractContextManager[None]:
+        if self._capture is None:
+            return contextlib.nullcontext()
+        disabled: contextlib.AbstractContextManager[None] = (
+            self._capture.global_and_fixture_disabled()
+        )
+        return disabled
+
+    def say(self, text: str) -> None:
+        """Show one lasting line."""
+        with self._uncaptured():
+            self._stream.say(text)
+
+    def update(self, text: str) -> None:
+        """Show how far the current stage is."""
+        with self._uncaptured():
+            self._stream.update(text)
+
+
+@contextlib.contextmanager
+def _signals_end_tests() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt: by default they skip all teardown."""
+
+    def interrupt(number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def kernelvm_store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """The store of kernels."""
+    from pytest_kernelvm.kernel.store import Store, default_store
+
+    named = request.config.getoption("--kernelvm-store")
+    root = Path(named).absolute() if named else default_store()
+    with _signals_end_tests():
+        yield Store(root, _Progress(request.config))
+
+
+@pytest.fixture(scope="session")
+def cell(request: pytest.FixtureRequest, kernelvm_store: Store) -> Cell:
+    """The cell under test: one kernel on one machine."""
+    from pytest_kernelvm.vm.cell import Cell
+
+    return Cell(request.param, kernelvm_store)
+
+
+@pytest.fixture
+def kernel(cell: Cell) -> Kernel:
+    """The kernel under test, built if need be."""
+    return cell.kernel
+
+
+@pytest.fixture
+def closure(cell: Cell, request: pytest.FixtureRequest) -> Closure:
+    """The closure of the modules that the test wants: its marker's, or the vm-config's."""
+    return cell.closure(_asked(request.node).modules)
+
+
+@pytest.fixture
+def initramfs(cell: Cell, closure: Closure, request: pytest.FixtureRequest) -> Initramfs:
+    """The initramfs that `vm` boots with."""
+    asked = _asked(request.node)
+    return cell.initramfs(
+        closure, options=asked.options, blacklist=asked.blacklist, files=asked.files
+    )
+
+
+@pytest.fixture
+def boot_vm(
+    cell: Cell, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BootVm]:
+    """A function that boots a guest; its arguments override those of the marker `kernelvm`."""
+    from pytest_kernelvm.fixtures import GuestFactory
+
+    with contextlib.ExitStack() as stack:
+        factory = GuestFactory(
+            cell=cell,
+            asked=_asked(request.node),
+            stack=stack,
+            new_directory=lambda: tmp_path_factory.mktemp("guest"),
+        )
+        request.node.stash[_GUESTS] = factory.guests
+        yield factory
+
+
+@pytest.fixture
+def vm(boot_vm: BootVm) -> Vm:
+    """A booted guest."""
+    return boot_vm()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what a guest's failure needs: the verdict, its console, how to boot it by hand."""
+    report = yield
+    if call.excinfo is None or report.skipped or not item.get_closest_marker("vm"):
+        return report
+    from pytest_kernelvm.report.failure import describe_failure
+
+    guests = item.stash[_GUESTS] if _GUESTS in item.stash else []
+    describe_failure(report, call.excinfo, guests)
+    return report

@@ -1,0 +1,337 @@
+"""YAML read by what is expected at each place, so that every complaint has file, line and column.
+
+A value's type is decided by the schema and never by YAML's own guesses: `version: 6.10` stays the
+text `6.10`, `on` is no boolean, and a key given twice is an error.
+"""
+
+from __future__ import annotations
+
+import abc
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from pytest_kernelvm.errors import BadInput, Evidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where something stands in a user's file; lines and columns count from 1."""
+
+    file: Path
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Complaints:
+    """What is wrong with one file, collected so that all of it is reported at once."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._found: list[str] = []
+
+    def place(self, node: Node) -> Place:
+        """Return where a node begins."""
+        mark = node.start_mark
+        return Place(file=self.file, line=mark.line + 1, column=mark.column + 1)
+
+    def add(self, node: Node, text: str) -> None:
+        """Note one complaint about a node."""
+        self._found.append(f"{self.place(node)}: {text}")
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def raise_if_any(self) -> None:
+        """Raise BadInput with all complaints, if there are any."""
+        if self._found:
+            count = len(self._found)
+            raise BadInput(
+                f"{self.file.name} has {count} mistake{'s' if count > 1 else ''}",
+                Evidence(
+                    excerpt="\n".join(self._found),
+                    next_step="`kernelvm schema` prints all that such a file may say",
+                ),
+            )
+
+
+def _shown(node: Node) -> str:
+    if isinstance(node, MappingNode):
+        return "a mapping"
+    if isinstance(node, SequenceNode):
+        return "a list"
+    assert isinstance(node, ScalarNode)
+    return repr(node.value) if node.value else "nothing"
+
+
+class Expected(abc.ABC):
+    """What a place in a file may hold."""
+
+    @abc.abstractmethod
+    def read(self, node: Node, complaints: Complaints) -> Any:
+        """Return the value of a node; what does not fit is noted in `complaints`."""
+
+    @abc.abstractmethod
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text(Expected):
+    """A scalar kept as the text that stands there.
+
+    allowed: the only values, if not empty. pattern: what the whole text must match.
+    shape: the pattern in words.
+    """
+
+    doc: str
+    allowed: tuple[str, ...] = ()
+    pattern: str = ""
+    shape: str = ""
+
+    def read(self, node: Node, complaints: Complaints) -> str:
+        """Return the text."""
+        if not isinstance(node, ScalarNode):
+            complaints.add(node, f"expected a text, not {_shown(node)}")
+            return ""
+        text = str(node.value)
+        if self.allowed and text not in self.allowed:
+            near = difflib.get_close_matches(text, self.allowed, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            complaints.add(node, f"{text!r}: {hint}allowed: {', '.join(self.allowed)}")
+        elif self.pattern and not re.fullmatch(self.pattern, text):
+            complaints.add(node, f"expected {self.shape}, not {_shown(node)}")
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema; YAML editors see `6.1` as a number, so that is allowed too."""
+        if self.allowed:
+            return {"description": self.doc, "enum": list(self.allowed)}
+        found: dict[str, Any] = {"description": self.doc, "type": ["string", "number", "boolean"]}
+        if self.pattern:
+            found["pattern"] = f"^(?:{self.pattern})$"
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Number(Expected):
+    """A number between two bounds; `whole` ones are ints, others seconds as float."""
+
+    doc: str
+    least: float
+    most: float
+    whole: bool
+
+    def read(self, node: Node, complaints: Complaints) -> float | int:
+        """Return the number."""
+        kind = "a whole number" if self.whole else "a number"
+        try:
+            if not isinstance(node, ScalarNode) or node.style in ("'", '"'):
+                raise ValueError
+            value = int(node.value, 10) if self.whole else float(node.value)
+            if math.isnan(value) or not self.least <= value <= self.most:
+                raise ValueError
+        except ValueError:
+            complaints.add(
+                node, f"expected {kind} from {self.least:g} to {self.most:g}, not {_shown(node)}"
+            )
+            return self.least
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        kind = "integer" if self.whole else "number"
+        return {
+            "description": self.doc,
+            "type": kind,
+            "minimum": self.least,
+            "maximum": self.most,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flag(Expected):
+    """true or false, in these words alone."""
+
+    doc: str
+
+    def read(self, node: Node, complaints: Complaints) -> bool:
+        """Return the truth value."""
+        if not isinstance(node, ScalarNode) or node.value not in ("true", "false"):
+            complaints.add(node, f"expected true or false, not {_shown(node)}")
+            return False
+        return bool(node.value == "true")
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"description": self.doc, "type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A text and where it stands."""
+
+    text: str
+    place: Place
+    quoted: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed(Expected):
+    """A text whose place is kept, for complaints that come later."""
+
+    text: Text
+
+    def read(self, node: Node, complaints: Complaints) -> Located:
+        """Return the text with its place."""
+        quoted = isinstance(node, ScalarNode) and node.style in ("'", '"')
+        return Located(self.text.read(node, complaints), complaints.place(node), quoted)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return self.text.schema()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListOf(Expected):
+    """A list of like values; `or_one` allows a single one without the brackets."""
+
+    item: Expected
+    doc: str
+    or_one: bool = False
+
+    def read(self, node: Node, complaints: Complaints) -> tuple[Any, ...]:
+        """Return the values."""
+        if isinstance(node, SequenceNode):
+            return tuple(self.item.read(child, complaints) for child in node.value)
+        if self.or_one and isinstance(node, ScalarNode):
+            return (self.item.read(node, complaints),)
+        complaints.add(node, f"expected a list, not {_shown(node)}")
+        return ()
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        many = {"description": self.doc, "type": "array", "items": self.item.schema()}
+        return {"anyOf": [many, self.item.schema()]} if self.or_one else many
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MapOf(Expected):
+    """A mapping from names that the user invents to like values."""
+
+    key: Text
+    value: Expected
+    doc: str
+
+    def read(self, node: Node, complaints: Complaints) -> dict[str, Any]:
+        """Return the mapping."""
+        return {
+            self.key.read(key, complaints): self.value.read(value, complaints)
+            for key, value in _pairs(node, complaints)
+        }
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {
+            "description": self.doc,
+            "type": "object",
+            "propertyNames": {"pattern": f"^(?:{self.key.pattern})$"},
+            "additionalProperties": self.value.schema(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record(Expected):
+    """A mapping with known keys.
+
+    keys: what may stand in it. required: what must. exactly_one: whether it holds one key alone.
+    """
+
+    keys: Mapping[str, Expected]
+    doc: str
+    required: Sequence[str] = field(default_factory=tuple)
+    exactly_one: bool = False
+
+    def read(self, node: Node, complaints: Complaints) -> dict[str, Any]:
+        """Return the values of the keys that are there."""
+        found: dict[str, Any] = {}
+        for key, value in _pairs(node, complaints):
+            name = str(key.value)
+            if name in self.keys:
+                found[name] = self.keys[name].read(value, complaints)
+            else:
+                near = difflib.get_close_matches(name, self.keys, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                complaints.add(key, f"unknown key {name!r}: {hint}allowed: {', '.join(self.keys)}")
+        if isinstance(node, MappingNode):
+            for name in self.required:
+                if name not in found:
+                    complaints.add(node, f"the key {name!r} is missing here")
+            if self.exactly_one and len(node.value) != 1:
+                complaints.add(node, f"expected exactly one of: {', '.join(self.keys)}")
+        return found
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        found: dict[str, Any] = {
+            "description": self.doc,
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: value.schema() for name, value in self.keys.items()},
+        }
+        if self.required:
+            found["required"] = list(self.required)
+        if self.exactly_one:
+            found |= {"minProperties": 1, "maxProperties": 1}
+        return found
+
+
+def _pairs(node: Node, complaints: Complaints) -> list[tuple[ScalarNode, Node]]:
+    if not isinstance(node, MappingNode):
+        complaints.add(node, f"expected a mapping, not {_shown(node)}")
+        return []
+    first: dict[str, Place] = {}
+    pairs = []
+    for key, value in node.value:
+        if not isinstance(key, ScalarNode):
+            complaints.add(key, f"a key must be a text, not {_shown(key)}")
+            continue
+        name = str(key.value)
+        if name in first:
+            complaints.add(key, f"the key {name!r} stands here already, in line {first[name].line}")
+            continue
+        first[name] = complaints.place(key)
+        pairs.append((key, value))
+    return pairs
+
+
+def compose(file: Path) -> Node:
+    """Return the root node of a YAML file.
+
+    Raises BadInput if the file can't be read or isn't one YAML document.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {file}: {error}", Evidence(where=(str(file),))) from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
+        raise BadInput(f"not YAML: {error.problem}", Evidence(where=(place,))) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BadInput(f"not YAML: {error}", Evidence(where=(str(file),))) from None
+    if root is None:
+        raise BadInput(f"{file} is empty", Evidence(where=(f"{file}:1:1",)))
+    return root

@@ -1,0 +1,1 @@
+"""A guest that runs: QEMU's argv and process, console, channel, verdict."""

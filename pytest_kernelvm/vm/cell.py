@@ -1,0 +1,172 @@
+"""A cell made ready: its kernel, programs, closures and initramfs, and guests that boot them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from pytest_kernelvm.config import ModprobeConfig, VmConfig
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.guest.initramfs import Initramfs, pack
+from pytest_kernelvm.guest.programs import Programs, compile_program, compile_programs
+from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
+from pytest_kernelvm.kernel.build import Kernel, build_kernel
+from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.modules.closure import Closure, close
+from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.process import quoted
+from pytest_kernelvm.vm.qemu_argv import Boot
+from pytest_kernelvm.vm.vm import Limits, Vm
+
+
+class Cell:
+    """One cell with all that it takes to boot it, each made when first asked for.
+
+    config: its description. store: where what is built is kept.
+    """
+
+    def __init__(self, config: VmConfig, store: Store) -> None:
+        self.config = config
+        self.store = store
+        self._closures: dict[tuple[str, ...], Closure] = {}
+
+    def __repr__(self) -> str:
+        return f"<cell {self.config.id}>"
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The kernel, built if need be."""
+        return build_kernel(self.store, self.config)
+
+    @cached_property
+    def programs(self) -> Programs:
+        """The agent and modprobe, compiled if need be."""
+        return compile_programs(self.store, self.kernel)
+
+    @cached_property
+    def tree(self) -> ModuleTree:
+        """The kernel's modules."""
+        return ModuleTree(self.kernel.module_tree)
+
+    def compile_program(self, source: str) -> bytes:
+        """Return a small static program for this cell's guests, compiled with its nolibc.
+
+        source: C, without includes. Raises BuildFailed with the compiler's words.
+        """
+        with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
+            text, program = Path(directory, "program.c"), Path(directory, "program")
+            text.write_text(source)
+            compile_program(self.kernel, text, program)
+            return program.read_bytes()
+
+    def closure(self, modules: Iterable[str] | None = None) -> Closure:
+        """Return the closure of some modules, by default those of the vm-config."""
+        wanted = tuple(self.config.modules if modules is None else modules)
+        if wanted not in self._closures:
+            self._closures[wanted] = close(self.tree, wanted, allow_empty=True)
+        return self._closures[wanted]
+
+    def initramfs(
+        self,
+        closure: Closure | None = None,
+        *,
+        options: Mapping[str, str] | None = None,
+        blacklist: Iterable[str] = (),
+        files: Mapping[str, bytes] | None = None,
+    ) -> Initramfs:
+        """Return the initramfs of a closure, by default that of the vm-config's modules.
+
+        options: module parameters, added to the vm-config's. files: further files by path.
+        """
+        configured = self.config.modprobe
+        return pack(
+            self.store,
+            self.programs,
+            tree=self.tree,
+            closure=self.closure() if closure is None else closure,
+            modprobe=ModprobeConfig(
+                options=(*configured.options, *(options or {}).items()),
+                blacklist=(*configured.blacklist, *blacklist),
+            ),
+            files=files or {},
+        )
+
+    def boot(
+        self,
+        initramfs: Initramfs | None,
+        *,
+        cmdline: str = "",
+        cookie: bool = True,
+        shared_console: bool = False,
+    ) -> Boot:
+        """Return what QEMU has to boot.
+
+        cmdline: words added to the vm-config's. cookie: whether the kernel heeds that line.
+        shared_console: the agent talks on the console, as where there is no second port.
+        """
+        words = f"{cmdline} {SHARED_CONSOLE}".strip() if shared_console else cmdline
+        fixed = bool(self.config.cookie) and not cookie
+        room = self.config.arch.fixed_initramfs
+        if fixed and room and initramfs and initramfs.size_bytes > room.size_bytes:
+            raise BadInput(
+                f"the initramfs has {initramfs.size_bytes} bytes, and without the cookie "
+                f"{self.config.id} finds {room.size_bytes} bytes at a fixed address",
+                Evidence(next_step="ask for fewer modules in this test"),
+            )
+        return Boot(
+            arch=self.config.arch,
+            machine=self.config.machine,
+            image=self.kernel.image,
+            initramfs=initramfs.path if initramfs else None,
+            cmdline=self.config.bootloader_cmdline(words=words, cookie=cookie),
+            fixed_initramfs=fixed,
+            shared_console=shared_console,
+        )
+
+    def vm(
+        self,
+        directory: Path,
+        *,
+        modules: Iterable[str] | None = None,
+        closure: Closure | None = None,
+        options: Mapping[str, str] | None = None,
+        blacklist: Iterable[str] = (),
+        files: Mapping[str, bytes] | None = None,
+        cmdline: str = "",
+        cookie: bool = True,
+        shared_console: bool = False,
+        boot_timeout_s: float | None = None,
+    ) -> Vm:
+        """Return a guest that boots when it is entered.
+
+        directory: for its logs. modules or closure: what its initramfs holds.
+        boot_timeout_s: by default the vm-config's.
+        """
+        chosen = closure if closure is not None else self.closure(modules)
+        initramfs = self.initramfs(chosen, options=options, blacklist=blacklist, files=files)
+        timeouts = self.config.timeouts
+        return Vm(
+            label=self.config.id,
+            boot=self.boot(
+                initramfs, cmdline=cmdline, cookie=cookie, shared_console=shared_console
+            ),
+            abi=self.programs.abi,
+            limits=Limits(
+                boot_s=timeouts.boot_s if boot_timeout_s is None else boot_timeout_s,
+                command_s=timeouts.command_s,
+            ),
+            directory=directory,
+            by_hand=self._by_hand(chosen, cmdline, cookie),
+        )
+
+    def _by_hand(self, closure: Closure, cmdline: str, cookie: bool) -> str:
+        argv = ["kernelvm", "boot", self.config.id]
+        if closure.wanted != self.config.modules:
+            argv.append(f"--modules={','.join(closure.wanted)}")
+        if cmdline:
+            argv.append(f"--cmdline={cmdline}")
+        if not cookie:
+            argv.append("--no-cookie")
+        return quoted(argv)

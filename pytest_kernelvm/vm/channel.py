@@ -1,0 +1,101 @@
+"""Requests to the agent and its replies: each executed once, however often it has to be sent."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+
+from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.errors import HarnessError
+from pytest_kernelvm.guest.protocol import (
+    HELLO_ID,
+    PROTOCOL_VERSION,
+    Batch,
+    Reply,
+    encode_frame,
+    reply_id,
+)
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.streams import Streams
+
+# The agent drops a damaged request without a word; it knows a repeated one by its id.
+REPEAT_S = 2.0
+
+
+class NoReply(Exception):
+    """The agent did not answer: the time is up, or `gone` said that it never will."""
+
+
+class Channel:
+    """The host's end of the agent's channel.
+
+    gone: returns True once the guest can no longer answer; called with the streams' lock held.
+    numbers: system calls by name.
+    """
+
+    def __init__(
+        self, streams: Streams, arch: Arch, numbers: Mapping[str, int], gone: Callable[[], bool]
+    ) -> None:
+        self._streams = streams
+        self._byteorder = arch.endianness
+        self._numbers = numbers
+        self._gone = gone
+        self._ids = itertools.count(1)
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Wait for the agent's hello; ask for it where it may have been damaged or missed.
+
+        Raises NoReply, or HarnessError if the agent speaks another version.
+        """
+        while True:
+            reply = self._await(lambda got: got is not None, deadline, REPEAT_S)
+            if reply is not None:
+                break
+            self._send(Batch(), next(self._ids), deadline)
+        if reply_id(reply, self._byteorder) == HELLO_ID:
+            version = int.from_bytes(reply[8:12], self._byteorder)
+            if version != PROTOCOL_VERSION:
+                raise HarnessError(f"the agent speaks version {version}, not {PROTOCOL_VERSION}")
+
+    def transact(self, batch: Batch, deadline: Deadline) -> Reply:
+        """Have a batch of system calls made and return the reply.
+
+        Raises NoReply.
+        """
+        request_id = next(self._ids)
+        repeat_s = REPEAT_S
+        while True:
+            self._send(batch, request_id, deadline)
+            payload = self._await(
+                lambda got: reply_id(got, self._byteorder) == request_id, deadline, repeat_s
+            )
+            if payload is not None:
+                return batch.decode(payload, self._byteorder)
+            repeat_s *= 2
+
+    def cancel(self, deadline: Deadline) -> None:
+        """Have the program killed that the agent is waiting for."""
+        self._send(Batch(), next(self._ids), deadline)
+
+    def _send(self, batch: Batch, request_id: int, deadline: Deadline) -> None:
+        payload = batch.encode(request_id, self._byteorder, self._numbers)
+        if not self._streams.send_channel(encode_frame(payload, self._byteorder), deadline):
+            raise NoReply
+
+    def _await(
+        self, wanted: Callable[[bytes], bool], deadline: Deadline, patience_s: float
+    ) -> bytes | None:
+        """Return the wanted payload; None if patience ends before the deadline does."""
+
+        def look() -> bytes | bool | None:
+            while self._streams.payloads:
+                payload = self._streams.payloads.pop(0)
+                if wanted(payload):
+                    return payload
+            return False if self._gone() else None
+
+        patience = Deadline(min(patience_s, deadline.remaining_s))
+        found = self._streams.wait_for(look, patience)
+        if found is False or (found is None and deadline.passed):
+            raise NoReply
+        return found if isinstance(found, bytes) else None

@@ -1,0 +1,75 @@
+"""The guest's console: the kernel's serial stream, kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pexpect.fdpexpect
+
+from pytest_kernelvm.errors import CommandFailed, Evidence
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.transcript import around_end
+
+
+class Console:
+    """The kernel's console of one guest. log: the file with all its text."""
+
+    def __init__(self, streams: Streams, log: Path, timeout_s: float) -> None:
+        self._streams = streams
+        self._timeout_s = timeout_s
+        self._spawn: Any = None
+        self.log = log
+
+    @property
+    def text(self) -> str:
+        """All that was written so far, with LF at the ends of lines."""
+        return self._streams.console_text.decode(errors="replace").replace("\r\n", "\n")
+
+    def tail(self) -> str:
+        """Return the last lines, from the first splat on if there is one."""
+        return around_end(self.text)
+
+    def write(self, text: str) -> None:
+        """Type text on the console."""
+        self._streams.send_console(text.encode(), Deadline(self._timeout_s))
+
+    @property
+    def spawn(self) -> Any:
+        """The console as a pexpect spawn; what it reads is kept here as well."""
+        if self._spawn is None:
+            self._spawn = pexpect.fdpexpect.fdspawn(
+                self._streams.console_reader.fileno(),
+                encoding="utf-8",
+                codec_errors="replace",
+                use_poll=True,
+                timeout=self._timeout_s,
+                maxread=8192,
+                searchwindowsize=16384,
+            )
+            self._spawn.delaybeforesend = None
+        return self._spawn
+
+    def expect(self, patterns: str | Sequence[str], timeout_s: float | None = None) -> Any:
+        """Wait until one of the patterns appears, as pexpect does; earlier text counts once.
+
+        patterns: regular expressions. Returns the match.
+        Raises CommandFailed, with the console's end, if none appears in time.
+        """
+        wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        index = self.spawn.expect([*wanted, pexpect.TIMEOUT, pexpect.EOF], timeout=limit_s)
+        if index < len(wanted):
+            return self.spawn.match
+        ended = index > len(wanted)
+        raise CommandFailed(
+            "the console ended" if ended else f"nothing fitting within {limit_s:g} s",
+            Evidence(
+                expected=f"on the console: {' or '.join(wanted)}",
+                excerpt=self.tail(),
+                where=(str(self.log),),
+            ),
+        )

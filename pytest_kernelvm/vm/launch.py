@@ -1,0 +1,57 @@
+"""The QEMU process with its three streams, from launch to its certain end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.process import Spawned, spawn
+from pytest_kernelvm.vm.qemu_argv import Boot, descriptors, qemu_argv
+from pytest_kernelvm.vm.streams import Streams
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """A started QEMU. console_log: the console's text; qemu_log: QEMU's own words."""
+
+    process: Spawned
+    streams: Streams
+    console_log: Path
+    qemu_log: Path
+
+
+@contextlib.contextmanager
+def launch(boot: Boot, directory: Path) -> Iterator[Launch]:
+    """Start QEMU; leaving the context kills it and closes its streams.
+
+    directory: where console.log and qemu.log are written.
+    Raises ToolMissing if this QEMU is not installed.
+    """
+    console_log, qemu_log = directory / "console.log", directory / "qemu.log"
+    with contextlib.ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(3)]
+        ours = [pair[0] for pair in pairs]
+        theirs = [pair[1] for pair in pairs]
+        for end in theirs:
+            stack.enter_context(end)
+        streams = Streams(
+            console=ours[0],
+            channel=ours[1],
+            qmp=ours[2],
+            splitter=FrameSplitter(boot.arch.endianness),
+            log=console_log,
+            shared=boot.shared_console,
+        )
+        stack.callback(streams.close)
+        numbers = [end.fileno() for end in theirs]
+        argv = qemu_argv(boot, descriptors(*numbers))
+        process = stack.enter_context(spawn(argv, pass_fds=numbers, output=qemu_log))
+        # Our copies of its ends would keep the streams open after QEMU's death.
+        for end in theirs:
+            end.close()
+        streams.start()
+        yield Launch(process=process, streams=streams, console_log=console_log, qemu_log=qemu_log)

@@ -1,0 +1,91 @@
+"""QEMU's command line, computed from what is to be booted; nothing is started here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.config import Machine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Boot:
+    """What QEMU boots.
+
+    initramfs: None for none. cmdline: the bootloader's. fixed_initramfs: put the initramfs where
+    the kernel's built-in command line says, instead of telling it through the bootloader's.
+    shared_console: the agent talks on the console. extra: further QEMU flags.
+    """
+
+    arch: Arch
+    machine: Machine
+    image: Path
+    initramfs: Path | None
+    cmdline: str
+    fixed_initramfs: bool = False
+    shared_console: bool = False
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ends:
+    """The -chardev backends of console, channel and QMP; empty for none."""
+
+    console: str
+    channel: str
+    qmp: str = ""
+
+
+# Ctrl-A x leaves QEMU, Ctrl-A c opens its monitor.
+BY_HAND = Ends(console="stdio,mux=on,signal=off", channel="null")
+
+
+def descriptors(console: int, channel: int, qmp: int) -> Ends:
+    """Return ends that are inherited socket descriptors: no path, no race, death reads as EOF."""
+    return Ends(
+        console=f"socket,fd={console}", channel=f"socket,fd={channel}", qmp=f"socket,fd={qmp}"
+    )
+
+
+def qemu_argv(boot: Boot, ends: Ends) -> tuple[str, ...]:
+    """Return the whole command line.
+
+    -no-reboot and panic=-1 make a panic end QEMU; -nodefaults spares devices and option ROMs.
+    """
+    arch = boot.arch
+    argv = [arch.qemu_binary, "-M", arch.machine, "-cpu", boot.machine.cpu]
+    argv += ["-m", f"{boot.machine.memory_mib}M", "-nodefaults", "-display", "none", "-no-reboot"]
+    argv += _chardev("console", ends.console) + list(arch.console_argv)
+    argv += _chardev("channel", ends.channel) + list(arch.channel_argv)
+    if ends.qmp:
+        argv += [*_chardev("qmp", ends.qmp), "-mon", "chardev=qmp,mode=control"]
+    elif "mux=on" in ends.console:
+        argv += ["-mon", "chardev=console,mode=readline"]
+    argv += ["-kernel", str(boot.image)]
+    argv += _initramfs(boot)
+    if boot.cmdline:
+        argv += ["-append", boot.cmdline]
+    if boot.machine.fast_boot:
+        argv += arch.fast_boot_argv
+    return (*argv, *boot.extra)
+
+
+def _chardev(name: str, backend: str) -> list[str]:
+    kind, comma, options = backend.partition(",")
+    return ["-chardev", f"{kind},id={name}{comma}{options}"]
+
+
+def _initramfs(boot: Boot) -> list[str]:
+    if not boot.initramfs:
+        return []
+    fixed = boot.arch.fixed_initramfs
+    if boot.fixed_initramfs and fixed:
+        path = _escaped(boot.initramfs)
+        return ["-device", f"loader,file={path},addr={fixed.address:#x},force-raw=on"]
+    return ["-initrd", str(boot.initramfs)]
+
+
+def _escaped(path: Path) -> str:
+    """QEMU's option parser ends a value at a comma; two stand for one."""
+    return str(path).replace(",", ",,")

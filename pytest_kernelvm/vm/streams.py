@@ -1,0 +1,221 @@
+"""All that comes out of a guest, drained by one thread: console, channel, QMP events.
+
+A full socket stalls the guest, so the thread reads as long as QEMU lives; whoever waits is woken
+at each change and looks at what he waits for and at what may have gone wrong at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qemu.qmp import QMPClient
+
+from pytest_kernelvm.errors import LaunchFailed
+from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.process import Deadline
+
+T = TypeVar("T")
+
+READ_BYTES = 65536
+
+
+class Streams:
+    """The host's ends of a guest's streams, and the thread that drains them.
+
+    console, channel, qmp: connected sockets. log: the file that gets the console's text.
+    shared: whether the agent's frames come and go on the console.
+    Fields may be read at any time; wait with `wait_for`.
+    """
+
+    def __init__(
+        self,
+        *,
+        console: socket.socket,
+        channel: socket.socket,
+        qmp: socket.socket,
+        splitter: FrameSplitter,
+        log: Path,
+        shared: bool,
+    ) -> None:
+        self.console_text = bytearray()
+        self.console_times: list[tuple[float, int]] = []
+        self.payloads: list[bytes] = []
+        self.console_ended = False
+        self.qmp_events: list[dict[str, Any]] = []
+        self.stray_channel_text = bytearray()
+        self._console = console
+        self._channel = channel
+        self._qmp = qmp
+        self._splitter = splitter
+        self._shared = shared
+        self._log = log.open("wb", buffering=0)
+        self._changed = threading.Condition()
+        self._reader, self._writer = socket.socketpair()
+        self._unread = bytearray()
+        self._client: QMPClient | None = None
+        self._loop = asyncio.new_event_loop()
+        self._qmp_connected: asyncio.Future[QMPClient] | None = None
+        self._thread = threading.Thread(target=self._run, name="kernelvm-streams", daemon=True)
+
+    def start(self) -> None:
+        """Start draining."""
+        for stream in (self._console, self._channel, self._writer):
+            stream.setblocking(False)
+        self._thread.start()
+
+    @property
+    def console_reader(self) -> socket.socket:
+        """A socket from which the console's text can be read a second time, for pexpect."""
+        return self._reader
+
+    @property
+    def damaged_frames(self) -> int:
+        """How many frames came with a wrong checksum."""
+        return self._splitter.damaged
+
+    def wait_for(self, condition: Callable[[], T | None], deadline: Deadline) -> T | None:
+        """Return what `condition` returns as soon as that is not None; None when the time is up.
+
+        It is called with the streams' lock held, at first and at each change.
+        """
+        with self._changed:
+            while True:
+                found = condition()
+                if found is not None or deadline.passed:
+                    return found
+                self._changed.wait(deadline.remaining_s)
+
+    def send_channel(self, data: bytes, deadline: Deadline) -> bool:
+        """Write bytes to the agent; False if the guest takes no more, or is gone."""
+        return self._send(self._console if self._shared else self._channel, data, deadline)
+
+    def send_console(self, data: bytes, deadline: Deadline) -> bool:
+        """Write bytes to the guest's console; False if it takes no more, or is gone."""
+        return self._send(self._console, data, deadline)
+
+    @staticmethod
+    def _send(stream: socket.socket, data: bytes, deadline: Deadline) -> bool:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[stream.send(view) :]
+            except BlockingIOError:
+                if deadline.passed:
+                    return False
+                select.select([], [stream], [], min(0.5, deadline.remaining_s))
+            except OSError:
+                return False
+        return True
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.add_reader(self._console, self._drain_console)
+        self._loop.add_reader(self._channel, self._drain_channel)
+        self._loop.run_forever()
+
+    def _drain_console(self) -> None:
+        data = _received(self._console)
+        if data is None:
+            return
+        payloads, text = self._splitter.feed(data) if self._shared else ([], data)
+        with self._changed:
+            self.payloads += payloads
+            if not data:
+                self.console_ended = True
+                self._loop.remove_reader(self._console)
+            elif text:
+                self.console_times.append((time.monotonic(), len(self.console_text)))
+                self.console_text += text
+                with contextlib.suppress(OSError):
+                    self._log.write(text)
+            self._changed.notify_all()
+        self._unread += text
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the console's text to whom reads it a second time, as fast as he takes it."""
+        try:
+            while self._unread:
+                del self._unread[: self._writer.send(self._unread)]
+        except BlockingIOError:
+            self._loop.add_writer(self._writer, self._pass_on)
+            return
+        except OSError:
+            self._unread.clear()
+        self._loop.remove_writer(self._writer)
+        if self.console_ended:
+            self._writer.close()
+
+    def _drain_channel(self) -> None:
+        data = _received(self._channel)
+        if data is None:
+            return
+        if not data:
+            self._loop.remove_reader(self._channel)
+            return
+        payloads, text = self._splitter.feed(data)
+        with self._changed:
+            self.payloads += payloads
+            self.stray_channel_text += text
+            self._changed.notify_all()
+
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Run a coroutine in the thread's event loop and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+
+    async def qmp_client(self) -> QMPClient:
+        """Return the connected QMP client, connecting at first use."""
+        if self._client is None:
+            client = QMPClient("kernelvm")
+            await client.connect(self._qmp)
+            self._client = client
+            self._follow = asyncio.create_task(self._follow_events(client))
+        return self._client
+
+    async def _follow_events(self, client: QMPClient) -> None:
+        async for event in client.events:
+            with self._changed:
+                self.qmp_events.append(dict(event))
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop the thread and close everything; QEMU is gone by now."""
+        if self._thread.is_alive():
+            with contextlib.suppress(Exception):
+                self.call(self._disconnect(), 5.0)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5.0)
+        if self._thread.is_alive():
+            raise LaunchFailed("the thread that drains the console does not end")
+        self._loop.close()
+        for stream in (self._console, self._channel, self._qmp, self._reader, self._writer):
+            stream.close()
+        self._log.close()
+
+    async def _disconnect(self) -> None:
+        if self._client is None:
+            return
+        self._follow.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._follow
+        with contextlib.suppress(EOFError, Exception):
+            await self._client.disconnect()
+
+
+def _received(stream: socket.socket) -> bytes | None:
+    """Return what has come; empty at the end, None if there is nothing yet."""
+    try:
+        return os.read(stream.fileno(), READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""

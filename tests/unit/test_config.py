@@ -1,0 +1,176 @@
+"""vm-configs: what is read, and what each mistake is told with."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from pytest_kernelvm.config import json_schema, read_config, select_cells
+from pytest_kernelvm.errors import BadInput
+
+SHIPPED = Path(__file__).parents[2] / "vm-configs"
+
+GOOD = """\
+arch: mips
+kernel:
+  version: 6.10
+  fragments: [a.config]
+  symbols:
+    LOG_BUF_SHIFT: 17
+    PHYSICAL_START: 0x8000
+    LOCALVERSION: -on
+    DUMMY: "m"
+modules: [loop]
+cookie: liminix
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Path:
+    (tmp_path / "a.config").write_text("CONFIG_A=y\n")
+    return tmp_path / "machine.yaml"
+
+
+def test_values_keep_what_stands_there(write: Path) -> None:
+    write.write_text(GOOD)
+    (cell,) = read_config(write)
+    assert cell.id == "machine-6.10"
+    assert cell.kernel.version == "6.10"
+    values = {request.name: request.value for request in cell.kernel.symbols}
+    assert values["LOG_BUF_SHIFT"] == "17"
+    assert values["PHYSICAL_START"] == "0x8000"
+    assert values["LOCALVERSION"] == '"-on"'
+    assert values["DUMMY"] == '"m"'
+
+
+def test_cookie_and_builtin_cmdline_become_symbols_and_a_patch(write: Path) -> None:
+    write.write_text(GOOD + "builtin_cmdline: quiet\n")
+    (cell,) = read_config(write)
+    values = {request.name: request.value for request in cell.kernel.symbols}
+    assert values["MIPS_BOOTLOADER_CMDLINE_COOKIE"] == '"liminix"'
+    assert values["CMDLINE"].endswith(' quiet"')
+    assert "rd_start=" in values["CMDLINE"]
+    assert [patch.stem for patch in cell.kernel.patches] == ["mips-cmdline-cookie"]
+    assert cell.bootloader_cmdline(words="a=b") == (
+        "console=ttyS0 panic=-1 printk.devkmsg=on liminix a=b"
+    )
+    assert "liminix" not in cell.bootloader_cmdline(cookie=False)
+
+
+def test_versions_make_cells(write: Path) -> None:
+    write.write_text('arch: aarch64\nkernel: {version: ["6.1", "6.12", "6.1"]}\n')
+    cells = read_config(write)
+    assert [cell.id for cell in cells] == ["machine-6.1", "machine-6.12"]
+    assert [cell.kernel.source.value for cell in cells] == [
+        "linux-source-6.1",
+        "linux-source-6.12",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("arch: mips\nkernal: {}\n", ":2:1: unknown key 'kernal': did you mean 'kernel'?"),
+        ("arch: mips\n", ":1:1: the key 'kernel' is missing here"),
+        ("arch: mpis\nkernel: {version: 6.1}\n", ":1:7: 'mpis': did you mean 'mips'?"),
+        ("arch: mips\narch: mips\n", ":2:1: the key 'arch' stands here already, in line 1"),
+        ("arch: mips\nkernel: {version: new}\n", ":2:19: expected a version such as 6.12"),
+        ("arch: mips\nkernel: [6.1]\n", ":2:9: expected a mapping, not a list"),
+        (
+            "arch: mips\nkernel: {version: 6.1}\nmachine: {memory_mib: 128.5}\n",
+            ":3:23: expected a whole number from 32 to 4096, not '128.5'",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1}\ntimeouts: {boot_s: soon}\n",
+            ":3:20: expected a number from 0.1 to 3600, not 'soon'",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1}\nmachine: {fast_boot: on}\n",
+            ":3:22: expected true or false, not 'on'",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, source: {debian: x, tarball: y}}\n",
+            "expected exactly one of: debian, tarball",
+        ),
+        (
+            'arch: mips\nkernel:\n  version: 6.1\n  symbols: {LOCALVERSION: "a\\nb"}\n',
+            ":4:27: expected one line without quotes",
+        ),
+        ("arch: mips\nkernel: {version: 6.1}\nmodules: loop\n", ":3:10: expected a list"),
+        ("arch: [\n", "not YAML"),
+        ("", "is empty"),
+    ],
+)
+def test_complaints_have_place_and_advice(write: Path, text: str, complaint: str) -> None:
+    write.write_text(text)
+    with pytest.raises(BadInput) as bad:
+        read_config(write)
+    assert complaint in str(bad.value)
+    assert str(write) in str(bad.value)
+
+
+def test_all_mistakes_at_once(write: Path) -> None:
+    write.write_text("arch: mpis\nkernal: {}\n")
+    with pytest.raises(BadInput, match="has 3 mistakes"):
+        read_config(write)
+
+
+def test_missing_fragment_names_a_near_one(write: Path) -> None:
+    write.write_text(GOOD.replace("a.config", "aa.config"))
+    with pytest.raises(BadInput) as bad:
+        read_config(write)
+    assert f"{write}:4:15" in str(bad.value)
+    assert f"did you mean {write.parent / 'a.config'}?" in str(bad.value)
+
+
+def test_memory_beyond_the_machine(write: Path) -> None:
+    write.write_text("arch: mips\nkernel: {version: 6.1}\nmachine: {memory_mib: 512}\n")
+    with pytest.raises(BadInput, match="512 MiB are more than a malta"):
+        read_config(write)
+
+
+def test_not_utf8(write: Path) -> None:
+    write.write_bytes(b"arch: \xff\n")
+    with pytest.raises(BadInput, match="cannot read"):
+        read_config(write)
+
+
+def test_shipped_ones_are_six_cells() -> None:
+    assert sorted(cell.id for cell in select_cells(SHIPPED)) == [
+        "aarch64-6.1",
+        "aarch64-6.12",
+        "malta-6.1",
+        "malta-6.12",
+        "maltael-6.1",
+        "maltael-6.12",
+    ]
+
+
+def test_selection() -> None:
+    assert [cell.id for cell in select_cells(SHIPPED, names=["malta-6.12"])] == ["malta-6.12"]
+    assert {cell.name for cell in select_cells(SHIPPED, arches=["aarch64"])} == {"aarch64"}
+    file = str(SHIPPED / "maltael.yaml")
+    assert {cell.name for cell in select_cells(SHIPPED, names=[file])} == {"maltael"}
+    with pytest.raises(BadInput, match="did you mean 'malta'"):
+        select_cells(SHIPPED, names=["matla"])
+    with pytest.raises(BadInput, match="no vm-configs"):
+        select_cells(SHIPPED / "fragments")
+
+
+def test_shipped_schema_is_the_current_one() -> None:
+    """`kernelvm schema > vm-configs/schema.json` renews it."""
+    assert json.loads((SHIPPED / "schema.json").read_text()) == json_schema()
+
+
+@pytest.mark.parametrize("name", ["malta", "maltael", "aarch64"])
+def test_shipped_files_fit_the_schema_they_name(name: str) -> None:
+    text = (SHIPPED / f"{name}.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+    jsonschema.validate(yaml.safe_load(text), json_schema())
+
+
+def test_schema_refuses_what_reading_refuses() -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"arch": "mips", "kernal": {}}, json_schema())

@@ -1,0 +1,144 @@
+"""Every way to fail has its own error, with its evidence, and leaves no process."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import BootVm, Cell, Vm
+from pytest_kernelvm.config import Machine, Requested
+from pytest_kernelvm.errors import (
+    BootHang,
+    ConfigLost,
+    GuestDied,
+    GuestHang,
+    GuestPanic,
+    LaunchFailed,
+    NoOutput,
+)
+from pytest_kernelvm.kernel.build import build_kernel
+from pytest_kernelvm.vm.qemu_argv import Boot
+from pytest_kernelvm.vm.vm import Limits
+
+
+def children() -> set[int]:
+    """Return the processes that this one started and that still are."""
+    tasks = Path("/proc/self/task")
+    return {
+        int(pid)
+        for task in tasks.iterdir()
+        for pid in (task / "children").read_text().split()
+        if "qemu" in Path(f"/proc/{pid}/cmdline").read_text()
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    before = children()
+    yield
+    assert children() <= before
+
+
+def switch_off_and_go_on(vm: Vm) -> None:
+    vm.write("/proc/sysrq-trigger", "o")
+    while True:
+        vm.read("/proc/version")
+
+
+def bare(cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0) -> Vm:
+    return Vm(
+        label=cell.config.id,
+        boot=boot,
+        abi=cell.programs.abi,
+        limits=Limits(boot_s=boot_s, command_s=5.0),
+        directory=directory,
+        by_hand="",
+    )
+
+
+def test_lost_configuration(cell: Cell) -> None:
+    """USB_STORAGE needs USB and SCSI; a symbol that no kernel has is told from it."""
+    asked = tuple(
+        Requested(name=name, value="y", where="test.yaml:7:3")
+        for name in ("USB_STORAGE", "NO_SUCH_SYMBOL")
+    )
+    kernel = dataclasses.replace(cell.config.kernel, symbols=(*cell.config.kernel.symbols, *asked))
+    config = dataclasses.replace(cell.config, kernel=kernel)
+    with pytest.raises(ConfigLost) as lost:
+        build_kernel(cell.store, config)
+    text = str(lost.value)
+    assert text.startswith(f"config-lost: 2 symbols of {cell.config.id}")
+    assert "USB_STORAGE     requested y, got n  (test.yaml:7:3)" in text
+    assert "NO_SUCH_SYMBOL  requested y, got no such symbol here" in text
+
+
+def test_panic_while_tested(vm: Vm) -> None:
+    with pytest.raises(GuestPanic) as panic:
+        vm.write("/proc/sysrq-trigger", "c")
+    assert "sysrq triggered crash" in panic.value.summary
+    assert "Kernel panic - not syncing" in panic.value.evidence.excerpt
+    assert str(vm.console.log) in panic.value.evidence.where
+    assert vm.wait_end(5) == 0
+
+
+def test_panic_while_booting(boot_vm: BootVm) -> None:
+    with pytest.raises(GuestPanic) as panic:
+        boot_vm(cmdline="rdinit=/nosuch init=/nosuch")
+    assert "while booting" in panic.value.evidence.seen
+
+
+def test_init_that_exits(boot_vm: BootVm, cell: Cell) -> None:
+    quitter = cell.compile_program("int main(void) { return 3; }")
+    with pytest.raises(GuestPanic, match="Attempted to kill init! exitcode=0x00000300"):
+        boot_vm(files={"/quitter": quitter}, cmdline="rdinit=/quitter")
+
+
+def test_guest_that_never_answers(boot_vm: BootVm, cell: Cell) -> None:
+    sleeper = cell.compile_program("int main(void) { for (;;) sleep(1000); }")
+    with pytest.raises(BootHang) as hang:
+        boot_vm(files={"/sleeper": sleeper}, cmdline="rdinit=/sleeper", boot_timeout_s=5.0)
+    assert hang.value.evidence.seen == "the guest came as far as: init"
+    assert "Run /sleeper as init process" in hang.value.evidence.excerpt
+
+
+def test_guest_that_stops_answering(vm: Vm) -> None:
+    vm.qmp.execute("stop")
+    with pytest.raises(GuestHang, match=r"no answer within 1 s"):
+        vm.ping(timeout_s=1.0)
+    vm.qmp.execute("cont")
+    assert vm.read("/proc/version")
+
+
+def test_guest_without_a_word(cell: Cell, tmp_path: Path) -> None:
+    """QEMU's -S starts a machine whose CPU stands still."""
+    boot = dataclasses.replace(cell.boot(cell.initramfs()), extra=("-S",))
+    with pytest.raises(NoOutput) as silent:
+        bare(cell, tmp_path, boot, boot_s=2.0).__enter__()
+    assert "nothing on the console within 2 s" in silent.value.summary
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_killed_qemu(vm: Vm, number: signal.Signals) -> None:
+    vm.kill(number)
+    with pytest.raises(GuestDied) as died:
+        vm.read("/proc/version")
+    assert f"QEMU was killed by {number.name} while it was tested" in died.value.summary
+    with pytest.raises(ProcessLookupError):
+        os.kill(vm.pid, 0)
+
+
+def test_power_off_in_the_middle(vm: Vm) -> None:
+    with pytest.raises(GuestDied, match="QEMU ended with status 0"):
+        switch_off_and_go_on(vm)
+
+
+def test_qemu_that_does_not_start(cell: Cell, tmp_path: Path) -> None:
+    machine = Machine(memory_mib=128, cpu="no-such-cpu", fast_boot=True)
+    boot = dataclasses.replace(cell.boot(cell.initramfs()), machine=machine)
+    with pytest.raises(LaunchFailed) as failed:
+        bare(cell, tmp_path, boot).__enter__()
+    assert "no-such-cpu" in failed.value.evidence.excerpt
+    assert cell.config.arch.qemu_binary in failed.value.evidence.command

@@ -1,0 +1,72 @@
+"""The kernel that runs is the one that was asked for."""
+
+import gzip
+
+from pytest_kernelvm import Cell, Kernel, Vm
+from pytest_kernelvm.kernel.build import requests_of
+from pytest_kernelvm.kernel.kconfig import parse_config
+
+
+def test_release(vm: Vm, kernel: Kernel, cell: Cell) -> None:
+    assert vm.uname.release == kernel.release
+    assert f"{kernel.release}.".startswith(f"{cell.config.kernel.version}.")
+    assert f"Linux version {kernel.release} " in vm.read("/proc/version")
+
+
+def test_architecture(vm: Vm, cell: Cell) -> None:
+    assert vm.uname.machine == cell.config.arch.uname
+
+
+def test_endianness(vm: Vm, cell: Cell, kernel: Kernel) -> None:
+    big = cell.config.arch.endianness == "big"
+    assert ("CPU_BIG_ENDIAN" in kernel.config) == big
+    # EI_DATA of a program that this kernel executes.
+    assert vm.read_bytes("/init")[5] == (2 if big else 1)
+    # A page size of 4096 that the kernel itself wrote as a word: AT_PAGESZ (6) in the agent's
+    # auxiliary vector.
+    word = cell.config.arch.elf_class // 8
+    raw = vm.read_bytes("/proc/self/auxv")
+    words = [
+        int.from_bytes(raw[at : at + word], cell.config.arch.endianness)
+        for at in range(0, len(raw), word)
+    ]
+    assert dict(zip(words[::2], words[1::2], strict=False))[6] == 4096
+
+
+def test_command_line(vm: Vm, cell: Cell) -> None:
+    assert vm.cmdline[-len(cell.config.bootloader_cmdline().split()) :] == tuple(
+        cell.config.bootloader_cmdline().split()
+    )
+
+
+def test_configuration_is_the_requested_one(vm: Vm, kernel: Kernel, cell: Cell) -> None:
+    running = parse_config(gzip.decompress(vm.read_bytes("/proc/config.gz")).decode())
+    assert running == kernel.config
+    for name, request in requests_of(cell.config.kernel).items():
+        assert running.get(name, "n") == request.value, request.where
+
+
+def test_log_is_complete_from_the_first_record(vm: Vm) -> None:
+    records = vm.dmesg.records
+    assert [record.sequence for record in records] == list(range(len(records)))
+    assert "Linux version" in vm.dmesg
+    assert "Run /init as init process" in vm.dmesg
+
+
+def test_power_off(vm: Vm) -> None:
+    vm.power_off()
+    assert vm.wait_end(0) == 0
+
+
+def test_reboot(vm: Vm) -> None:
+    vm.reboot()
+    assert vm.wait_end(0) == 0
+
+
+def test_qemu_answers(vm: Vm) -> None:
+    assert vm.qmp.execute("query-status")["status"] == "running"
+
+
+def test_console_can_be_expected(vm: Vm) -> None:
+    vm.write("/dev/kmsg", "<4>a line for the console: 42\n")
+    assert vm.console.expect(r"for the console: (\d+)").group(1) == "42"

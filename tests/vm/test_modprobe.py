@@ -1,0 +1,181 @@
+"""What modprobe does, and what the kernel does with it."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import BootVm, Cell, Closure, Vm
+from pytest_kernelvm.arch import ARCHES
+from pytest_kernelvm.config import read_config
+from pytest_kernelvm.errors import SyscallFailed
+from pytest_kernelvm.process import run
+
+AF_KEY, PF_KEY_V2 = 15, 2
+AF_PACKET = 17
+SOCK_RAW = 3
+
+
+def names(vm: Vm) -> list[str]:
+    return [module.name for module in vm.modules]
+
+
+@pytest.mark.kernelvm(modules=["nf_log_syslog"])
+@pytest.mark.parametrize("name", ["nf_log_syslog", "nf-log-syslog", "nf_log-syslog"])
+def test_dash_and_underscore_are_the_same(vm: Vm, name: str) -> None:
+    vm.modprobe(name)
+    assert names(vm) == ["nf_log_syslog"]
+    vm.modprobe("-r", name)
+    assert names(vm) == []
+
+
+def parameter(vm: Vm, module: str, name: str) -> str:
+    return vm.read(f"/sys/module/{module}/parameters/{name}").strip()
+
+
+@pytest.mark.kernelvm(modules=["loop"])
+class TestOptions:
+    def test_of_the_vm_config(self, vm: Vm) -> None:
+        vm.modprobe("loop")
+        assert parameter(vm, "loop", "max_loop") == "3"
+
+    @pytest.mark.kernelvm(options={"loop": "max_part=7"})
+    def test_of_the_test_are_added(self, vm: Vm) -> None:
+        vm.modprobe("loop")
+        assert parameter(vm, "loop", "max_part") == "7"
+        assert parameter(vm, "loop", "max_loop") == "3"
+
+    def test_on_modprobes_command_line_win(self, vm: Vm) -> None:
+        vm.modprobe("loop", "max_loop=5")
+        assert parameter(vm, "loop", "max_loop") == "5"
+
+    @pytest.mark.kernelvm(cmdline="loop.max_part=15")
+    def test_on_the_kernels_command_line_count(self, vm: Vm) -> None:
+        vm.modprobe("loop")
+        assert parameter(vm, "loop", "max_part") == "15"
+
+    def test_wrong_ones_are_said(self, vm: Vm) -> None:
+        result = vm.fail("modprobe", "loop", "max_loop=many")
+        assert result.status == 1
+        assert "could not insert 'loop': Invalid argument" in result.errors
+        assert vm.dmesg.matching("loop: `many' invalid for parameter `max_loop'")
+
+
+@pytest.mark.kernelvm(modules=["dummy"])
+def test_loading_twice_is_no_error(vm: Vm) -> None:
+    vm.modprobe("dummy")
+    vm.modprobe("dummy")
+    assert names(vm) == ["dummy"]
+    result = vm.fail("modprobe", "--first-time", "dummy")
+    assert "Module already in kernel" in result.errors
+
+
+@pytest.mark.kernelvm(modules=["dummy"])
+def test_missing_module(vm: Vm, closure: Closure) -> None:
+    result = vm.fail("modprobe", "nosuch")
+    assert result.status == 1
+    assert result.errors == (
+        f"modprobe: FATAL: Module nosuch not found in directory /lib/modules/{closure.release}\n"
+    )
+    quiet = vm.fail("modprobe", "-q", "nosuch")
+    assert (quiet.status, quiet.errors) == (1, "")
+
+
+@pytest.mark.kernelvm(modules=["af_packet"])
+def test_module_in_use(vm: Vm) -> None:
+    vm.modprobe("af_packet")
+    socket = vm.syscall("socket", AF_PACKET, SOCK_RAW, 0)
+    assert vm.modules[0].use_count > 0
+    refused = vm.fail("modprobe", "-r", "af_packet")
+    assert "Module af_packet is in use" in refused.errors
+    assert "in use" in vm.fail("rmmod", "af_packet").errors
+    vm.syscall("close", socket)
+    vm.modprobe("-r", "af_packet")
+    assert names(vm) == []
+
+
+@pytest.mark.kernelvm(modules=["nft_ct", "nft_log"])
+def test_remove_with_dependencies(vm: Vm) -> None:
+    """kmod tries each dependency once, the deepest first (tools/modprobe.c, rmmod_do_module)."""
+    vm.modprobe("nft_ct")
+    assert {"nf_conntrack", "nf_tables", "nfnetlink"} <= set(names(vm))
+    vm.modprobe("-r", "nft_ct")
+    assert {"nft_ct", "nf_conntrack", "nf_tables"}.isdisjoint(names(vm))
+    assert "nfnetlink" in names(vm)
+    vm.modprobe("-r", "nfnetlink")
+    assert "nfnetlink" not in names(vm)
+
+
+@pytest.mark.kernelvm(modules=["nft_ct", "nft_log"])
+def test_remove_leaves_what_others_need(vm: Vm) -> None:
+    vm.modprobe("-a", "nft_ct", "nft_log")
+    vm.modprobe("-r", "nft_ct")
+    assert "nf_tables" in names(vm)
+    assert "nft_ct" not in names(vm)
+    refused = vm.fail("rmmod", "nf_tables")
+    assert "nft_log" in refused.errors
+    vm.modprobe("-r", "nft_log")
+    assert "nf_tables" not in names(vm)
+
+
+def test_module_of_another_architecture(boot_vm: BootVm, cell: Cell, tmp_path: Path) -> None:
+    """The kernel refuses it by its ELF header (kernel/module/main.c, elf_validity_check)."""
+    ours = cell.config.arch
+    other = next(
+        arch
+        for arch in ARCHES.values()
+        if (arch.elf_machine, arch.endianness) != (ours.elf_machine, ours.endianness)
+    )
+    compiler = f"{other.toolchain_prefix}gcc"
+    stranger = tmp_path / "stranger.ko"
+    run(
+        [compiler, "-c", "-x", "c", "-o", stranger, "-"],
+        stdin=b"int init_module(void) { return 0; }",
+        timeout_s=60,
+    )
+    vm = boot_vm(modules=["dummy"], files={"/stranger.ko": stranger.read_bytes()})
+    result = vm.fail("insmod", "/stranger.ko")
+    assert "could not insert module /stranger.ko: Invalid module format" in result.errors
+    assert names(vm) == []
+
+
+def test_module_of_another_kernel(boot_vm: BootVm, cell: Cell) -> None:
+    """The kernel compares vermagic (kernel/module/main.c, check_modinfo)."""
+    siblings = read_config(cell.config.file)
+    other = Cell(next(each for each in siblings if each.id != cell.config.id), cell.store)
+    module = other.closure(["dummy"]).files[0]
+    vm = boot_vm(modules=["loop"], files={"/dummy.ko": module.read_bytes()})
+    result = vm.fail("insmod", "/dummy.ko")
+    assert "Invalid module format" in result.errors
+    assert vm.dmesg.matching(
+        f"dummy: version magic '{other.kernel.release} .*should be '{cell.kernel.release} "
+    )
+    assert names(vm) == []
+
+
+@pytest.mark.kernelvm(modules=["af_packet", "af_key"])
+class TestKernelAsks:
+    """request_module() runs /sbin/modprobe -q -- ALIAS (kernel/module/kmod.c)."""
+
+    def test_for_a_protocol_family(self, vm: Vm) -> None:
+        assert names(vm) == []
+        vm.syscall("socket", AF_PACKET, SOCK_RAW, 0)
+        assert names(vm) == ["af_packet"]
+        vm.syscall("socket", AF_KEY, SOCK_RAW, PF_KEY_V2)
+        assert names(vm)[0] == "af_key"
+
+    @pytest.mark.kernelvm(modules=["loop"])
+    def test_and_may_not_get_it(self, vm: Vm) -> None:
+        with pytest.raises(SyscallFailed) as refused:
+            vm.syscall("socket", AF_PACKET, SOCK_RAW, 0)
+        assert refused.value.errno == errno.EAFNOSUPPORT
+        assert names(vm) == []
+
+    @pytest.mark.kernelvm(blacklist=["af_packet"])
+    def test_and_a_blacklist_counts(self, vm: Vm) -> None:
+        """modprobe.d(5): a blacklist hides aliases; by its own name a module still loads."""
+        with pytest.raises(SyscallFailed):
+            vm.syscall("socket", AF_PACKET, SOCK_RAW, 0)
+        assert names(vm) == []
+        vm.modprobe("af_packet")
+        assert names(vm) == ["af_packet"]
