@@ -180,7 +180,12 @@ ARCHES: dict[str, Arch] = {
                 "virtserialport,chardev=channel",
             ),
             fast_boot_argv=(),
-            agent_cflags=("-Wl,-z,max-page-size=4096", "-mno-outline-atomics"),
+            agent_cflags=(
+                "-mno-outline-atomics",
+                "-fno-pic",
+                "-no-pie",
+                "-Wl,-z,max-page-size=4096,-z,common-page-size=64",
+            ),
             max_memory_mib=4096,
             builtin_cmdline_symbols=("CMDLINE_FROM_BOOTLOADER",),
             cookie_patch="of-cmdline-cookie",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     verb: Callable[[argparse.Namespace], int] = arguments.verb
     try:
-        return verb(arguments)
+        status = verb(arguments)
+        sys.stdout.flush()
+        return status
     except KernelvmError as error:
         print(f"kernelvm: {error}", file=sys.stderr)
         return error.verdict.exit_code
@@ -33,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("kernelvm: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is satisfied; nothing more can be written there.
-        sys.stderr.close()
+        # The reader of our output is satisfied; what is left for him goes nowhere, at exit as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

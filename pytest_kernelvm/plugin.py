@@ -69,6 +69,7 @@ def _configs_directory(config: pytest.Config) -> Path:
     return Path(config.rootpath, named)
 
 
+_MISTAKE = pytest.StashKey[pytest.UsageError]()
 _CELLS = pytest.StashKey[tuple["VmConfig", ...]]()
 _GUESTS = pytest.StashKey["list[Vm]"]()
 
@@ -93,13 +94,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test a cell of each test that uses a guest or what it is made of."""
     if "cell" not in metafunc.fixturenames:
         return
-    cells = _selected(metafunc.config)
+    try:
+        cells = _selected(metafunc.config)
+    except pytest.UsageError as error:
+        metafunc.config.stash[_MISTAKE] = error
+        raise
     metafunc.parametrize(
         "cell",
         [pytest.param(cell, id=cell.id, marks=pytest.mark.vm) for cell in cells],
         indirect=True,
         scope="session",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let a mistake in options or vm-configs end the run; pytest would show it as a traceback."""
+    report = yield
+    if _MISTAKE in collector.config.stash:
+        raise collector.config.stash[_MISTAKE]
+    return report
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -254,6 +270,6 @@ def pytest_runtest_makereport(
         return report
     from pytest_kernelvm.report.failure import describe_failure
 
-    guests = item.stash[_GUESTS] if _GUESTS in item.stash else []
+    guests = item.stash.get(_GUESTS, [])
     describe_failure(report, call.excinfo, guests)
     return report

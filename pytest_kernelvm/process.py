@@ -151,7 +151,7 @@ def run(
             start_new_session=True,
         )
         stack.enter_context(child)
-        stack.callback(end_group, child.pid, child.poll)
+        stack.enter_context(_group_ended_on_error(child))
         try:
             if sink:
                 _copy_lines(child, sink, on_line, deadline)
@@ -212,10 +212,12 @@ def _copy_lines(
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while True:
-            if not selector.select(deadline.remaining_s):
+            if deadline.passed or not selector.select(deadline.remaining_s):
                 raise subprocess.TimeoutExpired(child.args, deadline.timeout_s)
             data = os.read(child.stdout.fileno(), 65536)
             if not data:
+                if rest and on_line:
+                    on_line(rest.decode(errors="replace"))
                 return
             sink.write(data)
             sink.flush()
@@ -225,21 +227,28 @@ def _copy_lines(
                 on_line(line.decode(errors="replace"))
 
 
-def end_group(pid: int, poll: Callable[[], int | None], grace_s: float = 2.0) -> None:
-    """End a process and its group: SIGTERM, then SIGKILL after `grace_s` seconds.
+@contextlib.contextmanager
+def _group_ended_on_error(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leave nothing of a child's group behind, even where the child itself has ended already."""
+    try:
+        yield
+    except BaseException:
+        end_group(child.pid, child.poll)
+        raise
 
-    poll: returns None as long as the process runs. Groups that are gone are fine.
+
+def end_group(pid: int, poll: Callable[[], int | None], grace_s: float = 2.0) -> None:
+    """End a process and its group: SIGTERM, then SIGKILL for who is left after `grace_s` seconds.
+
+    poll: returns None as long as the process runs; once it has ended, the rest of its group gets
+    no more time. Groups that are gone are fine.
     """
-    if poll() is not None:
-        return
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, number)
         deadline = Deadline(wait_s)
         while poll() is None and not deadline.passed:
             time.sleep(0.005)
-        if poll() is not None:
-            return
 
 
 class Spawned:

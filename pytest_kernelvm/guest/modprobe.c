@@ -353,8 +353,9 @@ static void tell(int priority, const char *template, ...)
 		say(STDOUT, format("%s\n", text));
 		return;
 	}
-	say(STDERR, format("%s: %s: %s\n", program, priority == FATAL ? "FATAL" :
-		      priority == ERROR ? "ERROR" : "WARNING", text));
+	say(STDERR, format("%s: %s: %s\n", program,
+			   priority == FATAL ? "FATAL" :
+			   priority == ERROR ? "ERROR" : "WARNING", text));
 	if (priority == FATAL)
 		exit(1);
 }

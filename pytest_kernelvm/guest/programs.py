@@ -32,11 +32,14 @@ CFLAGS = (
     "-nostdinc",
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
+    "-fno-move-loop-invariants",
     "-fno-ident",
     "-ffunction-sections",
     "-fdata-sections",
     "-Wl,--gc-sections",
     "-Wl,--build-id=none",
+    "-Wl,-z,norelro",
     "-s",
 )
 

@@ -186,6 +186,11 @@ class Batch:
         self._data += content
         return Pointer(len(self._data) - len(content))
 
+    @property
+    def data_bytes(self) -> int:
+        """How much data the request brings along."""
+        return len(self._data)
+
     def text(self, text: str | bytes) -> Pointer:
         """Add a zero-terminated string; str is encoded as UTF-8 with surrogates as raw bytes."""
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")

@@ -21,6 +21,7 @@ from pytest_kernelvm.progress import Progress
 
 ENTRY = "entry.json"
 STORE_VARIABLE = "KERNELVM_STORE"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def default_store() -> Path:
@@ -172,7 +173,7 @@ class Store:
                 remove_tree(directory)
 
     def _failed(self, error: OSError) -> HarnessError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in FULL
         return HarnessError(
             f"the disk of the store is full: {error}" if full else f"the store failed: {error}",
             Evidence(
@@ -187,8 +188,10 @@ class Store:
         path = self.root / "locks" / f"{name}.lock"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
+            file = path.open("ab", buffering=0)
         except OSError as error:
+            if error.errno in FULL:
+                raise self._failed(error) from None
             raise BadInput(
                 f"the store is not writable: {error}",
                 Evidence(
@@ -198,10 +201,11 @@ class Store:
             ) from None
         with file:
             self._wait_for(file.fileno(), path, label)
-            file.seek(0)
-            file.truncate()
-            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "label": label}, file)
-            file.flush()
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "label": label}
+            # Only told to those who wait; a full disk is complained of by what is made here.
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+                file.write(json.dumps(holder).encode())
             yield
 
     def _wait_for(self, descriptor: int, path: Path, label: str) -> None:

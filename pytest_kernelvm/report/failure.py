@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def describe_failure(
-    report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException], guests: Sequence[Vm]
+    report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException], guests: list[Vm]
 ) -> None:
     """Add to a failed test's report what its guests show, and leave out our own frames."""
     error = excinfo.value

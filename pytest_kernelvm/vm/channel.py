@@ -20,6 +20,8 @@ from pytest_kernelvm.vm.streams import Streams
 
 # The agent drops a damaged request without a word; it knows a repeated one by its id.
 REPEAT_S = 2.0
+# What a serial port of a guest takes on a busy machine.
+SLOWEST_BYTES_PER_S = 5000.0
 
 
 class NoReply(Exception):
@@ -41,6 +43,7 @@ class Channel:
         self._numbers = numbers
         self._gone = gone
         self._ids = itertools.count(1)
+        self._current = 0
 
     def wait_ready(self, deadline: Deadline) -> None:
         """Wait for the agent's hello; ask for it where it may have been damaged or missed.
@@ -62,20 +65,31 @@ class Channel:
 
         Raises NoReply.
         """
-        request_id = next(self._ids)
-        repeat_s = REPEAT_S
+        self._current = next(self._ids)
+        repeat_s = self._repeat_s(batch)
         while True:
-            self._send(batch, request_id, deadline)
-            payload = self._await(
-                lambda got: reply_id(got, self._byteorder) == request_id, deadline, repeat_s
-            )
+            self._send(batch, self._current, deadline)
+            payload = self._await(self._is_current, deadline, repeat_s)
             if payload is not None:
                 return batch.decode(payload, self._byteorder)
             repeat_s *= 2
 
     def cancel(self, deadline: Deadline) -> None:
-        """Have the program killed that the agent is waiting for."""
-        self._send(Batch(), next(self._ids), deadline)
+        """Have the program killed that the last request waits for, and await that request's end.
+
+        Raises NoReply.
+        """
+        while True:
+            self._send(Batch(), next(self._ids), deadline)
+            if self._await(self._is_current, deadline, REPEAT_S / 4) is not None:
+                return
+
+    def _is_current(self, payload: bytes) -> bool:
+        return reply_id(payload, self._byteorder) == self._current
+
+    def _repeat_s(self, batch: Batch) -> float:
+        """A long request is still under way when a short one would have been answered."""
+        return REPEAT_S + batch.data_bytes / SLOWEST_BYTES_PER_S
 
     def _send(self, batch: Batch, request_id: int, deadline: Deadline) -> None:
         payload = batch.encode(request_id, self._byteorder, self._numbers)

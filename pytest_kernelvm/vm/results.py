@@ -122,7 +122,9 @@ def parse_kmsg(text: str) -> KernelLog:
 
 
 def _unescaped(text: str) -> str:
-    return re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), text)
+    """Undo the kernel's escapes, of which each stands for one byte of UTF-8."""
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), text.encode())
+    return raw.decode(errors="replace")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

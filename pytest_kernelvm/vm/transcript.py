@@ -13,7 +13,7 @@ HALTED = re.compile(r"Reboot failed -- System halted")
 MILESTONES = (
     ("the kernel's banner", re.compile(r"Linux version \S+")),
     ("memory", re.compile(r"^(?:\[[^\]]*\] )?Memory: ", re.MULTILINE)),
-    ("the console", re.compile(r"console \[\w+\] enabled")),
+    ("the console", re.compile(r"\bconsole \[\w+\] enabled")),
     ("the initramfs", re.compile(r"Trying to unpack rootfs image|Unpacking initramfs")),
     ("freeing of init memory", re.compile(r"Freeing unused kernel (?:image|memory)")),
     ("init", re.compile(r"Run \S+ as init process")),
@@ -23,7 +23,7 @@ SPLAT = re.compile(
     r"^(?:\[[^\]]*\] )?(?P<what>"
     r"WARNING: CPU: \d+ PID: .*|BUG: .*|Oops.*|Internal error: .*|kernel BUG at .*"
     r"|Unable to handle kernel .*|CPU \d+ Unable to handle kernel .*|INFO: task .* blocked for .*"
-    r"|watchdog: BUG: soft lockup .*|Unhandled kernel unaligned access.*"
+    r"|watchdog: BUG: soft lockup .*|Kernel bug detected.*|Unhandled kernel unaligned access.*"
     r")$",
     re.MULTILINE,
 )
@@ -61,5 +61,5 @@ def around_end(text: str, lines: int = 25) -> str:
     splat = SPLAT.search(text) or PANIC.search(text)
     if splat:
         first = text[: splat.start()].count("\n")
-        return "\n".join(all_lines[max(first - 2, len(all_lines) - 4 * lines) :])
+        return "\n".join(all_lines[max(0, first - 2, len(all_lines) - 4 * lines) :])
     return "\n".join(all_lines[-lines:])

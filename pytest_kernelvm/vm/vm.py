@@ -65,6 +65,8 @@ FIRST_ERRORS_BYTES = 8 * 1024
 
 # A panic's last lines arrive late; a killed program is reported within this.
 GRACE_S = 1.0
+# How long a guest may take to kill a program; a spinning one leaves it little time.
+CANCEL_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -465,8 +467,7 @@ class Vm:
     def _cancel(self, what: str, limit_s: float) -> None:
         """Have the agent kill the program; return only if the guest does not even do that."""
         with contextlib.suppress(NoReply):
-            self._channel.cancel(Deadline(GRACE_S))
-            self._channel.transact(Batch(), Deadline(GRACE_S))
+            self._channel.cancel(Deadline(CANCEL_S))
             raise CommandFailed(
                 f"{self.label}: {what} did not end within {limit_s:g} s and was killed",
                 self.evidence(),

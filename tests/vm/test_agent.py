@@ -37,8 +37,10 @@ int main(int argc, char **argv)
 		kill(getpid(), 9);
 	if (argc > 1 && argv[1][0] == 'o')	/* leave orphans behind */
 		for (at = 0; at < 20; at++)
-			if (!fork() && !fork())
+			if (!fork()) {
+				fork();
 				return 0;
+			}
 	if (argc > 1 && argv[1][0] == 'l' && !fork()) {	/* log for ever, in the background */
 		got = open("/dev/kmsg", 1, 0);
 		for (lines = 0; ; lines++)

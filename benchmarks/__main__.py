@@ -1,0 +1,191 @@
+"""Print the figures: `make bench`, or `python -m benchmarks --help` for fewer or more of them.
+
+Two things that are compared run in turn, A B A B, so that a machine whose speed drifts slows both;
+medians and their ratio are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from pytest_kernelvm.config import VmConfig, select_cells
+from pytest_kernelvm.kernel.build import PINNED, build_kernel, find_kernel
+from pytest_kernelvm.kernel.source import locate, patched
+from pytest_kernelvm.kernel.store import Store, default_store
+from pytest_kernelvm.process import run, spawn
+from pytest_kernelvm.progress import Silent, StreamProgress
+from pytest_kernelvm.vm.cell import Cell
+from pytest_kernelvm.vm.qemu_argv import Ends, qemu_argv
+
+LAST_LINE_BEFORE_INIT = b"Run /init as init process"
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return how many seconds some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def paired(
+    ours: Callable[[], float], plain: Callable[[], float], rounds: int
+) -> tuple[float, float]:
+    """Return the medians of what two measurements say, made in turn after one of each unmeasured.
+
+    rounds: how often each is measured.
+    """
+    ours()
+    plain()
+    both = [(ours(), plain()) for _round in range(rounds)]
+    return statistics.median(a for a, _ in both), statistics.median(b for _, b in both)
+
+
+def line(what: str, ours: str, plain: str = "", ratio: str = "") -> None:
+    """Print one row of the table."""
+    print(f"{what:44} {ours:>14} {plain:>14} {ratio:>8}", flush=True)
+
+
+def compared(what: str, ours: float, plain: float) -> None:
+    """Print a pair of times with their ratio."""
+    line(what, f"{ours:.3f} s", f"{plain:.3f} s", f"{ours / plain:.2f}")
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="kernelvm-bench-") as directory:
+        yield Path(directory)
+
+
+def boot_ours(cell: Cell) -> float:
+    """Return the seconds from launch to the agent's answer."""
+    with scratch() as directory:
+        guest = cell.vm(directory, modules=())
+        started = time.perf_counter()
+        with guest:
+            return time.perf_counter() - started
+
+
+def boot_plain(cell: Cell) -> float:
+    """Return the seconds from launch to init's start with plain QEMU and its default flags."""
+    machine = dataclasses.replace(cell.config.machine, fast_boot=False)
+    boot = dataclasses.replace(cell.boot(cell.initramfs(cell.closure(()))), machine=machine)
+    with scratch() as directory:
+        log = directory / "console"
+        argv = qemu_argv(boot, Ends(console=f"file,path={log}", channel="null"))
+        started = time.perf_counter()
+        with spawn(argv, output=directory / "qemu.log"):
+            while not (log.exists() and LAST_LINE_BEFORE_INIT in log.read_bytes()):
+                time.sleep(0.002)
+            return time.perf_counter() - started
+
+
+def bench_boots(cells: Sequence[Cell], rounds: int) -> None:
+    """Compare boots with plain QEMU's."""
+    for cell in cells:
+        pair = paired(partial(boot_ours, cell), partial(boot_plain, cell), rounds)
+        compared(f"boot to ready, {cell.config.id}", *pair)
+
+
+def bench_agent(cells: Sequence[Cell], rounds: int) -> None:
+    """Measure round trips, transfers and sizes."""
+    content = bytes(range(256)) * 400
+    for cell in cells:
+        with scratch() as directory, cell.vm(directory, modules=()) as vm:
+            trip_s = statistics.median(timed(vm.ping) for _round in range(20 * rounds))
+            write_s = timed(partial(vm.write, "/file", content))
+            read_s = timed(partial(vm.read_bytes, "/file"))
+        line(f"agent round trips, {cell.config.id}", f"{1 / trip_s:.0f} /s")
+        line(f"100 kB from the guest, {cell.config.id}", f"{read_s:.3f} s")
+        line(f"100 kB to the guest, {cell.config.id}", f"{write_s:.3f} s")
+        size = cell.initramfs(cell.closure(())).size_bytes
+        line(f"agent-only initramfs, {cell.config.id}", f"{size} bytes")
+
+
+def bench_store(configs: Sequence[VmConfig], store: Store, rounds: int) -> None:
+    """Measure how long a stored kernel takes to be found."""
+    config = configs[0]
+    found_s = statistics.median(
+        timed(lambda: find_kernel(store, config)) for _round in range(rounds)
+    )
+    line(f"kernel found in the store, {config.id}", f"{found_s:.3f} s")
+
+
+def bench_plugin(rounds: int) -> None:
+    """Compare an empty pytest run with one that does not load the plugin."""
+    with scratch() as directory:
+        (directory / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+
+        def pytest(*extra: str) -> float:
+            return timed(lambda: run([*argv, *extra], cwd=directory, timeout_s=60))
+
+        pair = paired(pytest, lambda: pytest("-p", "no:kernelvm"), 3 * rounds)
+    compared("pytest without guests, plain: no plugin", *pair)
+
+
+def bench_second_run(cell: Cell) -> None:
+    """Measure `pytest -m vm` with everything stored."""
+    argv = [sys.executable, "-m", "pytest", "-q", "-m", "vm", "tests/vm/test_kernel.py"]
+    argv += ["--kernelvm-config", cell.config.id]
+    done = run(argv, timeout_s=600)
+    last = done.stdout.strip().splitlines()[-1]
+    line(f"second pytest -m vm, {cell.config.id}", f"{done.elapsed_s:.1f} s", last[:30])
+
+
+def bench_build(config: VmConfig, store: Store) -> None:
+    """Compare a build into an empty store with plain make in the same unpacked source."""
+    tree = patched(store, locate(config.kernel.source), config.kernel.patches)
+    kernel = build_kernel(store, config)
+
+    def plain(directory: Path) -> None:
+        arch = config.arch
+        (directory / ".config").write_bytes((kernel.directory / "config").read_bytes())
+        argv = ["make", f"--directory={tree}", f"O={directory}", f"ARCH={arch.linux_arch}"]
+        argv += [f"CROSS_COMPILE={arch.toolchain_prefix}", "LOCALVERSION=", "-j2"]
+        log = directory / "log"
+        goals = [config.kernel.image, "modules"]
+        for words in (["olddefconfig"], goals, ["headers"]):
+            run([*argv, *words], env=PINNED, timeout_s=7200, log=log)
+        run([*argv, f"INSTALL_MOD_PATH={directory}/m", "modules_install"], timeout_s=600, log=log)
+
+    with scratch() as one, scratch() as other:
+        fresh = Store(one, Silent())
+        (one / "sources").symlink_to(store.root / "sources")
+        pair = timed(lambda: build_kernel(fresh, config, jobs=2)), timed(lambda: plain(other))
+    compared(f"build, {config.id}, plain: make -j2", *pair)
+
+
+def main() -> None:
+    """Print the figures that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--config", action="append", default=[], help="cells, default all")
+    parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
+    parser.add_argument("--build", action="store_true", help="compare a build too: some minutes")
+    arguments = parser.parse_args()
+    store = Store(default_store(), StreamProgress())
+    configs = select_cells(Path("vm-configs"), names=arguments.config)
+    cells = [Cell(config, store) for config in configs]
+    for cell in cells:
+        cell.initramfs(cell.closure(()))
+    line("", "ours", "plain", "ratio")
+    bench_boots(cells, arguments.rounds)
+    bench_agent(cells, arguments.rounds)
+    bench_store(configs, store, arguments.rounds)
+    bench_plugin(arguments.rounds)
+    bench_second_run(cells[0])
+    if arguments.build:
+        bench_build(configs[0], store)
+
+
+if __name__ == "__main__":
+    main()
