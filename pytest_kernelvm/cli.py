@@ -10,12 +10,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_kernelvm import __version__
 from pytest_kernelvm.config import VmConfig, json_schema, select_cells
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, Verdict
 from pytest_kernelvm.kernel.store import Store, default_store, remove_tree
 from pytest_kernelvm.progress import StreamProgress
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.vm.cell import Cell
 
 INTERRUPTED = 130
 CLEANED = ("kernels", "requests", "guests", "initramfs", "logs", "tmp")
@@ -232,8 +236,10 @@ def _argv(arguments: argparse.Namespace) -> int:
 def _add_closure(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb = verbs.add_parser("closure", help="show all that some modules need, and why")
     verb.add_argument("modules", nargs="+", metavar="MODULE")
-    where = verb.add_mutually_exclusive_group(required=True)
-    where.add_argument("--config", metavar="CELL", help="in this cell's kernel, built if need be")
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument(
+        "--config", metavar="CELL", help="in this cell's kernel; default the first that is built"
+    )
     where.add_argument("--tree", type=Path, metavar="DIR", help="in this lib/modules/RELEASE")
     verb.add_argument(
         "--format", choices=("tree", "list", "json", "dot", "sh"), default="tree", dest="form"
@@ -249,17 +255,30 @@ def _closure(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.modules.rendering import render
     from pytest_kernelvm.modules.tree import ModuleTree
 
-    if arguments.tree:
-        tree = ModuleTree(arguments.tree)
-    else:
-        from pytest_kernelvm.vm.cell import Cell
-
-        tree = Cell(_one_cell(arguments, arguments.config), _store(arguments)).tree
+    tree = ModuleTree(arguments.tree) if arguments.tree else _cell_for_closure(arguments).tree
     found = close(tree, arguments.modules, allow_missing=arguments.allow_missing, allow_empty=True)
     for warning in found.warnings:
         print(f"kernelvm: {warning}", file=sys.stderr)
     print(render(found, arguments.form), end="")
     return 0
+
+
+def _cell_for_closure(arguments: argparse.Namespace) -> Cell:
+    from pytest_kernelvm.kernel.build import find_kernel
+    from pytest_kernelvm.vm.cell import Cell
+
+    store = _store(arguments)
+    if arguments.config:
+        return Cell(_one_cell(arguments, arguments.config), store)
+    cells = _cells(arguments)
+    built = next((cell for cell in cells if find_kernel(store, cell)), None)
+    if built is None:
+        raise BadInput(
+            "no cell is built yet",
+            Evidence(next_step=f"name one with --config: {', '.join(cell.id for cell in cells)}"),
+        )
+    print(f"kernelvm: in the modules of {built.id}", file=sys.stderr)
+    return Cell(built, store)
 
 
 # schema, clean

@@ -31,7 +31,8 @@ def describe_failure(
             f"boot it:    {guest.by_hand}",
             f"or bare:    {guest.argv_by_hand}",
         ]
-        if not (isinstance(error, KernelvmError) and error.evidence.excerpt):
+        # The guest's own ends bring the console along.
+        if verdict is Verdict.TEST_FAILED:
             lines += ["", guest.console.tail()]
         report.sections.append((f"guest {guest.label}", "\n".join(lines)))
 

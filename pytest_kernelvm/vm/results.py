@@ -31,10 +31,16 @@ class CommandResult:
         """Standard output as text."""
         return self.raw_output.decode(errors="replace")
 
+    @property
+    def ended(self) -> str:
+        """How it ended, in words."""
+        if self.errno:
+            return f"could not start: {os.strerror(self.errno)}"
+        return f"status {self.status}"
+
     def __str__(self) -> str:
-        ended = f"could not start: {os.strerror(self.errno)}" if self.errno else str(self.status)
         text = "".join(f"\n  {line}" for line in (self.output + self.errors).splitlines())
-        return f"{' '.join(self.argv)} → {ended}{text}"
+        return f"{' '.join(self.argv)} → {self.ended}{text}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -470,7 +470,7 @@ class Vm:
             self._channel.cancel(Deadline(CANCEL_S))
             raise CommandFailed(
                 f"{self.label}: {what} did not end within {limit_s:g} s and was killed",
-                self.evidence(),
+                Evidence(next_step="give it a longer timeout_s"),
             )
 
     def succeed(self, *argv: str, stdin: bytes = b"", timeout_s: float | None = None) -> str:
@@ -482,7 +482,7 @@ class Vm:
         if result.status != 0:
             raise CommandFailed(
                 f"{self.label}: {' '.join(argv)} failed",
-                self.evidence(expected="status 0", seen=str(result)),
+                self._about(result, "status 0"),
             )
         return result.output
 
@@ -492,7 +492,7 @@ class Vm:
         if result.status == 0:
             raise CommandFailed(
                 f"{self.label}: {' '.join(argv)} succeeded",
-                self.evidence(expected="a status other than 0", seen=str(result)),
+                self._about(result, "a status other than 0"),
             )
         return result
 
@@ -558,12 +558,6 @@ class Vm:
         """Send QEMU a signal."""
         os.kill(self.pid, number)
 
-    def evidence(self, *, expected: str = "", seen: str = "") -> Evidence:
-        """Return what a failed assertion about this guest should show."""
-        return Evidence(
-            expected=expected,
-            seen=seen,
-            excerpt=self.console.tail(),
-            where=(str(self._launch.console_log),),
-            next_step=f"to boot it by hand: {self.by_hand}",
-        )
+    @staticmethod
+    def _about(result: CommandResult, expected: str) -> Evidence:
+        return Evidence(expected=expected, seen=result.ended, excerpt=result.output + result.errors)
