@@ -74,12 +74,12 @@ help: ## show this list
 .PHONY: vm
 vm: setup ## build the kernels that the store lacks, boot them, run the tests marked vm
 	@$(BIN)/kernelvm build
-	$(BIN)/pytest -m vm $(PYTEST_ARGS)
+	$(BIN)/pytest -m vm -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: check
 check: setup lint test ## everything: lint, unit tests, kernels, tests in guests
 	@$(BIN)/kernelvm build
-	$(BIN)/pytest -m vm -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -m vm -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff, mypy, import contracts

@@ -1,0 +1,70 @@
+"""However a test run ends, no QEMU survives it."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import Cell
+from pytest_kernelvm.process import Deadline, spawn
+
+TEST = """\
+import time
+from pathlib import Path
+
+def test_waits(vm):
+    Path("qemu.tmp").write_text(str(vm.pid))
+    Path("qemu.tmp").rename("qemu.pid")
+    time.sleep(600)
+"""
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process is there and no zombie."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        pytest.param(signal.SIGINT, 0, id="SIGINT"),
+        pytest.param(signal.SIGTERM, 0, id="SIGTERM"),
+        pytest.param(signal.SIGHUP, 0, id="SIGHUP"),
+        pytest.param(signal.SIGKILL, 0, id="SIGKILL"),
+        pytest.param(signal.SIGKILL, 1, id="SIGKILL-xdist"),
+    ],
+)
+def test_no_qemu_survives(
+    cell: Cell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    workers: int,
+) -> None:
+    (tmp_path / "test_waits.py").write_text(TEST)
+    monkeypatch.chdir(tmp_path)
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"-n{workers}"]
+    argv += [f"--kernelvm-configs={cell.config.file.parent}"]
+    argv += [f"--kernelvm-config={cell.config.id}", f"--kernelvm-store={cell.store.root}"]
+    argv += [f"--basetemp={tmp_path / 'base'}"]
+    output = tmp_path / "output"
+    with spawn(argv, output=output) as child:
+        deadline = Deadline(120)
+        while not Path("qemu.pid").exists():
+            assert child.poll() is None, output.read_text()
+            assert not deadline.passed, output.read_text()
+            time.sleep(0.02)
+        pid = int(Path("qemu.pid").read_text())
+        assert runs(pid)
+        os.kill(child.pid, number)
+        assert child.wait(60) is not None
+        deadline = Deadline(20)
+        while runs(pid) and not deadline.passed:
+            time.sleep(0.02)
+        assert not runs(pid)
