@@ -1,5 +1,6 @@
 """Every way to fail has its own error, with its evidence, and leaves no process."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -26,13 +27,13 @@ from pytest_kernelvm.vm.vm import Limits
 
 def children() -> set[int]:
     """Return the processes that this one started and that still are."""
-    tasks = Path("/proc/self/task")
-    return {
-        int(pid)
-        for task in tasks.iterdir()
-        for pid in (task / "children").read_text().split()
-        if "qemu" in Path(f"/proc/{pid}/cmdline").read_text()
-    }
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = path.read_text().partition(") ")
+            if "(qemu" in name and int(rest.split()[1]) == os.getpid():
+                found.add(int(path.parent.name))
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -140,7 +140,7 @@ def test_module_of_another_architecture(boot_vm: BootVm, cell: Cell, tmp_path: P
 
 
 def test_module_of_another_kernel(boot_vm: BootVm, cell: Cell) -> None:
-    """The kernel compares vermagic (kernel/module/main.c, check_modinfo)."""
+    """The kernel compares struct module's size and vermagic (kernel/module/main.c)."""
     siblings = read_config(cell.config.file)
     other = Cell(next(each for each in siblings if each.id != cell.config.id), cell.store)
     module = other.closure(["dummy"]).files[0]
@@ -149,7 +149,22 @@ def test_module_of_another_kernel(boot_vm: BootVm, cell: Cell) -> None:
     assert "Invalid module format" in result.errors
     assert vm.dmesg.matching(
         f"dummy: version magic '{other.kernel.release} .*should be '{cell.kernel.release} "
+        "|module dummy: .gnu.linkonce.this_module section size must match"
     )
+    assert names(vm) == []
+
+
+def test_module_that_differs_in_vermagic_alone(boot_vm: BootVm, cell: Cell) -> None:
+    """The kernel compares vermagic (kernel/module/main.c, check_modinfo)."""
+    content = cell.closure(["dummy"]).files[0].read_bytes()
+    ours = f"vermagic={cell.kernel.release} ".encode()
+    assert content.count(ours) == 1
+    other = ours.replace(b"=6.", b"=5.")
+    vm = boot_vm(modules=["dummy"], files={"/dummy.ko": content.replace(ours, other)})
+    result = vm.fail("insmod", "/dummy.ko")
+    assert "Invalid module format" in result.errors
+    release = cell.kernel.release
+    assert vm.dmesg.matching(f"dummy: version magic '5{release[1:]} .*should be '{release} ")
     assert names(vm) == []
 
 
