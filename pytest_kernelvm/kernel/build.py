@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -27,6 +28,9 @@ from pytest_kernelvm.kernel.store import (
     write_whole,
 )
 from pytest_kernelvm.process import failure, find_program, run
+
+# What programs say when the disk is full, strerror(ENOSPC).
+NO_SPACE = os.strerror(errno.ENOSPC)
 
 # Counts up whenever the way of building changes what comes out.
 RECIPE = 1
@@ -235,8 +239,8 @@ class _Build:
 
     def _failed(self, done: Any, goals: Sequence[str]) -> None:
         evidence = failure(done, self.log)
-        if "No space left on device" in evidence.excerpt:
-            raise OSError(28, "No space left on device")
+        if NO_SPACE in evidence.excerpt:
+            raise OSError(errno.ENOSPC, NO_SPACE)
         said = [
             line for line in self.log.read_text(errors="replace").splitlines() if "rror" in line
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,13 +99,17 @@ def unpacked(store: Store, tarball: Tarball) -> Path:
         if done.status != 0:
             said = [line for line in log.read_text().splitlines() if not line.isdecimal()]
             text = "\n".join(said[-TAIL_LINES:])
-            if "No space left" in text:
-                raise OSError(28, "No space left on device")
+            if os.strerror(errno.ENOSPC) in text:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise BadInput(
                 f"{tarball.path} cannot be unpacked",
                 Evidence(excerpt=text, where=(str(tarball.path),)),
             )
-        kernel_version(tree)
+        try:
+            kernel_version(tree)
+        except BadInput as error:
+            # Its words name a directory that is gone by the time they are read.
+            raise BadInput(f"{tarball.path} holds no kernel tree", error.evidence) from None
         return {"tarball": str(tarball.path)}
 
     label = f"the source of {tarball.path.name}"

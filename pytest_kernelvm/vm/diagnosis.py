@@ -17,7 +17,7 @@ from pytest_kernelvm.errors import (
     NoOutput,
 )
 from pytest_kernelvm.process import said, tail
-from pytest_kernelvm.vm.transcript import around_end, read_transcript
+from pytest_kernelvm.vm.transcript import HALTED, around_end, read_transcript
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +66,11 @@ def diagnose(symptoms: Symptoms) -> KernelvmError:
         )
     if symptoms.status is not None:
         return _ended(symptoms, words, reached, evidence)
+    if halted := HALTED.search(symptoms.console):
+        return GuestDied(
+            f"{symptoms.label}: the machine halted and cannot end",
+            evidence(symptoms.for_what, f"the kernel said: {halted[0]}"),
+        )
     if symptoms.ready:
         damaged = symptoms.damaged_frames
         noise = f"; {damaged} damaged frames came" if damaged else ""
