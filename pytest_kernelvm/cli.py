@@ -16,6 +16,7 @@ from pytest_kernelvm import __version__
 from pytest_kernelvm.config import VmConfig, json_schema, select_cells
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, Verdict
 from pytest_kernelvm.kernel.store import Store, default_store, remove_tree
+from pytest_kernelvm.process import signals_interrupt
 from pytest_kernelvm.progress import StreamProgress
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     verb: Callable[[argparse.Namespace], int] = arguments.verb
     try:
-        status = verb(arguments)
+        with signals_interrupt():
+            status = verb(arguments)
         sys.stdout.flush()
         return status
     except KernelvmError as error:

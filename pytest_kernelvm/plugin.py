@@ -7,9 +7,7 @@ for a guest.
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,33 +175,15 @@ class _Progress:
             self._stream.update(text)
 
 
-@contextlib.contextmanager
-def _signals_end_tests() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt: by default they skip all teardown."""
-
-    def interrupt(number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 @pytest.fixture(scope="session")
 def kernelvm_store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """The store of kernels."""
     from pytest_kernelvm.kernel.store import Store, default_store
+    from pytest_kernelvm.process import signals_interrupt
 
     named = request.config.getoption("--kernelvm-store")
     root = Path(named).absolute() if named else default_store()
-    with _signals_end_tests():
+    with signals_interrupt():
         yield Store(root, _Progress(request.config))
 
 
@@ -272,4 +252,6 @@ def pytest_runtest_makereport(
 
     guests = item.stash.get(_GUESTS, [])
     describe_failure(report, call.excinfo, guests)
+    # JUnit's writer asks the teardown's report, which is given what the item has.
+    item.user_properties.append(report.user_properties[-1])
     return report

@@ -26,7 +26,7 @@ class Symptoms:
 
     ready: whether the agent had answered before. console: its whole text.
     status: QEMU's exit status, None as long as it runs. waited_s, for_what: what did not come.
-    by_hand: the command that boots the same guest. argv: QEMU's.
+    by_hand: the command that boots the same guest. argv: QEMU's, with the console on a terminal.
     """
 
     label: str

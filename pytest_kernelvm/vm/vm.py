@@ -182,7 +182,7 @@ class Vm:
                 for_what=for_what,
                 damaged_frames=streams.damaged_frames,
                 by_hand=self.by_hand,
-                argv=quoted(self._launch.process.argv),
+                argv=self.argv_by_hand,
             )
         )
 
