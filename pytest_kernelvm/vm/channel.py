@@ -93,8 +93,12 @@ class Channel:
 
     def _send(self, batch: Batch, request_id: int, deadline: Deadline) -> None:
         payload = batch.encode(request_id, self._byteorder, self._numbers)
-        if not self._streams.send_channel(encode_frame(payload, self._byteorder), deadline):
-            raise NoReply
+        if self._streams.send_channel(encode_frame(payload, self._byteorder), deadline):
+            return
+        if not deadline.passed:
+            # QEMU has closed its end; whoever reads notices that a moment later.
+            self._streams.wait_for(lambda: self._gone() or None, deadline)
+        raise NoReply
 
     def _await(
         self, wanted: Callable[[bytes], bool], deadline: Deadline, patience_s: float
