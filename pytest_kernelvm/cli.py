@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kernelvm import __version__
 from pytest_kernelvm.config import VmConfig, json_schema, select_cells
-from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, Verdict
+from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, ToolMissing, Verdict
 from pytest_kernelvm.kernel.store import Store, default_store, remove_tree
 from pytest_kernelvm.process import signals_interrupt
 from pytest_kernelvm.progress import StreamProgress
@@ -273,7 +273,10 @@ def _cell_for_closure(arguments: argparse.Namespace) -> Cell:
     if arguments.config:
         return Cell(_one_cell(arguments, arguments.config), store)
     cells = _cells(arguments)
-    built = next((cell for cell in cells if find_kernel(store, cell)), None)
+    built = None
+    for cell in cells:
+        with contextlib.suppress(ToolMissing):
+            built = built or (cell if find_kernel(store, cell) else None)
     if built is None:
         raise BadInput(
             "no cell is built yet",

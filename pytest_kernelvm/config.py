@@ -449,7 +449,8 @@ def select_cells(
             f"no vm-configs in {directory}",
             Evidence(
                 expected=f"{directory}/*.yaml",
-                next_step="write one, or name the directory with --kernelvm-configs",
+                next_step="write one, or name the directory: --kernelvm-configs for pytest, "
+                "--configs for kernelvm",
             ),
         )
     cells = _cells_of([*files, *paths])

@@ -160,7 +160,9 @@ def run(
     log: a file that gets its output and error output as they come; on_line gets each line.
     Returns the completed child. Raises ToolMissing if there is no such program, HarnessError if
     it takes too long or, with `check`, fails.
+    stdin and log exclude each other.
     """
+    assert not (stdin and log)
     started = time.monotonic()
     deadline = Deadline(timeout_s)
     with contextlib.ExitStack() as stack:

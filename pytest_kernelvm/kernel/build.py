@@ -193,8 +193,8 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
                 jobs=jobs or os.cpu_count() or 1,
             )
             digest = _build_into(store, build, tarball, compiler)
-        note = json.dumps({"kernel": digest, "cell": cell.id})
-        write_whole(store.root / "requests" / f"{request}.json", note.encode())
+            note = json.dumps({"kernel": digest, "cell": cell.id})
+            write_whole(store.root / "requests" / f"{request}.json", note.encode())
     found = _stored(store, cell, request)
     if not found:
         raise HarnessError(

@@ -27,7 +27,11 @@ def read_fragment(path: Path) -> tuple[Requested, ...]:
     Raises BadInput, with file:line, for a line that is neither a setting nor a comment.
     """
     requests = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {error}", Evidence(where=(str(path),))) from None
+    for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}"
         text = line.strip()
         if found := _SET.fullmatch(text):

@@ -47,7 +47,7 @@ class CommandResult:
 class LoadedModule:
     """A line of /proc/modules (kernel/module/procfs.c, m_show).
 
-    size_bytes: core size. use_count: references, -1 if it cannot be unloaded.
+    size_bytes: core size. use_count: references, -1 in a kernel that cannot unload modules.
     holders: modules that use it. state: Live, Loading or Unloading.
     """
 

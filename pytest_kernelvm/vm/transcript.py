@@ -12,7 +12,7 @@ HALTED = re.compile(r"Reboot failed -- System halted")
 # In the order of a boot: the last one seen says how far the guest came.
 MILESTONES = (
     ("the kernel's banner", re.compile(r"Linux version \S+")),
-    ("memory", re.compile(r"^(?:\[[^\]]*\] )?Memory: ", re.MULTILINE)),
+    ("memory", re.compile(r"^(?:\[[^\]]*\] ?)*Memory: ", re.MULTILINE)),
     ("the console", re.compile(r"\bconsole \[\w+\] enabled")),
     ("the initramfs", re.compile(r"Trying to unpack rootfs image|Unpacking initramfs")),
     ("freeing of init memory", re.compile(r"Freeing unused kernel (?:image|memory)")),
@@ -20,7 +20,7 @@ MILESTONES = (
 )
 
 SPLAT = re.compile(
-    r"^(?:\[[^\]]*\] )?(?P<what>"
+    r"^(?:\[[^\]]*\] ?)*(?P<what>"
     r"WARNING: CPU: \d+ PID: .*|BUG: .*|Oops.*|Internal error: .*|kernel BUG at .*"
     r"|Unable to handle kernel .*|CPU \d+ Unable to handle kernel .*|INFO: task .* blocked for .*"
     r"|watchdog: BUG: soft lockup .*|Kernel bug detected.*|Unhandled kernel unaligned access.*"

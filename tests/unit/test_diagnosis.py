@@ -52,7 +52,7 @@ def symptoms(
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A console and what is made of it. excerpt: its first and last line end so."""
+    """A console and what is made of it. excerpt: how its first and its last line end."""
 
     console: str
     ready: bool
@@ -71,7 +71,7 @@ ROWS = [
         error=GuestPanic,
         summary="sysrq triggered crash",
         seen="the kernel panicked while it was tested",
-        excerpt=("sysrq: Trigger a crash", "Memory Limit: none"),
+        excerpt=("Run /init as init process", "Memory Limit: none"),
     ),
     Row(
         console="aarch64_no_root",
@@ -80,7 +80,7 @@ ROWS = [
         error=GuestPanic,
         summary="VFS: Unable to mount root fs on unknown-block(0,0)",
         seen="the kernel panicked while booting, after the initramfs",
-        excerpt=("] ", "Memory Limit: none"),
+        excerpt=("No filesystem could mount root, tried: ", "Memory Limit: none"),
     ),
     Row(
         console="aarch64_init_exited",
@@ -89,7 +89,7 @@ ROWS = [
         error=GuestPanic,
         summary="Attempted to kill init! exitcode=0x00000300",
         seen="the kernel panicked while booting, after init",
-        excerpt=("Run /quitter as init process", "Memory Limit: none"),
+        excerpt=("Freeing unused kernel memory: 640K", "Memory Limit: none"),
     ),
     Row(
         console="aarch64_quiet_panic",
@@ -106,7 +106,7 @@ ROWS = [
         error=GuestPanic,
         summary="Fatal exception",
         seen="the kernel panicked while it was tested",
-        excerpt=("loading out-of-tree module taints kernel.", "not syncing: Fatal exception"),
+        excerpt=("Run /init as init process", "not syncing: Fatal exception"),
     ),
     Row(
         console="malta_early_hang",
@@ -114,7 +114,7 @@ ROWS = [
         error=BootHang,
         summary="the agent did not answer within 60 s",
         seen="the guest came as far as: the kernel's banner",
-        excerpt=("earlycon: uart8250 at I/O port 0x3f8 (options '38400n8')", "OF: reserved m"),
+        excerpt=("GNU Binutils for Debian) 2.40) #1 @0", "OF: reserved m"),
     ),
     Row(
         console="aarch64_console_hang",
@@ -122,7 +122,7 @@ ROWS = [
         error=BootHang,
         summary="the agent did not answer within 60 s",
         seen="the guest came as far as: the console",
-        excerpt=("", "console [ttyAMA0] enabled"),
+        excerpt=("wraps every 4398046511096ns", "console [ttyAMA0] enabled"),
     ),
     Row(
         console="malta_ready",
@@ -130,7 +130,10 @@ ROWS = [
         error=BootHang,
         summary="the agent did not answer within 60 s",
         seen="the guest came as far as: init",
-        excerpt=("", "Run /init as init process"),
+        excerpt=(
+            "UDP hash table entries: 256 (order: 0, 4096 bytes, linear)",
+            "Run /init as init process",
+        ),
     ),
     Row(
         console="malta_ready",
@@ -138,7 +141,10 @@ ROWS = [
         error=GuestHang,
         summary="no answer within 60 s",
         seen="the guest runs and is silent",
-        excerpt=("", "Run /init as init process"),
+        excerpt=(
+            "UDP hash table entries: 256 (order: 0, 4096 bytes, linear)",
+            "Run /init as init process",
+        ),
     ),
     Row(
         console="malta_bug",
@@ -146,7 +152,7 @@ ROWS = [
         error=GuestHang,
         summary="no answer within 60 s",
         seen="the guest runs and is silent",
-        excerpt=("Run /init as init process", "[ end trace 0000000000000000 ]---"),
+        excerpt=("initmem) memory: 172K", "[ end trace 0000000000000000 ]---"),
     ),
     Row(
         console="aarch64_warning",
@@ -157,13 +163,21 @@ ROWS = [
         excerpt=("Run /init as init process", "[ end trace 0000000000000000 ]---"),
     ),
     Row(
+        console="malta_halted",
+        ready=True,
+        error=GuestDied,
+        summary="the machine halted and cannot end",
+        seen="the kernel said: Reboot failed -- System halted",
+        excerpt=("GNU Binutils for Debian) 2.40) #1 @0", "Reboot failed -- System halted"),
+    ),
+    Row(
         console="aarch64_oops",
         ready=True,
         status=0,
         error=GuestDied,
         summary="QEMU ended with status 0 while it was tested",
         seen="QEMU ended with status 0",
-        excerpt=("Run /init as init process", "[ end trace 0000000000000000 ]---"),
+        excerpt=("Freeing unused kernel memory: 640K", "[ end trace 0000000000000000 ]---"),
     ),
     Row(
         console="malta_early_hang",
@@ -172,7 +186,7 @@ ROWS = [
         error=GuestDied,
         summary="QEMU ended with status 0 while booting, after the kernel's banner",
         seen="QEMU ended with status 0",
-        excerpt=("", "OF: reserved m"),
+        excerpt=("GNU Binutils for Debian) 2.40) #1 @0", "OF: reserved m"),
     ),
     Row(
         console="malta_ready",
@@ -181,7 +195,10 @@ ROWS = [
         error=GuestDied,
         summary="QEMU was killed by SIGKILL while it was tested",
         seen="QEMU was killed by SIGKILL",
-        excerpt=("", "Run /init as init process"),
+        excerpt=(
+            "UDP hash table entries: 256 (order: 0, 4096 bytes, linear)",
+            "Run /init as init process",
+        ),
     ),
     Row(
         console="malta_ready",
@@ -190,7 +207,10 @@ ROWS = [
         error=GuestDied,
         summary="QEMU was killed by SIGSEGV while booting, after init",
         seen="QEMU was killed by SIGSEGV",
-        excerpt=("", "Run /init as init process"),
+        excerpt=(
+            "UDP hash table entries: 256 (order: 0, 4096 bytes, linear)",
+            "Run /init as init process",
+        ),
     ),
 ]
 

@@ -1,4 +1,8 @@
-"""What consoles/*.txt show: recorded boots; splats composed from the formats in the kernel's source."""
+"""What consoles show.
+
+consoles/*.txt are recorded boots; the splats in them are composed from the formats in the kernel's
+source, the panics but malta_oops_panic are recorded as well.
+"""
 
 from __future__ import annotations
 

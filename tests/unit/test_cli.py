@@ -1,0 +1,318 @@
+"""The command `kernelvm`, as far as nothing is built or booted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import __version__
+from pytest_kernelvm.cli import main
+from pytest_kernelvm.config import json_schema
+from pytest_kernelvm.errors import Verdict
+from pytest_kernelvm.process import run
+from tests.unit.test_modules_tree import make_tree
+
+VERBS = ("doctor", "list", "build", "boot", "argv", "closure", "schema", "clean")
+MADE_KINDS = ("kernels", "requests", "guests", "initramfs", "logs", "tmp")
+SCREEN_LINES = 24
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command ended with and said."""
+
+    status: int
+    output: str
+    errors: str
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with vm-configs and an empty store, in which the command is given."""
+    directory = tmp_path / "project"
+    (directory / "vm-configs").mkdir(parents=True)
+    (directory / "vm-configs" / "malta.yaml").write_text(
+        "arch: mips\n"
+        'kernel: {version: ["0.98", "0.99"], source: {debian: "linux-source-{version}"}}\n'
+    )
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("KERNELVM_STORE", str(tmp_path / "store"))
+    return directory
+
+
+@dataclass(frozen=True)
+class Command:
+    """Gives the command in this process."""
+
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *argv: str | Path) -> Said:
+        status = main([str(word) for word in argv])
+        captured = self.capsys.readouterr()
+        return Said(status, captured.out, captured.err)
+
+
+@pytest.fixture
+def kernelvm(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+def child(program: str, *argv: str) -> Said:
+    """Run Python in a process of its own, its standard output buffered as in a pipeline."""
+    done = run(
+        [sys.executable, "-c", program, *argv],
+        env={"PYTHONUNBUFFERED": ""},
+        timeout_s=60,
+        check=False,
+    )
+    return Said(done.status, done.stdout, done.stderr)
+
+
+def assert_refused(said: Said, *words: str, status: int = Verdict.BAD_INPUT.exit_code) -> None:
+    assert said.status == status
+    assert said.output == ""
+    assert said.errors.startswith("kernelvm: ")
+    assert "Traceback" not in said.errors
+    assert len(said.errors.splitlines()) <= SCREEN_LINES
+    for text in words:
+        assert text in said.errors
+
+
+# Help
+
+
+def without_spaces(text: str) -> str:
+    """Return a text as if argparse had not broken its lines."""
+    return "".join(text.split())
+
+
+def test_help_names_verbs_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    shown = [line.split()[0] for line in told.splitlines() if line.startswith("    ")]
+    assert [word for word in shown if word in VERBS] == list(VERBS)
+    codes = ", ".join(f"{verdict.exit_code} {verdict.label}" for verdict in Verdict)
+    assert without_spaces(f"exit codes: {codes}, 130 interrupted") in without_spaces(told)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: kernelvm {verb} ")
+
+
+@pytest.mark.parametrize("argv", [[], ["biuld"], ["closure"], ["boot"], ["list", "extra"]])
+def test_misuse_shows_the_usage(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == Verdict.BAD_INPUT.exit_code
+    assert capsys.readouterr().err.startswith("usage: kernelvm ")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"kernelvm {__version__}\n"
+
+
+# schema, list
+
+
+def test_schema_is_json(kernelvm: Command) -> None:
+    said = kernelvm("schema")
+    assert said.status == 0
+    assert json.loads(said.output) == json_schema()
+    assert said.errors == ""
+
+
+@pytest.mark.usefixtures("project")
+def test_list_says_why_a_cell_cannot_be_built(kernelvm: Command) -> None:
+    said = kernelvm("list")
+    assert said.status == 0
+    assert said.output.splitlines() == [
+        f"malta-{version}  mips      cannot be built: "
+        f"the Debian package linux-source-{version} is not installed"
+        for version in ("0.98", "0.99")
+    ]
+
+
+def test_list_without_vm_configs(kernelvm: Command, tmp_path: Path) -> None:
+    assert_refused(
+        kernelvm("--configs", tmp_path, "list"), f"bad-input: no vm-configs in {tmp_path}"
+    )
+
+
+def test_list_with_a_mistake_in_yaml(kernelvm: Command, project: Path) -> None:
+    (project / "vm-configs" / "bad.yaml").write_text("arch: mpis\nkernel: {version: 6.1}\n")
+    assert_refused(kernelvm("list"), "vm-configs/bad.yaml:1:7", "did you mean 'mips'?")
+
+
+# Cells
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("verb", ["boot", "argv", "closure"])
+def test_one_cell_is_wanted_where_a_config_has_several(verb: str, kernelvm: Command) -> None:
+    words = ["closure", "loop", "--config"] if verb == "closure" else [verb]
+    assert_refused(
+        kernelvm(*words, "malta"),
+        "malta has several cells",
+        "expected: one of malta-0.98, malta-0.99",
+    )
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("verb", ["boot", "argv", "build", "closure"])
+def test_an_unknown_cell_has_a_near_one(verb: str, kernelvm: Command) -> None:
+    words = ["closure", "loop", "--config"] if verb == "closure" else [verb]
+    assert_refused(
+        kernelvm(*words, "matla-0.99"),
+        "no vm-config or cell is called 'matla-0.99'",
+        "did you mean 'malta-0.99'?",
+    )
+
+
+def test_a_missing_source_has_its_own_exit_code(kernelvm: Command, project: Path) -> None:
+    assert_refused(
+        kernelvm("build", "malta-0.99"),
+        "tool-missing: the Debian package linux-source-0.99 is not installed",
+        f"where: {Path('vm-configs', 'malta.yaml')}:2:",
+        "next: apt-get install linux-source-0.99",
+        status=Verdict.TOOL_MISSING.exit_code,
+    )
+    assert not (project.parent / "store").exists()
+
+
+# closure
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(
+        tmp_path,
+        {"nft_ct": ["nf_conntrack", "nf_tables"], "nf_tables": [], "nf_conntrack": [], "other": []},
+        builtin=["fuse"],
+    ).directory
+
+
+def test_closure_as_a_tree(kernelvm: Command, tree: Path) -> None:
+    said = kernelvm("closure", "nft-ct", "--tree", tree)
+    assert said.status == 0
+    names = [line.split()[0] for line in said.output.splitlines()]
+    assert names[:3] == ["nft_ct", "nf_tables", "nf_conntrack"]
+    assert "other" not in names
+    assert said.errors == ""
+
+
+def test_closure_as_a_list(kernelvm: Command, tree: Path) -> None:
+    said = kernelvm("closure", "nft_ct", "fuse", "--tree", tree, "--format=list")
+    assert said == Said(0, "nf_tables\nnf_conntrack\nnft_ct\n", "")
+
+
+def test_closure_as_json(kernelvm: Command, tree: Path) -> None:
+    said = kernelvm("closure", "nft_ct", "--tree", tree, "--format=json")
+    assert said.status == 0
+    found = json.loads(said.output)
+    assert [module["name"] for module in found["modules"]] == [
+        "nf_tables",
+        "nf_conntrack",
+        "nft_ct",
+    ]
+
+
+def test_closure_as_dot(kernelvm: Command, tree: Path) -> None:
+    said = kernelvm("closure", "nft_ct", "--tree", tree, "--format=dot")
+    assert said.status == 0
+    assert said.output.startswith("digraph ")
+    assert '"nft_ct" -> "nf_tables"' in said.output
+    assert '"other"' not in said.output
+
+
+def test_closure_as_a_shell_script(kernelvm: Command, tree: Path, tmp_path: Path) -> None:
+    """The script runs, with an insmod that only tells."""
+    said = kernelvm("closure", "nft_ct", "--tree", tree, "--format=sh")
+    assert said.status == 0
+    script = tmp_path / "load.sh"
+    script.write_text('insmod() { echo "$@"; }\n' + said.output)
+    loaded = run(["sh", script], timeout_s=60).stdout.split()
+    assert [Path(file).stem for file in loaded] == ["nf_tables", "nf_conntrack", "nft_ct"]
+    assert all(Path(file).is_file() for file in loaded)
+
+
+def test_closure_of_an_unknown_module(kernelvm: Command, tree: Path) -> None:
+    assert_refused(
+        kernelvm("closure", "nf_tabels", "--tree", tree), "nf_tabels", "did you mean nf_tables?"
+    )
+
+
+def test_closure_of_a_module_that_may_be_missing(kernelvm: Command, tree: Path) -> None:
+    argv = ("closure", "other", "absent", "--tree", tree, "--format=list")
+    assert_refused(kernelvm(*argv), "absent")
+    said = kernelvm(*argv, "--allow-missing", "absent")
+    assert (said.status, said.output) == (0, "other\n")
+
+
+def test_closure_in_something_else(kernelvm: Command, tmp_path: Path) -> None:
+    assert_refused(
+        kernelvm("closure", "loop", "--tree", tmp_path), f"{tmp_path} is not a module tree"
+    )
+
+
+def test_closure_in_a_tree_and_in_a_cell_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["closure", "loop", "--tree", "x", "--config", "malta"])
+    assert end.value.code == Verdict.BAD_INPUT.exit_code
+    assert "not allowed with" in capsys.readouterr().err
+
+
+# clean
+
+
+@pytest.mark.usefixtures("project")
+def test_clean_of_an_empty_store(kernelvm: Command, tmp_path: Path) -> None:
+    assert kernelvm("clean") == Said(0, "", "")
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("named_by", ["variable", "option"])
+def test_clean_keeps_sources_unless_asked(
+    named_by: str, kernelvm: Command, project: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / ("store" if named_by == "variable" else "other")
+    option = [] if named_by == "variable" else ["--store", f"../{store.name}"]
+    for kind in (*MADE_KINDS, "sources"):
+        (store / kind / "digest").mkdir(parents=True)
+    (store / "mine").write_text("not of the store")
+    said = kernelvm(*option, "clean")
+    assert said.status == 0
+    assert sorted(said.output.splitlines()) == sorted(
+        f"removed {project / option[-1] / kind if option else store / kind}" for kind in MADE_KINDS
+    )
+    assert sorted(path.name for path in store.iterdir()) == ["mine", "sources"]
+    assert kernelvm(*option, "clean", "--sources").status == 0
+    assert [path.name for path in store.iterdir()] == ["mine"]
+
+
+# As a process
+
+COMMAND = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
+
+
+def test_a_mistake_as_a_process_sees_it(tmp_path: Path) -> None:
+    said = child(COMMAND, "--configs", str(tmp_path), "build")
+    assert_refused(said, f"bad-input: no vm-configs in {tmp_path}")
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """As in `kernelvm schema | head -1`; what stays in the buffer must not complain at exit."""
+    closed_pipe = "import os; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 1)\n"
+    assert child(closed_pipe + COMMAND, "schema") == Said(0, "", "")

@@ -1,0 +1,326 @@
+"""The plugin in projects of their own: what is collected, selected, refused; nothing is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from xdist.remote import Producer
+
+from pytest_kernelvm.plugin import MARKER
+from pytest_kernelvm.scheduling import CellScheduling
+
+MALTA = 'arch: mips\nkernel: {version: ["6.1", "6.12"]}\n'
+AARCH64 = 'arch: aarch64\nkernel: {version: "6.12"}\n'
+TESTS = """
+def test_x(vm):
+    raise AssertionError("nothing must run here")
+
+def test_y(kernel):
+    raise AssertionError("nothing must run here")
+
+def test_plain():
+    pass
+"""
+# A project may override the fixture; the cell itself is then all that its tests get.
+BARE_CELL = """
+import pytest
+
+@pytest.fixture(scope="session")
+def cell(request):
+    return request.param
+"""
+
+
+with_configs = pytest.mark.usefixtures("configs")
+pytestmark = pytest.mark.usefixtures("store")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory that is the store."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    monkeypatch.setenv("KERNELVM_STORE", str(directory))
+    # Hypothesis is imported whole by its plugin's summary, which costs a second a run.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+    return directory
+
+
+@pytest.fixture
+def configs(pytester: pytest.Pytester) -> Path:
+    """The vm-configs of a project, with two machines."""
+    directory = pytester.mkdir("vm-configs")
+    (directory / "malta.yaml").write_text(MALTA)
+    (directory / "aarch64.yaml").write_text(AARCH64)
+    return directory
+
+
+def ids(result: pytest.RunResult) -> list[str]:
+    """Return the tests that `--collect-only -q` lists."""
+    return [line.partition("::")[2] for line in result.outlines if "::" in line]
+
+
+def assert_usage_error(result: pytest.RunResult, *lines: str) -> None:
+    """Check that a run ended at once with these lines, and without a traceback."""
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([line.replace("[", "[[]") for line in lines])
+    result.stderr.no_fnmatch_line("*Traceback*")
+    both = result.outlines + result.errlines
+    assert not [line for line in both if "site-packages" in line or "INTERNALERROR" in line]
+    assert len(result.errlines) < 12
+
+
+# Cells
+
+
+@with_configs
+def test_each_cell_is_a_test_and_nothing_is_built(pytester: pytest.Pytester, store: Path) -> None:
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest_subprocess("--collect-only", "-q")
+    assert result.ret == 0
+    assert ids(result) == [
+        *("test_x[aarch64-6.12]", "test_y[aarch64-6.12]"),
+        *("test_x[malta-6.1]", "test_y[malta-6.1]"),
+        *("test_x[malta-6.12]", "test_y[malta-6.12]"),
+        "test_plain",
+    ]
+    assert list(store.iterdir()) == []
+
+
+@with_configs
+@pytest.mark.parametrize(
+    ("arguments", "cells"),
+    [
+        (["--kernelvm-config=malta"], ["malta-6.1", "malta-6.12"]),
+        (["--kernelvm-config=malta-6.12"], ["malta-6.12"]),
+        (
+            ["--kernelvm-config=malta-6.1", "--kernelvm-config=aarch64"],
+            ["aarch64-6.12", "malta-6.1"],
+        ),
+        (["--kernelvm-config=vm-configs/aarch64.yaml"], ["aarch64-6.12"]),
+        (["--kernelvm-arch=aarch64"], ["aarch64-6.12"]),
+        (["--kernelvm-arch=mips", "--kernelvm-config=malta-6.1"], ["malta-6.1"]),
+        (["-m", "vm"], ["aarch64-6.12", "malta-6.1", "malta-6.12"]),
+        (["-m", "not vm"], []),
+    ],
+)
+def test_selection(
+    arguments: list[str], cells: list[str], pytester: pytest.Pytester, store: Path
+) -> None:
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest_inprocess("--collect-only", "-q", *arguments)
+    plain = [] if arguments == ["-m", "vm"] else ["test_plain"]
+    assert result.ret == 0
+    assert sorted(ids(result)) == sorted(
+        [*plain, *(f"test_{name}[{cell}]" for name in "xy" for cell in cells)]
+    )
+    assert list(store.iterdir()) == []
+
+
+@with_configs
+def test_tests_that_boot_nothing_run_without_a_kernel(
+    pytester: pytest.Pytester, store: Path
+) -> None:
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest_inprocess("-m", "not vm", "--strict-markers")
+    result.assert_outcomes(passed=1, deselected=6)
+    assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_the_directory_of_vm_configs_is_chosen(
+    by_option: bool, pytester: pytest.Pytester, configs: Path
+) -> None:
+    pytester.makepyfile(TESTS)
+    configs.rename(pytester.path / "machines")
+    if not by_option:
+        pytester.makeini("[pytest]\nkernelvm_configs = machines\n")
+    arguments = ["--kernelvm-configs=machines"] if by_option else []
+    result = pytester.runpytest_inprocess("--collect-only", "-q", "-k", "test_x", *arguments)
+    assert ids(result) == ["test_x[aarch64-6.12]", "test_x[malta-6.1]", "test_x[malta-6.12]"]
+
+
+# What is refused
+
+
+@with_configs
+def test_an_unknown_config_is_a_usage_error(pytester: pytest.Pytester, store: Path) -> None:
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest_subprocess("--kernelvm-config=matla")
+    assert_usage_error(
+        result,
+        "ERROR: bad-input: no vm-config or cell is called 'matla'",
+        "*expected: one of aarch64, malta, aarch64-6.12, malta-6.1, malta-6.12",
+        "*next: did you mean 'malta'?",
+    )
+    assert list(store.iterdir()) == []
+
+
+def test_a_mistake_in_yaml_is_a_usage_error_with_its_place(
+    pytester: pytest.Pytester, configs: Path
+) -> None:
+    pytester.makepyfile(TESTS)
+    file = configs / "malta.yaml"
+    file.write_text("arch: mips\nkernal: {version: 6.1}\n")
+    result = pytester.runpytest_subprocess()
+    assert_usage_error(
+        result, "ERROR: bad-input: *", f"*{file}:2:1*unknown key 'kernal'*did you mean 'kernel'*"
+    )
+
+
+def test_tests_of_guests_without_vm_configs(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest_inprocess()
+    assert_usage_error(
+        result, f"ERROR: bad-input: no vm-configs in {pytester.path}/vm-configs", "*next: *"
+    )
+
+
+@with_configs
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("'loop'", "the marker is"),
+        ("moduls=['loop']", "unexpected keyword argument 'moduls'"),
+        ("modules='loop'", "modules is a list of names, not the text 'loop'"),
+        ("blacklist='loop'", "blacklist is a list of names, not the text 'loop'"),
+        ("modules=[1]", "not names of modules: (1,)"),
+        ("modules=1", "not iterable"),
+    ],
+)
+def test_misuse_of_the_marker_is_found_at_collection(
+    arguments: str, complaint: str, pytester: pytest.Pytester, store: Path
+) -> None:
+    pytester.makepyfile(
+        f"import pytest\n@pytest.mark.kernelvm({arguments})\ndef test_x(vm):\n    pass\n"
+    )
+    result = pytester.runpytest_inprocess("--collect-only")
+    assert_usage_error(result, f"ERROR: *::test_x[aarch64-6.12]: *{complaint}*")
+    assert MARKER in result.stderr.str()
+    assert list(store.iterdir()) == []
+
+
+def test_the_marker_is_documented(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--markers")
+    assert f"@pytest.mark.{MARKER}" in result.outlines
+    assert [line for line in result.outlines if line.startswith("@pytest.mark.vm: ")]
+
+
+# Runs without guests
+
+
+@with_configs
+def test_without_guests_nothing_heavy_is_imported(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_plain(): pass")
+    pytester.makeconftest(
+        """
+        import sys
+
+        def pytest_unconfigure():
+            heavy = {"yaml", "pexpect", "qemu.qmp", "qemu", "asyncio"} & set(sys.modules)
+            ours = [name for name in sys.modules if name.startswith("pytest_kernelvm")]
+            print(f"heavy: {sorted(heavy)} ours: {sorted(ours)}", file=sys.stderr)
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    assert result.errlines[-1] == ("heavy: [] ours: ['pytest_kernelvm', 'pytest_kernelvm.plugin']")
+
+
+def test_a_project_without_vm_configs_is_left_alone(pytester: pytest.Pytester, store: Path) -> None:
+    pytester.makepyfile(test_a="def test_a(): pass", test_b="def test_b(tmp_path): pass")
+    result = pytester.runpytest_inprocess("-W", "error", "--strict-markers")
+    result.assert_outcomes(passed=2)
+    assert list(store.iterdir()) == []
+
+
+# Reports
+
+
+@with_configs
+def test_a_failure_of_ours_is_shown_without_our_frames(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(BARE_CELL)
+    pytester.makepyfile(
+        """
+        from pathlib import Path
+
+        from pytest_kernelvm.arch import arch_named
+
+        def test_x(cell):
+            arch_named("mpis")  # the test's line
+
+        def test_y(cell):
+            assert cell.name == "malta", "words of the test"
+        """
+    )
+    result = pytester.runpytest_inprocess("--kernelvm-config=aarch64", "--junit-xml=junit.xml")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        ["*the test's line", "*BadInput: bad-input: unknown arch 'mpis'", "*did you mean 'mips'?"]
+    )
+    result.stdout.no_fnmatch_line("*raise BadInput*")
+    result.stdout.fnmatch_lines(["*AssertionError: words of the test*"])
+    junit = (pytester.path / "junit.xml").read_text()
+    assert 'name="kernelvm_verdict" value="bad-input"' in junit
+    assert 'name="kernelvm_verdict" value="test-failed"' in junit
+
+
+# xdist
+
+
+@pytest.fixture
+def scheduling(pytester: pytest.Pytester) -> CellScheduling:
+    config = pytester.parseconfig("--tx=popen")
+    cells = ["malta-6.1", "malta-6.12", "aarch64-6.12"]
+    return CellScheduling(config, Producer("test", enabled=False), cells)
+
+
+@pytest.mark.parametrize(
+    ("test", "scope"),
+    [
+        ("test_x[malta-6.1]", "malta-6.1"),
+        ("test_x[malta-6.12]", "malta-6.12"),
+        ("TestX::test_x[aarch64-6.12]", "aarch64-6.12"),
+        ("test_x[malta-6.12-other]", "malta-6.12"),
+        ("test_x[other-malta-6.12]", "malta-6.12"),
+        ("test_x[other-malta-6.1-other]", "malta-6.1"),
+        ("test_plain", "tests/test_a.py"),
+        ("test_x[other]", "tests/test_a.py"),
+        ("test_x[malta]", "tests/test_a.py"),
+        ("test_x[malta-6x1]", "tests/test_a.py"),
+        ("test_x[malta-6.123]", "tests/test_a.py"),
+        ("test_x[amalta-6.1]", "tests/test_a.py"),
+    ],
+)
+def test_scopes(test: str, scope: str, scheduling: CellScheduling) -> None:
+    assert scheduling._split_scope(f"tests/test_a.py::{test}") == scope
+
+
+@with_configs
+def test_all_tests_of_a_cell_run_in_one_worker(pytester: pytest.Pytester, store: Path) -> None:
+    pytester.makeconftest(BARE_CELL)
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(6))
+        def test_x(cell, number, worker_id):
+            with open("workers", "a") as file:
+                file.write(f"{cell.id} {worker_id}\\n")
+        """
+    )
+    result = pytester.runpytest_subprocess("-n2", "--kernelvm-arch=mips")
+    result.assert_outcomes(passed=12)
+    ran = [tuple(line.split()) for line in (pytester.path / "workers").read_text().splitlines()]
+    assert len(ran) == 12
+    assert sorted(cell for cell, _worker in set(ran)) == ["malta-6.1", "malta-6.12"]
+    assert sorted(worker for _cell, worker in set(ran)) == ["gw0", "gw1"]
+    assert list(store.iterdir()) == []
+
+
+@with_configs
+def test_an_unknown_config_is_a_usage_error_with_xdist_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest_subprocess("-n1", "--kernelvm-config=matla")
+    assert_usage_error(result, "ERROR: bad-input: no vm-config or cell is called 'matla'")

@@ -1,0 +1,130 @@
+"""QEMU's command line, word by word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm.arch import ARCHES
+from pytest_kernelvm.config import Machine
+from pytest_kernelvm.vm.qemu_argv import BY_HAND, Boot, Ends, descriptors, qemu_argv
+
+ENDS = descriptors(5, 6, 7)
+CMDLINE = "console=ttyS0 panic=-1 printk.devkmsg=on liminix"
+
+
+def boot(
+    arch: str,
+    *,
+    initramfs: str | None = "/store/initramfs.cpio",
+    cmdline: str = CMDLINE,
+    fast_boot: bool = True,
+    fixed_initramfs: bool = False,
+    extra: tuple[str, ...] = (),
+) -> Boot:
+    row = ARCHES[arch]
+    return Boot(
+        arch=row,
+        machine=Machine(memory_mib=128, cpu=row.cpu, fast_boot=fast_boot),
+        image=Path("/store/kernels/1/vmlinux"),
+        initramfs=Path(initramfs) if initramfs else None,
+        cmdline=cmdline,
+        fixed_initramfs=fixed_initramfs,
+        extra=extra,
+    )
+
+
+MALTA_BEGINNING = (
+    *("qemu-system-mips", "-M", "malta", "-cpu", "24Kf"),
+    *("-m", "128M", "-nodefaults", "-display", "none", "-no-reboot"),
+    *("-chardev", "socket,id=console,fd=5", "-serial", "chardev:console"),
+    *("-chardev", "socket,id=channel,fd=6", "-serial", "chardev:channel"),
+    *("-chardev", "socket,id=qmp,fd=7", "-mon", "chardev=qmp,mode=control"),
+    *("-kernel", "/store/kernels/1/vmlinux"),
+)
+MALTA_FAST = ("-icount", "shift=7", "-rtc", "clock=vm")
+
+
+def test_malta() -> None:
+    assert qemu_argv(boot("mips"), ENDS) == (
+        *MALTA_BEGINNING,
+        *("-initrd", "/store/initramfs.cpio", "-append", CMDLINE),
+        *MALTA_FAST,
+    )
+
+
+def test_malta_in_its_own_time() -> None:
+    assert qemu_argv(boot("mips", fast_boot=False), ENDS) == (
+        *MALTA_BEGINNING,
+        *("-initrd", "/store/initramfs.cpio", "-append", CMDLINE),
+    )
+
+
+def test_malta_with_the_initramfs_at_its_fixed_address() -> None:
+    """The address is the one that the built-in command line names, seen through KSEG0."""
+    loader = "loader,file=/store/initramfs.cpio,addr=0x6000000,force-raw=on"
+    assert qemu_argv(boot("mips", fixed_initramfs=True), ENDS) == (
+        *MALTA_BEGINNING,
+        *("-device", loader, "-append", CMDLINE),
+        *MALTA_FAST,
+    )
+    assert "rd_start=0xffffffff86000000" in ARCHES["mips"].builtin_cmdline
+
+
+def test_little_endian_malta_differs_in_qemu_alone() -> None:
+    big, little = (qemu_argv(boot(arch), ENDS) for arch in ("mips", "mipsel"))
+    assert little == ("qemu-system-mipsel", *big[1:])
+
+
+@pytest.mark.parametrize("fixed_initramfs", [False, True])
+def test_aarch64_has_no_fixed_address_and_no_fast_boot(fixed_initramfs: bool) -> None:
+    argv = qemu_argv(
+        boot("aarch64", fixed_initramfs=fixed_initramfs, cmdline="console=ttyAMA0"), ENDS
+    )
+    assert argv == (
+        *("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57"),
+        *("-m", "128M", "-nodefaults", "-display", "none", "-no-reboot"),
+        *("-chardev", "socket,id=console,fd=5", "-serial", "chardev:console"),
+        *("-chardev", "socket,id=channel,fd=6"),
+        *("-device", "virtio-serial-device"),
+        *("-device", "virtserialport,chardev=channel"),
+        *("-chardev", "socket,id=qmp,fd=7", "-mon", "chardev=qmp,mode=control"),
+        *("-kernel", "/store/kernels/1/vmlinux"),
+        *("-initrd", "/store/initramfs.cpio", "-append", "console=ttyAMA0"),
+    )
+
+
+def test_by_hand_console_and_monitor_share_the_terminal() -> None:
+    assert qemu_argv(boot("mips", fast_boot=False), BY_HAND) == (
+        *MALTA_BEGINNING[:11],
+        *("-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"),
+        *("-chardev", "null,id=channel", "-serial", "chardev:channel"),
+        *("-mon", "chardev=console,mode=readline"),
+        *("-kernel", "/store/kernels/1/vmlinux"),
+        *("-initrd", "/store/initramfs.cpio", "-append", CMDLINE),
+    )
+
+
+def test_without_initramfs_cmdline_and_monitor() -> None:
+    argv = qemu_argv(
+        boot("mips", initramfs=None, cmdline="", fixed_initramfs=True, fast_boot=False),
+        Ends(console="null", channel="null"),
+    )
+    assert argv[-2:] == ("-kernel", "/store/kernels/1/vmlinux")
+    assert not {"-initrd", "-append", "-device", "-mon"} & set(argv)
+
+
+def test_further_flags_come_last() -> None:
+    assert qemu_argv(boot("mips", extra=("-d", "int")), ENDS)[-2:] == ("-d", "int")
+
+
+def test_commas_in_paths() -> None:
+    """Two stand for one where QEMU parses options; -initrd and -kernel take the path as it is."""
+    path = "/store, of mine/a,b.cpio"
+    fixed = qemu_argv(boot("mips", initramfs=path, fixed_initramfs=True), ENDS)
+    assert fixed[fixed.index("-device") + 1] == (
+        "loader,file=/store,, of mine/a,,b.cpio,addr=0x6000000,force-raw=on"
+    )
+    plain = qemu_argv(boot("mips", initramfs=path), ENDS)
+    assert plain[plain.index("-initrd") + 1] == path
