@@ -21,6 +21,8 @@ from pytest_kernelvm.errors import (
     NoOutput,
 )
 from pytest_kernelvm.kernel.build import build_kernel
+from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.vm import Limits
 
@@ -69,7 +71,7 @@ def test_lost_configuration(cell: Cell) -> None:
     kernel = dataclasses.replace(cell.config.kernel, symbols=(*cell.config.kernel.symbols, *asked))
     config = dataclasses.replace(cell.config, kernel=kernel)
     with pytest.raises(ConfigLost) as lost:
-        build_kernel(cell.store, config)
+        build_kernel(Store(cell.store.root, Silent()), config)
     text = str(lost.value)
     assert text.startswith(f"config-lost: 2 symbols of {cell.config.id}")
     assert "USB_STORAGE     requested y, got n  (test.yaml:7:3)" in text

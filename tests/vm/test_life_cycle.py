@@ -26,7 +26,8 @@ def runs(pid: int) -> bool:
     """Return whether a process is there and no zombie."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except OSError:
+        # Gone before the file was opened, or while it was read.
         return False
 
 
