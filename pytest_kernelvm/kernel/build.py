@@ -27,7 +27,7 @@ from pytest_kernelvm.kernel.store import (
     file_digest,
     write_whole,
 )
-from pytest_kernelvm.process import failure, find_program, run
+from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run
 
 # What programs say when the disk is full, strerror(ENOSPC).
 NO_SPACE = os.strerror(errno.ENOSPC)
@@ -47,6 +47,7 @@ PINNED = {
 # they are hidden unless the symbol is asked for, so that two machines come to the same kernel.
 HIDDEN_TOOLS = {"RUST": "RUSTC", "DEBUG_INFO_BTF": "PAHOLE"}
 
+_REFUSED = re.compile(r"\berror: |undefined reference|multiple definition|^ERROR: modpost")
 _COMPILED = re.compile(r"\s+(?:CC|AS|HOSTCC|LD|AR|CC \[M\]|LD \[M\])\s+(\S.*)")
 
 
@@ -252,19 +253,32 @@ class _Build:
         evidence = failure(done, self.log)
         if NO_SPACE in evidence.excerpt:
             raise OSError(errno.ENOSPC, NO_SPACE)
-        said = [
-            line for line in self.log.read_text(errors="replace").splitlines() if "rror" in line
-        ]
-        excerpt = "\n".join([*said[:10], "…", evidence.excerpt]) if said else evidence.excerpt
+        self.kept_log.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(self.log, self.kept_log)
+        complaints = compiler_complaints(self.log.read_text(errors="replace"), self.tree)
         raise BuildFailed(
             f"{self.cell.id}: make {' '.join(goals)} {evidence.seen}",
             Evidence(
-                seen=said[0].strip() if said else evidence.seen,
-                excerpt=excerpt,
+                seen=complaints[0] if complaints else evidence.seen,
+                excerpt="\n".join(complaints) or evidence.excerpt,
                 where=(str(self.kept_log),),
                 command=evidence.command,
             ),
         )
+
+
+def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
+    """Return what compiler, assembler and linker refuse in a build's log, with the code they show.
+
+    log: the output of make. tree: the source, whose path is left out of the lines.
+    """
+    lines = log.replace(f"{tree}/", "").splitlines()
+    shown: list[str] = []
+    for number, line in enumerate(lines):
+        if _REFUSED.search(line):
+            code = [next_line for next_line in lines[number + 1 : number + 3] if " | " in next_line]
+            shown += [line.strip(), *code]
+    return tuple(shown[:TAIL_LINES])
 
 
 def _build_into(store: Store, build: _Build, tarball: Tarball, compiler: str) -> str:

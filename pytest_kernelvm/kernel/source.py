@@ -172,7 +172,8 @@ def apply_patch(tree: Path, patch: Path) -> None:
 
     Raises BuildFailed if it does not apply.
     """
-    argv = ["patch", "-p1", "--batch", "--forward", "--fuzz=0", f"--input={patch}"]
+    argv = ["patch", "-p1", "--batch", "--forward", "--fuzz=0"]
+    argv.append(f"--input={patch.absolute()}")
     done = run(argv, cwd=tree, timeout_s=300, check=False)
     if done.status == 0:
         return
@@ -182,7 +183,7 @@ def apply_patch(tree: Path, patch: Path) -> None:
         f"the patch {patch.name} does not apply",
         Evidence(
             expected="every hunk applies without fuzz",
-            excerpt=done.stdout + rejects,
+            excerpt=done.stdout + done.stderr + rejects,
             where=(str(patch),),
             next_step="make the patch for this version, or give it to the versions it fits",
         ),

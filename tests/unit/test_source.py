@@ -236,6 +236,15 @@ def test_a_patch_changes_a_copy(store: Store, tarball: Tarball, tmp_path: Path) 
     assert not list(tree.rglob("*.orig"))
 
 
+def test_a_patch_may_be_named_from_where_the_user_stands(
+    store: Store, tarball: Tarball, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = write_patch(tmp_path, "cookie", FITS)
+    monkeypatch.chdir(patch.parent)
+    tree = patched(store, tarball, [Path(patch.name)])
+    assert "check_cookie" in (tree / "arch/mips/prom.c").read_text()
+
+
 def test_a_patched_tree_is_made_once_a_set_of_patches(
     store: Store, tarball: Tarball, tmp_path: Path
 ) -> None:

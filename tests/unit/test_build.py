@@ -1,0 +1,40 @@
+"""What a failed build shows of its log."""
+
+from pathlib import Path
+
+from pytest_kernelvm.kernel.build import compiler_complaints
+
+TREE = Path("/store/tree")
+LOG = """\
+  HOSTCC  scripts/dtc/libfdt/fdt_strerror.o
+  CC      init/main.o
+/store/tree/init/main.c:1:2: error: #error boom
+    1 | #error boom
+      |  ^~~~~
+make[4]: *** [/store/tree/scripts/Makefile.build:234: init/main.o] Error 1
+  CC      arch/arm64/kernel/cpu_errata.o
+make: *** [Makefile:236: __sub-make] Error 2
+"""
+
+
+def test_the_compilers_words_come_first() -> None:
+    assert compiler_complaints(LOG, TREE) == (
+        "init/main.c:1:2: error: #error boom",
+        "    1 | #error boom",
+        "      |  ^~~~~",
+    )
+
+
+def test_the_linkers_and_modposts_words_count() -> None:
+    log = """\
+/store/tree/net/core/x.c:10: undefined reference to `nf_hook'
+ERROR: modpost: "nf_hook" [net/netfilter/y.ko] undefined!
+"""
+    assert compiler_complaints(log, TREE) == (
+        "net/core/x.c:10: undefined reference to `nf_hook'",
+        'ERROR: modpost: "nf_hook" [net/netfilter/y.ko] undefined!',
+    )
+
+
+def test_a_log_without_complaints() -> None:
+    assert compiler_complaints("  CC      lib/errseq.o\nmake: *** Error 2\n", TREE) == ()
