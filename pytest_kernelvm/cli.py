@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,21 +199,24 @@ def _boot(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.vm.cell import Cell
     from pytest_kernelvm.vm.shell import following, interact
 
-    cell = Cell(_one_cell(arguments, arguments.cell), _store(arguments))
-    with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
-        guest = cell.vm(
-            Path(directory),
-            modules=_wanted(arguments),
-            cmdline=arguments.cmdline,
-            cookie=not arguments.no_cookie,
-        )
+    store = _store(arguments)
+    cell = Cell(_one_cell(arguments, arguments.cell), store)
 
-        def show(text: str) -> None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+    def show(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
-        with guest as vm, following(vm, show):
-            interact(vm, sys.stdout)
+    # What went well needs no log; an error names it, so then it stays.
+    directory = store.new_log_directory(cell.config.id)
+    guest = cell.vm(
+        directory,
+        modules=_wanted(arguments),
+        cmdline=arguments.cmdline,
+        cookie=not arguments.no_cookie,
+    )
+    with guest as vm, following(vm, show):
+        interact(vm, sys.stdout)
+    remove_tree(directory)
     return 0
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -154,6 +155,20 @@ class Store:
         remove_tree(path)
         entry.rename(path)
         return path
+
+    def new_log_directory(self, name: str) -> Path:
+        """Make and return a fresh directory for the logs of something called `name`.
+
+        Raises BadInput if the store is not writable.
+        """
+        logs = self.root / "logs"
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=logs))
+        except OSError as error:
+            raise BadInput(
+                f"the store is not writable: {error}", Evidence(where=(str(self.root),))
+            ) from None
 
     @contextlib.contextmanager
     def work(self, name: str) -> Iterator[Work]:

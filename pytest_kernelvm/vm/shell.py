@@ -22,6 +22,10 @@ class GuestShell(cmd.Cmd):
     vm: a booted guest. out: where answers go.
     """
 
+    doc_header = (
+        "Commands (`help cat`); all else is run as a program in the guest: modprobe, insmod"
+    )
+
     def __init__(self, vm: Vm, out: TextIO) -> None:
         super().__init__(stdout=out)
         self._vm = vm
