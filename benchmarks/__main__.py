@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from pytest_kernelvm.config import VmConfig, select_cells
-from pytest_kernelvm.kernel.build import PINNED, build_kernel, find_kernel
+from pytest_kernelvm.kernel.build import PINNED, build_kernel, find_kernel, make_variables
 from pytest_kernelvm.kernel.source import locate, patched
 from pytest_kernelvm.kernel.store import Store, default_store
 from pytest_kernelvm.process import run, spawn
@@ -148,10 +148,8 @@ def bench_build(config: VmConfig, store: Store) -> None:
     kernel = build_kernel(store, config)
 
     def plain(directory: Path) -> None:
-        arch = config.arch
         (directory / ".config").write_bytes((kernel.directory / "config").read_bytes())
-        argv = ["make", f"--directory={tree}", f"O={directory}", f"ARCH={arch.linux_arch}"]
-        argv += [f"CROSS_COMPILE={arch.toolchain_prefix}", "LOCALVERSION=", "-j2"]
+        argv = ["make", f"--directory={tree}", f"O={directory}", *make_variables(config), "-j2"]
         log = directory / "log"
         goals = [config.kernel.image, "modules"]
         for words in (["olddefconfig"], goals, ["headers"]):

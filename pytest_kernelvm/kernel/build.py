@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -25,12 +24,10 @@ from pytest_kernelvm.kernel.store import (
     Work,
     digest_of,
     file_digest,
+    raise_if_full,
     write_whole,
 )
 from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run
-
-# What programs say when the disk is full, strerror(ENOSPC).
-NO_SPACE = os.strerror(errno.ENOSPC)
 
 # Counts up whenever the way of building changes what comes out.
 RECIPE = 2
@@ -192,6 +189,7 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
             build = _Build(
                 cell=cell,
                 tree=tree,
+                variables=make_variables(cell),
                 directory=work.directory / "build",
                 log=work.directory / "build.log",
                 kept_log=store.root / "logs" / f"{cell.id}.log",
@@ -208,31 +206,38 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
     return found
 
 
+def make_variables(cell: VmConfig) -> tuple[str, ...]:
+    """Return the variables that make is given for a cell's kernel, besides where it builds."""
+    requests = requests_of(cell.kernel)
+    hidden = (
+        f"{variable}=not-used"
+        for symbol, variable in HIDDEN_TOOLS.items()
+        if not (symbol in requests and requests[symbol].value == "y")
+    )
+    return (
+        f"ARCH={cell.arch.linux_arch}",
+        f"CROSS_COMPILE={cell.arch.toolchain_prefix}",
+        "LOCALVERSION=",
+        *hidden,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Build:
     cell: VmConfig
     tree: Path
+    variables: tuple[str, ...]
     directory: Path
     log: Path
     kept_log: Path
     jobs: int
 
     def make_argv(self, *goals: str) -> list[str]:
-        arch = self.cell.arch
-        requests = requests_of(self.cell.kernel)
-        hidden = [
-            f"{variable}=not-used"
-            for symbol, variable in HIDDEN_TOOLS.items()
-            if not (symbol in requests and requests[symbol].value == "y")
-        ]
         return [
             "make",
             f"--directory={self.tree}",
             f"O={self.directory}",
-            f"ARCH={arch.linux_arch}",
-            f"CROSS_COMPILE={arch.toolchain_prefix}",
-            "LOCALVERSION=",
-            *hidden,
+            *self.variables,
             f"-j{self.jobs}",
             *goals,
         ]
@@ -251,8 +256,7 @@ class _Build:
 
     def _failed(self, done: Any, goals: Sequence[str]) -> None:
         evidence = failure(done, self.log)
-        if NO_SPACE in evidence.excerpt:
-            raise OSError(errno.ENOSPC, NO_SPACE)
+        raise_if_full(evidence.excerpt)
         self.kept_log.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(self.log, self.kept_log)
         complaints = compiler_complaints(self.log.read_text(errors="replace"), self.tree)

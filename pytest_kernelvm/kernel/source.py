@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,14 @@ from typing import Any
 
 from pytest_kernelvm.config import Source
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest, remove_tree
+from pytest_kernelvm.kernel.store import (
+    Store,
+    Work,
+    digest_of,
+    file_digest,
+    raise_if_full,
+    remove_tree,
+)
 from pytest_kernelvm.process import TAIL_LINES, run
 
 DEBIAN_SOURCES = Path("/usr/src")
@@ -99,8 +104,7 @@ def unpacked(store: Store, tarball: Tarball) -> Path:
         if done.status != 0:
             said = [line for line in log.read_text().splitlines() if not line.isdecimal()]
             text = "\n".join(said[-TAIL_LINES:])
-            if os.strerror(errno.ENOSPC) in text:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise_if_full(text)
             raise BadInput(
                 f"{tarball.path} cannot be unpacked",
                 Evidence(excerpt=text, where=(str(tarball.path),)),

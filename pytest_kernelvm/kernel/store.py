@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError
 from pytest_kernelvm.progress import Progress
 
 ENTRY = "entry.json"
@@ -44,6 +44,13 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def raise_if_full(said: str) -> None:
+    """Raise the OSError of a full disk if a program said that it met one."""
+    full = os.strerror(errno.ENOSPC)
+    if full in said:
+        raise OSError(errno.ENOSPC, full)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -159,16 +166,14 @@ class Store:
     def new_log_directory(self, name: str) -> Path:
         """Make and return a fresh directory for the logs of something called `name`.
 
-        Raises BadInput if the store is not writable.
+        Raises BadInput if the store is not writable, HarnessError if its disk is full.
         """
         logs = self.root / "logs"
         try:
             logs.mkdir(parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=logs))
         except OSError as error:
-            raise BadInput(
-                f"the store is not writable: {error}", Evidence(where=(str(self.root),))
-            ) from None
+            raise self._not_writable(error) from None
 
     @contextlib.contextmanager
     def work(self, name: str) -> Iterator[Work]:
@@ -186,6 +191,17 @@ class Store:
         finally:
             with contextlib.suppress(OSError):
                 remove_tree(directory)
+
+    def _not_writable(self, error: OSError) -> KernelvmError:
+        if error.errno in FULL:
+            return self._failed(error)
+        return BadInput(
+            f"the store is not writable: {error}",
+            Evidence(
+                where=(str(self.root),),
+                next_step=f"name another directory with {STORE_VARIABLE}",
+            ),
+        )
 
     def _failed(self, error: OSError) -> HarnessError:
         full = error.errno in FULL
@@ -205,15 +221,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab", buffering=0)
         except OSError as error:
-            if error.errno in FULL:
-                raise self._failed(error) from None
-            raise BadInput(
-                f"the store is not writable: {error}",
-                Evidence(
-                    where=(str(self.root),),
-                    next_step=f"name another directory with {STORE_VARIABLE}",
-                ),
-            ) from None
+            raise self._not_writable(error) from None
         with file:
             self._wait_for(file.fileno(), path, label)
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "label": label}

@@ -163,20 +163,19 @@ class Vm(Programs):
 
     def transact(self, batch: Batch, timeout_s: float | None = None, what: str = "") -> Reply:
         """Have the agent make a batch of system calls; see Requests.transact."""
-        limit_s = self.limits.command_s if timeout_s is None else timeout_s
-        self._close_stale(batch)
-        try:
-            return self._channel.transact(batch, Deadline(limit_s))
-        except NoReply:
-            raise self._diagnosis(limit_s, what or "a system call") from None
+        return self._exchange(batch, timeout_s, what or "a system call", cancel=False)
 
     def _transact_program(self, batch: Batch, what: str, timeout_s: float | None) -> Reply:
+        return self._exchange(batch, timeout_s, what, cancel=True)
+
+    def _exchange(self, batch: Batch, timeout_s: float | None, what: str, *, cancel: bool) -> Reply:
+        """Transact; without a reply, have the program killed if there is one, and say what died."""
         limit_s = self.limits.command_s if timeout_s is None else timeout_s
         self._close_stale(batch)
         try:
             return self._channel.transact(batch, Deadline(limit_s))
         except NoReply:
-            if not self._is_gone():
+            if cancel and not self._is_gone():
                 self._cancel(what, limit_s)
             raise self._diagnosis(limit_s, what) from None
 
