@@ -1,0 +1,1 @@
+"""The verbs of the command `kernelvm`, one module a room."""
