@@ -25,6 +25,7 @@ from pytest_kernelvm.process import run, spawn
 from pytest_kernelvm.progress import Silent, StreamProgress
 from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.qemu_argv import Ends, qemu_argv
+from pytest_kernelvm.vm.vm import Vm
 
 LAST_LINE_BEFORE_INIT = b"Run /init as init process"
 
@@ -69,7 +70,7 @@ def scratch() -> Iterator[Path]:
 def boot_ours(cell: Cell) -> float:
     """Return the seconds from launch to the agent's answer."""
     with scratch() as directory:
-        guest = cell.vm(directory, modules=())
+        guest = Vm(cell.bootable(modules=()), directory)
         started = time.perf_counter()
         with guest:
             return time.perf_counter() - started
@@ -100,7 +101,7 @@ def bench_agent(cells: Sequence[Cell], rounds: int) -> None:
     """Measure round trips, transfers and sizes."""
     content = bytes(range(256)) * 400
     for cell in cells:
-        with scratch() as directory, cell.vm(directory, modules=()) as vm:
+        with scratch() as directory, Vm(cell.bootable(modules=()), directory) as vm:
             trip_s = statistics.median(timed(vm.ping) for _round in range(20 * rounds))
             write_s = timed(partial(vm.write, "/file", content))
             read_s = timed(partial(vm.read_bytes, "/file"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack
 
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.vm.cell import Cell
-from pytest_kernelvm.vm.vm import Vm
+from pytest_kernelvm.vm.guests import Guests
+from pytest_kernelvm.vm.vm import Bootable, Vm
+
+# How `vm` comes to its state right after boot: from a snapshot, or by booting.
+FRESH = ("restore", "boot")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +24,7 @@ class Asked:
     options: module parameters by module.
     blacklist: modules. files: contents by path. cmdline: further words. cookie: whether the kernel
     heeds them. shared_console: whether the agent talks on the console, as where there is no second
-    port. boot_timeout_s: None for the vm-config's.
+    port. boot_timeout_s: None for the vm-config's. fresh: `restore` or `boot`, None for the run's.
     """
 
     modules: tuple[str, ...] | None = None
@@ -33,6 +36,7 @@ class Asked:
     cookie: bool = True
     shared_console: bool = False
     boot_timeout_s: float | None = None
+    fresh: str | None = None
 
 
 def asked_by(**given: Any) -> Asked:
@@ -47,6 +51,8 @@ def asked_by(**given: Any) -> Asked:
         if value is not None:
             given[name] = tuple(value)
     asked = Asked(**given)
+    if asked.fresh not in (None, *FRESH):
+        raise TypeError(f"fresh is one of {', '.join(FRESH)}, not {asked.fresh!r}")
     for names in (asked.modules or (), asked.blacklist):
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"not names of modules: {names!r}")
@@ -54,7 +60,7 @@ def asked_by(**given: Any) -> Asked:
 
 
 class Wishes(TypedDict, total=False):
-    """The arguments of `boot_vm`: those of the marker, and a closure instead of modules."""
+    """Arguments of `boot_vm` and `new_vm`: the marker's, and a closure instead of modules."""
 
     modules: Iterable[str] | None
     closure: Closure | None
@@ -68,38 +74,63 @@ class Wishes(TypedDict, total=False):
 
 
 class BootVm(Protocol):
-    """Boots a guest of the test's cell; it ends with the test."""
+    """Gives a guest of the test's cell; it ends with the test."""
 
     def __call__(self, **wishes: Unpack[Wishes]) -> Vm:
         """Return the guest. Raises the error that says why it did not get ready."""
 
 
+def bootable(cell: Cell, asked: Asked) -> Bootable:
+    """Return what a guest is made of that is as asked for."""
+    return cell.bootable(
+        modules=asked.modules,
+        closure=asked.closure,
+        options=asked.options,
+        blacklist=asked.blacklist,
+        files=asked.files,
+        cmdline=asked.cmdline,
+        cookie=asked.cookie,
+        shared_console=asked.shared_console,
+        boot_timeout_s=asked.boot_timeout_s,
+    )
+
+
 @dataclass(kw_only=True, slots=True)
 class GuestFactory:
-    """The `boot_vm` of one test. guests: those that it booted."""
+    """The guests of one test.
+
+    asked: by its marker. fresh: how the run wants guests, unless that says otherwise.
+    made: the test's guests so far.
+    """
 
     cell: Cell
     asked: Asked
+    fresh: str
     stack: contextlib.ExitStack
-    new_directory: Callable[[], Path]
-    guests: list[Vm] = field(default_factory=list)
+    guests: Guests
+    made: list[Vm] = field(default_factory=list)
 
-    def __call__(self, **wishes: Unpack[Wishes]) -> Vm:
+    def boot(self, **wishes: Unpack[Wishes]) -> Vm:
         """Boot a guest with the marker's wishes and these over them."""
+        return self._added(self.guests.booted(bootable(self.cell, self._wished(**wishes))))
+
+    def new(self, **wishes: Unpack[Wishes]) -> Vm:
+        """Return a guest with the marker's wishes and these over them, restored or booted."""
+        asked = self._wished(**wishes)
+        if (asked.fresh or self.fresh) == "boot":
+            return self.boot(**wishes)
+        return self._added(self.guests.restored(bootable(self.cell, asked)))
+
+    def prepare(self, asked: Asked) -> None:
+        """Have the guest of the next test restored in the meantime."""
+        if (asked.fresh or self.fresh) == "restore":
+            self.guests.prepare(bootable(self.cell, asked))
+
+    def _wished(self, **wishes: Unpack[Wishes]) -> Asked:
         marked = {each.name: getattr(self.asked, each.name) for each in fields(Asked)}
-        asked = asked_by(**(marked | wishes))
-        guest = self.cell.vm(
-            self.new_directory(),
-            modules=asked.modules,
-            closure=asked.closure,
-            options=asked.options,
-            blacklist=asked.blacklist,
-            files=asked.files,
-            cmdline=asked.cmdline,
-            cookie=asked.cookie,
-            shared_console=asked.shared_console,
-            boot_timeout_s=asked.boot_timeout_s,
-        )
-        self.stack.enter_context(guest)
-        self.guests.append(guest)
-        return guest
+        return asked_by(**(marked | wishes))
+
+    def _added(self, vm: Vm) -> Vm:
+        self.stack.push(vm)
+        self.made.append(vm)
+        return vm

@@ -7,6 +7,7 @@ for a guest.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,12 +18,13 @@ import pytest
 if TYPE_CHECKING:
     from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
     from pytest_kernelvm.config import VmConfig
-    from pytest_kernelvm.fixtures import Asked
+    from pytest_kernelvm.fixtures import Asked, GuestFactory
     from pytest_kernelvm.kernel.store import Store
+    from pytest_kernelvm.vm.guests import Guests
 
 MARKER = (
     "kernelvm(*, modules=None, options=None, blacklist=(), files=None, cmdline='', cookie=True, "
-    "shared_console=False, boot_timeout_s=None): what the guest of this test is booted with"
+    "shared_console=False, boot_timeout_s=None, fresh=None): what the guest of this test is"
 )
 
 
@@ -53,7 +55,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="where built kernels are kept, default $KERNELVM_STORE or ~/.cache/kernelvm",
     )
+    group.addoption(
+        "--kernelvm-fresh",
+        choices=("restore", "boot"),
+        help="give each `vm` its state right after boot from a stored snapshot (restore, the "
+        "default) or by booting (boot); default the ini option kernelvm_fresh",
+    )
     parser.addini("kernelvm_configs", "directory of vm-configs", default="vm-configs")
+    parser.addini("kernelvm_fresh", "restore or boot, as --kernelvm-fresh", default="restore")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,6 +79,7 @@ def _configs_directory(config: pytest.Config) -> Path:
 _MISTAKE = pytest.StashKey[pytest.UsageError]()
 _CELLS = pytest.StashKey[tuple["VmConfig", ...]]()
 _GUESTS = pytest.StashKey["list[Vm]"]()
+_NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
 def _selected(config: pytest.Config) -> tuple[VmConfig, ...]:
@@ -216,28 +226,84 @@ def initramfs(cell: Cell, closure: Closure, request: pytest.FixtureRequest) -> I
     )
 
 
+@pytest.fixture(scope="session")
+def kernelvm_guests(
+    kernelvm_store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guests]:
+    """What makes guests ready."""
+    from pytest_kernelvm.vm.guests import Guests
+
+    numbers = itertools.count()
+    # mktemp's own numbering reads the whole directory each time.
+    guests = Guests(
+        kernelvm_store,
+        lambda: tmp_path_factory.mktemp(f"guest-{next(numbers)}", numbered=False),
+    )
+    yield guests
+    guests.close()
+
+
 @pytest.fixture
-def boot_vm(
-    cell: Cell, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BootVm]:
-    """A function that boots a guest; its arguments override those of the marker `kernelvm`."""
+def _guest_factory(
+    cell: Cell, request: pytest.FixtureRequest, kernelvm_guests: Guests
+) -> Iterator[GuestFactory]:
     from pytest_kernelvm.fixtures import GuestFactory
 
     with contextlib.ExitStack() as stack:
         factory = GuestFactory(
             cell=cell,
             asked=_asked(request.node),
+            fresh=_fresh(request.config),
             stack=stack,
-            new_directory=lambda: tmp_path_factory.mktemp("guest"),
+            guests=kernelvm_guests,
         )
-        request.node.stash[_GUESTS] = factory.guests
+        request.node.stash[_GUESTS] = factory.made
         yield factory
 
 
+def _fresh(config: pytest.Config) -> str:
+    named: str = config.getoption("--kernelvm-fresh") or config.getini("kernelvm_fresh")
+    return named
+
+
 @pytest.fixture
-def vm(boot_vm: BootVm) -> Vm:
-    """A booted guest."""
-    return boot_vm()
+def boot_vm(_guest_factory: GuestFactory) -> BootVm:
+    """A function that boots a guest; its arguments override those of the marker `kernelvm`."""
+    return _guest_factory.boot
+
+
+@pytest.fixture
+def new_vm(_guest_factory: GuestFactory) -> BootVm:
+    """A function that gives a guest as `vm` is; its arguments override those of the marker."""
+    return _guest_factory.new
+
+
+@pytest.fixture
+def vm(_guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Vm:
+    """A guest in its state right after boot."""
+    guest = _guest_factory.new()
+    following = request.config.stash.get(_NEXT, None)
+    if following is not None and _same_cell(request.node, following):
+        _guest_factory.prepare(_asked(following))
+    return guest
+
+
+def _same_cell(item: pytest.Item, other: pytest.Item) -> bool:
+    """Whether a test that wants `vm` follows, of the same cell."""
+    if not (isinstance(item, pytest.Function) and isinstance(other, pytest.Function)):
+        return False
+    if "vm" not in other.fixturenames:
+        return False
+    return bool(item.callspec.params["cell"] is other.callspec.params["cell"])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Remember which test is next, so that its guest can be restored while this one runs."""
+    item.config.stash[_NEXT] = nextitem
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

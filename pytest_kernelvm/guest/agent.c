@@ -64,6 +64,9 @@
 #define NR_PPOLL __NR_ppoll
 #endif
 
+/* How often the agent wakes up while a program runs. */
+#define TICK_MS 10
+
 #define SIGSET_BYTES (_NSIG / 8)
 
 #define ALIGNED_8 __attribute__((aligned(8)))
@@ -268,9 +271,16 @@ static int wait_for_input(void)
 		{ .fd = children, .events = POLLIN },
 	};
 
+	/*
+	 * An idle kernel without a tick ends an RCU grace period at the next
+	 * switch of tasks, which may be a second away.  What waits for it is a
+	 * program being run, so then this task wakes up now and then.
+	 */
+	struct __kernel_timespec pause = { 0, TICK_MS * 1000000 };
+
 	if (unread_at < unread_end)
 		return 1;
-	my_syscall5(NR_PPOLL, watched, 2, 0, 0, 0);
+	my_syscall5(NR_PPOLL, watched, 2, running > 0 ? &pause : 0, 0, 0);
 	return watched[0].revents != 0;
 }
 

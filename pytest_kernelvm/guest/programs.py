@@ -48,12 +48,13 @@ CFLAGS = (
 class Abi:
     """The guest's numbers, as the kernel's own headers give them; they differ by architecture.
 
-    syscalls: numbers of system calls, by name without __NR_. errnos: by name. open_flags: by name.
+    syscalls: numbers of system calls, by name without __NR_. errnos, open_flags, ioctls: by name.
     """
 
     syscalls: dict[str, int]
     errnos: dict[str, int]
     open_flags: dict[str, int]
+    ioctls: dict[str, int]
 
     def host_errno(self, number: int) -> int:
         """Translate the guest's errno into the number that means the same here."""
@@ -70,6 +71,9 @@ class Abi:
                 found |= self.open_flags[name]
         return found
 
+
+# What the host asks of the guest's drivers; a list, as it becomes JSON.
+IOCTLS = ["RNDADDENTROPY", "RNDRESEEDCRNG"]
 
 _OPEN_FLAGS = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY")
 
@@ -99,6 +103,7 @@ def compile_programs(store: Store, kernel: Kernel) -> Programs:
             "sources": [file_digest(source) for source in sources],
             "kernel": kernel.digest,
             "compiler": compiler_version(kernel.arch),
+            "ioctls": IOCTLS,
             "flags": [*CFLAGS, *kernel.arch.agent_cflags, kernel.arch.channel],
         }
     )
@@ -180,7 +185,18 @@ def _abi(kernel: Kernel) -> Abi:
         },
         errnos={name: number for name, number in numbers.items() if name.startswith("E")},
         open_flags={name: number for name, number in numbers.items() if name.startswith("O_")},
+        ioctls=_ioctls(kernel),
     )
+
+
+def _ioctls(kernel: Kernel) -> dict[str, int]:
+    """Ask the compiler for numbers that contain the size of a type, which no preprocessor knows."""
+    compiler = [f"{kernel.arch.toolchain_prefix}gcc", *_include_flags(kernel.arch, kernel.headers)]
+    compiler += ["-include", "linux/random.h", "-S", "-x", "c", "-o", "-", "-"]
+    source = f"const unsigned int numbers[] = {{ {', '.join(IOCTLS)} }};\n"
+    assembly = run(compiler, stdin=source.encode(), timeout_s=COMPILE_TIMEOUT_S).stdout
+    words = re.findall(r"^\s*\.(?:word|4byte|long)\s+(-?\w+)$", assembly, re.MULTILINE)
+    return {name: int(word, 0) & 0xFFFFFFFF for name, word in zip(IOCTLS, words, strict=True)}
 
 
 def _constant(expression: str) -> int:

@@ -38,6 +38,7 @@ def _wanted(arguments: argparse.Namespace) -> list[str] | None:
 def _boot(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.vm.cell import Cell
     from pytest_kernelvm.vm.shell import following, interact
+    from pytest_kernelvm.vm.vm import Vm
 
     store = store_of(arguments)
     cell = Cell(one_cell(arguments, arguments.cell), store)
@@ -48,13 +49,12 @@ def _boot(arguments: argparse.Namespace) -> int:
 
     # What went well needs no log; an error names it, so then it stays.
     directory = store.new_log_directory(cell.config.id)
-    guest = cell.vm(
-        directory,
+    bootable = cell.bootable(
         modules=_wanted(arguments),
         cmdline=arguments.cmdline,
         cookie=not arguments.no_cookie,
     )
-    with guest as vm, following(vm, show):
+    with Vm(bootable, directory) as vm, following(vm, show):
         interact(vm, sys.stdout)
     remove_tree(directory)
     return 0

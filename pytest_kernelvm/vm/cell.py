@@ -18,7 +18,7 @@ from pytest_kernelvm.modules.closure import Closure, close
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.qemu_argv import Boot
-from pytest_kernelvm.vm.vm import Limits, Vm
+from pytest_kernelvm.vm.vm import Bootable, Limits
 
 
 class Cell:
@@ -125,9 +125,8 @@ class Cell:
             shared_console=shared_console,
         )
 
-    def vm(
+    def bootable(
         self,
-        directory: Path,
         *,
         modules: Iterable[str] | None = None,
         closure: Closure | None = None,
@@ -138,16 +137,15 @@ class Cell:
         cookie: bool = True,
         shared_console: bool = False,
         boot_timeout_s: float | None = None,
-    ) -> Vm:
-        """Return a guest that boots when it is entered.
+    ) -> Bootable:
+        """Return what a guest is made of.
 
-        directory: for its logs. modules or closure: what its initramfs holds.
-        boot_timeout_s: by default the vm-config's.
+        modules or closure: what its initramfs holds. boot_timeout_s: by default the vm-config's.
         """
         chosen = closure if closure is not None else self.closure(modules)
         initramfs = self.initramfs(chosen, options=options, blacklist=blacklist, files=files)
         timeouts = self.config.timeouts
-        return Vm(
+        return Bootable(
             label=self.config.id,
             boot=self.boot(
                 initramfs, cmdline=cmdline, cookie=cookie, shared_console=shared_console
@@ -157,7 +155,6 @@ class Cell:
                 boot_s=timeouts.boot_s if boot_timeout_s is None else boot_timeout_s,
                 command_s=timeouts.command_s,
             ),
-            directory=directory,
             by_hand=self._by_hand(chosen, cmdline, cookie),
         )
 

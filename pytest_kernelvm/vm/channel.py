@@ -32,17 +32,23 @@ class Channel:
     """The host's end of the agent's channel.
 
     gone: returns True once the guest can no longer answer; called with the streams' lock held.
-    numbers: system calls by name.
+    numbers: system calls by name. last_id: of the requests that this agent has seen already.
     """
 
     def __init__(
-        self, streams: Streams, arch: Arch, numbers: Mapping[str, int], gone: Callable[[], bool]
+        self,
+        streams: Streams,
+        arch: Arch,
+        numbers: Mapping[str, int],
+        gone: Callable[[], bool],
+        last_id: int = 0,
     ) -> None:
         self._streams = streams
         self._byteorder = arch.endianness
         self._numbers = numbers
         self._gone = gone
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(last_id + 1)
+        self.last_id = last_id
         self._current = 0
 
     def wait_ready(self, deadline: Deadline) -> None:
@@ -54,18 +60,39 @@ class Channel:
             reply = self._await(lambda got: got is not None, deadline, REPEAT_S)
             if reply is not None:
                 break
-            self._send(Batch(), next(self._ids), deadline)
+            self._send(Batch(), self._next_id(), deadline)
         if reply_id(reply, self._byteorder) == HELLO_ID:
             version = int.from_bytes(reply[8:12], self._byteorder)
             if version != PROTOCOL_VERSION:
                 raise HarnessError(f"the agent speaks version {version}, not {PROTOCOL_VERSION}")
+
+    def _next_id(self) -> int:
+        self.last_id = next(self._ids)
+        return self.last_id
+
+    def first_frame(self, batch: Batch) -> bytes:
+        """Return a batch as wire bytes that somebody else sends; `collect` awaits its reply."""
+        self._current = self._next_id()
+        return encode_frame(
+            batch.encode(self._current, self._byteorder, self._numbers), self._byteorder
+        )
+
+    def collect(self, batch: Batch, deadline: Deadline) -> Reply:
+        """Return the reply to the batch of `first_frame`, which was or will be sent.
+
+        Raises NoReply.
+        """
+        payload = self._await(self._is_current, deadline, deadline.remaining_s)
+        if payload is None:
+            raise NoReply
+        return batch.decode(payload, self._byteorder)
 
     def transact(self, batch: Batch, deadline: Deadline) -> Reply:
         """Have a batch of system calls made and return the reply.
 
         Raises NoReply.
         """
-        self._current = next(self._ids)
+        self._current = self._next_id()
         repeat_s = self._repeat_s(batch)
         while True:
             self._send(batch, self._current, deadline)
@@ -80,7 +107,7 @@ class Channel:
         Raises NoReply.
         """
         while True:
-            self._send(Batch(), next(self._ids), deadline)
+            self._send(Batch(), self._next_id(), deadline)
             if self._await(self._is_current, deadline, REPEAT_S / 4) is not None:
                 return
 

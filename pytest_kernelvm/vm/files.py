@@ -35,7 +35,7 @@ class Files(Requests):
         batch = Batch()
         where = batch.text(path)
         buffer = batch.space(CHUNK_BYTES)
-        opened = batch.call("openat", AT_FDCWD, where, self._abi.guest_open_flags(flags), 0)
+        opened = batch.call("openat", AT_FDCWD, where, self.abi.guest_open_flags(flags), 0)
         batch.call(call, opened, buffer, CHUNK_BYTES, out=(1, None), loop=True)
         what = f"{call} {path}"
         reply = self.transact(batch, what=what)
@@ -47,7 +47,7 @@ class Files(Requests):
                 step = 1 if len(batch.steps) > 1 and batch.steps[0].call == "openat" else 0
                 result, data = reply.results[step], reply.outputs[step]
                 if result < 0 and not (
-                    until_empty and self._abi.host_errno(-result) == errno.EAGAIN
+                    until_empty and self.abi.host_errno(-result) == errno.EAGAIN
                 ):
                     self._syscall_failed(what, -result)
                 yield data
@@ -72,7 +72,7 @@ class Files(Requests):
             batch = Batch()
             where = batch.text(path)
             data = batch.data(chunk)
-            opened = batch.call("openat", AT_FDCWD, where, self._abi.guest_open_flags(flags), 0o644)
+            opened = batch.call("openat", AT_FDCWD, where, self.abi.guest_open_flags(flags), 0o644)
             batch.call("write", opened, data, len(chunk), loop=bool(chunk))
             batch.call("close", opened, always=True)
             reply = self._succeed(batch, f"write {path}", steps=2)

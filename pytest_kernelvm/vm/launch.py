@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Spawned, spawn
-from pytest_kernelvm.vm.qemu_argv import Boot, descriptors, qemu_argv
+from pytest_kernelvm.vm.qemu_argv import Boot, Memory, descriptors, qemu_argv
+from pytest_kernelvm.vm.snapshot import Snapshot
 from pytest_kernelvm.vm.streams import Streams
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """A started QEMU. console_log: the console's text; qemu_log: QEMU's own words."""
+    """A started QEMU.
+
+    console_log: the console's text; qemu_log: QEMU's own words. state_descriptor: the number under
+    which QEMU finds a snapshot's state, None where it boots.
+    """
 
     process: Spawned
     streams: Streams
     console_log: Path
     qemu_log: Path
+    state_descriptor: int | None
 
 
 @contextlib.contextmanager
-def launch(boot: Boot, directory: Path) -> Iterator[Launch]:
+def launch(
+    boot: Boot,
+    directory: Path,
+    *,
+    memory: Memory | None = None,
+    snapshot: Snapshot | None = None,
+) -> Iterator[Launch]:
     """Start QEMU; leaving the context kills it and closes its streams.
 
-    directory: where console.log and qemu.log are written.
+    directory: where console.log and qemu.log are written. memory: the guest's, None for anonymous.
+    snapshot: what QEMU is to wait for instead of booting, with its state as a descriptor.
     Raises ToolMissing if this QEMU is not installed.
     """
     console_log, qemu_log = directory / "console.log", directory / "qemu.log"
@@ -38,6 +52,13 @@ def launch(boot: Boot, directory: Path) -> Iterator[Launch]:
         theirs = [pair[1] for pair in pairs]
         for end in theirs:
             stack.enter_context(end)
+        numbers = [end.fileno() for end in theirs]
+        before: tuple[bytes, list[tuple[float, int]]] = (b"", [])
+        if snapshot:
+            numbers.append(stack.enter_context(snapshot.state.open("rb")).fileno())
+            memory = Memory(path=snapshot.memory, written=False)
+            now = time.monotonic()
+            before = snapshot.console, [(now - age_s, at) for age_s, at in snapshot.console_ages_s]
         streams = Streams(
             console=ours[0],
             channel=ours[1],
@@ -45,13 +66,21 @@ def launch(boot: Boot, directory: Path) -> Iterator[Launch]:
             splitter=FrameSplitter(boot.arch.endianness),
             log=console_log,
             shared=boot.shared_console,
+            before=before,
         )
         stack.callback(streams.close)
-        numbers = [end.fileno() for end in theirs]
-        argv = qemu_argv(boot, descriptors(*numbers))
+        argv = qemu_argv(
+            boot, descriptors(*numbers[:3]), memory=memory, incoming=snapshot is not None
+        )
         process = stack.enter_context(spawn(argv, pass_fds=numbers, output=qemu_log))
         # Our copies of its ends would keep the streams open after QEMU's death.
         for end in theirs:
             end.close()
         streams.start()
-        yield Launch(process=process, streams=streams, console_log=console_log, qemu_log=qemu_log)
+        yield Launch(
+            process=process,
+            streams=streams,
+            console_log=console_log,
+            qemu_log=qemu_log,
+            state_descriptor=numbers[3] if snapshot else None,
+        )

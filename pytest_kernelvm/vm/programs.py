@@ -52,8 +52,8 @@ class Programs(Files):
         names = ("/.input" if stdin else "/dev/null", "/.output", "/.errors")
         files = [batch.text(name) for name in names]
         buffers = batch.space(FIRST_OUTPUT_BYTES), batch.space(FIRST_ERRORS_BYTES)
-        fresh = self._abi.guest_open_flags(os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
-        existing = self._abi.guest_open_flags(os.O_RDONLY | os.O_CLOEXEC)
+        fresh = self.abi.guest_open_flags(os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+        existing = self.abi.guest_open_flags(os.O_RDONLY | os.O_CLOEXEC)
         opened = []
         if stdin:
             self.write(names[0], stdin)
@@ -93,7 +93,7 @@ class Programs(Files):
         return CommandResult(
             argv=argv,
             status=os.waitstatus_to_exitcode(ended) if started else 127,
-            errno=0 if started else self._abi.host_errno(-ended),
+            errno=0 if started else self.abi.host_errno(-ended),
             raw_output=output,
             errors=errors.decode(errors="replace"),
         )

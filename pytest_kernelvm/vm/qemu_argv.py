@@ -37,6 +37,17 @@ class Ends:
     qmp: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """A file that holds the guest's memory.
+
+    written: whether what the guest writes goes into the file; else it stays with this guest.
+    """
+
+    path: Path
+    written: bool
+
+
 # Ctrl-A x leaves QEMU, Ctrl-A c opens its monitor.
 BY_HAND = Ends(console="stdio,mux=on,signal=off", channel="null")
 
@@ -48,9 +59,13 @@ def descriptors(console: int, channel: int, qmp: int) -> Ends:
     )
 
 
-def qemu_argv(boot: Boot, ends: Ends) -> tuple[str, ...]:
+def qemu_argv(
+    boot: Boot, ends: Ends, *, memory: Memory | None = None, incoming: bool = False
+) -> tuple[str, ...]:
     """Return the whole command line.
 
+    memory: None for anonymous memory. incoming: QEMU is to wait for the QMP command that says
+    where a machine's state comes from, instead of starting it.
     -no-reboot and panic=-1 make a panic end QEMU; -nodefaults spares devices and option ROMs.
     """
     arch = boot.arch
@@ -68,7 +83,22 @@ def qemu_argv(boot: Boot, ends: Ends) -> tuple[str, ...]:
         argv += ["-append", boot.cmdline]
     if boot.machine.fast_boot:
         argv += arch.fast_boot_argv
+    if memory:
+        argv += _memory(memory, boot.machine.memory_mib)
+    if incoming:
+        argv += ["-incoming", "defer"]
     return (*argv, *boot.extra)
+
+
+def _memory(memory: Memory, size_mib: int) -> list[str]:
+    share = "on" if memory.written else "off"
+    where = f"size={size_mib}M,mem-path={_escaped(memory.path)},share={share}"
+    return [
+        "-object",
+        f"memory-backend-file,id=memory,{where}",
+        "-machine",
+        "memory-backend=memory",
+    ]
 
 
 def _chardev(name: str, backend: str) -> list[str]:

@@ -19,7 +19,7 @@ class Requests(abc.ABC):
     """
 
     def __init__(self, abi: Abi, byteorder: Literal["big", "little"]) -> None:
-        self._abi = abi
+        self.abi = abi
         self._byteorder = byteorder
         self._stale: list[int] = []
 
@@ -62,7 +62,7 @@ class Requests(abc.ABC):
         return result
 
     def _syscall_failed(self, what: str, guest_number: int) -> NoReturn:
-        number = self._abi.host_errno(guest_number)
+        number = self.abi.host_errno(guest_number)
         raise SyscallFailed(
             f"{what}: {os.strerror(number)}",
             Evidence(seen=errno.errorcode.get(number, str(number))),

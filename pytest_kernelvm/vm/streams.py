@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,8 @@ class Streams:
 
     console, channel, qmp: connected sockets. log: the file that gets the console's text.
     shared: whether the agent's frames come and go on the console.
+    before: what a restored guest's console had said, and when on the monotonic clock from which
+    offset on.
     Fields may be read at any time; wait with `wait_for`.
     """
 
@@ -45,25 +47,29 @@ class Streams:
         splitter: FrameSplitter,
         log: Path,
         shared: bool,
+        before: tuple[bytes, Sequence[tuple[float, int]]] = (b"", ()),
     ) -> None:
-        self.console_text = bytearray()
-        self.console_times: list[tuple[float, int]] = []
+        self.console_text = bytearray(before[0])
+        self.console_times: list[tuple[float, int]] = list(before[1])
         self.payloads: list[bytes] = []
         self.console_ended = False
         self.qmp_events: list[dict[str, Any]] = []
         self.stray_channel_text = bytearray()
+        self.troubles: list[str] = []
         self._console = console
         self._channel = channel
         self._qmp = qmp
         self._splitter = splitter
         self._shared = shared
         self._log = log.open("wb", buffering=0)
+        self._log.write(self.console_text)
         self._changed = threading.Condition()
         self._reader, self._writer = socket.socketpair()
-        self._unread = bytearray()
+        self._unread = bytearray(self.console_text)
         self._client: QMPClient | None = None
         self._loop = asyncio.new_event_loop()
-        self._qmp_connected: asyncio.Future[QMPClient] | None = None
+        self._tasks: list[asyncio.Future[Any]] = []
+        self._connection: asyncio.Task[QMPClient]
         self._thread = threading.Thread(target=self._run, name="kernelvm-streams", daemon=True)
 
     def start(self) -> None:
@@ -120,6 +126,9 @@ class Streams:
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(self._console, self._drain_console)
         self._loop.add_reader(self._channel, self._drain_channel)
+        self._connection = self._loop.create_task(self._connect())
+        self._keep(self._connection)
+        self._pass_on()
         self._loop.run_forever()
 
     def _drain_console(self) -> None:
@@ -172,14 +181,44 @@ class Streams:
         """Run a coroutine in the thread's event loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
 
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Start a coroutine in the thread's event loop; it ends at the latest with the guest.
+
+        What it raises is kept in words in `troubles`.
+        """
+
+        def start() -> None:
+            task = self._loop.create_task(coroutine)
+            self._keep(task)
+            task.add_done_callback(self._note_trouble)
+
+        self._loop.call_soon_threadsafe(start)
+
+    def _note_trouble(self, done: asyncio.Future[Any]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error:
+            with self._changed:
+                self.troubles.append(f"{type(error).__name__}: {error}")
+                self._changed.notify_all()
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        """Remember a task until the end, and have asyncio know that its exception is no news."""
+        self._tasks.append(task)
+        task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+
     async def qmp_client(self) -> QMPClient:
-        """Return the connected QMP client, connecting at first use."""
-        if self._client is None:
-            client = QMPClient("kernelvm")
-            await client.connect(self._qmp)
-            self._client = client
-            self._follow = asyncio.create_task(self._follow_events(client))
-        return self._client
+        """Return the connected QMP client.
+
+        Raises qemu.qmp's ConnectError if QEMU is gone.
+        """
+        return await asyncio.shield(self._connection)
+
+    async def _connect(self) -> QMPClient:
+        client = QMPClient("kernelvm")
+        await client.connect(self._qmp)
+        self._client = client
+        self._keep(asyncio.create_task(self._follow_events(client)))
+        return client
 
     async def _follow_events(self, client: QMPClient) -> None:
         async for event in client.events:
@@ -202,13 +241,12 @@ class Streams:
         self._log.close()
 
     async def _disconnect(self) -> None:
-        if self._client is None:
-            return
-        self._follow.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._follow
-        with contextlib.suppress(EOFError, Exception):
-            await self._client.disconnect()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._client is not None:
+            with contextlib.suppress(EOFError, Exception):
+                await self._client.disconnect()
 
 
 def _received(stream: socket.socket) -> bytes | None:

@@ -9,18 +9,26 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from pytest_kernelvm.errors import CommandFailed, Evidence, KernelvmError
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
-from pytest_kernelvm.process import Deadline, quoted
+from pytest_kernelvm.process import Deadline, quoted, tail
 from pytest_kernelvm.vm.channel import Channel, NoReply
 from pytest_kernelvm.vm.console import Console
 from pytest_kernelvm.vm.diagnosis import Symptoms, diagnose
 from pytest_kernelvm.vm.launch import Launch, launch
 from pytest_kernelvm.vm.programs import Programs
-from pytest_kernelvm.vm.qemu_argv import BY_HAND, Boot, qemu_argv
+from pytest_kernelvm.vm.qemu_argv import BY_HAND, Boot, Memory, qemu_argv
 from pytest_kernelvm.vm.qmp import Qmp
+from pytest_kernelvm.vm.restoring import (
+    asks_for_clock,
+    bring_in,
+    clock_offset_s,
+    refreshed,
+    write_out,
+)
 from pytest_kernelvm.vm.results import (
     UTSNAME_BYTES,
     KernelLog,
@@ -29,6 +37,14 @@ from pytest_kernelvm.vm.results import (
     parse_kmsg,
     parse_proc_modules,
     parse_utsname,
+)
+from pytest_kernelvm.vm.snapshot import (
+    CONSOLE,
+    MEMORY,
+    STATE,
+    Snapshot,
+    SnapshotUnusable,
+    write_sparse,
 )
 from pytest_kernelvm.vm.transcript import HALTED, PANIC
 
@@ -53,31 +69,49 @@ class Limits:
     command_s: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bootable:
+    """All that it takes to have a guest.
+
+    label: for messages. boot: what QEMU boots. abi: the numbers of the kernel's headers.
+    by_hand: the command that boots the same guest interactively.
+    """
+
+    label: str
+    boot: Boot
+    abi: Abi
+    limits: Limits
+    by_hand: str
+
+
 class Vm(Programs):
     """A guest under test; a context manager that boots it and leaves nothing behind.
 
-    label: for messages. boot: what QEMU boots. abi: the numbers of the kernel's headers.
-    directory: where its logs go. by_hand: the command that boots the same guest interactively.
+    bootable: what it is made of. directory: where its logs go.
+    snapshot: what it is restored from instead of being booted.
+    memory: the file that is its memory; None where no snapshot is to be taken.
     """
 
     def __init__(
         self,
-        *,
-        label: str,
-        boot: Boot,
-        abi: Abi,
-        limits: Limits,
+        bootable: Bootable,
         directory: Path,
-        by_hand: str,
+        *,
+        snapshot: Snapshot | None = None,
+        memory: Path | None = None,
     ) -> None:
-        super().__init__(abi, boot.arch.endianness)
-        self.label = label
-        self.boot = boot
-        self.limits = limits
-        self.by_hand = by_hand
+        super().__init__(bootable.abi, bootable.boot.arch.endianness)
+        self.label = bootable.label
+        self.boot = bootable.boot
+        self.limits = bootable.limits
+        self.by_hand = bootable.by_hand
         self.directory = directory
+        self.snapshot = snapshot
         self.ready_s = 0.0
+        self._memory = Memory(path=memory, written=True) if memory else None
         self._stack = contextlib.ExitStack()
+        self._started = 0.0
+        self._refreshing = Batch()
         self._scanned = 0
         self._doomed = False
         self._ready = False
@@ -88,25 +122,83 @@ class Vm(Programs):
 
     # Life
 
-    def __enter__(self) -> Vm:
-        started = time.monotonic()
-        self._launch = self._stack.enter_context(launch(self.boot, self.directory))
+    def start(self) -> None:
+        """Launch QEMU and let it boot or restore by itself; entering the context waits for it.
+
+        Only the main thread may do this: QEMU dies with the thread that started it.
+        """
+        self._started = time.monotonic()
+        self._launch = self._stack.enter_context(
+            launch(self.boot, self.directory, memory=self._memory, snapshot=self.snapshot)
+        )
         streams = self._launch.streams
+        self._scanned = len(streams.console_text)
         self.console = Console(streams, self._launch.console_log, self.limits.command_s)
         self.qmp = Qmp(streams)
-        self._channel = Channel(streams, self.boot.arch, self._abi.syscalls, self._gone)
+        seen = self.snapshot.request_id if self.snapshot else 0
+        self._channel = Channel(streams, self.boot.arch, self.abi.syscalls, self._gone, seen)
+        if self.snapshot and self._launch.state_descriptor is not None:
+            ahead_s = self.snapshot.clock_offset_s
+            refreshed(self._refreshing, self.abi, self._byteorder, ahead_s)
+            frame = self._channel.first_frame(self._refreshing)
+            streams.begin(bring_in(streams, self._launch.state_descriptor, frame))
+
+    def __enter__(self) -> Vm:
+        if self._ready:
+            return self
         try:
-            self._channel.wait_ready(Deadline(self.limits.boot_s))
-        except NoReply:
-            error = self._diagnosis(self.limits.boot_s, "the agent to answer")
-            self._stack.close()
-            raise error from None
+            if not self._started:
+                self.start()
+            if self.snapshot:
+                self._await_restored()
+            else:
+                self._await_booted()
         except BaseException:
             self._stack.close()
             raise
         self._ready = True
-        self.ready_s = time.monotonic() - started
+        self.ready_s = time.monotonic() - self._started
         return self
+
+    def _await_booted(self) -> None:
+        try:
+            self._channel.wait_ready(Deadline(self.limits.boot_s))
+        except NoReply:
+            raise self._diagnosis(self.limits.boot_s, "the agent to answer") from None
+
+    def _await_restored(self) -> None:
+        try:
+            reply = self._channel.collect(self._refreshing, Deadline(self.limits.boot_s))
+        except NoReply:
+            troubles = "; ".join(self._launch.streams.troubles)
+            said = tail(self._launch.qemu_log) or troubles or "the restored guest is silent"
+            raise SnapshotUnusable(said) from None
+        for step, result in zip(self._refreshing.steps, reply.results, strict=True):
+            if result < 0:
+                number = self.abi.host_errno(-result)
+                raise SnapshotUnusable(f"{step.call} failed: {os.strerror(number)}")
+
+    def save(self, entry: Path) -> dict[str, Any]:
+        """Write the guest as it is into the directory of a snapshot's entry, and end it.
+
+        Returns what Snapshot is to know of it. Raises HarnessError if QEMU refuses.
+        """
+        assert self._memory is not None
+        streams = self._launch.streams
+        batch = Batch()
+        asks_for_clock(batch, self.abi)
+        ahead_s = clock_offset_s(self._succeed(batch, "clock_gettime"), self._byteorder)
+        self.qmp.perform(write_out(streams, entry / STATE))
+        self._launch.process.kill()
+        streams.wait_for(lambda: streams.console_ended or None, Deadline(END_S))
+        now = time.monotonic()
+        write_sparse(self._memory.path, entry / MEMORY)
+        (entry / CONSOLE).write_bytes(streams.console_text)
+        return {
+            "request_id": self._channel.last_id,
+            "clock_offset_s": ahead_s,
+            "console_ages_s": [(now - at, offset) for at, offset in streams.console_times],
+        }
 
     def __exit__(
         self,
@@ -138,7 +230,7 @@ class Vm(Programs):
             fresh = streams.console_text[max(0, self._scanned - 200) :].decode(errors="replace")
             self._scanned = len(streams.console_text)
             self._doomed = bool(PANIC.search(fresh) or HALTED.search(fresh))
-        return self._doomed or streams.console_ended
+        return self._doomed or streams.console_ended or bool(streams.troubles)
 
     def _diagnosis(self, waited_s: float, for_what: str) -> KernelvmError:
         streams = self._launch.streams

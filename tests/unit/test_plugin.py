@@ -8,7 +8,7 @@ import pytest
 from xdist.remote import Producer
 
 from pytest_kernelvm.plugin import MARKER
-from pytest_kernelvm.scheduling import CellScheduling
+from pytest_kernelvm.scheduling import TOGETHER, CellScheduling
 
 MALTA = 'arch: mips\nkernel: {version: ["6.1", "6.12"]}\n'
 AARCH64 = 'arch: aarch64\nkernel: {version: "6.12"}\n'
@@ -294,11 +294,20 @@ def scheduling(pytester: pytest.Pytester) -> CellScheduling:
     ],
 )
 def test_scopes(test: str, scope: str, scheduling: CellScheduling) -> None:
-    assert scheduling._split_scope(f"tests/test_a.py::{test}") == scope
+    nodeid = f"tests/test_a.py::{test}"
+    scheduling._cut([nodeid])
+    assert scheduling._split_scope(nodeid).removesuffix(" 0") == scope
+
+
+def test_a_cell_is_cut_into_pieces_of_neighbours(scheduling: CellScheduling) -> None:
+    nodeids = [f"a.py::test_x[malta-6.12-{number}]" for number in range(TOGETHER + 1)]
+    scheduling._cut(nodeids)
+    scopes = [scheduling._split_scope(nodeid) for nodeid in nodeids]
+    assert scopes == ["malta-6.12 0"] * TOGETHER + ["malta-6.12 1"]
 
 
 @with_configs
-def test_all_tests_of_a_cell_run_in_one_worker(pytester: pytest.Pytester, store: Path) -> None:
+def test_workers_share_a_cell_and_keep_neighbours(pytester: pytest.Pytester, store: Path) -> None:
     pytester.makeconftest(BARE_CELL)
     pytester.makepyfile(
         """
@@ -307,15 +316,14 @@ def test_all_tests_of_a_cell_run_in_one_worker(pytester: pytest.Pytester, store:
         @pytest.mark.parametrize("number", range(6))
         def test_x(cell, number, worker_id):
             with open("workers", "a") as file:
-                file.write(f"{cell.id} {worker_id}\\n")
+                file.write(f"{worker_id} {number}\\n")
         """
     )
-    result = pytester.runpytest_subprocess("-n2", "--kernelvm-arch=mips")
-    result.assert_outcomes(passed=12)
+    result = pytester.runpytest_subprocess("-n2", "--kernelvm-config=malta-6.12")
+    result.assert_outcomes(passed=6)
     ran = [tuple(line.split()) for line in (pytester.path / "workers").read_text().splitlines()]
-    assert len(ran) == 12
-    assert sorted(cell for cell, _worker in set(ran)) == ["malta-6.1", "malta-6.12"]
-    assert sorted(worker for _cell, worker in set(ran)) == ["gw0", "gw1"]
+    found = {worker: [number for who, number in ran if who == worker] for worker, _ in ran}
+    assert sorted(found.values()) == [["0", "1", "2"], ["3", "4", "5"]]
     assert list(store.iterdir()) == []
 
 

@@ -57,8 +57,8 @@ def program(cell: Cell) -> bytes:
 
 
 @pytest.fixture
-def guest(boot_vm: BootVm, program: bytes) -> Vm:
-    return boot_vm(modules=(), files={"/program": program})
+def guest(new_vm: BootVm, program: bytes) -> Vm:
+    return new_vm(modules=(), files={"/program": program})
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 4095, 49151, 49152, 49153, 100_000])
@@ -177,9 +177,9 @@ def test_succeed_and_fail(guest: Vm) -> None:
         guest.fail("/program")
 
 
-def test_kernel_log_in_the_middle_of_replies_does_no_harm(boot_vm: BootVm, program: bytes) -> None:
+def test_kernel_log_in_the_middle_of_replies_does_no_harm(new_vm: BootVm, program: bytes) -> None:
     """The agent shares the console with a kernel that logs as fast as it can."""
-    vm = boot_vm(modules=(), files={"/program": program}, shared_console=True)
+    vm = new_vm(modules=(), files={"/program": program}, shared_console=True)
     vm.succeed("/program", "log")
     for number in range(30):
         content = os.urandom(500 + 17 * number)

@@ -77,9 +77,9 @@ def test_order_matters(vm: Vm, closure: Closure) -> None:
 
 @pytest.mark.parametrize("taken", ["nf_conntrack", "nf_tables"])
 def test_without_one_dependency_the_kernel_says_why(
-    boot_vm: BootVm, closure: Closure, taken: str
+    new_vm: BootVm, closure: Closure, taken: str
 ) -> None:
-    vm = boot_vm(closure=closure.without(taken))
+    vm = new_vm(closure=closure.without(taken))
     result = vm.fail("modprobe", "nft_ct")
     assert result.status == 1
     assert "Unknown symbol" in result.errors
@@ -88,8 +88,8 @@ def test_without_one_dependency_the_kernel_says_why(
     assert taken not in names(vm)
 
 
-def test_without_modules_there_is_no_modprobe(boot_vm: BootVm) -> None:
-    vm = boot_vm(modules=())
+def test_without_modules_there_is_no_modprobe(new_vm: BootVm) -> None:
+    vm = new_vm(modules=())
     assert not vm.exists("/sbin")
     assert not vm.exists("/lib")
     assert vm.run("modprobe", "loop").errno != 0

@@ -23,8 +23,9 @@ from pytest_kernelvm.errors import (
 from pytest_kernelvm.kernel.build import build_kernel
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.vm.guests import Guests
 from pytest_kernelvm.vm.qemu_argv import Boot
-from pytest_kernelvm.vm.vm import Limits
+from pytest_kernelvm.vm.vm import Bootable, Limits
 
 
 def children() -> set[int]:
@@ -39,9 +40,11 @@ def children() -> set[int]:
 
 
 @pytest.fixture(autouse=True)
-def no_process_is_left() -> Iterator[None]:
+def no_process_is_left(kernelvm_guests: Guests) -> Iterator[None]:
     before = children()
     yield
+    # The one that waits for the next test.
+    kernelvm_guests.close()
     assert children() <= before
 
 
@@ -52,14 +55,14 @@ def switch_off_and_go_on(vm: Vm) -> None:
 
 
 def bare(cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0) -> Vm:
-    return Vm(
+    bootable = Bootable(
         label=cell.config.id,
         boot=boot,
         abi=cell.programs.abi,
         limits=Limits(boot_s=boot_s, command_s=5.0),
-        directory=directory,
         by_hand="",
     )
+    return Vm(bootable, directory)
 
 
 def test_lost_configuration(cell: Cell) -> None:

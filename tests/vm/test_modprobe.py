@@ -118,7 +118,7 @@ def test_remove_leaves_what_others_need(vm: Vm) -> None:
     assert "nf_tables" not in names(vm)
 
 
-def test_module_of_another_architecture(boot_vm: BootVm, cell: Cell, tmp_path: Path) -> None:
+def test_module_of_another_architecture(new_vm: BootVm, cell: Cell, tmp_path: Path) -> None:
     """The kernel refuses it by its ELF header (kernel/module/main.c, elf_validity_check)."""
     ours = cell.config.arch
     other = next(
@@ -133,18 +133,18 @@ def test_module_of_another_architecture(boot_vm: BootVm, cell: Cell, tmp_path: P
         stdin=b"int init_module(void) { return 0; }",
         timeout_s=60,
     )
-    vm = boot_vm(modules=["dummy"], files={"/stranger.ko": stranger.read_bytes()})
+    vm = new_vm(modules=["dummy"], files={"/stranger.ko": stranger.read_bytes()})
     result = vm.fail("insmod", "/stranger.ko")
     assert "could not insert module /stranger.ko: Invalid module format" in result.errors
     assert names(vm) == []
 
 
-def test_module_of_another_kernel(boot_vm: BootVm, cell: Cell) -> None:
+def test_module_of_another_kernel(new_vm: BootVm, cell: Cell) -> None:
     """The kernel compares struct module's size and vermagic (kernel/module/main.c)."""
     siblings = read_config(cell.config.file)
     other = Cell(next(each for each in siblings if each.id != cell.config.id), cell.store)
     module = other.closure(["dummy"]).files[0]
-    vm = boot_vm(modules=["loop"], files={"/dummy.ko": module.read_bytes()})
+    vm = new_vm(modules=["loop"], files={"/dummy.ko": module.read_bytes()})
     result = vm.fail("insmod", "/dummy.ko")
     assert "Invalid module format" in result.errors
     assert vm.dmesg.matching(
@@ -154,13 +154,13 @@ def test_module_of_another_kernel(boot_vm: BootVm, cell: Cell) -> None:
     assert names(vm) == []
 
 
-def test_module_that_differs_in_vermagic_alone(boot_vm: BootVm, cell: Cell) -> None:
+def test_module_that_differs_in_vermagic_alone(new_vm: BootVm, cell: Cell) -> None:
     """The kernel compares vermagic (kernel/module/main.c, check_modinfo)."""
     content = cell.closure(["dummy"]).files[0].read_bytes()
     ours = f"vermagic={cell.kernel.release} ".encode()
     assert content.count(ours) == 1
     other = ours.replace(b"=6.", b"=5.")
-    vm = boot_vm(modules=["dummy"], files={"/dummy.ko": content.replace(ours, other)})
+    vm = new_vm(modules=["dummy"], files={"/dummy.ko": content.replace(ours, other)})
     result = vm.fail("insmod", "/dummy.ko")
     assert "Invalid module format" in result.errors
     release = cell.kernel.release

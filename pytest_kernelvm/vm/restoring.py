@@ -1,0 +1,100 @@
+"""A guest's way into a snapshot and out of it again, so that it is as good as freshly booted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Literal
+
+from qemu.qmp import QMPError
+
+from pytest_kernelvm.guest.programs import Abi
+from pytest_kernelvm.guest.protocol import Batch, Reply
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.streams import Streams
+
+AT_FDCWD = -100
+CLOCK_REALTIME = 0
+# The kernel's generator takes no more than this as its whole key (drivers/char/random.c).
+SEED_BYTES = 32
+# A clock that is further away from the host's was never set, as on a machine without one.
+SET_CLOCK_S = 86400.0
+
+_TIMESPEC = {"big": ">qq", "little": "<qq"}
+
+MEMORY_STAYS_OUT = [{"capability": "x-ignore-shared", "state": True}]
+
+
+async def bring_in(streams: Streams, descriptor: int, first_frame: bytes) -> None:
+    """Have a waiting QEMU load a snapshot's state, and send the guest its first request.
+
+    descriptor: of the state, as QEMU has it. What the guest is sent before it runs would be lost.
+    """
+    client = await streams.qmp_client()
+    with client.listener("RESUME") as resumed:
+        await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
+        await client.execute("migrate-incoming", {"uri": f"fd:{descriptor}"})
+        await resumed.get()
+    streams.send_channel(first_frame, Deadline(1.0))
+
+
+async def write_out(streams: Streams, state: Path) -> None:
+    """Have QEMU write the state of all but the memory into a file, and stop the guest for good.
+
+    Raises QMPError if it refuses.
+    """
+    client = await streams.qmp_client()
+    with state.open("wb") as file:
+        client.send_fd_scm(file.fileno())
+        await client.execute("getfd", {"fdname": "state"})
+        await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
+        await client.execute("migrate", {"uri": "fd:state"})
+        while True:
+            found = await client.execute("query-migrate")
+            assert isinstance(found, dict)
+            if found["status"] == "completed":
+                return
+            if found["status"] in ("failed", "cancelled"):
+                raise QMPError(f"migration {found['status']}: {found.get('error-desc', '')}")
+            await asyncio.sleep(0.002)
+
+
+def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead_s: float) -> None:
+    """Add to a batch what makes a restored guest unlike all others of its snapshot.
+
+    Its random numbers start anew from the host's (RNDADDENTROPY credits the seed, RNDRESEEDCRNG
+    has all generators take a new key at once: drivers/char/random.c). Its clock is set as a boot
+    would have set it. ahead_s: by how much its clock was ahead of the host's.
+    """
+    order = ">" if byteorder == "big" else "<"
+    seed = os.urandom(SEED_BYTES)
+    entropy = batch.data(struct.pack(f"{order}ii", 8 * SEED_BYTES, SEED_BYTES) + seed)
+    device = batch.text("/dev/urandom")
+    now_ns = time.time_ns() + int(ahead_s * 1e9)
+    clock = batch.data(struct.pack(_TIMESPEC[byteorder], *divmod(now_ns, 10**9)))
+    file = batch.call("openat", AT_FDCWD, device, abi.guest_open_flags(os.O_WRONLY), 0)
+    batch.call("ioctl", file, abi.ioctls["RNDADDENTROPY"], entropy)
+    batch.call("ioctl", file, abi.ioctls["RNDRESEEDCRNG"], 0)
+    batch.call("close", file)
+    if abs(ahead_s) < SET_CLOCK_S:
+        batch.call(_with_64_bits("clock_settime", abi), CLOCK_REALTIME, clock)
+
+
+def asks_for_clock(batch: Batch, abi: Abi) -> None:
+    """Add to a batch the question for the guest's clock; `clock_offset_s` reads the answer."""
+    answer = batch.space(16)
+    batch.call(_with_64_bits("clock_gettime", abi), CLOCK_REALTIME, answer, out=(1, 16))
+
+
+def clock_offset_s(reply: Reply, byteorder: Literal["big", "little"]) -> float:
+    """Return how far the clock in a reply is ahead of the host's."""
+    seconds, nanoseconds = struct.unpack(_TIMESPEC[byteorder], reply.outputs[-1])
+    return float(seconds + nanoseconds / 1e9 - time.time())
+
+
+def _with_64_bits(call: str, abi: Abi) -> str:
+    """Return the name of the call whose times have 64 bits: on 32-bit machines another one."""
+    return f"{call}64" if f"{call}64" in abi.syscalls else call

@@ -1,0 +1,231 @@
+"""Booted guests kept in the store, so that the next one is restored instead of booted.
+
+A snapshot is the guest's memory in a file that restored guests map privately, and a migration
+stream with the state of the machine's devices, which leaves that memory out (QEMU's capability
+x-ignore-shared): restoring copies nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest, remove_tree
+from pytest_kernelvm.process import find_program, run
+from pytest_kernelvm.vm.qemu_argv import Boot, Ends, qemu_argv
+
+KIND = "snapshots"
+# Part of every digest: what is written here, or done with a guest before it is stopped.
+FORMAT = 1
+# More than this is not kept; who was not used for longest goes first.
+KEPT_BYTES = 4 << 30
+
+MEMORY, STATE, CONSOLE = "memory", "state", "console"
+_PAGE_BYTES = 4096
+_BLOCK_BYTES = 1 << 20
+_ZEROS = bytes(_PAGE_BYTES)
+
+
+class SnapshotUnusable(Exception):
+    """A snapshot that was found and cannot be restored; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A guest as it was when its agent first answered.
+
+    directory: its entry in the store. request_id: the last one that its agent has seen.
+    clock_offset_s: how far its clock was ahead of the host's. console_ages_s: (seconds before the
+    snapshot, offset into the console's text) of each piece of text.
+    """
+
+    directory: Path
+    request_id: int
+    clock_offset_s: float
+    console_ages_s: tuple[tuple[float, int], ...]
+
+    @property
+    def memory(self) -> Path:
+        """The guest's memory, with holes for pages that are zero."""
+        return self.directory / MEMORY
+
+    @property
+    def state(self) -> Path:
+        """The migration stream of the devices."""
+        return self.directory / STATE
+
+    @property
+    def console(self) -> bytes:
+        """What the console had said."""
+        return (self.directory / CONSOLE).read_bytes()
+
+
+def snapshot_digest(boot: Boot) -> str:
+    """Return what names the snapshot of a boot: all that QEMU is given, and which QEMU."""
+    names = replace(
+        boot,
+        image=Path("image"),
+        initramfs=Path("initramfs") if boot.initramfs else None,
+    )
+    return digest_of(
+        {
+            "format": FORMAT,
+            "image": _known_digest(boot.image),
+            "initramfs": _known_digest(boot.initramfs) if boot.initramfs else "",
+            "argv": qemu_argv(names, Ends(console="null", channel="null")),
+            "shared_console": boot.shared_console,
+            "qemu": qemu_version(boot.arch.qemu_binary),
+        }
+    )
+
+
+def _known_digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of_file(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.cache
+def _digest_of_file(path: Path, _mtime_ns: int, _size_bytes: int) -> str:
+    return file_digest(path)
+
+
+def qemu_version(binary: str) -> str:
+    """Return the first line of `--version`. Raises ToolMissing if this QEMU is not installed."""
+    path = find_program(binary)
+    return _version_said(path, Path(path).stat().st_mtime_ns)
+
+
+@functools.cache
+def _version_said(path: str, _mtime_ns: int) -> str:
+    return run([path, "--version"], timeout_s=60).stdout.splitlines()[0]
+
+
+def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
+    """Return the snapshot of a boot if the store has it, whole and with the bytes it was made of.
+
+    One that is damaged is removed.
+    """
+    digest = snapshot_digest(boot)
+    path = store.find(KIND, digest)
+    if path is None:
+        return None
+    try:
+        about = store.describe(path)
+        if not verified(path, about["sha256"][MEMORY], about["sha256"][STATE]):
+            remove_tree(path)
+            return None
+        os.utime(path)
+    except OSError:
+        # Removed or being replaced by somebody else.
+        return None
+    return Snapshot(
+        directory=path,
+        request_id=about["request_id"],
+        clock_offset_s=about["clock_offset_s"],
+        console_ages_s=tuple((age_s, offset) for age_s, offset in about["console_ages_s"]),
+    )
+
+
+@functools.cache
+def verified(path: Path, memory_sha256: str, state_sha256: str) -> bool:
+    """Return whether the files still have their digests; read once in a process for all guests."""
+    return file_digest(path / STATE) == state_sha256 and (
+        _sparse_digest(path / MEMORY) == memory_sha256
+    )
+
+
+def make_snapshot(
+    store: Store, boot: Boot, record: Callable[[Work], dict[str, Any]], *, label: str
+) -> Snapshot:
+    """Return the snapshot of a boot, made unless the store has it by now.
+
+    record: boots the guest with its memory in a file of the work directory and fills the entry.
+    label: the guest in words, for those who wait.
+    Raises what `record` does, and HarnessError if the store cannot take it.
+    """
+
+    def make(work: Work) -> dict[str, Any]:
+        about = record(work)
+        about["sha256"] = {
+            MEMORY: _sparse_digest(work.entry / MEMORY),
+            STATE: file_digest(work.entry / STATE),
+        }
+        return about
+
+    digest = snapshot_digest(boot)
+    store.obtain(KIND, digest, make, label=label)
+    _evict(store, digest)
+    found = find_snapshot(store, boot)
+    if found is None:
+        raise SnapshotUnusable("it was removed as soon as it was made")
+    return found
+
+
+def forget_snapshot(snapshot: Snapshot) -> None:
+    """Remove a snapshot that could not be restored."""
+    remove_tree(snapshot.directory)
+
+
+def _evict(store: Store, spared: str) -> None:
+    """Remove the snapshots not used for longest, as long as all together are too large."""
+    found = []
+    for path in (store.root / KIND).iterdir():
+        if path.name == spared:
+            continue
+        try:
+            size = (path / MEMORY).stat().st_blocks * 512
+            found.append((path.stat().st_mtime, size, path))
+        except OSError:
+            continue
+    total = sum(size for _used, size, _path in found)
+    for _used, size, path in sorted(found):
+        if total <= KEPT_BYTES:
+            return
+        remove_tree(path)
+        total -= size
+
+
+def write_sparse(source: Path, copy: Path) -> None:
+    """Copy a file, leaving holes where pages of 4,096 bytes are zero."""
+    with source.open("rb", buffering=0) as file, copy.open("wb", buffering=0) as sink:
+        for offset, page in _pages(file):
+            os.pwrite(sink.fileno(), page, offset)
+        sink.truncate(source.stat().st_size)
+        os.fsync(sink.fileno())
+
+
+def _sparse_digest(path: Path) -> str:
+    """Return the sha256 of a file's size and of its pages that are not zero, with their places."""
+    digest = hashlib.sha256(str(path.stat().st_size).encode())
+    with path.open("rb", buffering=0) as file:
+        for offset, page in _pages(file):
+            digest.update(offset.to_bytes(8, "big"))
+            digest.update(page)
+    return digest.hexdigest()
+
+
+def _pages(file: io.FileIO) -> Iterator[tuple[int, bytes]]:
+    """Give the pages that are not zero with their offsets, without reading holes."""
+    at, end = 0, os.fstat(file.fileno()).st_size
+    while at < end:
+        try:
+            at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        hole = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+        while at < hole:
+            block = os.pread(file.fileno(), min(hole - at, _BLOCK_BYTES), at)
+            for place in range(0, len(block), _PAGE_BYTES):
+                page = block[place : place + _PAGE_BYTES]
+                if page != _ZEROS:
+                    yield at + place, page
+            at += len(block)

@@ -1,0 +1,161 @@
+"""A restored guest is as good as a booted one, and unlike every other of its snapshot."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import BootVm, Cell, Vm
+from pytest_kernelvm.guest.protocol import Batch
+from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.vm.guests import Guests
+from pytest_kernelvm.vm.restoring import asks_for_clock, clock_offset_s
+from pytest_kernelvm.vm.snapshot import MEMORY, STATE, find_snapshot, verified
+
+pytestmark = pytest.mark.kernelvm(modules=["dummy"], fresh="restore")
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> tuple[Store, Guests]:
+    """A store without snapshots, and guests that use it."""
+    store = Store(tmp_path / "store", Silent())
+    numbers = iter(range(100))
+
+    def new_directory() -> Path:
+        directory = tmp_path / f"guest-{next(numbers)}"
+        directory.mkdir()
+        return directory
+
+    return store, Guests(store, new_directory)
+
+
+def test_it_was_not_booted(vm: Vm) -> None:
+    assert vm.snapshot is not None
+    assert "-incoming" in Path(f"/proc/{vm.pid}/cmdline").read_text().split("\0")
+
+
+@pytest.mark.kernelvm(fresh="boot")
+def test_it_was_booted(vm: Vm) -> None:
+    assert vm.snapshot is None
+
+
+def test_nothing_that_one_does_is_seen_by_another(new_vm: BootVm) -> None:
+    one, other = new_vm(), new_vm()
+    one.modprobe("dummy")
+    one.write("/file", "of one")
+    assert other.modules == ()
+    assert "file" not in other.list("/")
+    third = new_vm()
+    assert third.modules == ()
+    assert "file" not in third.list("/")
+
+
+def drawn(vm: Vm) -> bytes:
+    """Return what getrandom(2) gives."""
+    batch = Batch()
+    batch.call("getrandom", batch.space(32), 32, 0, out=(0, 32))
+    return vm.transact(batch).outputs[0]
+
+
+def test_random_numbers_differ(new_vm: BootVm) -> None:
+    guests = [new_vm() for _ in range(3)]
+    assert len({drawn(vm) for vm in guests}) == 3
+    for name in ("uuid", "boot_id"):
+        assert len({vm.read(f"/proc/sys/kernel/random/{name}") for vm in guests}) == 3
+
+
+def clock(vm: Vm) -> float:
+    """Return the guest's time of day."""
+    batch = Batch()
+    asks_for_clock(batch, vm.abi)
+    return time.time() + clock_offset_s(vm.transact(batch), vm.boot.arch.endianness)
+
+
+def test_its_clock_is_that_of_a_boot(new_vm: BootVm, boot_vm: BootVm) -> None:
+    """A machine with a clock knows the time, one without begins in 1970."""
+    assert abs(clock(new_vm()) - clock(boot_vm())) < 5
+
+
+def test_its_log_and_console_begin_with_the_boot(vm: Vm) -> None:
+    assert [record.sequence for record in vm.dmesg][:3] == [0, 1, 2]
+    assert "Linux version" in vm.console.text
+    assert vm.console.log.read_text() == vm.console.text
+    vm.console.expect("Linux version")
+    vm.console.expect("Run /init as init process")
+    vm.write("/dev/kmsg", "<4>after the restore\n")
+    vm.console.expect("after the restore")
+
+
+def test_it_ends_as_others_do(vm: Vm) -> None:
+    vm.power_off()
+    assert vm.wait_end(0) == 0
+
+
+@pytest.mark.kernelvm(shared_console=True)
+def test_on_a_shared_console_too(vm: Vm) -> None:
+    vm.modprobe("dummy")
+    assert [module.name for module in vm.modules] == ["dummy"]
+    assert vm.console.text.count("Linux version") == 1
+
+
+def test_the_second_one_boots_nothing(cell: Cell, private: tuple[Store, Guests]) -> None:
+    _store, guests = private
+    for _guest in range(2):
+        with guests.restored(cell.bootable(modules=["dummy"])) as vm:
+            assert vm.read("/proc/version")
+    assert (guests.counts.snapshots_made, guests.counts.restored) == (1, 2)
+
+
+def test_one_is_restored_while_another_is_tested(cell: Cell, private: tuple[Store, Guests]) -> None:
+    _store, guests = private
+    bootable = cell.bootable(modules=["dummy"])
+    guests.prepare(bootable)
+    assert guests.counts.waiting == 0
+    with guests.restored(bootable) as vm:
+        guests.prepare(bootable)
+        assert vm.read("/proc/version")
+    with guests.restored(bootable) as vm:
+        assert vm.read("/proc/version")
+    assert guests.counts.waiting == 1
+    guests.prepare(bootable)
+    guests.close()
+
+
+@pytest.mark.parametrize("name", [MEMORY, STATE])
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_damage_is_noticed(cell: Cell, private: tuple[Store, Guests], name: str, how: str) -> None:
+    store, guests = private
+    bootable = cell.bootable(modules=["dummy"])
+    guests.restored(bootable).__exit__(None, None, None)
+    found = find_snapshot(store, bootable.boot)
+    assert found is not None
+    damage(found.directory / name, how)
+    # A new process would read the digests anew.
+    verified.cache_clear()
+    with guests.restored(bootable) as vm:
+        assert vm.read("/proc/version")
+    assert guests.counts.snapshots_made == 2
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "cut":
+        os.truncate(path, path.stat().st_size - 4096)
+        return
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"damage")
+
+
+def test_what_does_not_restore_is_made_anew(cell: Cell, private: tuple[Store, Guests]) -> None:
+    """Its bytes are those that were stored; this QEMU refuses them."""
+    store, guests = private
+    bootable = cell.bootable(modules=["dummy"])
+    guests.restored(bootable).__exit__(None, None, None)
+    found = find_snapshot(store, bootable.boot)
+    assert found is not None
+    found.state.write_bytes(found.state.read_bytes()[:64].ljust(found.state.stat().st_size, b"x"))
+    with guests.restored(bootable) as vm:
+        assert vm.read("/proc/version")
+    assert guests.counts.snapshots_made == 2
