@@ -75,11 +75,15 @@ class KernelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What QEMU is asked for; fast_boot allows the flags of arch.py that shorten the boot."""
+    """What QEMU is asked for.
+
+    fast_boot: allows the flags of arch.py that shorten the boot. sandbox: QEMU's seccomp filter.
+    """
 
     memory_mib: int
     cpu: str
     fast_boot: bool
+    sandbox: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,6 +264,7 @@ SCHEMA = Record(
                 "memory_mib": Number(doc="Memory in MiB.", least=32, most=4096, whole=True),
                 "cpu": Text(doc="QEMU's -cpu.", pattern=r"[A-Za-z0-9_.,=+-]+", shape="a CPU model"),
                 "fast_boot": Flag(doc="Use QEMU flags that shorten the boot, default true."),
+                "sandbox": Flag(doc="Use QEMU's seccomp filter (-sandbox), default true."),
             },
         ),
         "timeouts": Record(
@@ -422,6 +427,7 @@ def read_config(file: Path) -> tuple[VmConfig, ...]:
                 memory_mib=memory_mib,
                 cpu=machine.get("cpu", arch.cpu),
                 fast_boot=machine.get("fast_boot", True),
+                sandbox=machine.get("sandbox", True),
             ),
             timeouts=Timeouts(
                 boot_s=float(timeouts.get("boot_s", 60)),

@@ -123,10 +123,13 @@ def signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _bound_to_us(argv: Sequence[str | Path], death_signal: str) -> list[str]:
+def _bound_to_us(
+    argv: Sequence[str | Path], death_signal: str, extra: Sequence[str] = ()
+) -> list[str]:
     program = find_program(str(argv[0]))
     setpriv = find_program("setpriv", "install util-linux")
-    return [setpriv, "--pdeathsig", death_signal, "--", program, *(str(word) for word in argv[1:])]
+    words = (str(word) for word in argv[1:])
+    return [setpriv, "--pdeathsig", death_signal, *extra, "--", program, *words]
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:
@@ -313,7 +316,7 @@ def spawn(
     pass_fds: Sequence[int] = (),
     output: Path,
 ) -> Iterator[Spawned]:
-    """Start a program beside us; leaving the context kills it.
+    """Start a program beside us; leaving the context kills it. It can gain no privileges.
 
     pass_fds: descriptors that it inherits under their numbers.
     output: a file that gets its output and error output.
@@ -321,7 +324,7 @@ def spawn(
     """
     with output.open("ab") as sink:
         child = subprocess.Popen(
-            _bound_to_us(argv, "KILL"),
+            _bound_to_us(argv, "KILL", ["--no-new-privs"]),
             env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=sink,

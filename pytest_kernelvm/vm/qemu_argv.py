@@ -48,6 +48,9 @@ class Memory:
     written: bool
 
 
+# Whoever breaks out of the machine into QEMU can start no program and gain no privilege.
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
 # Ctrl-A x leaves QEMU, Ctrl-A c opens its monitor.
 BY_HAND = Ends(console="stdio,mux=on,signal=off", channel="null")
 
@@ -66,11 +69,15 @@ def qemu_argv(
 
     memory: None for anonymous memory. incoming: QEMU is to wait for the QMP command that says
     where a machine's state comes from, instead of starting it.
-    -no-reboot and panic=-1 make a panic end QEMU; -nodefaults spares devices and option ROMs.
+    -no-reboot and panic=-1 make a panic end QEMU; -nodefaults spares devices and option ROMs;
+    -no-user-config leaves what the machine's administrator set for other guests.
     """
     arch = boot.arch
     argv = [arch.qemu_binary, "-M", arch.machine, "-cpu", boot.machine.cpu]
-    argv += ["-m", f"{boot.machine.memory_mib}M", "-nodefaults", "-display", "none", "-no-reboot"]
+    if boot.machine.sandbox:
+        argv += ["-sandbox", SANDBOX]
+    argv += ["-m", f"{boot.machine.memory_mib}M", "-no-user-config", "-nodefaults"]
+    argv += ["-display", "none", "-no-reboot"]
     argv += _chardev("console", ends.console) + list(arch.console_argv)
     argv += _chardev("channel", ends.channel) + list(arch.channel_argv)
     if ends.qmp:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from pytest_kernelvm.arch import ARCHES
 from pytest_kernelvm.config import Machine
-from pytest_kernelvm.vm.qemu_argv import BY_HAND, Boot, Ends, descriptors, qemu_argv
+from pytest_kernelvm.vm.qemu_argv import (
+    BY_HAND,
+    SANDBOX,
+    Boot,
+    Ends,
+    Memory,
+    descriptors,
+    qemu_argv,
+)
 
 ENDS = descriptors(5, 6, 7)
+SANDBOXED = ("-sandbox", SANDBOX)
+ALONE = ("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot")
 CMDLINE = "console=ttyS0 panic=-1 printk.devkmsg=on liminix"
 
 
@@ -37,7 +48,9 @@ def boot(
 
 MALTA_BEGINNING = (
     *("qemu-system-mips", "-M", "malta", "-cpu", "24Kf"),
-    *("-m", "128M", "-nodefaults", "-display", "none", "-no-reboot"),
+    *SANDBOXED,
+    *("-m", "128M"),
+    *ALONE,
     *("-chardev", "socket,id=console,fd=5", "-serial", "chardev:console"),
     *("-chardev", "socket,id=channel,fd=6", "-serial", "chardev:channel"),
     *("-chardev", "socket,id=qmp,fd=7", "-mon", "chardev=qmp,mode=control"),
@@ -84,7 +97,9 @@ def test_aarch64_has_no_fixed_address_and_no_fast_boot(fixed_initramfs: bool) ->
     )
     assert argv == (
         *("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57"),
-        *("-m", "128M", "-nodefaults", "-display", "none", "-no-reboot"),
+        *SANDBOXED,
+        *("-m", "128M"),
+        *ALONE,
         *("-chardev", "socket,id=console,fd=5", "-serial", "chardev:console"),
         *("-chardev", "socket,id=channel,fd=6"),
         *("-device", "virtio-serial-device"),
@@ -97,7 +112,7 @@ def test_aarch64_has_no_fixed_address_and_no_fast_boot(fixed_initramfs: bool) ->
 
 def test_by_hand_console_and_monitor_share_the_terminal() -> None:
     assert qemu_argv(boot("mips", fast_boot=False), BY_HAND) == (
-        *MALTA_BEGINNING[:11],
+        *MALTA_BEGINNING[: MALTA_BEGINNING.index("-chardev")],
         *("-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"),
         *("-chardev", "null,id=channel", "-serial", "chardev:channel"),
         *("-mon", "chardev=console,mode=readline"),
@@ -128,3 +143,25 @@ def test_commas_in_paths() -> None:
     )
     plain = qemu_argv(boot("mips", initramfs=path), ENDS)
     assert plain[plain.index("-initrd") + 1] == path
+
+
+def test_without_the_sandbox() -> None:
+    row = ARCHES["mips"]
+    machine = Machine(memory_mib=128, cpu=row.cpu, fast_boot=True, sandbox=False)
+    argv = qemu_argv(dataclasses.replace(boot("mips"), machine=machine), ENDS)
+    assert "-sandbox" not in argv
+
+
+@pytest.mark.parametrize(("written", "share"), [(True, "on"), (False, "off")])
+def test_memory_in_a_file(written: bool, share: str) -> None:
+    """A comma in a path is written twice."""
+    memory = Memory(path=Path("/store/a,b"), written=written)
+    argv = qemu_argv(boot("mips"), ENDS, memory=memory)
+    assert argv[-4:] == (
+        *("-object", f"memory-backend-file,id=memory,size=128M,mem-path=/store/a,,b,share={share}"),
+        *("-machine", "memory-backend=memory"),
+    )
+
+
+def test_a_restored_machine_waits() -> None:
+    assert qemu_argv(boot("mips"), ENDS, incoming=True)[-2:] == ("-incoming", "defer")
