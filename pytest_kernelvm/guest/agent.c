@@ -21,6 +21,8 @@
  *
  * A damaged request is dropped; the host sends it again.  A request with the
  * id of the last one is answered with the last reply and not executed again.
+ * The first frame, with id 0, says hello: version of the protocol and a number
+ * that differs from boot to boot.  A request with id 0 asks for it again.
  * A request without steps is answered at once, or, while a program runs, ends
  * that program with SIGKILL.
  *
@@ -36,7 +38,7 @@
 #include <asm/signal.h>
 #include <asm/termbits.h>
 
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 2
 
 #define SOH 0x01
 #define EOT 0x04
@@ -62,6 +64,11 @@
 #define NR_PPOLL __NR_ppoll_time64
 #else
 #define NR_PPOLL __NR_ppoll
+#endif
+
+/* linux/random.h: never wait for the generator; since 5.6. */
+#ifndef GRND_INSECURE
+#define GRND_INSECURE 4
 #endif
 
 /* How often the agent wakes up while a program runs. */
@@ -116,6 +123,7 @@ static u8 answer[MEMORY_SIZE] ALIGNED_8;
 static u8 wire[WIRE_SIZE];
 static u32 wire_length;
 static u32 last_id;
+static u32 boot_id; /* tells this boot from others */
 
 static int channel;
 static int children; /* a signalfd of SIGCHLD */
@@ -416,27 +424,32 @@ static u32 execute(void)
 	return out - answer;
 }
 
+static void hello(void)
+{
+	struct reply *reply = (struct reply *)answer;
+
+	reply->id = 0;
+	reply->count = 2;
+	reply->results[0] = PROTOCOL_VERSION;
+	reply->results[1] = boot_id;
+	send_answer(sizeof(*reply) + 8);
+}
+
 static void answer_request(u32 length)
 {
 	struct request *request = (struct request *)incoming;
 
-	if (request->id && request->id == last_id) {
+	if (!request->id) {
+		hello();
+		return;
+	}
+	if (request->id == last_id) {
 		write_wire();
 		return;
 	}
 	last_id = request->id;
 	copy(memory, incoming, length);
 	send_answer(execute());
-}
-
-static void hello(void)
-{
-	struct reply *reply = (struct reply *)answer;
-
-	reply->id = 0;
-	reply->count = 1;
-	reply->results[0] = PROTOCOL_VERSION;
-	send_answer(sizeof(*reply) + 4);
 }
 
 static void mount_at(const char *type, const char *where)
@@ -523,6 +536,7 @@ int main(void)
 		return 1;
 	}
 	watch_children();
+	my_syscall3(__NR_getrandom, &boot_id, sizeof(boot_id), GRND_INSECURE);
 	hello();
 	for (;;) {
 		if (!wait_for_input()) {

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_kernelvm.errors import HarnessError
+from pytest_kernelvm.errors import Evidence, GuestDied, HarnessError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MEMORY_BYTES = 64 * 1024
 CHUNK_BYTES = 48 * 1024
 HELLO_ID = 0
@@ -238,7 +238,7 @@ class Batch:
     def decode(self, payload: bytes, byteorder: Literal["big", "little"]) -> Reply:
         """Return the reply to this batch.
 
-        Raises HarnessError if the payload is not one.
+        Raises GuestDied if the payload is not one.
         """
         order = ">" if byteorder == "big" else "<"
         try:
@@ -247,7 +247,13 @@ class Batch:
         except struct.error:
             count, results = -1, ()
         if count != len(self.steps):
-            raise HarnessError(f"the agent answered nonsense: {payload[:64]!r}")
+            raise GuestDied(
+                "the agent answered nonsense",
+                Evidence(
+                    expected=f"the results of {len(self.steps)} system calls",
+                    seen=f"{len(payload)} bytes: {payload[:48]!r}",
+                ),
+            )
         at = 8 + 4 * count
         outputs = []
         for step, result in zip(self.steps, results, strict=True):
@@ -290,6 +296,20 @@ def _encode_step(step: Step, order: str, numbers: Mapping[str, int]) -> bytes:
 def _signed(value: int) -> int:
     """Return a 32-bit value as the agent extends it: 0xfee1dead is negative to C."""
     return value - (1 << 32) if 1 << 31 <= value < 1 << 32 else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hello:
+    """An agent's first words. boot_id: differs from boot to boot."""
+
+    version: int
+    boot_id: int
+
+
+def decode_hello(payload: bytes, byteorder: Literal["big", "little"]) -> Hello:
+    """Return what a hello says; all zero where it is cut short."""
+    version, boot_id = (int.from_bytes(payload[at : at + 4], byteorder) for at in (8, 12))
+    return Hello(version=version, boot_id=boot_id)
 
 
 def reply_id(payload: bytes, byteorder: Literal["big", "little"]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.errors import HarnessError
@@ -12,6 +13,7 @@ from pytest_kernelvm.guest.protocol import (
     PROTOCOL_VERSION,
     Batch,
     Reply,
+    decode_hello,
     encode_frame,
     reply_id,
 )
@@ -33,6 +35,9 @@ class Channel:
 
     gone: returns True once the guest can no longer answer; called with the streams' lock held.
     numbers: system calls by name. last_id: of the requests that this agent has seen already.
+    boot_id: what its hello said, 0 as long as that has not come. repeat_s: how long a reply may
+    take until the request is sent again.
+    late, repeated: replies that came after their time, and more often than they were asked for.
     """
 
     def __init__(
@@ -41,30 +46,50 @@ class Channel:
         arch: Arch,
         numbers: Mapping[str, int],
         gone: Callable[[], bool],
+        *,
         last_id: int = 0,
+        boot_id: int = 0,
+        repeat_s: float = REPEAT_S,
     ) -> None:
         self._streams = streams
         self._byteorder = arch.endianness
         self._numbers = numbers
         self._gone = gone
         self._ids = itertools.count(last_id + 1)
-        self.last_id = last_id
         self._current = 0
+        self._owed: dict[int, int] = {}
+        self.last_id = last_id
+        self.boot_id = boot_id
+        self._repeat_after_s = repeat_s
+        self.began_anew = False
+        self.late = self.repeated = 0
+
+    @property
+    def oddities(self) -> str:
+        """What was odd about the frames that came, in words; empty if nothing was."""
+        counts = (
+            (self._streams.damaged_frames, "damaged frames"),
+            (self.late, "late replies"),
+            (self.repeated, "replies that nobody had asked for"),
+        )
+        return ", ".join(f"{count} {what}" for count, what in counts if count)
 
     def wait_ready(self, deadline: Deadline) -> None:
         """Wait for the agent's hello; ask for it where it may have been damaged or missed.
 
         Raises NoReply, or HarnessError if the agent speaks another version.
         """
-        while True:
-            reply = self._await(lambda got: got is not None, deadline, REPEAT_S)
-            if reply is not None:
-                break
-            self._send(Batch(), self._next_id(), deadline)
-        if reply_id(reply, self._byteorder) == HELLO_ID:
-            version = int.from_bytes(reply[8:12], self._byteorder)
-            if version != PROTOCOL_VERSION:
-                raise HarnessError(f"the agent speaks version {version}, not {PROTOCOL_VERSION}")
+        while self._await(_is_hello(self._byteorder), deadline, self._repeat_after_s) is None:
+            self._send(Batch(), HELLO_ID, deadline)
+
+    def _note_hello(self, payload: bytes) -> None:
+        hello = decode_hello(payload, self._byteorder)
+        if hello.version != PROTOCOL_VERSION:
+            raise HarnessError(f"the agent speaks version {hello.version}, not {PROTOCOL_VERSION}")
+        if self.boot_id and hello.boot_id != self.boot_id:
+            self.began_anew = True
+            raise NoReply
+        self.boot_id = hello.boot_id
 
     def _next_id(self) -> int:
         self.last_id = next(self._ids)
@@ -73,9 +98,7 @@ class Channel:
     def first_frame(self, batch: Batch) -> bytes:
         """Return a batch as wire bytes that somebody else sends; `collect` awaits its reply."""
         self._current = self._next_id()
-        return encode_frame(
-            batch.encode(self._current, self._byteorder, self._numbers), self._byteorder
-        )
+        return self._frame(batch, self._current)
 
     def collect(self, batch: Batch, deadline: Deadline) -> Reply:
         """Return the reply to the batch of `first_frame`, which was or will be sent.
@@ -90,7 +113,7 @@ class Channel:
     def transact(self, batch: Batch, deadline: Deadline) -> Reply:
         """Have a batch of system calls made and return the reply.
 
-        Raises NoReply.
+        Raises NoReply, or GuestDied if what comes is no reply.
         """
         self._current = self._next_id()
         repeat_s = self._repeat_s(batch)
@@ -108,7 +131,7 @@ class Channel:
         """
         while True:
             self._send(Batch(), self._next_id(), deadline)
-            if self._await(self._is_current, deadline, REPEAT_S / 4) is not None:
+            if self._await(self._is_current, deadline, self._repeat_after_s / 4) is not None:
                 return
 
     def _is_current(self, payload: bytes) -> bool:
@@ -116,11 +139,17 @@ class Channel:
 
     def _repeat_s(self, batch: Batch) -> float:
         """A long request is still under way when a short one would have been answered."""
-        return REPEAT_S + batch.data_bytes / SLOWEST_BYTES_PER_S
+        return self._repeat_after_s + batch.data_bytes / SLOWEST_BYTES_PER_S
+
+    def _frame(self, batch: Batch, request_id: int) -> bytes:
+        if request_id != HELLO_ID:
+            self._owed[request_id] = self._owed.get(request_id, 0) + 1
+        return encode_frame(
+            batch.encode(request_id, self._byteorder, self._numbers), self._byteorder
+        )
 
     def _send(self, batch: Batch, request_id: int, deadline: Deadline) -> None:
-        payload = batch.encode(request_id, self._byteorder, self._numbers)
-        if self._streams.send_channel(encode_frame(payload, self._byteorder), deadline):
+        if self._streams.send_channel(self._frame(batch, request_id), deadline):
             return
         if not deadline.passed:
             # QEMU has closed its end; whoever reads notices that a moment later.
@@ -135,6 +164,7 @@ class Channel:
         def look() -> bytes | bool | None:
             while self._streams.payloads:
                 payload = self._streams.payloads.pop(0)
+                self._account(payload)
                 if wanted(payload):
                     return payload
             return False if self._gone() else None
@@ -144,3 +174,20 @@ class Channel:
         if found is False or (found is None and deadline.passed):
             raise NoReply
         return found if isinstance(found, bytes) else None
+
+    def _account(self, payload: bytes) -> None:
+        """Note what a frame is beside being wanted: a hello, a late reply, one too many."""
+        request_id = reply_id(payload, self._byteorder)
+        if request_id == HELLO_ID:
+            self._note_hello(payload)
+        elif not self._owed.get(request_id):
+            self.repeated += 1
+        else:
+            self.late += request_id != self._current
+            self._owed[request_id] -= 1
+            if not self._owed[request_id]:
+                del self._owed[request_id]
+
+
+def _is_hello(byteorder: Literal["big", "little"]) -> Callable[[bytes], bool]:
+    return lambda payload: reply_id(payload, byteorder) == HELLO_ID

@@ -26,6 +26,7 @@ class Symptoms:
 
     ready: whether the agent had answered before. console: its whole text.
     status: QEMU's exit status, None as long as it runs. waited_s, for_what: what did not come.
+    oddities: what was wrong with frames that came. began_anew: another boot's agent said hello.
     by_hand: the command that boots the same guest. argv: QEMU's, with the console on a terminal.
     """
 
@@ -37,7 +38,8 @@ class Symptoms:
     status: int | None
     waited_s: float
     for_what: str
-    damaged_frames: int
+    oddities: str
+    began_anew: bool
     by_hand: str
     argv: str
 
@@ -71,9 +73,13 @@ def diagnose(symptoms: Symptoms) -> KernelvmError:
             f"{symptoms.label}: the machine halted and cannot end",
             evidence(symptoms.for_what, f"the kernel said: {halted[0]}"),
         )
+    if symptoms.began_anew:
+        return GuestDied(
+            f"{symptoms.label}: the guest booted anew",
+            evidence(f"an answer to: {symptoms.for_what}", "the hello of another boot's agent"),
+        )
     if symptoms.ready:
-        damaged = symptoms.damaged_frames
-        noise = f"; {damaged} damaged frames came" if damaged else ""
+        noise = f"; there came {symptoms.oddities}" if symptoms.oddities else ""
         return GuestHang(
             f"{symptoms.label}: no answer within {symptoms.waited_s:g} s",
             evidence(f"an answer to: {symptoms.for_what}", f"the guest runs and is silent{noise}"),

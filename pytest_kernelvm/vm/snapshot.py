@@ -23,7 +23,7 @@ from pytest_kernelvm.vm.qemu_argv import Boot, Ends, qemu_argv
 
 KIND = "snapshots"
 # Part of every digest: what is written here, or done with a guest before it is stopped.
-FORMAT = 1
+FORMAT = 3
 # More than this is not kept; who was not used for longest goes first.
 KEPT_BYTES = 4 << 30
 
@@ -42,12 +42,14 @@ class Snapshot:
     """A guest as it was when its agent first answered.
 
     directory: its entry in the store. request_id: the last one that its agent has seen.
+    boot_id: what that said in its hello.
     clock_offset_s: how far its clock was ahead of the host's. console_ages_s: (seconds before the
     snapshot, offset into the console's text) of each piece of text.
     """
 
     directory: Path
     request_id: int
+    boot_id: int
     clock_offset_s: float
     console_ages_s: tuple[tuple[float, int], ...]
 
@@ -128,6 +130,7 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     return Snapshot(
         directory=path,
         request_id=about["request_id"],
+        boot_id=about["boot_id"],
         clock_offset_s=about["clock_offset_s"],
         console_ages_s=tuple((age_s, offset) for age_s, offset in about["console_ages_s"]),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -26,6 +27,9 @@ from pytest_kernelvm.process import Deadline
 T = TypeVar("T")
 
 READ_BYTES = 65536
+
+# A QEMU that dies is diagnosed by us; each such test's report would show the library's words too.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
 class Streams:

@@ -135,8 +135,14 @@ class Vm(Programs):
         self._scanned = len(streams.console_text)
         self.console = Console(streams, self._launch.console_log, self.limits.command_s)
         self.qmp = Qmp(streams)
-        seen = self.snapshot.request_id if self.snapshot else 0
-        self._channel = Channel(streams, self.boot.arch, self.abi.syscalls, self._gone, seen)
+        self._channel = Channel(
+            streams,
+            self.boot.arch,
+            self.abi.syscalls,
+            self._gone,
+            last_id=self.snapshot.request_id if self.snapshot else 0,
+            boot_id=self.snapshot.boot_id if self.snapshot else 0,
+        )
         if self.snapshot and self._launch.state_descriptor is not None:
             ahead_s = self.snapshot.clock_offset_s
             refreshed(self._refreshing, self.abi, self._byteorder, ahead_s)
@@ -196,6 +202,7 @@ class Vm(Programs):
         (entry / CONSOLE).write_bytes(streams.console_text)
         return {
             "request_id": self._channel.last_id,
+            "boot_id": self._channel.boot_id,
             "clock_offset_s": ahead_s,
             "console_ages_s": [(now - at, offset) for at, offset in streams.console_times],
         }
@@ -247,7 +254,8 @@ class Vm(Programs):
                 status=status,
                 waited_s=waited_s,
                 for_what=for_what,
-                damaged_frames=streams.damaged_frames,
+                oddities=self._channel.oddities,
+                began_anew=self._channel.began_anew,
                 by_hand=self.by_hand,
                 argv=self.argv_by_hand,
             )

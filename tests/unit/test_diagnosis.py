@@ -31,7 +31,8 @@ def symptoms(
     text: str,
     status: int | None = None,
     qemu_said: str = "",
-    damaged_frames: int = 0,
+    oddities: str = "",
+    began_anew: bool = False,
 ) -> Symptoms:
     qemu_log = directory / "qemu.log"
     qemu_log.write_text(qemu_said)
@@ -44,7 +45,8 @@ def symptoms(
         status=status,
         waited_s=60.0,
         for_what="read /proc/version",
-        damaged_frames=damaged_frames,
+        oddities=oddities,
+        began_anew=began_anew,
         by_hand="kernelvm boot malta-6.12",
         argv="qemu-system-mips -M malta",
     )
@@ -279,9 +281,17 @@ def test_an_empty_console_of_a_guest_that_was_ready_is_a_hang(tmp_path: Path) ->
     assert type(diagnose(symptoms(tmp_path, ready=True, text=""))) is GuestHang
 
 
-def test_damaged_frames_are_told(tmp_path: Path) -> None:
-    error = diagnose(symptoms(tmp_path, ready=True, text=console("malta_ready"), damaged_frames=3))
-    assert error.evidence.seen == "the guest runs and is silent; 3 damaged frames came"
+def test_oddities_are_told(tmp_path: Path) -> None:
+    error = diagnose(
+        symptoms(tmp_path, ready=True, text=console("malta_ready"), oddities="3 late replies")
+    )
+    assert error.evidence.seen == "the guest runs and is silent; there came 3 late replies"
+
+
+def test_a_guest_that_booted_anew(tmp_path: Path) -> None:
+    error = diagnose(symptoms(tmp_path, ready=True, text=console("malta_ready"), began_anew=True))
+    assert isinstance(error, GuestDied)
+    assert error.summary.endswith("the guest booted anew")
 
 
 def test_a_panic_wins_over_qemus_status(tmp_path: Path) -> None:

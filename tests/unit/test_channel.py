@@ -1,0 +1,202 @@
+"""The host's end of the channel, against agents that do not behave."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm.arch import ARCHES
+from pytest_kernelvm.errors import GuestDied, HarnessError
+from pytest_kernelvm.guest.protocol import (
+    PROTOCOL_VERSION,
+    Batch,
+    FrameSplitter,
+    encode_frame,
+)
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.channel import Channel, NoReply
+from pytest_kernelvm.vm.streams import Streams
+
+ARCH = ARCHES["mipsel"]
+NUMBERS = {"getpid": 4020}
+
+
+def words(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(4, "little") for number in numbers)
+
+
+def frame(*numbers: int) -> bytes:
+    return encode_frame(words(*numbers), "little")
+
+
+def hello(boot_id: int = 77, version: int = PROTOCOL_VERSION) -> bytes:
+    return frame(0, 2, version, boot_id)
+
+
+class Peer:
+    """The guest's end: says hello, then answers each request as it is told to.
+
+    answer: gets the id and how many requests came before, returns the bytes to be sent.
+    """
+
+    def __init__(
+        self, tmp_path: Path, greeting: bytes, answer: Callable[[int, int], bytes]
+    ) -> None:
+        pairs = [socket.socketpair() for _ in range(3)]
+        self.streams = Streams(
+            console=pairs[0][0],
+            channel=pairs[1][0],
+            qmp=pairs[2][0],
+            splitter=FrameSplitter("little"),
+            log=tmp_path / "console.log",
+            shared=False,
+        )
+        self.ends = [pair[1] for pair in pairs]
+        self.requests: list[int] = []
+        self._answer = answer
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self.ends[1].sendall(greeting)
+        self.streams.start()
+        self._thread.start()
+        self.channel = Channel(
+            self.streams, ARCH, NUMBERS, lambda: self.streams.console_ended, repeat_s=0.25
+        )
+
+    def _serve(self) -> None:
+        splitter = FrameSplitter("little")
+        while data := self.ends[1].recv(4096):
+            for payload in splitter.feed(data)[0]:
+                request_id = int.from_bytes(payload[:4], "little")
+                self.requests.append(request_id)
+                self.ends[1].sendall(self._answer(request_id, len(self.requests)))
+
+    def end(self) -> None:
+        for end in self.ends:
+            end.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self.streams.close()
+        for end in self.ends:
+            end.close()
+
+
+Start = Callable[..., Peer]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    peers = []
+
+    def begin(answer: Callable[[int, int], bytes], greeting: bytes = hello()) -> Peer:
+        peers.append(Peer(tmp_path, greeting, answer))
+        return peers[-1]
+
+    yield begin
+    for peer in peers:
+        peer.end()
+
+
+def getpid() -> Batch:
+    batch = Batch()
+    batch.call("getpid")
+    return batch
+
+
+def pid_one(request_id: int, _nr: int) -> bytes:
+    return frame(request_id, 1, 1)
+
+
+def test_hello_then_replies(start: Start) -> None:
+    peer = start(pid_one)
+    peer.channel.wait_ready(Deadline(5))
+    assert peer.channel.boot_id == 77
+    for _request in range(3):
+        assert peer.channel.transact(getpid(), Deadline(5)).results == (1,)
+    assert peer.requests == [1, 2, 3]
+    assert peer.channel.oddities == ""
+
+
+def test_a_missed_hello_is_asked_for(start: Start) -> None:
+    peer = start(lambda _id, _nr: hello(), greeting=b"")
+    peer.channel.wait_ready(Deadline(5))
+    assert peer.channel.boot_id == 77
+
+
+def test_another_version(start: Start) -> None:
+    peer = start(pid_one, greeting=hello(version=99))
+    with pytest.raises(HarnessError, match="the agent speaks version 99"):
+        peer.channel.wait_ready(Deadline(5))
+
+
+@pytest.mark.parametrize("greeting", [b"", b"\x01\x84\x81", b"login: "])
+def test_never(start: Start, greeting: bytes) -> None:
+    peer = start(lambda _id, _nr: b"", greeting=greeting)
+    with pytest.raises(NoReply):
+        peer.channel.wait_ready(Deadline(0.3))
+
+
+def test_nonsense(start: Start) -> None:
+    """A whole frame with the right id, and other contents than a reply's."""
+    peer = start(lambda request_id, _nr: frame(request_id, 5, 1))
+    peer.channel.wait_ready(Deadline(5))
+    with pytest.raises(GuestDied, match="the agent answered nonsense"):
+        peer.channel.transact(getpid(), Deadline(5))
+
+
+def test_noise_between_frames_is_no_answer(start: Start) -> None:
+    def noisy(request_id: int, _nr: int) -> bytes:
+        return b"\xff\x04 text \x01\x80" + pid_one(request_id, 0)
+
+    peer = start(noisy)
+    peer.channel.wait_ready(Deadline(5))
+    assert peer.channel.transact(getpid(), Deadline(5)).results == (1,)
+    assert peer.channel.oddities == "1 damaged frames"
+
+
+def test_twice(start: Start) -> None:
+    peer = start(lambda request_id, _nr: 2 * pid_one(request_id, 0))
+    peer.channel.wait_ready(Deadline(5))
+    for _request in range(3):
+        assert peer.channel.transact(getpid(), Deadline(5)).results == (1,)
+    assert peer.channel.oddities == "2 replies that nobody had asked for"
+
+
+def test_an_answer_to_another_request(start: Start) -> None:
+    peer = start(lambda _id, _nr: pid_one(4711, 0))
+    peer.channel.wait_ready(Deadline(5))
+    with pytest.raises(NoReply):
+        peer.channel.transact(getpid(), Deadline(0.15))
+    assert peer.channel.oddities == "1 replies that nobody had asked for"
+
+
+def test_late(start: Start) -> None:
+    """The first request is answered when the second one comes."""
+
+    def late(request_id: int, nr: int) -> bytes:
+        return b"" if nr == 1 else pid_one(1, 0) + pid_one(request_id, 0)
+
+    peer = start(late)
+    peer.channel.wait_ready(Deadline(5))
+    with pytest.raises(NoReply):
+        peer.channel.transact(getpid(), Deadline(0.15))
+    assert peer.channel.transact(getpid(), Deadline(5)).results == (1,)
+    assert peer.channel.oddities == "1 late replies"
+
+
+def test_a_lost_request_is_sent_again(start: Start) -> None:
+    peer = start(lambda request_id, nr: pid_one(request_id, 0) if nr == 3 else b"")
+    peer.channel.wait_ready(Deadline(5))
+    assert peer.channel.transact(getpid(), Deadline(5)).results == (1,)
+    assert peer.requests == [1, 1, 1]
+    assert peer.channel.oddities == ""
+
+
+def test_another_boot(start: Start) -> None:
+    peer = start(lambda _id, _nr: hello(boot_id=78))
+    peer.channel.wait_ready(Deadline(5))
+    with pytest.raises(NoReply):
+        peer.channel.transact(getpid(), Deadline(5))
+    assert peer.channel.began_anew
