@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.modules.metadata import bad_line, read_text
+from pytest_kernelvm.modules.metadata import bad_line
 from pytest_kernelvm.modules.names import OpenBracket, literal_parts, normalise, pattern_regex
 
 # Patterns that start alike share a bucket. In it, the end of a pattern's longest literal part tells
@@ -49,22 +49,21 @@ class AliasIndex:
             self._numbers.setdefault(known, []).extend(numbers)
         self._buckets: dict[str, _Bucket] = {}
 
-    @classmethod
-    def of_file(cls, path: Path) -> AliasIndex:
-        """Return the index of a file, empty if there is none."""
-        return cls(path, read_text(path))
-
     def lookup(self, name: str) -> tuple[str, ...]:
         """Return the modules whose patterns match, in the order of the lines, each once.
 
         name: normalised (names.normalise); patterns are normalised here.
         """
-        found: list[tuple[int, str]] = []
+        return tuple(dict.fromkeys(module for _, _, module in self.matches(name)))
+
+    def matches(self, name: str) -> list[tuple[int, str, str]]:
+        """Return (place, pattern, module) of each line whose pattern matches, in their order."""
+        found: list[tuple[int, str, str]] = []
         for head in {"", name[:_HEAD_LENGTH]} & self._numbers.keys():
             if head not in self._buckets:
                 self._buckets[head] = _Bucket(self._parsed(self._numbers[head]))
             found.extend(self._buckets[head].matches(name))
-        return tuple(dict.fromkeys(module for _, module in sorted(found)))
+        return sorted(found)
 
     def _parsed(self, numbers: Iterable[int]) -> Iterator[tuple[int, str, str]]:
         for number in numbers:
@@ -88,7 +87,7 @@ class _Bucket:
     """Some (place, pattern, module); wildcard patterns by the end of their longest literal part."""
 
     def __init__(self, members: Iterable[tuple[int, str, str]]) -> None:
-        self._exact: dict[str, list[tuple[int, str]]] = {}
+        self._exact: dict[str, list[tuple[int, str, str]]] = {}
         self._grams: dict[str, list[tuple[int, str, str]]] = {}
         for place, written, module in members:
             try:
@@ -98,18 +97,18 @@ class _Bucket:
                 continue
             literals = literal_parts(pattern)
             if len(literals) == 1:
-                self._exact.setdefault(pattern, []).append((place, module))
+                self._exact.setdefault(pattern, []).append((place, pattern, module))
             else:
                 gram = max(literals, key=len)[-_GRAM_LENGTH:]
                 self._grams.setdefault(gram, []).append((place, pattern, module))
         self._lengths = {len(gram) for gram in self._grams}
 
-    def matches(self, name: str) -> Iterator[tuple[int, str]]:
-        """Yield (place, module) of every pattern that matches."""
+    def matches(self, name: str) -> Iterator[tuple[int, str, str]]:
+        """Yield (place, pattern, module) of every pattern that matches."""
         yield from self._exact.get(name, ())
         for length in self._lengths:
             grams = {name[at : at + length] for at in range(len(name) - length + 1)}
             for gram in grams & self._grams.keys():
                 for place, pattern, module in self._grams[gram]:
                     if pattern_regex(pattern).fullmatch(name):
-                        yield place, module
+                        yield place, pattern, module

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.modules.closure_walk import ClosureWalk
+from pytest_kernelvm.modules.firmware import NO_FIRMWARE, Firmware, WhenMissing, find_firmware
+from pytest_kernelvm.modules.line import Line, plain_line
 from pytest_kernelvm.modules.names import checked_name
+from pytest_kernelvm.modules.plan import Insertion, Plan
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.modules.walk import Walk
 from pytest_kernelvm.modules.why import ClosureModule, Relation
 
 
@@ -25,26 +28,50 @@ class Closure:
     warnings: sentences for people, such as a softdep that exists nowhere.
     edges: (requirer, relation, module) for what modules.dep does not say: softdeps, weakdeps and
         wanted aliases that lead to a module.
+    firmware: what the modules may ask the user space for.
+    options: (module, parameters) that the tree's modprobe.d has for modules to load.
     """
 
     release: str
     directory: Path
     wanted: tuple[str, ...] = ()
-    modules: tuple[ClosureModule, ...] = ()
+    modules: Sequence[ClosureModule] = ()
     builtin: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     edges: tuple[tuple[str, Relation, str], ...] = ()
+    firmware: Firmware = NO_FIRMWARE
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def load_order(self) -> tuple[str, ...]:
         """The names of the modules to load, each behind what it needs; none is `on_request`."""
+        if isinstance(self.modules, Line):
+            return self.modules.names
         return tuple(module.name for module in self.modules if not module.on_request)
 
     @property
     def unload_order(self) -> tuple[str, ...]:
         """The names of the loaded modules, each before what it needs."""
         return self.load_order[::-1]
+
+    @property
+    def plan(self) -> Plan:
+        """What to insert, with which parameters, and what to remove, step by step."""
+        options = dict(self.options)
+        return Plan(
+            directory=self.directory,
+            load=tuple(
+                Insertion(
+                    name=module.name,
+                    relative=module.file.relative,
+                    options=options.get(module.name, ""),
+                )
+                for module in self.modules
+                if not module.on_request
+            ),
+            unload=self.unload_order,
+        )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -82,20 +109,49 @@ def close(
     *,
     allow_missing: Collection[str] = (),
     allow_empty: bool = False,
+    firmware_directory: Path | None = None,
+    missing_firmware: WhenMissing = "warning",
 ) -> Closure:
     """Return all that a set of modules may want at run time, in load order.
 
     wanted: names or aliases as modprobe takes them. allow_missing: names that may be missing, or
         without a file. allow_empty: whether all that is wanted may turn out to be builtin or
         missing. All softdep lines of a module count, and so do weakdeps.
+    firmware_directory: a lib/firmware, if firmware is wanted too. missing_firmware: whether what
+        is not in it is a warning or an error.
     Raises BadInput for a name that is none or that the tree does not have, for a file that is
     absent, for dependencies in a cycle, for a damaged tree and, without `allow_empty`, for a
     closure of no module although some are wanted. Source of the order: see walk.py.
     """
-    names = _names(wanted, "wanted")
+    names = _names(wanted, "wanted", tree)
+    may_be_missing = _names(allow_missing, "allow_missing", tree) if allow_missing else ()
     if not names:
         return Closure(release=tree.release, directory=tree.directory)
-    walk = Walk(tree, frozenset(_names(allow_missing, "allow_missing")))
+    line = plain_line(tree, names)
+    if line is not None:
+        closure = Closure(
+            release=tree.release, directory=tree.directory, wanted=names, modules=line
+        )
+    else:
+        closure = _walked(tree, names, frozenset(may_be_missing), allow_empty)
+    if tree.modprobe_d.options:
+        closure = replace(closure, options=_options(tree, closure))
+    if firmware_directory is None:
+        return closure
+    firmware = find_firmware(
+        tree, closure.modules, closure.builtin, firmware_directory, missing_firmware
+    )
+    warnings = (*closure.warnings, *firmware.warnings)
+    return replace(closure, firmware=firmware, warnings=warnings)
+
+
+def _walked(
+    tree: ModuleTree,
+    names: tuple[str, ...],
+    allow_missing: frozenset[str],
+    allow_empty: bool,
+) -> Closure:
+    walk = ClosureWalk(tree, allow_missing)
     for name in names:
         walk.want(name)
     walk.want_on_request()
@@ -113,16 +169,31 @@ def close(
     )
 
 
-def _names(names: Iterable[str], argument: str) -> tuple[str, ...]:
+def _options(tree: ModuleTree, closure: Closure) -> tuple[tuple[str, str], ...]:
+    """Return the parameters of modules; those for an alias count if it was asked for by that."""
+    found = []
+    for module in closure.modules:
+        by = module.requirer
+        names = (module.name, by.name) if by and module.relation == "alias" else (module.name,)
+        if options := tree.modprobe_d.options_of(*names):
+            found.append((module.name, options))
+    return tuple(found)
+
+
+def _names(names: Iterable[str], argument: str, tree: ModuleTree) -> tuple[str, ...]:
     if isinstance(names, str):
         raise BadInput(
             f"{argument} is a text, and not a sequence of names",
             Evidence(expected=f"[{names!r}]", seen=repr(names)),
         )
+    names = tuple(names)
+    # A name that modules.dep has is one.
+    if len(names) == 1 and names[0] in tree.modules:
+        return names
     return tuple(dict.fromkeys(checked_name(name) for name in names))
 
 
-def _empty(tree: ModuleTree, names: tuple[str, ...], walk: Walk) -> BadInput:
+def _empty(tree: ModuleTree, names: tuple[str, ...], walk: ClosureWalk) -> BadInput:
     return BadInput(
         f"nothing to load for {', '.join(names)}: the closure is empty",
         Evidence(

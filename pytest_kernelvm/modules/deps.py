@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.modules.metadata import bad_line, read_text
+from pytest_kernelvm.modules.metadata import bad_line
 from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
 
 _LINE = re.compile(
@@ -49,18 +49,20 @@ class ModuleFile:
 class ModulesDep(Mapping[str, ModuleFile]):
     """The modules of a modules.dep by name, in its order; a module is made when it is asked for.
 
-    path: the modules.dep of a tree, which must exist.
+    path: the modules.dep of a tree. text: its content.
     Raises BadInput for a line that is not `FILE: FILE…`, for a file outside of the tree and for
     two files of one name. Source: modules.dep(5).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str) -> None:
         self._path = path
-        self._text = read_text(path)
+        self._text = text
         found = _LINE.findall(self._text)
         self._lines = {stem.replace("-", "_"): (file, needed) for file, stem, needed in found}
         self._names = {file: name for name, (file, _) in self._lines.items()}
         self._files: dict[str, ModuleFile] = {}
+        self._needs: dict[str, tuple[str, ...]] = {}
+        self._without_line: dict[str, str] = {}
         # Numbers that agree spare a look at each of thousands of lines.
         outside = any(".." in file for file, _, _ in found)
         if outside or not self._text.count("\n") == len(found) == len(self._lines):
@@ -69,16 +71,29 @@ class ModulesDep(Mapping[str, ModuleFile]):
     def __getitem__(self, name: str) -> ModuleFile:
         file = self._files.get(name)
         if file is None:
-            relative, needed = self._lines[name]
             file = self._files[name] = ModuleFile(
                 name=name,
                 directory=self._path.parent,
-                relative=relative,
-                dependencies=tuple(
-                    [self._names.get(path) or self._unlisted(name, path) for path in needed.split()]
-                ),
+                relative=self._lines[name][0],
+                dependencies=self.needs(name),
             )
         return file
+
+    def needs(self, name: str) -> tuple[str, ...]:
+        """Return the names of what a module's line lists, nearest first."""
+        needs = self._needs.get(name)
+        if needs is None:
+            names = self._names
+            files = self._lines[name][1].split()
+            needs = self._needs[name] = tuple(
+                [names.get(file) or self._unlisted(name, file) for file in files]
+            )
+        return needs
+
+    def relative(self, name: str) -> str:
+        """Return the path below the tree of a module that has a line, or that one needs."""
+        line = self._lines.get(name)
+        return self._without_line[name] if line is None else line[0]
 
     def __contains__(self, name: object) -> bool:
         return name in self._lines
@@ -103,7 +118,9 @@ class ModulesDep(Mapping[str, ModuleFile]):
         if not file.endswith(MODULE_SUFFIXES):
             raise bad_line(self._path, number, expected="paths of .ko files", seen=repr(file))
         self._check_inside(number, file)
-        return name_of_file(file)
+        name = name_of_file(file)
+        self._without_line[name] = file
+        return name
 
     def _check_each_line(self) -> None:
         seen: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _RUN_DEPMOD = "run depmod again for this tree"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Softdep:
-    """What a module's authors want loaded with it; all its lines together.
+    """What a module's authors or users want loaded with it.
 
     pre, post: names or aliases to load before and after it, as written.
     ignored: names that stand behind neither `pre:` nor `post:`; kmod drops them silently
@@ -24,6 +24,14 @@ class Softdep:
     pre: tuple[str, ...] = ()
     post: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+
+    def joined(self, other: Softdep) -> Softdep:
+        """Return this softdep with another one's names behind its own."""
+        return Softdep(
+            pre=self.pre + other.pre,
+            post=self.post + other.post,
+            ignored=self.ignored + other.ignored,
+        )
 
 
 def bad_line(path: Path, number: int, *, expected: str, seen: str) -> BadInput:
@@ -35,6 +43,33 @@ def bad_line(path: Path, number: int, *, expected: str, seen: str) -> BadInput:
         f"{path.name} is damaged",
         Evidence(expected=expected, seen=seen, where=(f"{path}:{number}",), next_step=_RUN_DEPMOD),
     )
+
+
+class Metadata:
+    """The metadata files of a module tree: those on the disk, or given ones in their place.
+
+    directory: lib/modules/RELEASE. given: all files by name, instead of those on the disk.
+    """
+
+    def __init__(self, directory: Path, given: Mapping[str, bytes] | None = None) -> None:
+        self.directory = directory
+        self._given = given
+
+    def path(self, name: str) -> Path:
+        """Return where a file is, or would be, for complaints."""
+        return self.directory / name
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return self.path(name).is_file() if self._given is None else name in self._given
+
+    def data(self, name: str) -> bytes:
+        """Return a file's content, empty without the file. Raises BadInput if it cannot be read."""
+        return read_bytes(self.path(name)) if self._given is None else self._given.get(name, b"")
+
+    def text(self, name: str) -> str:
+        """Return a text file's content, empty without the file; see checked_text."""
+        return checked_text(self.path(name), self.data(name))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -52,13 +87,12 @@ def read_bytes(path: Path) -> bytes:
         ) from None
 
 
-def read_text(path: Path) -> str:
-    """Return the content of a metadata file; empty if there is no such file.
+def checked_text(path: Path, data: bytes) -> str:
+    """Return a metadata file's content as text.
 
     Raises BadInput, with the line, for what is not UTF-8, holds a NUL byte (what a file system
     leaves after a crash) or does not end with a newline.
     """
-    data = read_bytes(path)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -78,20 +112,20 @@ def read_text(path: Path) -> str:
     return text
 
 
-def softdep_lines(path: Path) -> dict[str, Softdep]:
-    """Return modules.softdep as module name → the union of its lines.
+def softdep_lines(path: Path, text: str) -> tuple[tuple[str, Softdep], ...]:
+    """Return the (module name, softdep) of each line of modules.softdep.
 
     Raises BadInput for a line that is not `softdep MODULE …`. Source: modprobe.d(5).
     """
-    return softdeps_of(_directives(path, "softdep"))
+    return tuple((name, softdep_of(words)) for name, words in _directives(path, text, "softdep"))
 
 
-def weakdep_lines(path: Path) -> dict[str, tuple[str, ...]]:
+def weakdep_lines(path: Path, text: str) -> dict[str, tuple[str, ...]]:
     """Return modules.weakdep (kmod 33) as module name → the names on all its lines.
 
     Raises BadInput for a line that is not `weakdep MODULE …`. Source: modprobe.d(5).
     """
-    return weakdeps_of(_directives(path, "weakdep"))
+    return weakdeps_of(_directives(path, text, "weakdep"))
 
 
 def weakdeps_of(directives: Iterator[tuple[str, list[str]]]) -> dict[str, tuple[str, ...]]:
@@ -102,31 +136,35 @@ def weakdeps_of(directives: Iterator[tuple[str, list[str]]]) -> dict[str, tuple[
     return weak
 
 
-def softdeps_of(directives: Iterator[tuple[str, list[str]]]) -> dict[str, Softdep]:
-    """Return module name → softdeps, of (module name, words behind it) pairs."""
-    parts: dict[str, dict[str, list[str]]] = {}
-    for module, words in directives:
-        part = parts.setdefault(module, {"pre:": [], "post:": [], "": []})
-        mode = ""
-        for word in words:
-            if word in ("pre:", "post:"):
-                mode = word
-            else:
-                part[mode].append(word)
-    return {
-        module: Softdep(pre=tuple(part["pre:"]), post=tuple(part["post:"]), ignored=tuple(part[""]))
-        for module, part in parts.items()
-    }
+def softdep_of(words: Iterable[str]) -> Softdep:
+    """Return the softdep of one line's words behind the module's name."""
+    parts: dict[str, list[str]] = {"pre:": [], "post:": [], "": []}
+    mode = ""
+    for word in words:
+        if word in ("pre:", "post:"):
+            mode = word
+        else:
+            parts[mode].append(word)
+    return Softdep(pre=tuple(parts["pre:"]), post=tuple(parts["post:"]), ignored=tuple(parts[""]))
 
 
-def builtin_lines(path: Path) -> dict[str, str]:
+def union_of_softdeps(lines: Iterable[tuple[str, Softdep]]) -> dict[str, Softdep]:
+    """Return module name → all its lines together, of (module name, softdep) pairs."""
+    union: dict[str, Softdep] = {}
+    for module, softdep in lines:
+        known = union.get(module)
+        union[module] = softdep if known is None else known.joined(softdep)
+    return union
+
+
+def builtin_lines(path: Path, text: str) -> dict[str, str]:
     """Return modules.builtin as module name → path below lib/modules/RELEASE.
 
     A name that stands there twice keeps its first path. Raises BadInput for a line that names no
     module file. Source: the kernel's Documentation/kbuild/kbuild.rst.
     """
     builtin: dict[str, str] = {}
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line:
             continue
         if not line.endswith(MODULE_SUFFIXES):
@@ -135,13 +173,13 @@ def builtin_lines(path: Path) -> dict[str, str]:
     return builtin
 
 
-def modinfo_fields(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (module name, key, value) of modules.builtin.modinfo; nothing if there is no such file.
+def modinfo_fields(path: Path, data: bytes) -> Iterator[tuple[str, str, str]]:
+    """Yield (module name, key, value) of modules.builtin.modinfo.
 
     Raises BadInput for an entry that is not `NAME.KEY=VALUE`, or that has no NUL byte behind it.
     Source: kmod, libkmod-builtin.c.
     """
-    entries = read_bytes(path).split(b"\0")
+    entries = data.split(b"\0")
     if entries.pop():
         raise bad_line(
             path,
@@ -158,8 +196,8 @@ def modinfo_fields(path: Path) -> Iterator[tuple[str, str, str]]:
         yield name.replace("-", "_"), key, value
 
 
-def _directives(path: Path, word: str) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+def _directives(path: Path, text: str, word: str) -> Iterator[tuple[str, list[str]]]:
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from pytest_kernelvm.errors import BadInput, Evidence
@@ -73,6 +74,7 @@ def checked_name(name: str) -> str:
     return normalise(name)
 
 
+@functools.lru_cache(maxsize=1024)
 def pattern_regex(pattern: str) -> re.Pattern[str]:
     """Return a regular expression that fully matches what fnmatch(3) without flags matches.
 
@@ -97,6 +99,11 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
         return re.compile(first, re.DOTALL)
     *middle, last = middle
     return re.compile(first + "".join(f"(?>.*?{part})" for part in middle) + f".*{last}", re.DOTALL)
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a name holds wildcards."""
+    return _WILD.search(text) is not None
 
 
 def literal_parts(pattern: str) -> list[str]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules.closure import Closure
-from pytest_kernelvm.modules.metadata import read_bytes, read_text
 from pytest_kernelvm.modules.names import name_of_file
 from pytest_kernelvm.modules.tree import ModuleTree
 
@@ -30,16 +28,16 @@ def pruned_metadata(
             Evidence(expected=str(tree.directory), seen=str(closure.directory)),
         )
     kept = {module.name for module in closure.modules}
-    directory = tree.directory
+    metadata = tree.metadata
     files = {
         "modules.dep": _dependencies(closure, tree),
-        "modules.alias": _lines(directory / "modules.alias", kept, _aliased),
-        "modules.softdep": _lines(directory / "modules.softdep", kept, _softly_depending),
-        "modules.builtin": read_bytes(directory / "modules.builtin"),
+        "modules.alias": _lines(metadata.text("modules.alias"), kept, _aliased),
+        "modules.softdep": _lines(metadata.text("modules.softdep"), kept, _softly_depending),
+        "modules.builtin": metadata.data("modules.builtin"),
     }
     if for_depmod:
-        files["modules.order"] = _lines(directory / "modules.order", kept, name_of_file)
-        files["modules.builtin.modinfo"] = read_bytes(directory / "modules.builtin.modinfo")
+        files["modules.order"] = _lines(metadata.text("modules.order"), kept, name_of_file)
+        files["modules.builtin.modinfo"] = metadata.data("modules.builtin.modinfo")
     return files
 
 
@@ -54,8 +52,8 @@ def _dependencies(closure: Closure, tree: ModuleTree) -> bytes:
     return "".join(lines).encode()
 
 
-def _lines(path: Path, kept: Container[str], module_of: Callable[[str], str]) -> bytes:
-    lines = read_text(path).split("\n")
+def _lines(text: str, kept: Container[str], module_of: Callable[[str], str]) -> bytes:
+    lines = text.split("\n")
     return "".join(f"{line}\n" for line in lines if module_of(line) in kept).encode()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,12 @@ from pathlib import Path
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules import metadata
 from pytest_kernelvm.modules.aliases import AliasIndex
-from pytest_kernelvm.modules.deps import ModuleFile, ModulesDep
-from pytest_kernelvm.modules.metadata import Softdep
-from pytest_kernelvm.modules.names import OpenBracket, normalise
+from pytest_kernelvm.modules.deps import ModulesDep
+from pytest_kernelvm.modules.metadata import Metadata, Softdep
+from pytest_kernelvm.modules.modprobe_d import NOTHING, ModprobeD
+from pytest_kernelvm.modules.names import OpenBracket, is_pattern, normalise, pattern_regex
+
+_SoftdepLine = tuple[int, str, Softdep]
 
 
 class Kind(enum.Enum):
@@ -23,6 +26,8 @@ class Kind(enum.Enum):
     LOADABLE = "loadable"
     BUILTIN = "builtin"
     ALIAS = "alias"
+    BLACKLISTED = "blacklisted"
+    OFF = "off"
     FILE_ABSENT = "file absent"
     MISSING = "missing"
 
@@ -31,7 +36,7 @@ class Kind(enum.Enum):
 class Classification:
     """What a name is in a tree.
 
-    name: normalised. kind: see Kind.
+    name: normalised. kind: see Kind; what is blacklisted loads by its own name alone.
     targets: the modules that it stands for: those of an alias in the order of modules.alias, or
         the module itself, empty if missing. They can be loadable, builtin or, in a damaged tree
         and for `alias x off`, nothing.
@@ -41,18 +46,33 @@ class Classification:
     kind: Kind
     targets: tuple[str, ...]
 
+    @property
+    def is_alias(self) -> bool:
+        """Whether the name stands for others."""
+        return bool(self.targets) and self.targets != (self.name,)
+
 
 class ModuleTree:
     """A module tree; each of its files is read when it is first needed, and only once.
 
     directory: lib/modules/RELEASE. Make another ModuleTree after a change on disk.
+    modprobe_d: what the guest's modprobe.d and command line say; the host's are never read.
+    metadata: the content of depmod's and Kbuild's files by name, instead of those on the disk.
     What is read raises BadInput with file and line if it is damaged.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        modprobe_d: ModprobeD = NOTHING,
+        metadata: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.directory = directory
+        self.modprobe_d = modprobe_d
+        self.metadata = Metadata(directory, metadata)
         self._directory_text = str(directory)
-        self._readable: dict[str, bool] = {}
+        self._present: dict[str, Collection[str]] = {}
         self._classified: dict[str, Classification] = {}
 
     def __repr__(self) -> str:
@@ -63,43 +83,91 @@ class ModuleTree:
         """The kernel release: the directory's name, as `uname -r` says it on the kernel."""
         return self.directory.absolute().name
 
-    @property
-    def modules(self) -> Mapping[str, ModuleFile]:
+    @cached_property
+    def modules(self) -> ModulesDep:
         """Every module of modules.dep by name, in its order.
 
         Raises BadInput if there is no modules.dep.
         """
-        return self._dep
+        if self.metadata.exists("modules.dep"):
+            return ModulesDep(*self._file("modules.dep"))
+        raise BadInput(
+            f"{self.directory} is not a module tree",
+            Evidence(
+                expected="a directory lib/modules/RELEASE that depmod has seen",
+                seen="no modules.dep in it",
+                where=(str(self.metadata.path("modules.dep")),),
+                next_step=self._where_a_tree_may_be(),
+            ),
+        )
 
     @cached_property
     def aliases(self) -> AliasIndex:
         """The aliases of modules.alias; none without the file."""
-        return AliasIndex.of_file(self.directory / "modules.alias")
+        return AliasIndex(*self._file("modules.alias"))
 
     @cached_property
     def symbols(self) -> AliasIndex:
         """Which module exports `symbol:NAME`, from modules.symbols; none without the file."""
-        return AliasIndex.of_file(self.directory / "modules.symbols")
+        return AliasIndex(*self._file("modules.symbols"))
+
+    @cached_property
+    def softdep_lines(self) -> tuple[tuple[str, Softdep], ...]:
+        """The (module name or pattern, softdep) of each line, in kmod's order.
+
+        modules.softdep takes its place by name among the files of modprobe.d.
+        """
+        users = [(line.file, line.module, line.softdep) for line in self.modprobe_d.softdeps]
+        lines = metadata.softdep_lines(*self._file("modules.softdep"))
+        found = [("modules.softdep", name, softdep) for name, softdep in lines]
+        # The sort is stable, so that the lines of one file stay in their order.
+        return tuple(line[1:] for line in sorted(users + found, key=lambda line: line[0]))
+
+    def softdep_lines_of(self, name: str) -> list[Softdep]:
+        """Return the softdeps of each line that is about a module, in kmod's order."""
+        exact, patterns = self._softdep_index
+        found = [*exact.get(name, ())]
+        found += [line for line in patterns if pattern_regex(line[1]).fullmatch(name)]
+        return [softdep for _, _, softdep in sorted(found, key=lambda line: line[0])]
+
+    @cached_property
+    def _softdep_index(self) -> tuple[dict[str, list[_SoftdepLine]], list[_SoftdepLine]]:
+        exact: dict[str, list[_SoftdepLine]] = {}
+        patterns: list[_SoftdepLine] = []
+        for place, (name, softdep) in enumerate(self.softdep_lines):
+            lines = patterns if is_pattern(name) else exact.setdefault(name, [])
+            lines.append((place, name, softdep))
+        return exact, patterns
 
     @cached_property
     def softdeps(self) -> Mapping[str, Softdep]:
-        """The softdeps of each module that has some: all its lines in modules.softdep together."""
-        return metadata.softdep_lines(self.directory / "modules.softdep")
+        """The softdeps of each module that has some: all its lines together."""
+        union = metadata.union_of_softdeps(self.softdep_lines)
+        for pattern in [name for name in union if is_pattern(name)]:
+            softdep = union.pop(pattern)
+            matching = pattern_regex(pattern).fullmatch
+            for name in filter(matching, self.modules):
+                union[name] = union.get(name, Softdep()).joined(softdep)
+        return union
 
     @cached_property
     def weakdeps(self) -> Mapping[str, tuple[str, ...]]:
         """The weakdeps of each module that has some; none without modules.weakdep (kmod 33)."""
-        return metadata.weakdep_lines(self.directory / "modules.weakdep")
+        found = metadata.weakdep_lines(*self._file("modules.weakdep"))
+        for pattern, names in self.modprobe_d.weakdeps:
+            for name in filter(pattern_regex(pattern).fullmatch, self.modules):
+                found[name] = (*found.get(name, ()), *names)
+        return found
 
     @cached_property
     def builtin(self) -> Mapping[str, str]:
         """The kernel's own modules, name → path, from modules.builtin; see `knows_builtin`."""
-        return metadata.builtin_lines(self.directory / "modules.builtin")
+        return metadata.builtin_lines(*self._file("modules.builtin"))
 
     @cached_property
     def knows_builtin(self) -> bool:
         """Whether there is a modules.builtin; without, what is builtin seems to be missing."""
-        return (self.directory / "modules.builtin").is_file()
+        return self.metadata.exists("modules.builtin")
 
     @cached_property
     def builtin_aliases(self) -> AliasIndex:
@@ -107,36 +175,56 @@ class ModuleTree:
         text = "".join(
             f"alias {value} {name}\n" for name, key, value in self._builtin_fields if key == "alias"
         )
-        return AliasIndex(self._modinfo_path, text)
+        return AliasIndex(self.metadata.path("modules.builtin.modinfo"), text)
 
     @cached_property
     def builtin_softdeps(self) -> Mapping[str, Softdep]:
         """The softdeps of builtin modules, from modules.builtin.modinfo."""
-        return metadata.softdeps_of(self._builtin_values("softdep"))
+        return metadata.union_of_softdeps(
+            (name, metadata.softdep_of(value.split()))
+            for name, value in self.builtin_values("softdep")
+        )
 
     @cached_property
     def builtin_weakdeps(self) -> Mapping[str, tuple[str, ...]]:
         """The weakdeps of builtin modules, from modules.builtin.modinfo."""
-        return metadata.weakdeps_of(self._builtin_values("weakdep"))
+        return metadata.weakdeps_of(
+            (name, value.split()) for name, value in self.builtin_values("weakdep")
+        )
+
+    def builtin_values(self, wanted: str) -> Iterator[tuple[str, str]]:
+        """Yield (module name, value) of each field of one key in modules.builtin.modinfo."""
+        for name, key, value in self._builtin_fields:
+            if key == wanted:
+                yield name, value
 
     def has_file(self, name: str) -> bool:
-        """Whether the file of a module that modules.dep lists is on the disk and readable."""
-        if name not in self._readable:
-            # A Path for each of thousands of files would cost more than all the rest.
-            file = f"{self._directory_text}/{self.modules[name].relative}"
-            self._readable[name] = os.access(file, os.R_OK)
-        return self._readable[name]
+        """Whether the file of a module that modules.dep lists is on the disk."""
+        folder, _, file = self.modules.relative(name).rpartition("/")
+        present = self._present.get(folder)
+        if present is None:
+            present = self._present[folder] = self._files_in(folder)
+        return file in present
+
+    def _files_in(self, folder: str) -> Collection[str]:
+        # To list the directories of a tree is cheaper than to ask for each of thousands of files.
+        try:
+            with os.scandir(f"{self._directory_text}/{folder}") as entries:
+                return {entry.name for entry in entries if entry.is_file()}
+        except OSError:
+            return ()
 
     def line_of(self, name: str) -> str:
         """Return `FILE:LINE` of a module in modules.dep."""
-        return self._dep.line_of(name)
+        return self.modules.line_of(name)
 
     def classify(self, name: str) -> Classification:
-        """Return what a name is: a module before an alias, both before what is builtin.
+        """Return what a name is.
 
         name: a module's name, an alias (`crypto-crc32c`, a modalias) or `symbol:NAME`.
-        A name with an open bracket is nothing. Source of the order: kmod, libkmod-module.c,
-        kmod_module_new_from_lookup.
+        An alias of modprobe.d comes before a module, a module before other aliases, and all before
+        what is builtin. A name with an open bracket is nothing. Source of the order: kmod,
+        libkmod-module.c, kmod_module_new_from_lookup.
         """
         if name not in self._classified:
             try:
@@ -146,45 +234,46 @@ class ModuleTree:
         return self._classified[name]
 
     def _classify(self, name: str) -> Classification:
-        if name in self.modules:
+        if name in self.modules and not self._users_targets(name):
             kind = Kind.LOADABLE if self.has_file(name) else Kind.FILE_ABSENT
+            if name in self.modprobe_d.blacklist:
+                kind = Kind.BLACKLISTED
             return Classification(name=name, kind=kind, targets=(name,))
         index = self.symbols if name.startswith("symbol:") else self.aliases
-        if targets := index.lookup(name):
-            return Classification(name=name, kind=Kind.ALIAS, targets=targets)
+        if targets := self._users_targets(name) or index.lookup(name):
+            return Classification(name=name, kind=self._kind_of_alias(targets), targets=targets)
         if name in self.builtin:
             return Classification(name=name, kind=Kind.BUILTIN, targets=(name,))
         if targets := self.builtin_aliases.lookup(name):
             return Classification(name=name, kind=Kind.ALIAS, targets=targets)
         return Classification(name=name, kind=Kind.MISSING, targets=())
 
+    def _users_targets(self, name: str) -> tuple[str, ...]:
+        """Return what modprobe.d's aliases say a name stands for."""
+        aliases = self.modprobe_d.aliases
+        return tuple(
+            dict.fromkeys(
+                module for pattern, module in aliases if pattern_regex(pattern).fullmatch(name)
+            )
+        )
+
+    def _kind_of_alias(self, targets: tuple[str, ...]) -> Kind:
+        if all(target in self.modprobe_d.blacklist for target in targets):
+            return Kind.BLACKLISTED
+        # modprobe.d's way to switch an alias off; kmod looks for a module of that name.
+        if all(target in ("off", "null") for target in targets) and not any(
+            target in self.modules for target in targets
+        ):
+            return Kind.OFF
+        return Kind.ALIAS
+
     @cached_property
     def _builtin_fields(self) -> tuple[tuple[str, str, str], ...]:
-        return tuple(metadata.modinfo_fields(self._modinfo_path))
+        name = "modules.builtin.modinfo"
+        return tuple(metadata.modinfo_fields(self.metadata.path(name), self.metadata.data(name)))
 
-    def _builtin_values(self, wanted: str) -> Iterator[tuple[str, list[str]]]:
-        for name, key, value in self._builtin_fields:
-            if key == wanted:
-                yield name, value.split()
-
-    @property
-    def _modinfo_path(self) -> Path:
-        return self.directory / "modules.builtin.modinfo"
-
-    @cached_property
-    def _dep(self) -> ModulesDep:
-        path = self.directory / "modules.dep"
-        if path.is_file():
-            return ModulesDep(path)
-        raise BadInput(
-            f"{self.directory} is not a module tree",
-            Evidence(
-                expected="a directory lib/modules/RELEASE that depmod has seen",
-                seen="no modules.dep in it",
-                where=(str(path),),
-                next_step=self._where_a_tree_may_be(),
-            ),
-        )
+    def _file(self, name: str) -> tuple[Path, str]:
+        return self.metadata.path(name), self.metadata.text(name)
 
     def _where_a_tree_may_be(self) -> str:
         places = ("*", "lib/modules/*", "usr/lib/modules/*")

@@ -102,7 +102,7 @@ def test_a_tree_reads_only_what_is_asked_for(tmp_path: Path) -> None:
         pytest.param("loop-alias", Kind.ALIAS, ("loop",), id="case05-alias-of-builtin"),
         pytest.param("symbol:crc32c", Kind.ALIAS, ("libcrc32c",), id="case18-symbol"),
         pytest.param("symbol:none", Kind.MISSING, (), id="case18-unknown-symbol"),
-        pytest.param("switched-off", Kind.ALIAS, ("off",), id="case19-off"),
+        pytest.param("switched-off", Kind.OFF, ("off",), id="case19-off"),
         pytest.param("gone", Kind.FILE_ABSENT, ("gone",), id="case22-file-absent"),
         pytest.param("CMAC", Kind.MISSING, (), id="case20-upper-case"),
         pytest.param("a[b", Kind.MISSING, (), id="open-bracket"),

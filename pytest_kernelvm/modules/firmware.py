@@ -1,0 +1,242 @@
+"""Firmware: what modules may ask the user space for, and the files that answer.
+
+The kernel looks in updates/RELEASE, updates, RELEASE and the directory itself, there for the name,
+NAME.zst and NAME.xz (drivers/base/firmware_loader/main.c). Modules name it in `.modinfo`, some by
+patterns (include/linux/module.h, MODULE_FIRMWARE).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.modules.elf import read_modinfo
+from pytest_kernelvm.modules.names import is_pattern, literal_parts, pattern_regex
+from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.modules.why import ClosureModule
+
+WhenMissing = Literal["warning", "error"]
+
+_SUFFIXES = ("", ".zst", ".xz")
+# Linux follows no more (include/linux/namei.h, MAXSYMLINKS).
+_MOST_LINKS = 40
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirmwareFile:
+    """A file or symbolic link to pack.
+
+    relative: its path below the firmware directory. link: its text, empty for a file.
+    wanted_by: the modules that name it, or lead to it.
+    """
+
+    relative: str
+    link: str = ""
+    wanted_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Firmware:
+    """The firmware of a closure.
+
+    directory: a lib/firmware. files: to pack, sorted by path. missing: (module, name) of what is
+    named and not there.
+    """
+
+    directory: Path
+    files: tuple[FirmwareFile, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files. Raises BadInput if one has gone since."""
+        return sum(
+            _size_bytes(self.directory / file.relative) for file in self.files if not file.link
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each missing name."""
+        return tuple(
+            f"{module}: firmware {name} is not in {self.directory}" for module, name in self.missing
+        )
+
+
+NO_FIRMWARE = Firmware(directory=Path())
+
+
+def firmware_names(
+    tree: ModuleTree, modules: Iterable[ClosureModule], builtin: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield (module, firmware name or pattern): of loadable modules by their files' `.modinfo`, of
+    builtin ones by modules.builtin.modinfo.
+
+    Raises BadInput for a module file that is none, or cannot be unpacked.
+    """
+    kernels_own = set(builtin)
+    for module in modules:
+        for key, value in read_modinfo(module.path):
+            if key == "firmware":
+                yield module.name, value
+    for name, value in tree.builtin_values("firmware"):
+        if name in kernels_own:
+            yield name, value
+
+
+def find_firmware(
+    tree: ModuleTree,
+    modules: Sequence[ClosureModule],
+    builtin: Iterable[str],
+    directory: Path,
+    when_missing: WhenMissing = "warning",
+) -> Firmware:
+    """Return the firmware that modules may ask for.
+
+    modules: of this tree. builtin: names of the kernel's own whose firmware counts too.
+    directory: a lib/firmware. when_missing: whether names that it lacks are told or refused.
+    Raises BadInput for a directory that is none, a chain of links that leaves it or has no end,
+    and with `error` for what is missing.
+    """
+    if not directory.is_dir():
+        raise BadInput(
+            f"no firmware directory {directory}",
+            Evidence(expected="a directory such as lib/firmware", where=(str(directory),)),
+        )
+    places = [f"updates/{tree.release}", "updates", tree.release, ""]
+    search = _Search(directory, [place for place in places if (directory / place).is_dir()])
+    wanted_by: dict[str, dict[str, None]] = {}
+    missing: dict[tuple[str, str], None] = {}
+    for module, name in firmware_names(tree, modules, builtin):
+        found = search.files(name)
+        if not found:
+            missing[module, name] = None
+        for file in found:
+            wanted_by.setdefault(file, {})[module] = None
+    firmware = Firmware(
+        directory=directory,
+        files=tuple(
+            FirmwareFile(
+                relative=file, link=search.links.get(file, ""), wanted_by=tuple(wanted_by[file])
+            )
+            for file in sorted(wanted_by)
+        ),
+        missing=tuple(missing),
+    )
+    if missing and when_missing == "error":
+        raise _missing(firmware)
+    return firmware
+
+
+class _Search:
+    """Looks in the places of a firmware directory. links: path → text of the links met."""
+
+    def __init__(self, directory: Path, places: Sequence[str]) -> None:
+        self._directory = directory
+        self._places = places
+        self.links: dict[str, str] = {}
+
+    def files(self, name: str) -> list[str]:
+        """Return the paths of all that a name or pattern takes, links included."""
+        for place in self._places:
+            found: list[str] = []
+            for path in self._matching(place, name) if is_pattern(name) else [f"{place}/{name}"]:
+                found += self._with_suffix(path.lstrip("/"))
+            if found:
+                return found
+        return []
+
+    def _matching(self, place: str, pattern: str) -> Iterator[str]:
+        """Yield the names, without their compression's suffix, that a pattern means."""
+        fits = pattern_regex(pattern).fullmatch
+        base = self._directory / place
+        # fnmatch(3) as modules' tools use it lets a star match slashes: look below all that is
+        # fixed.
+        fixed = PurePosixPath(literal_parts(pattern)[0] + "x").parent
+        found = set()
+        for parent, _, files in os.walk(base / fixed):
+            below = Path(parent).relative_to(base)
+            for file in files:
+                relative = str(below / file)
+                plain = next(
+                    relative.removesuffix(suffix)
+                    for suffix in reversed(_SUFFIXES)
+                    if relative.endswith(suffix)
+                )
+                if fits(plain):
+                    found.add(f"{place}/{plain}")
+        yield from sorted(found)
+
+    def _with_suffix(self, path: str) -> list[str]:
+        for suffix in _SUFFIXES:
+            if found := self._chain(path + suffix):
+                return found
+        return []
+
+    def _chain(self, path: str) -> list[str]:
+        """Return a path, the links that it goes through, and the file; nothing without a file."""
+        links: list[str] = []
+        here, ahead = PurePosixPath(), path.split("/")
+        while ahead:
+            part = ahead.pop(0)
+            if part == "..":
+                if not here.parts:
+                    raise self._bad_link(path, links)
+                here = here.parent
+                continue
+            here /= part
+            text = self._link(here)
+            if text is None:
+                continue
+            links.append(str(here))
+            if text.startswith("/") or len(links) > _MOST_LINKS:
+                raise self._bad_link(path, links)
+            here, ahead = here.parent, [*text.split("/"), *ahead]
+        return [*links, str(here)] if (self._directory / here).is_file() else []
+
+    def _link(self, path: PurePosixPath) -> str | None:
+        """Return a link's text, None for what is none; known ones are in `links`."""
+        try:
+            text = self.links[str(path)] = str((self._directory / path).readlink())
+        except OSError:
+            return None
+        return text
+
+    def _bad_link(self, path: str, links: Sequence[str]) -> BadInput:
+        return BadInput(
+            f"the firmware {path} is a link that leads nowhere in {self._directory}",
+            Evidence(
+                expected=f"at most {_MOST_LINKS} links, each to a place in the directory",
+                seen=" → ".join([*links[:_MOST_NAMED], self.links.get(links[-1], "")])
+                if links
+                else path,
+                where=(str(self._directory / path),),
+            ),
+        )
+
+
+def _missing(firmware: Firmware) -> BadInput:
+    return BadInput(
+        f"{len(firmware.missing)} firmware files are missing",
+        Evidence(
+            expected="in the firmware directory all that the modules name",
+            seen=", ".join(f"{name} ({module})" for module, name in firmware.missing[:_MOST_NAMED])
+            + (" …" if len(firmware.missing) > _MOST_NAMED else ""),
+            where=(str(firmware.directory),),
+            next_step="put them there, or let missing firmware be a warning",
+        ),
+    )
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise BadInput(
+            f"the firmware {path.name} cannot be read",
+            Evidence(seen=str(error.strerror), where=(str(path),)),
+        ) from None
