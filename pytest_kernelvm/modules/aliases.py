@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.metadata import bad_line
-from pytest_kernelvm.modules.names import OpenBracket, literal_parts, normalise, pattern_regex
+from pytest_kernelvm.modules.names import Matcher, OpenBracket, literal_parts, matcher, normalise
 
 # Patterns that start alike share a bucket. In it, the end of a pattern's longest literal part tells
 # it from its neighbours: one of thousands of `of:N*T*C…` is found by its own device's name.
@@ -40,13 +39,14 @@ class AliasIndex:
         beside = text.count("\n") - (len(self._pieces) - 1)
         if beside > text.startswith("#"):
             self._check_each_line()
-        heads: defaultdict[str, list[int]] = defaultdict(list)
-        for number, piece in enumerate(self._pieces[1:], 1):
-            heads[piece[:_HEAD_LENGTH]].append(number)
-        self._numbers: dict[str, list[int]] = {"": []}
-        for head, numbers in heads.items():
+        heads = [piece[:_HEAD_LENGTH].ljust(_HEAD_LENGTH) for piece in self._pieces]
+        # One text, in which a search takes no time.
+        self._heads = "\n".join(heads)
+        # As names have them → as they are written; "": those that do not say how a name starts.
+        self._written: dict[str, set[str]] = {"": set()}
+        for head in set(heads[1:]):
             known = "" if _OPEN_HEAD.search(head) else head.replace("-", "_")
-            self._numbers.setdefault(known, []).extend(numbers)
+            self._written.setdefault(known, set()).add(head)
         self._buckets: dict[str, _Bucket] = {}
 
     def lookup(self, name: str) -> tuple[str, ...]:
@@ -59,20 +59,31 @@ class AliasIndex:
     def matches(self, name: str) -> list[tuple[int, str, str]]:
         """Return (place, pattern, module) of each line whose pattern matches, in their order."""
         found: list[tuple[int, str, str]] = []
-        for head in {"", name[:_HEAD_LENGTH]} & self._numbers.keys():
+        for head in {"", name[:_HEAD_LENGTH]} & self._written.keys():
             if head not in self._buckets:
-                self._buckets[head] = _Bucket(self._parsed(self._numbers[head]))
+                self._buckets[head] = _Bucket(self._parsed(self._written[head]))
             found.extend(self._buckets[head].matches(name))
         return sorted(found)
 
-    def _parsed(self, numbers: Iterable[int]) -> Iterator[tuple[int, str, str]]:
-        for number in numbers:
-            # A comment may follow in the same piece.
-            pattern, blank, module = self._pieces[number].partition("\n")[0].rpartition(" ")
-            if not (blank and module):
-                before = "\nalias ".join(self._pieces[:number])
-                raise self._bad_line(before.count("\n") + 1)
-            yield number, pattern, module.replace("-", "_")
+    def _parsed(self, heads: Iterable[str]) -> Iterator[tuple[int, str, str]]:
+        for head in heads:
+            for number in self._numbers(head):
+                # A comment may follow in the same piece.
+                pattern, blank, module = self._pieces[number].partition("\n")[0].rpartition(" ")
+                if not (blank and module):
+                    before = "\nalias ".join(self._pieces[:number])
+                    raise self._bad_line(before.count("\n") + 1)
+                yield number, pattern, module.replace("-", "_")
+
+    def _numbers(self, head: str) -> Iterator[int]:
+        """Yield the numbers of the pieces with a head."""
+        width = _HEAD_LENGTH + 1
+        at = self._heads.find(f"\n{head}", _HEAD_LENGTH)
+        while at >= 0:
+            number, beside = divmod(at + 1, width)
+            if not beside:
+                yield number
+            at = self._heads.find(f"\n{head}", at + 1)
 
     def _check_each_line(self) -> None:
         if bad := re.search(r"\n(?!alias |#|\n|\Z)", self._text):
@@ -88,7 +99,7 @@ class _Bucket:
 
     def __init__(self, members: Iterable[tuple[int, str, str]]) -> None:
         self._exact: dict[str, list[tuple[int, str, str]]] = {}
-        self._grams: dict[str, list[tuple[int, str, str]]] = {}
+        self._grams: dict[str, list[tuple[int, str, str, Matcher]]] = {}
         for place, written, module in members:
             try:
                 pattern = normalise(written)
@@ -100,7 +111,8 @@ class _Bucket:
                 self._exact.setdefault(pattern, []).append((place, pattern, module))
             else:
                 gram = max(literals, key=len)[-_GRAM_LENGTH:]
-                self._grams.setdefault(gram, []).append((place, pattern, module))
+                line = place, pattern, module, matcher(pattern)
+                self._grams.setdefault(gram, []).append(line)
         self._lengths = {len(gram) for gram in self._grams}
 
     def matches(self, name: str) -> Iterator[tuple[int, str, str]]:
@@ -109,6 +121,6 @@ class _Bucket:
         for length in self._lengths:
             grams = {name[at : at + length] for at in range(len(name) - length + 1)}
             for gram in grams & self._grams.keys():
-                for place, pattern, module in self._grams[gram]:
-                    if pattern_regex(pattern).fullmatch(name):
+                for place, pattern, module, fits in self._grams[gram]:
+                    if fits(name):
                         yield place, pattern, module

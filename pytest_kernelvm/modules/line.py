@@ -65,19 +65,15 @@ def plain_line(tree: ModuleTree, names: tuple[str, ...]) -> Line | None:
     line is not complete or in a wrong order: then ClosureWalk knows better.
     """
     name = names[0]
-    modules = tree.modules
-    if len(names) > 1 or name not in modules or tree.weakdeps or tree.modprobe_d.aliases:
+    if len(names) > 1 or name not in tree.modules or tree.weakdeps or tree.modprobe_d.aliases:
         return None
-    needs = modules.needs(name)
-    order = (*reversed(needs), name)
-    if not tree.softdeps.keys().isdisjoint(order):
+    needs = tree.plain_needs(name)
+    if needs is None:
         return None
     before: set[str] = set()
-    for each in order:
-        if each not in modules or not tree.has_file(each):
-            return None
-        needed = modules.needs(each)
-        if needed and not before.issuperset(needed):
+    for each in reversed(needs):
+        needed = tree.plain_needs(each)
+        if needed is None or (needed and not before.issuperset(needed)):
             return None
         before.add(each)
-    return Line(tree, order)
+    return None if name in before else Line(tree, (*reversed(needs), name))

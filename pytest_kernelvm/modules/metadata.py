@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
 
+_FIELD = re.compile(r"([^.=\0]+)\.([^=\0]*)=([^\0]*)\0")
 _RUN_DEPMOD = "run depmod again for this tree"
 
 
@@ -173,27 +175,31 @@ def builtin_lines(path: Path, text: str) -> dict[str, str]:
     return builtin
 
 
-def modinfo_fields(path: Path, data: bytes) -> Iterator[tuple[str, str, str]]:
-    """Yield (module name, key, value) of modules.builtin.modinfo.
+def modinfo_fields(path: Path, data: bytes) -> list[tuple[str, str, str]]:
+    """Return (module name, key, value) of modules.builtin.modinfo.
 
     Raises BadInput for an entry that is not `NAME.KEY=VALUE`, or that has no NUL byte behind it.
     Source: kmod, libkmod-builtin.c.
     """
-    entries = data.split(b"\0")
-    if entries.pop():
-        raise bad_line(
-            path,
-            len(entries) + 1,
-            expected="a NUL byte behind every entry",
-            seen="the file ends in the middle of an entry",
-        )
+    # Descriptions are free text of many authors; a wrong byte in one matters to nobody.
+    text = data.decode(errors="replace")
+    found = _FIELD.findall(text)
+    if text.count("\0") != len(found) or (text and not text.endswith("\0")):
+        raise _bad_entry(path, text)
+    return [(name.replace("-", "_"), key, value) for name, key, value in found]
+
+
+def _bad_entry(path: Path, text: str) -> BadInput:
+    *entries, rest = text.split("\0")
     for number, entry in enumerate(entries, 1):
-        # Descriptions are free text of many authors; a wrong byte in one matters to nobody.
-        field, equals, value = entry.decode(errors="replace").partition("=")
-        name, dot, key = field.partition(".")
-        if not (equals and dot and name):
-            raise bad_line(path, number, expected="NAME.KEY=VALUE", seen=repr(entry))
-        yield name.replace("-", "_"), key, value
+        if not _FIELD.fullmatch(f"{entry}\0"):
+            return bad_line(path, number, expected="NAME.KEY=VALUE", seen=repr(entry))
+    return bad_line(
+        path,
+        len(entries) + 1,
+        expected="a NUL byte behind every entry",
+        seen=f"the file ends in the middle of {rest!r}",
+    )
 
 
 def _directives(path: Path, text: str, word: str) -> Iterator[tuple[str, list[str]]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 
 from pytest_kernelvm.errors import BadInput, Evidence
+
+Matcher = Callable[[str], bool]
 
 MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
@@ -99,6 +102,33 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
         return re.compile(first, re.DOTALL)
     *middle, last = middle
     return re.compile(first + "".join(f"(?>.*?{part})" for part in middle) + f".*{last}", re.DOTALL)
+
+
+def matcher(pattern: str) -> Matcher:
+    """Return a test whether a text matches a pattern, as pattern_regex does.
+
+    What has no other wildcards than stars needs no regular expression, which are slow to make.
+    """
+    if "?" in pattern or "[" in pattern or "\\" in pattern:
+        return lambda text: pattern_regex(pattern).fullmatch(text) is not None
+    return functools.partial(_matches_stars, tuple(pattern.split("*")))
+
+
+def _matches_stars(parts: tuple[str, ...], text: str) -> bool:
+    """Tell whether a text is some parts with anything between them."""
+    first, last = parts[0], parts[-1]
+    if len(parts) == 1:
+        return text == first
+    end = len(text) - len(last)
+    at = len(first)
+    if at > end or not (text.startswith(first) and text.endswith(last)):
+        return False
+    for part in parts[1:-1]:
+        at = text.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
 
 
 def is_pattern(text: str) -> bool:

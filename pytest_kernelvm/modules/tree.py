@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Collection, Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +72,8 @@ class ModuleTree:
         self.directory = directory
         self.modprobe_d = modprobe_d
         self.metadata = Metadata(directory, metadata)
-        self._directory_text = str(directory)
-        self._present: dict[str, Collection[str]] = {}
+        self._present: dict[str, bool] = {}
+        self._plain_needs: dict[str, tuple[str, ...] | None] = {}
         self._classified: dict[str, Classification] = {}
 
     def __repr__(self) -> str:
@@ -199,20 +200,35 @@ class ModuleTree:
                 yield name, value
 
     def has_file(self, name: str) -> bool:
-        """Whether the file of a module that modules.dep lists is on the disk."""
-        folder, _, file = self.modules.relative(name).rpartition("/")
-        present = self._present.get(folder)
+        """Whether the file of a module that modules.dep lists is on the disk and readable."""
+        present = self._present.get(name)
         if present is None:
-            present = self._present[folder] = self._files_in(folder)
-        return file in present
+            # From the tree on, the way to each of thousands of files is half as long.
+            file = self.modules.relative(name)
+            if self._descriptor < 0:
+                present = False
+            else:
+                present = os.access(file, os.R_OK, dir_fd=self._descriptor)
+            self._present[name] = present
+        return present
 
-    def _files_in(self, folder: str) -> Collection[str]:
-        # To list the directories of a tree is cheaper than to ask for each of thousands of files.
+    @cached_property
+    def _descriptor(self) -> int:
         try:
-            with os.scandir(f"{self._directory_text}/{folder}") as entries:
-                return {entry.name for entry in entries if entry.is_file()}
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
-            return ()
+            return -1
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    def plain_needs(self, name: str) -> tuple[str, ...] | None:
+        """Return what a module needs; None if it has no line, no file, or softdeps."""
+        try:
+            return self._plain_needs[name]
+        except KeyError:
+            plain = name in self.modules and name not in self.softdeps and self.has_file(name)
+            needs = self._plain_needs[name] = self.modules.needs(name) if plain else None
+            return needs
 
     def line_of(self, name: str) -> str:
         """Return `FILE:LINE` of a module in modules.dep."""
