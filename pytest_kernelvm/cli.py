@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_kernelvm import __version__
 from pytest_kernelvm.errors import KernelvmError, Verdict
 from pytest_kernelvm.process import signals_interrupt
-from pytest_kernelvm.verbs import configs, doctor, guests, kernels, modules, store
+from pytest_kernelvm.verbs import configs, doctor, guests, kernels, modules, services, store
 
 VERBS = (
     doctor.add_doctor,
@@ -19,6 +19,8 @@ VERBS = (
     kernels.add_build,
     guests.add_boot,
     modules.add_closure,
+    modules.add_modules,
+    services.add_services,
     configs.add_schema,
     store.add_clean,
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.service_config import SERVICES, Service, services_of
 from pytest_kernelvm.typed_yaml import (
     Complaints,
     Flag,
@@ -111,6 +112,7 @@ class VmConfig:
     """One cell: a machine with one kernel.
 
     id: `malta-6.12`. name: the file's stem. modules: wanted by default.
+    services: the shipped ones and the file's own.
     cmdline: words for the bootloader's command line; builtin_cmdline: for the kernel's own.
     cookie: the word that makes the kernel heed the bootloader, empty if it always does.
     """
@@ -122,6 +124,7 @@ class VmConfig:
     kernel: KernelConfig
     modules: tuple[str, ...]
     modprobe: ModprobeConfig
+    services: tuple[Service, ...]
     cmdline: str
     builtin_cmdline: str
     cookie: str
@@ -243,6 +246,7 @@ SCHEMA = Record(
                 "blacklist": ListOf(doc="Modules whose aliases are not heeded.", item=_MODULE),
             },
         ),
+        "services": SERVICES,
         "cmdline": Text(
             doc="Words for the command line that the bootloader passes.",
             pattern=r"[^\n\r]*",
@@ -420,6 +424,7 @@ def read_config(file: Path) -> tuple[VmConfig, ...]:
                 options=tuple(modprobe.get("options", {}).items()),
                 blacklist=modprobe.get("blacklist", ()),
             ),
+            services=services_of(raw.get("services", {}), str(file)),
             cmdline=raw.get("cmdline", ""),
             builtin_cmdline=raw.get("builtin_cmdline", ""),
             cookie=raw.get("cookie", ""),

@@ -65,15 +65,23 @@ class AliasIndex:
             found.extend(self._buckets[head].matches(name))
         return sorted(found)
 
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield the (pattern, module) of all lines, patterns as they are written."""
+        for number in range(1, len(self._pieces)):
+            yield self._line(number)
+
+    def _line(self, number: int) -> tuple[str, str]:
+        # A comment may follow in the same piece.
+        pattern, blank, module = self._pieces[number].partition("\n")[0].rpartition(" ")
+        if not (blank and module):
+            before = "\nalias ".join(self._pieces[:number])
+            raise self._bad_line(before.count("\n") + 1)
+        return pattern, module.replace("-", "_")
+
     def _parsed(self, heads: Iterable[str]) -> Iterator[tuple[int, str, str]]:
         for head in heads:
             for number in self._numbers(head):
-                # A comment may follow in the same piece.
-                pattern, blank, module = self._pieces[number].partition("\n")[0].rpartition(" ")
-                if not (blank and module):
-                    before = "\nalias ".join(self._pieces[:number])
-                    raise self._bad_line(before.count("\n") + 1)
-                yield number, pattern, module.replace("-", "_")
+                yield number, *self._line(number)
 
     def _numbers(self, head: str) -> Iterator[int]:
         """Yield the numbers of the pieces with a head."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.modules.unpack import unpacked
 
 # elf(5): the header and a section header, by EI_CLASS and EI_DATA. The fields have the same order
 # in both classes.
@@ -27,24 +25,32 @@ class _Section:
     size_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ElfKind:
+    """For which machine an ELF file is. elf_class: 1 for 32 bits, 2 for 64. machine: e_machine."""
+
+    elf_class: int
+    little_endian: bool
+    machine: int
+
+
 def read_modinfo(path: Path) -> tuple[tuple[str, str], ...]:
     """Return the fields of a module file's `.modinfo`, as `modinfo` does.
 
-    path: a .ko, .ko.gz or .ko.xz.
-    Raises BadInput for a file that cannot be read or unpacked (.ko.zst: Python has no zstd before
-    3.14), and as `modinfo` does.
+    path: a .ko, .ko.gz, .ko.xz or .ko.zst. Raises BadInput as `unpacked` and `modinfo` do.
     """
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".xz":
-            data = lzma.decompress(data)
-        elif path.suffix == ".gz":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise _bad(str(path), "a readable module", str(error)) from None
-    if path.suffix == ".zst":
-        raise _bad(str(path), "a .ko, .ko.gz or .ko.xz", "zstd, which Python cannot unpack")
-    return modinfo(data, str(path))
+    return modinfo(unpacked(path), str(path))
+
+
+def elf_kind(data: bytes, where: str) -> ElfKind:
+    """Return for which machine a module is. Raises BadInput for what is no ELF file."""
+    machine = _header(data, where)[1]
+    return ElfKind(elf_class=data[4], little_endian=data[5] == 1, machine=machine)
+
+
+def has_section(data: bytes, name: str, where: str) -> bool:
+    """Whether an ELF file has a section of some name. Raises BadInput as `modinfo` does."""
+    return any(found == name.encode() for found, _ in _named_sections(data, where))
 
 
 def modinfo(data: bytes, where: str) -> tuple[tuple[str, str], ...]:
@@ -54,14 +60,8 @@ def modinfo(data: bytes, where: str) -> tuple[tuple[str, str], ...]:
     Raises BadInput for what is no ELF file, points outside of itself, or has no `.modinfo`.
     Nothing is allocated by what a header claims. Source: elf(5); kmod, libkmod-elf.c.
     """
-    sections = tuple(_sections(data, where))
-    names_index = _header(data, where)[-1]
-    if names_index >= len(sections):
-        raise _bad(where, "a section of section names", f"section {names_index} is none")
-    names = _content(data, sections[names_index], where)
-    for section in sections:
-        end = names.find(b"\0", section.name_at)
-        if names[section.name_at : end] == b".modinfo":
+    for name, section in _named_sections(data, where):
+        if name == b".modinfo":
             content = _content(data, section, where)
             break
     else:
@@ -99,6 +99,16 @@ def _sections(data: bytes, where: str) -> Iterator[_Section]:
         )
         empty = kind == _SHT_NOBITS
         yield _Section(name_at=name_at, offset=offset, size_bytes=0 if empty else size_bytes)
+
+
+def _named_sections(data: bytes, where: str) -> Iterator[tuple[bytes, _Section]]:
+    sections = tuple(_sections(data, where))
+    names_index = _header(data, where)[-1]
+    if names_index >= len(sections):
+        raise _bad(where, "a section of section names", f"section {names_index} is none")
+    names = _content(data, sections[names_index], where)
+    for section in sections:
+        yield names[section.name_at : names.find(b"\0", section.name_at)], section
 
 
 def _content(data: bytes, section: _Section, where: str) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import contextlib
+from collections.abc import Callable, Container, Iterator
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.modules.binary_index import binary_index
 from pytest_kernelvm.modules.closure import Closure
-from pytest_kernelvm.modules.names import name_of_file
+from pytest_kernelvm.modules.names import OpenBracket, name_of_file, normalise
 from pytest_kernelvm.modules.tree import ModuleTree
 
 
@@ -16,8 +18,9 @@ def pruned_metadata(
     """Return the files that modprobe reads, for a tree of the closure's modules alone.
 
     tree: the full tree. closure: of that tree; what it lacks (Closure.without) the files do not
-        name either. for_depmod: with modules.order and modules.builtin.modinfo, without which
-        depmod comes to another result in the pruned tree (mkinitcpio#109, nixpkgs#484106).
+        name either. for_depmod: with all other files that depmod reads (modules.order and
+        modules.builtin.modinfo, without which it comes to another result in the pruned tree:
+        mkinitcpio#109, nixpkgs#484106) or writes (.bin files are what kmod's modprobe reads).
     Returns file name → content. Paths and the order of lines are those of the full tree,
     modules.builtin is whole, and a file with nothing to say is there and empty.
     Raises BadInput if the closure is of another tree, or the tree is damaged.
@@ -38,7 +41,43 @@ def pruned_metadata(
     if for_depmod:
         files["modules.order"] = _lines(metadata.text("modules.order"), kept, name_of_file)
         files["modules.builtin.modinfo"] = metadata.data("modules.builtin.modinfo")
+        files["modules.symbols"] = _lines(metadata.text("modules.symbols"), kept, _aliased)
+        files["modules.devname"] = _lines(metadata.text("modules.devname"), kept, _named_first)
+        if metadata.exists("modules.weakdep"):
+            weak = metadata.text("modules.weakdep")
+            files["modules.weakdep"] = _lines(weak, kept, _softly_depending)
+        files |= _binary(tree, files)
     return files
+
+
+def _binary(tree: ModuleTree, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the .bin files of a tree's text files (kmod, tools/depmod.c, depmod_output)."""
+    lines = files["modules.dep"].decode().splitlines()
+    names = [name_of_file(line.partition(":")[0]) for line in lines]
+    places = {name: place for place, name in enumerate(names)}
+
+    def aliases(name: str) -> Iterator[tuple[str, str, int]]:
+        for line in files[name].decode().splitlines():
+            pattern, _, module = line.removeprefix("alias ").rpartition(" ")
+            # depmod says so of open brackets, and leaves them out.
+            with contextlib.suppress(OpenBracket):
+                yield normalise(pattern), module, places[module.replace("-", "_")]
+
+    def builtin_aliases() -> Iterator[tuple[str, str, int]]:
+        for module, alias in tree.builtin_values("alias"):
+            with contextlib.suppress(OpenBracket):
+                yield normalise(alias), module, 0
+
+    builtin = files["modules.builtin"].decode().splitlines()
+    return {
+        "modules.dep.bin": binary_index(
+            (name, line, place) for place, (name, line) in enumerate(zip(names, lines, strict=True))
+        ),
+        "modules.alias.bin": binary_index(aliases("modules.alias")),
+        "modules.symbols.bin": binary_index(aliases("modules.symbols")),
+        "modules.builtin.bin": binary_index((name_of_file(line), "", 0) for line in builtin),
+        "modules.builtin.alias.bin": binary_index(builtin_aliases()),
+    }
 
 
 def _dependencies(closure: Closure, tree: ModuleTree) -> bytes:
@@ -63,6 +102,12 @@ def _aliased(line: str) -> str:
 
 
 def _softly_depending(line: str) -> str:
-    """Return the module of a line of modules.softdep."""
+    """Return the module of a line of modules.softdep or modules.weakdep."""
     words = line.split(maxsplit=2)
-    return words[1].replace("-", "_") if len(words) > 1 and words[0] == "softdep" else ""
+    known = len(words) > 1 and words[0] in ("softdep", "weakdep")
+    return words[1].replace("-", "_") if known else ""
+
+
+def _named_first(line: str) -> str:
+    """Return the module of a line of modules.devname."""
+    return line.partition(" ")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import PurePath
@@ -38,20 +39,28 @@ def load_script(closure: Closure, directory: PurePath | None = None) -> str:
     """Return a shell script that loads the closure's modules with insmod alone.
 
     directory: where the tree will be when the script runs; where it is now by default.
-    The script stops at the first module that does not load.
+    The script gives modules the parameters of the tree's modprobe.d, and stops at the first module
+    that does not load.
     """
-    place = directory or closure.directory
-    lines = [
-        f"insmod {shlex.quote(str(place / module.file.relative))}"
-        for module in closure.modules
-        if not module.on_request
-    ]
-    return _script(lines)
+    plan = closure.plan
+    place = directory or plan.directory
+    return _script(
+        [
+            f"insmod {shlex.quote(str(place / step.relative))}{_parameters(step.options)}"
+            for step in plan.load
+        ]
+    )
 
 
 def unload_script(closure: Closure) -> str:
     """Return a shell script that unloads the closure's modules, dependents first."""
-    return _script([f"rmmod {shlex.quote(name)}" for name in closure.unload_order])
+    return _script([f"rmmod {shlex.quote(name)}" for name in closure.plan.unload])
+
+
+def _parameters(options: str) -> str:
+    """Return parameters as words of a shell; blanks in quotes do not part them."""
+    words = re.findall(r'(?:[^\s"]|"[^"]*"?)+', options)
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def as_json(closure: Closure) -> str:
@@ -70,6 +79,14 @@ def as_json(closure: Closure) -> str:
         "builtin": closure.builtin,
         "missing": closure.missing,
         "warnings": closure.warnings,
+        "options": dict(closure.options),
+        "firmware": [
+            {"path": file.relative, "link": file.link or None, "wanted_by": file.wanted_by}
+            for file in closure.firmware.files
+        ],
+        "missing_firmware": [
+            {"module": module, "name": name} for module, name in closure.firmware.missing
+        ],
         "size_bytes": closure.size_bytes,
     }
     return json.dumps(content, indent=2) + "\n"
@@ -117,7 +134,10 @@ def indented(closure: Closure) -> str:
         if names:
             lines.append(f"{what}: {', '.join(names)}")
     lines.extend(f"warning: {warning}" for warning in closure.warnings)
-    lines.append(f"{len(modules)} modules, {_size(closure.size_bytes)}")
+    if files := closure.firmware.files:
+        size = size_text(closure.firmware.size_bytes)
+        lines.append(f"firmware: {', '.join(file.relative for file in files)}  {size}")
+    lines.append(f"{len(modules)} modules, {size_text(closure.size_bytes)}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -151,7 +171,7 @@ def _marks(
         notes.append("on request")
     if seen:
         notes.append("above")
-    size = [] if module is None or seen else [_size(module.size_bytes)]
+    size = [] if module is None or seen else [size_text(module.size_bytes)]
     return [*size, f"({', '.join(notes)})"] if notes else size
 
 
@@ -177,7 +197,8 @@ def _indent(depth: int) -> str:
     return "  " * _DEEPEST_INDENT + f"[{depth}] "
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """Return a size as people read it."""
     if size_bytes < 1024:
         return f"{size_bytes} B"
     if size_bytes < 1024 * 1024:

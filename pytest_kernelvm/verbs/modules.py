@@ -1,4 +1,4 @@
-"""`kernelvm closure`."""
+"""`kernelvm closure` and `kernelvm modules diff`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.verbs.selection import cells_of, one_cell, store_of
 
 if TYPE_CHECKING:
+    from pytest_kernelvm.modules.closure import Closure
+    from pytest_kernelvm.modules.modprobe_d import ModprobeD
+    from pytest_kernelvm.modules.tree import ModuleTree
     from pytest_kernelvm.verbs.selection import Verbs
     from pytest_kernelvm.vm.cell import Cell
 
 
 def add_closure(verbs: Verbs) -> None:
     """Declare the verb."""
-    verb = verbs.add_parser("closure", help="show all that some modules need, and why")
+    verb = verbs.add_parser("closure", help="show or write all that some modules need, and why")
     verb.add_argument("modules", nargs="+", metavar="MODULE")
     where = verb.add_mutually_exclusive_group()
     where.add_argument(
@@ -31,20 +34,107 @@ def add_closure(verbs: Verbs) -> None:
     verb.add_argument(
         "--allow-missing", action="append", default=[], metavar="MODULE", help="may be missing"
     )
+    verb.add_argument(
+        "--modprobe-d",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="a modprobe.d of the guest, or a file of one; never the host's by itself",
+    )
+    verb.add_argument(
+        "--firmware", type=Path, metavar="DIR", help="with firmware of this directory"
+    )
+    verb.add_argument(
+        "--missing-firmware", choices=("warning", "error"), default="warning", metavar="HOW"
+    )
+    verb.add_argument(
+        "--output", type=Path, metavar="DIR", help="write a root directory with the closure alone"
+    )
     verb.set_defaults(verb=_closure)
+
+
+def add_modules(verbs: Verbs) -> None:
+    """Declare the verb."""
+    verb = verbs.add_parser("modules", help="compare the modules of two kernels")
+    actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
+    diff = actions.add_parser("diff", help="what became of the modules from A to B")
+    diff.add_argument("before", metavar="A", help="a cell, or a lib/modules/RELEASE")
+    diff.add_argument("after", metavar="B")
+    diff.add_argument("--format", choices=("text", "json"), default="text", dest="form")
+    diff.add_argument(
+        "--closure", action="append", default=[], metavar="MODULE", help="compare its closure too"
+    )
+    diff.add_argument(
+        "--firmware", action="store_true", help="compare what modules' files name: some seconds"
+    )
+    diff.add_argument("--all", action="store_true", help="do not shorten the text")
+    diff.set_defaults(verb=_diff)
 
 
 def _closure(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.modules.closure import close
+    from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
     from pytest_kernelvm.modules.rendering import render
     from pytest_kernelvm.modules.tree import ModuleTree
 
-    tree = ModuleTree(arguments.tree) if arguments.tree else _cell_for_closure(arguments).tree
-    found = close(tree, arguments.modules, allow_missing=arguments.allow_missing, allow_empty=True)
-    for warning in found.warnings:
+    directory = arguments.tree or _cell_for_closure(arguments).tree.directory
+    tree = ModuleTree(directory, modprobe_d=_modprobe_d(arguments.modprobe_d))
+    found = close(
+        tree,
+        arguments.modules,
+        allow_missing=arguments.allow_missing,
+        allow_empty=True,
+        firmware_directory=arguments.firmware,
+        missing_firmware=arguments.missing_firmware,
+    )
+    for warning in (*tree.modprobe_d.ignored, *found.warnings):
         print(f"kernelvm: {warning}", file=sys.stderr)
+    if arguments.output:
+        _check(found)
+        place = write_pruned_tree(tree, found, arguments.output)
+        print(f"kernelvm: wrote {place}", file=sys.stderr)
     print(render(found, arguments.form), end="")
     return 0
+
+
+def _check(closure: Closure) -> None:
+    """Refuse to write what a kernel would not take."""
+    from pytest_kernelvm.modules.file_check import check_files
+
+    check_files(closure.modules, release=closure.release)
+
+
+def _modprobe_d(paths: list[Path]) -> ModprobeD:
+    from pytest_kernelvm.modules.modprobe_d import read_modprobe_d
+
+    return read_modprobe_d(paths)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.modules.diff import diff_trees
+    from pytest_kernelvm.modules.diff_rendering import diff_json, diff_text
+
+    found = diff_trees(
+        _tree_named(arguments, arguments.before),
+        _tree_named(arguments, arguments.after),
+        closures=arguments.closure,
+        with_firmware=arguments.firmware,
+    )
+    if arguments.form == "json":
+        print(diff_json(found), end="")
+    else:
+        print(diff_text(found, 0) if arguments.all else diff_text(found), end="")
+    return 0
+
+
+def _tree_named(arguments: argparse.Namespace, name: str) -> ModuleTree:
+    from pytest_kernelvm.modules.tree import ModuleTree
+    from pytest_kernelvm.vm.cell import Cell
+
+    if Path(name).is_dir():
+        return ModuleTree(Path(name))
+    return Cell(one_cell(arguments, name), store_of(arguments)).tree
 
 
 def _cell_for_closure(arguments: argparse.Namespace) -> Cell:

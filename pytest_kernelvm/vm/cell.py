@@ -18,6 +18,7 @@ from pytest_kernelvm.modules.closure import Closure, close
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.qemu_argv import Boot
+from pytest_kernelvm.vm.services import ServiceCatalogue
 from pytest_kernelvm.vm.vm import Bootable, Limits
 
 
@@ -49,6 +50,11 @@ class Cell:
     def tree(self) -> ModuleTree:
         """The kernel's modules."""
         return ModuleTree(self.kernel.module_tree)
+
+    @cached_property
+    def services(self) -> ServiceCatalogue:
+        """What the vm-config's services require of the kernel."""
+        return ServiceCatalogue(self.config.services, self.tree, self.kernel.config)
 
     def compile_program(self, source: str) -> bytes:
         """Return a small static program for this cell's guests, compiled with its nolibc.
@@ -156,6 +162,7 @@ class Cell:
                 command_s=timeouts.command_s,
             ),
             by_hand=self._by_hand(chosen, cmdline, cookie),
+            services=self.services,
         )
 
     def _by_hand(self, closure: Closure, cmdline: str, cookie: bool) -> str:

@@ -38,6 +38,7 @@ from pytest_kernelvm.vm.results import (
     parse_proc_modules,
     parse_utsname,
 )
+from pytest_kernelvm.vm.services import ServiceCatalogue, Services
 from pytest_kernelvm.vm.snapshot import (
     CONSOLE,
     MEMORY,
@@ -74,7 +75,7 @@ class Bootable:
     """All that it takes to have a guest.
 
     label: for messages. boot: what QEMU boots. abi: the numbers of the kernel's headers.
-    by_hand: the command that boots the same guest interactively.
+    by_hand: the command that boots the same guest interactively. services: its cell's.
     """
 
     label: str
@@ -82,6 +83,7 @@ class Bootable:
     abi: Abi
     limits: Limits
     by_hand: str
+    services: ServiceCatalogue
 
 
 class Vm(Programs):
@@ -107,6 +109,7 @@ class Vm(Programs):
         self.by_hand = bootable.by_hand
         self.directory = directory
         self.snapshot = snapshot
+        self.services = Services(self, bootable.services)
         self.ready_s = 0.0
         self._memory = Memory(path=memory, written=True) if memory else None
         self._stack = contextlib.ExitStack()
@@ -119,6 +122,7 @@ class Vm(Programs):
         self._channel: Channel
         self.console: Console
         self.qmp: Qmp
+        # Set by the cell, which knows them.
 
     # Life
 

@@ -17,7 +17,18 @@ from pytest_kernelvm.errors import Verdict
 from pytest_kernelvm.process import run
 from tests.unit.test_modules_tree import make_tree
 
-VERBS = ("doctor", "list", "build", "boot", "argv", "closure", "schema", "clean")
+VERBS = (
+    "doctor",
+    "list",
+    "build",
+    "boot",
+    "argv",
+    "closure",
+    "modules",
+    "services",
+    "schema",
+    "clean",
+)
 MADE_KINDS = ("kernels", "requests", "guests", "initramfs", "logs", "tmp")
 SCREEN_LINES = 24
 

@@ -14,7 +14,7 @@ from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.modules.elf import read_modinfo
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.process import run
+from pytest_kernelvm.process import Completed, run
 from tests.unit.test_modules_elf import X86_64, make_module
 
 RELEASE = "6.1.0-test"
@@ -31,17 +31,34 @@ class Source:
     needs: tuple[str, ...] = ()
     softdep: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    weakdep: tuple[str, ...] = ()
+    firmware: tuple[str, ...] = ()
+    vermagic: str = f"{RELEASE} SMP mod_unload"
 
 
-def install(root: Path, sources: Mapping[str, Source], builtin: Iterable[str] = ()) -> ModuleTree:
-    """Make a tree with the real depmod."""
+def install(
+    root: Path,
+    sources: Mapping[str, Source],
+    builtin: Iterable[str] = (),
+    modinfo: Iterable[str] = (),
+) -> ModuleTree:
+    """Make a tree with the real depmod.
+
+    builtin: names of the kernel's own modules. modinfo: what modules.builtin.modinfo says beside
+    an alias for each of them.
+    """
+    builtin = tuple(builtin)
     directory = root / "lib" / "modules" / RELEASE
     (directory / "kernel").mkdir(parents=True)
     for name, source in sources.items():
         fields = [
             *(f"alias={alias}" for alias in source.aliases),
             *(f"softdep={softdep}" for softdep in source.softdep),
+            *(f"weakdep={weakdep}" for weakdep in source.weakdep),
+            *(f"firmware={firmware}" for firmware in source.firmware),
+            f"depends={','.join(source.needs)}",
             f"name={name.replace('-', '_')}",
+            f"vermagic={source.vermagic}",
         ]
         imports = [f"symbol_of_{need}" for need in source.needs]
         module = make_module(X86_64, fields, exports=f"symbol_of_{name}", imports=imports)
@@ -50,17 +67,31 @@ def install(root: Path, sources: Mapping[str, Source], builtin: Iterable[str] = 
     (directory / "modules.order").write_text(order)
     (directory / "modules.builtin").write_text("".join(f"kernel/{name}.ko\n" for name in builtin))
     (directory / "modules.builtin.modinfo").write_bytes(
-        b"".join(f"{name}.alias=alias-of-{name}\0".encode() for name in builtin)
+        b"".join(
+            entry.encode() + b"\0"
+            for entry in (*(f"{name}.alias=alias-of-{name}" for name in builtin), *modinfo)
+        )
     )
     run(["depmod", "-b", root, RELEASE], timeout_s=30)
     return ModuleTree(directory)
 
 
+def show_depends(
+    root: Path, *words: str, conf: Path | None = None, program: str = "modprobe"
+) -> Completed:
+    """Run `modprobe --show-depends` on a tree, with a modprobe.d or none.
+
+    Its environment is cleared of what changes its answer; the host's command line stays.
+    """
+    (root / "no-configuration").mkdir(exist_ok=True)
+    where = ["-d", str(root), "-S", RELEASE, "-C", str(conf or root / "no-configuration")]
+    argv = [program, "--show-depends", *where, *words]
+    return run(argv, timeout_s=30, env={"MODPROBE_OPTIONS": ""}, check=False)
+
+
 def modprobe_order(root: Path, name: str) -> tuple[str, ...]:
     """Return what modprobe would load, in its order; what comes up twice is loaded once."""
-    (root / "no-configuration").mkdir(exist_ok=True)
-    where = ["-d", str(root), "-S", RELEASE, "-C", str(root / "no-configuration")]
-    shown = run(["modprobe", "--show-depends", *where, name], timeout_s=30).stdout
+    shown = show_depends(root, name).stdout
     files = [line.split()[1] for line in shown.splitlines() if line.startswith("insmod ")]
     return tuple(dict.fromkeys(Path(file).stem.replace("-", "_") for file in files))
 

@@ -6,16 +6,20 @@ import contextlib
 import gzip
 import lzma
 import struct
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.elf import modinfo, read_modinfo
+from pytest_kernelvm.modules.unpack import MOST_BYTES
+from pytest_kernelvm.process import run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +171,7 @@ def test_compressed_files(tmp_path: Path) -> None:
         ("", module),
         (".gz", gzip.compress(module)),
         (".xz", lzma.compress(module)),
+        (".zst", zstd.compress(module)),
     ):
         path = tmp_path / f"x.ko{suffix}"
         path.write_bytes(data)
@@ -176,10 +181,16 @@ def test_compressed_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "seen"),
     [
-        pytest.param("x.ko.xz", b"junk", "format", id="no-xz"),
-        pytest.param("x.ko.gz", b"junk", "gzip", id="no-gzip"),
-        pytest.param("x.ko.gz", gzip.compress(b"x" * 99)[:20], "end", id="cut-off-gzip"),
-        pytest.param("x.ko.zst", b"(\xb5/\xfd", "zstd", id="case34-zst"),
+        pytest.param("x.ko.xz", b"junk" * 9, "xz: Input format", id="no-xz"),
+        pytest.param("x.ko.gz", b"junk" * 9, "gz: ", id="no-gzip"),
+        pytest.param("x.ko.zst", b"junk" * 9, "zst: ", id="no-zst"),
+        pytest.param("x.ko.gz", gzip.compress(b"x" * 99)[:20], "ends too early", id="cut-gzip"),
+        pytest.param("x.ko.xz", lzma.compress(b"x" * 99)[:40], "ends too early", id="cut-xz"),
+        pytest.param("x.ko.zst", zstd.compress(b"x" * 99)[:9], "zst: ", id="cut-zst"),
+        pytest.param(
+            "x.ko.gz", gzip.compress(bytes(MOST_BYTES + 1), 1), "more than", id="bomb-gzip"
+        ),
+        pytest.param("x.ko.zst", zstd.compress(bytes(MOST_BYTES + 1)), "more than", id="bomb-zst"),
         pytest.param("x.ko", None, "No such file", id="no-file"),
     ],
 )
@@ -193,3 +204,17 @@ def test_files_that_cannot_be_read(
         read_modinfo(path)
     assert error.value.evidence.where == (str(path),)
     assert seen in error.value.evidence.seen
+
+
+def test_case34_zstd_without_a_library(tmp_path: Path) -> None:
+    """A Python that has none says what to install; the file is not skipped."""
+    path = tmp_path / "x.ko.zst"
+    path.write_bytes(zstd.compress(make_module(X86_64, FIELDS)))
+    program = (
+        "import sys; sys.modules['backports'] = sys.modules['compression'] = None\n"
+        "from pathlib import Path; from pytest_kernelvm.modules.elf import read_modinfo\n"
+        "read_modinfo(Path(sys.argv[1]))"
+    )
+    done = run([sys.executable, "-c", program, path], timeout_s=30, check=False)
+    assert "install pytest-kernelvm[zstd]" in done.stderr
+    assert str(path) in done.stderr

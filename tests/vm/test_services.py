@@ -1,0 +1,93 @@
+"""Services in a guest: each brings its modules and takes away what nobody else holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_kernelvm import BootVm, Cell, Vm
+from pytest_kernelvm.errors import BadInput, CommandFailed
+
+
+def names(vm: Vm) -> set[str]:
+    return {module.name for module in vm.modules}
+
+
+@pytest.fixture
+def vm(boot_vm: BootVm, cell: Cell) -> Vm:
+    """A guest with the modules of two services."""
+    wanted = [
+        *cell.services.requirement("firewall").modules,
+        *cell.services.requirement("bridge").modules,
+    ]
+    return boot_vm(modules=wanted)
+
+
+def test_one_comes_and_goes(vm: Vm, cell: Cell) -> None:
+    closure = vm.services.load("firewall")
+    assert names(vm) == set(closure.load_order)
+    assert set(cell.services.requirement("firewall").modules) <= names(vm)
+    assert vm.services.unload("firewall") == closure.unload_order
+    assert vm.modules == ()
+
+
+def test_two_at_once(vm: Vm) -> None:
+    firewall = vm.services.load("firewall")
+    bridge = vm.services.load("bridge")
+    assert vm.services.loaded == ("firewall", "bridge")
+    vm.services.unload("firewall")
+    assert names(vm) == set(bridge.load_order)
+    assert not names(vm) & set(firewall.load_order)
+    vm.services.unload("bridge")
+    assert vm.modules == ()
+
+
+def test_parameters_arrive(vm: Vm) -> None:
+    vm.services.load("firewall", hash_size=4096, accounting=True)
+    parameters = "/sys/module/nf_conntrack/parameters"
+    assert vm.read(f"{parameters}/hashsize").strip() == "4096"
+    assert vm.read(f"{parameters}/acct").strip() == "Y"
+
+
+def test_a_condition_leaves_modules_out(vm: Vm) -> None:
+    vm.services.load("bridge", vlan=False)
+    assert "8021q" not in names(vm)
+    assert "bridge" in names(vm)
+
+
+def test_what_others_loaded_stays(vm: Vm) -> None:
+    vm.modprobe("nf_tables")
+    before = names(vm)
+    vm.services.load("firewall")
+    vm.services.unload("firewall")
+    assert names(vm) == before
+
+
+def test_what_others_need_stays(vm: Vm) -> None:
+    closure = vm.services.load("bridge")
+    vm.services.unload("bridge")
+    vm.services.load("bridge", vlan=False)
+    vm.modprobe("8021q")
+    held = {module.name for module in vm.modules if module.holders}
+    vm.services.unload("bridge")
+    assert "bridge" not in names(vm)
+    assert "8021q" in names(vm)
+    assert names(vm) <= held | {"8021q"}
+    assert names(vm) < set(closure.load_order)
+
+
+def test_a_module_that_is_not_packed_takes_back_the_others(boot_vm: BootVm) -> None:
+    vm = boot_vm(modules=["nft_ct"])
+    with pytest.raises(CommandFailed):
+        vm.services.load("firewall")
+    assert vm.modules == ()
+    assert vm.services.loaded == ()
+
+
+def test_misuse(vm: Vm) -> None:
+    with pytest.raises(BadInput, match="no service nosuch"):
+        vm.services.load("nosuch")
+    with pytest.raises(BadInput, match="has no parameter colour"):
+        vm.services.load("bridge", colour="red")
+    with pytest.raises(BadInput, match="is not loaded"):
+        vm.services.unload("bridge")
+    assert vm.modules == ()
