@@ -7,16 +7,16 @@ medians and their ratio are printed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.measuring import compared, line, paired, scratch, timed
+from benchmarks.modules import bench_modules
 from pytest_kernelvm.config import VmConfig, select_cells
 from pytest_kernelvm.kernel.build import PINNED, build_kernel, find_kernel, make_variables
 from pytest_kernelvm.kernel.source import locate, patched
@@ -28,43 +28,6 @@ from pytest_kernelvm.vm.qemu_argv import Ends, qemu_argv
 from pytest_kernelvm.vm.vm import Vm
 
 LAST_LINE_BEFORE_INIT = b"Run /init as init process"
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return how many seconds some work takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def paired(
-    ours: Callable[[], float], plain: Callable[[], float], rounds: int
-) -> tuple[float, float]:
-    """Return the medians of what two measurements say, made in turn after one of each unmeasured.
-
-    rounds: how often each is measured.
-    """
-    ours()
-    plain()
-    both = [(ours(), plain()) for _round in range(rounds)]
-    return statistics.median(a for a, _ in both), statistics.median(b for _, b in both)
-
-
-def line(what: str, ours: str, plain: str = "", ratio: str = "") -> None:
-    """Print one row of the table."""
-    print(f"{what:44} {ours:>14} {plain:>14} {ratio:>8}", flush=True)
-
-
-def compared(what: str, ours: float, plain: float) -> None:
-    """Print a pair of times with their ratio."""
-    line(what, f"{ours:.3f} s", f"{plain:.3f} s", f"{ours / plain:.2f}")
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Give a directory that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="kernelvm-bench-") as directory:
-        yield Path(directory)
 
 
 def boot_ours(cell: Cell) -> float:
@@ -169,8 +132,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--config", action="append", default=[], help="cells, default all")
     parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
+    parser.add_argument(
+        "--modules", type=Path, metavar="TREE", help="only of a lib/modules/RELEASE"
+    )
     parser.add_argument("--build", action="store_true", help="compare a build too: some minutes")
     arguments = parser.parse_args()
+    if arguments.modules:
+        line("", "ours", "plain", "ratio")
+        bench_modules(arguments.modules, arguments.rounds)
+        return
     store = Store(default_store(), StreamProgress())
     configs = select_cells(Path("vm-configs"), names=arguments.config)
     cells = [Cell(config, store) for config in configs]
@@ -182,6 +152,7 @@ def main() -> None:
     bench_store(configs, store, arguments.rounds)
     bench_plugin(arguments.rounds)
     bench_second_run(cells[0])
+    bench_modules(cells[0].kernel.module_tree, arguments.rounds)
     if arguments.build:
         bench_build(configs[0], store)
 

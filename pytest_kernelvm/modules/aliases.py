@@ -8,7 +8,14 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.metadata import bad_line
-from pytest_kernelvm.modules.names import Matcher, OpenBracket, literal_parts, matcher, normalise
+from pytest_kernelvm.modules.names import (
+    Matcher,
+    OpenBracket,
+    is_pattern,
+    literal_parts,
+    matcher,
+    normalise,
+)
 
 # Patterns that start alike share a bucket. In it, the end of a pattern's longest literal part tells
 # it from its neighbours: one of thousands of `of:N*T*C…` is found by its own device's name.
@@ -107,20 +114,20 @@ class _Bucket:
 
     def __init__(self, members: Iterable[tuple[int, str, str]]) -> None:
         self._exact: dict[str, list[tuple[int, str, str]]] = {}
-        self._grams: dict[str, list[tuple[int, str, str, Matcher]]] = {}
+        self._grams: dict[str, list[tuple[int, str, str]]] = {}
+        self._fitting: dict[str, Matcher] = {}
         for place, written, module in members:
             try:
                 pattern = normalise(written)
             except OpenBracket:
                 # depmod says so and leaves it out of its index: nothing ever matches it.
                 continue
-            literals = literal_parts(pattern)
-            if len(literals) == 1:
-                self._exact.setdefault(pattern, []).append((place, pattern, module))
-            else:
-                gram = max(literals, key=len)[-_GRAM_LENGTH:]
-                line = place, pattern, module, matcher(pattern)
+            line = place, pattern, module
+            if is_pattern(pattern):
+                gram = max(literal_parts(pattern), key=len)[-_GRAM_LENGTH:]
                 self._grams.setdefault(gram, []).append(line)
+            else:
+                self._exact.setdefault(pattern, []).append(line)
         self._lengths = {len(gram) for gram in self._grams}
 
     def matches(self, name: str) -> Iterator[tuple[int, str, str]]:
@@ -129,6 +136,12 @@ class _Bucket:
         for length in self._lengths:
             grams = {name[at : at + length] for at in range(len(name) - length + 1)}
             for gram in grams & self._grams.keys():
-                for place, pattern, module, fits in self._grams[gram]:
-                    if fits(name):
-                        yield place, pattern, module
+                for line in self._grams[gram]:
+                    if self._fits(line[1], name):
+                        yield line
+
+    def _fits(self, pattern: str, name: str) -> bool:
+        fits = self._fitting.get(pattern)
+        if fits is None:
+            fits = self._fitting[pattern] = matcher(pattern)
+        return fits(name)

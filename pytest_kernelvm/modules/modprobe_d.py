@@ -200,7 +200,7 @@ class _Reader:
                 self.blacklist.extend(parameter.partition("=")[2].split(","))
                 continue
             try:
-                self.options.append((normalise(name), parameter))
+                self.options.append((normalise(name), parameter.replace("\t", " ")))
             except OpenBracket:
                 self.ignored.append(f"kernel command line: ignoring bad option {name}")
 

@@ -133,7 +133,7 @@ def _matches_stars(parts: tuple[str, ...], text: str) -> bool:
 
 def is_pattern(text: str) -> bool:
     """Whether a name holds wildcards."""
-    return _WILD.search(text) is not None
+    return "*" in text or "[" in text or "?" in text or "\\" in text
 
 
 def literal_parts(pattern: str) -> list[str]:

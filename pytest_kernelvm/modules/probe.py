@@ -272,7 +272,8 @@ class ModprobeWalk(Walk[Probed, Probed]):
         return needs
 
     def _softdep(self, module: Probed) -> Softdep | None:
-        if self._ignore_commands and self._is_root(module):
+        # Not where it comes up again, as the dependency of a softdep of a dependency.
+        if self._ignore_commands and module is self._root:
             return None
         lines = self._tree.softdep_lines_of(module.name)
         for line in lines[1:]:
