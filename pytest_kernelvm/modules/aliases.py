@@ -46,9 +46,12 @@ class AliasIndex:
         beside = text.count("\n") - (len(self._pieces) - 1)
         if beside > text.startswith("#"):
             self._check_each_line()
-        heads = [piece[:_HEAD_LENGTH].ljust(_HEAD_LENGTH) for piece in self._pieces]
+        heads = [piece[:_HEAD_LENGTH] for piece in self._pieces]
         # One text, in which a search takes no time.
         self._heads = "\n".join(heads)
+        if len(self._heads) != len(heads) * (_HEAD_LENGTH + 1) - 1:
+            heads = [head.ljust(_HEAD_LENGTH) for head in heads]
+            self._heads = "\n".join(heads)
         # As names have them → as they are written; "": those that do not say how a name starts.
         self._written: dict[str, set[str]] = {"": set()}
         for head in set(heads[1:]):

@@ -90,6 +90,15 @@ class ModulesDep(Mapping[str, ModuleFile]):
             )
         return needs
 
+    def whole_lines(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Return (name, path, needs) of all modules that need none without a line."""
+        names = self._names
+        lines = [
+            (name, file, tuple(map(names.get, needed.split())))
+            for name, (file, needed) in self._lines.items()
+        ]
+        return [line for line in lines if None not in line[2]]  # type: ignore[misc]
+
     def relative(self, name: str) -> str:
         """Return the path below the tree of a module that has a line, or that one needs."""
         line = self._lines.get(name)

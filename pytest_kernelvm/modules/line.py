@@ -70,10 +70,19 @@ def plain_line(tree: ModuleTree, names: tuple[str, ...]) -> Line | None:
     needs = tree.plain_needs(name)
     if needs is None:
         return None
+    order = (*reversed(needs), name)
+    if needs and not _in_order(tree, order):
+        return None
+    return Line(tree, order)
+
+
+def _in_order(tree: ModuleTree, order: tuple[str, ...]) -> bool:
+    """Whether each of some modules is plain, comes once, and behind all that it needs."""
+    plain_needs = tree.plain_needs
     before: set[str] = set()
-    for each in reversed(needs):
-        needed = tree.plain_needs(each)
-        if needed is None or (needed and not before.issuperset(needed)):
-            return None
-        before.add(each)
-    return None if name in before else Line(tree, (*reversed(needs), name))
+    for name in order:
+        needs = plain_needs(name)
+        if needs is None or (needs and not before.issuperset(needs)):
+            return False
+        before.add(name)
+    return len(before) == len(order)

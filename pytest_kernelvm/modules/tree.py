@@ -18,6 +18,12 @@ from pytest_kernelvm.modules.metadata import Metadata, Softdep
 from pytest_kernelvm.modules.modprobe_d import NOTHING, ModprobeD
 from pytest_kernelvm.modules.names import OpenBracket, is_pattern, normalise, pattern_regex
 
+# How many questions about modules make all be learnt at once.
+_MANY = 64
+
+# What is in no dictionary, told apart by its identity.
+_UNKNOWN = ("unknown",)
+
 _SoftdepLine = tuple[int, str, Softdep]
 
 
@@ -223,12 +229,28 @@ class ModuleTree:
 
     def plain_needs(self, name: str) -> tuple[str, ...] | None:
         """Return what a module needs; None if it has no line, no file, or softdeps."""
-        try:
-            return self._plain_needs[name]
-        except KeyError:
+        needs = self._plain_needs.get(name, _UNKNOWN)
+        if needs is _UNKNOWN:
             plain = name in self.modules and name not in self.softdeps and self.has_file(name)
             needs = self._plain_needs[name] = self.modules.needs(name) if plain else None
-            return needs
+            if len(self._plain_needs) == _MANY:
+                self._learn_plain_needs()
+        return needs
+
+    def _learn_plain_needs(self) -> None:
+        """Take all modules at once: many questions came, more will, and so each costs half."""
+        descriptor, access = self._descriptor, os.access
+        if descriptor < 0:
+            return
+        whole = self.modules.whole_lines()
+        present = [access(file, os.R_OK, dir_fd=descriptor) for _, file, _ in whole]
+        self._present.update(
+            {name: there for (name, _, _), there in zip(whole, present, strict=True)}
+        )
+        self._plain_needs.update(
+            {name: needs for (name, _, needs), there in zip(whole, present, strict=True) if there}
+        )
+        self._plain_needs.update(dict.fromkeys(self.softdeps, None))
 
     def line_of(self, name: str) -> str:
         """Return `FILE:LINE` of a module in modules.dep."""
