@@ -112,6 +112,8 @@ class VmConfig:
     """One cell: a machine with one kernel.
 
     id: `malta-6.12`. name: the file's stem. modules: wanted by default.
+    allow_missing: modules that the kernel may lack. allow_empty: whether all that is wanted may
+    turn out to be builtin or missing.
     services: the shipped ones and the file's own.
     cmdline: words for the bootloader's command line; builtin_cmdline: for the kernel's own.
     cookie: the word that makes the kernel heed the bootloader, empty if it always does.
@@ -123,6 +125,8 @@ class VmConfig:
     arch: Arch
     kernel: KernelConfig
     modules: tuple[str, ...]
+    allow_missing: tuple[str, ...]
+    allow_empty: bool
     modprobe: ModprobeConfig
     services: tuple[Service, ...]
     cmdline: str
@@ -231,6 +235,12 @@ SCHEMA = Record(
             },
         ),
         "modules": ListOf(doc="Modules wanted in the initramfs by default.", item=_MODULE),
+        "allow_missing": ListOf(
+            doc="Modules that the kernel may lack; all others are errors.", item=_MODULE
+        ),
+        "allow_empty": Flag(
+            doc="Whether all wanted modules may be builtin or missing, default false."
+        ),
         "modprobe": Record(
             doc="The guest's /etc/modprobe.d.",
             keys={
@@ -420,6 +430,8 @@ def read_config(file: Path) -> tuple[VmConfig, ...]:
             arch=arch,
             kernel=_kernel(raw, arch, file, version),
             modules=raw.get("modules", ()),
+            allow_missing=raw.get("allow_missing", ()),
+            allow_empty=raw.get("allow_empty", False),
             modprobe=ModprobeConfig(
                 options=tuple(modprobe.get("options", {}).items()),
                 blacklist=modprobe.get("blacklist", ()),

@@ -14,6 +14,7 @@ from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.programs import Programs
 from pytest_kernelvm.kernel.store import Store, write_whole
 from pytest_kernelvm.modules.closure import Closure
+from pytest_kernelvm.modules.firmware import FirmwareFile
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 
@@ -83,11 +84,19 @@ def _modules(
         entries.append(cpio.file(f"{directory}/{name}", content))
     for module in closure.modules:
         entries.append(cpio.file(f"{directory}/{module.file.relative}", module.path.read_bytes()))
+    entries += [_firmware(closure, file) for file in closure.firmware.files]
     lines = [f"options {module} {options}\n" for module, options in modprobe.options]
     lines += [f"blacklist {module}\n" for module in modprobe.blacklist]
     if lines:
         entries.append(cpio.file(MODPROBE_CONF, "".join(lines).encode()))
     return entries
+
+
+def _firmware(closure: Closure, file: FirmwareFile) -> cpio.Entry:
+    path = f"lib/firmware/{file.relative}"
+    if file.link:
+        return cpio.link(path, file.link)
+    return cpio.file(path, (closure.firmware.directory / file.relative).read_bytes())
 
 
 def _extra(path: str, content: bytes) -> cpio.Entry:

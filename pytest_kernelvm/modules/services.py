@@ -19,11 +19,13 @@ class Requirement:
     """What a service with its parameters comes down to.
 
     modules: names and aliases. options: (module, parameters).
+    demanding: the modules to which the user himself gave parameters.
     """
 
     service: str
     modules: tuple[str, ...]
     options: tuple[tuple[str, str], ...] = ()
+    demanding: tuple[str, ...] = ()
 
 
 def requirement(
@@ -44,7 +46,14 @@ def requirement(
     options += [option for each in holding for option in each.options]
     modules = [*service.modules, *(name for each in holding for name in each.modules)]
     return Requirement(
-        service=service.name, modules=tuple(dict.fromkeys(modules)), options=tuple(options)
+        service=service.name,
+        modules=tuple(dict.fromkeys(modules)),
+        options=tuple(options),
+        demanding=tuple(
+            parameter.sets.partition(".")[0]
+            for parameter in service.parameters
+            if parameter.sets and parameter.name in values
+        ),
     )
 
 
@@ -70,13 +79,17 @@ class Ledger:
     loaded: tuple[str, ...] = ()
 
     def load(
-        self, service: str, closure: Closure, present: Collection[str]
+        self,
+        service: str,
+        closure: Closure,
+        present: Collection[str],
+        demanding: Collection[str] = (),
     ) -> tuple[Ledger, tuple[Insertion, ...]]:
         """Return the ledger with a service held, and what is to be inserted for it, in order.
 
-        present: the modules that the kernel has now.
-        Raises BadInput if the service is held already, or if a module of it is loaded and would
-        need other parameters.
+        present: the modules that the kernel has now. demanding: see Requirement.
+        Raises BadInput if the service is held already, or if one of the demanding modules is
+        loaded.
         """
         if service in self.held:
             raise BadInput(
@@ -84,7 +97,7 @@ class Ledger:
                 Evidence(next_step="unload it first to load it with other parameters"),
             )
         steps = tuple(step for step in closure.plan.load if step.name not in present)
-        late = [step.name for step in closure.plan.load if step.name in present and step.options]
+        late = [name for name in closure.load_order if name in present and name in demanding]
         if late:
             raise BadInput(
                 f"the service {service} has parameters for modules that are loaded already",

@@ -35,6 +35,9 @@ def add_closure(verbs: Verbs) -> None:
         "--allow-missing", action="append", default=[], metavar="MODULE", help="may be missing"
     )
     verb.add_argument(
+        "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
+    )
+    verb.add_argument(
         "--modprobe-d",
         action="append",
         default=[],
@@ -84,7 +87,8 @@ def _closure(arguments: argparse.Namespace) -> int:
         tree,
         arguments.modules,
         allow_missing=arguments.allow_missing,
-        allow_empty=True,
+        # On a screen one sees that nothing came out.
+        allow_empty=arguments.allow_empty or not arguments.output,
         firmware_directory=arguments.firmware,
         missing_firmware=arguments.missing_firmware,
     )

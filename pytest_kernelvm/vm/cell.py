@@ -15,6 +15,8 @@ from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
 from pytest_kernelvm.kernel.build import Kernel, build_kernel
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.modules.closure import Closure, close
+from pytest_kernelvm.modules.modprobe_d import ModprobeD
+from pytest_kernelvm.modules.names import normalise
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.qemu_argv import Boot
@@ -48,8 +50,13 @@ class Cell:
 
     @cached_property
     def tree(self) -> ModuleTree:
-        """The kernel's modules."""
-        return ModuleTree(self.kernel.module_tree)
+        """The kernel's modules, with what the vm-config tells modprobe."""
+        configured = self.config.modprobe
+        modprobe_d = ModprobeD(
+            options=tuple((normalise(name), text) for name, text in configured.options),
+            blacklist=tuple(normalise(name) for name in configured.blacklist),
+        )
+        return ModuleTree(self.kernel.module_tree, modprobe_d=modprobe_d)
 
     @cached_property
     def services(self) -> ServiceCatalogue:
@@ -68,10 +75,18 @@ class Cell:
             return program.read_bytes()
 
     def closure(self, modules: Iterable[str] | None = None) -> Closure:
-        """Return the closure of some modules, by default those of the vm-config."""
+        """Return the closure of some modules, by default those of the vm-config.
+
+        Raises BadInput as `close` does; the vm-config says what may be missing.
+        """
         wanted = tuple(self.config.modules if modules is None else modules)
         if wanted not in self._closures:
-            self._closures[wanted] = close(self.tree, wanted, allow_empty=True)
+            self._closures[wanted] = close(
+                self.tree,
+                wanted,
+                allow_missing=self.config.allow_missing,
+                allow_empty=self.config.allow_empty,
+            )
         return self._closures[wanted]
 
     def initramfs(

@@ -75,9 +75,10 @@ class Services:
         a module; those that came before it are taken out again.
         """
         tree = self._catalogue.tree
-        closure = closure_of(tree, self._catalogue.requirement(name, **values))
+        needed = self._catalogue.requirement(name, **values)
+        closure = closure_of(tree, needed)
         present = {module.name for module in self._guest.modules}
-        ledger, steps = self._ledger.load(name, closure, present)
+        ledger, steps = self._ledger.load(name, closure, present, needed.demanding)
         done: list[str] = []
         try:
             for step in steps:

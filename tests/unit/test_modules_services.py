@@ -57,8 +57,10 @@ def test_what_a_service_requires(tmp_path: Path) -> None:
     plain = requirement(own, {}, {})
     assert plain.modules == ("a",)
     assert plain.options == (("a", "size=7"), ("b", "loud=0"))
+    assert plain.demanding == ()
     full = requirement(own, {"loud": True, "label": "x y", "size": 9}, {"IPV6": "y", "MTD": "m"})
     assert full.modules == ("a", "b", "c")
+    assert full.demanding == ("a", "b", "a")
     assert full.options == (
         ("a", "size=9"),
         ("b", "loud=1"),
@@ -178,7 +180,7 @@ def test_misuse_of_the_ledger(tree: ModuleTree, tmp_path: Path) -> None:
         ledger.unload("two")
     late = closure_of(tree, requirement(service_of(tmp_path, OWN), {}, {}))
     with pytest.raises(BadInput, match="has parameters for modules that are loaded already"):
-        ledger.load("two", late, present={"shared", "a"})
+        ledger.load("two", late, present={"shared", "a"}, demanding={"a"})
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=25))

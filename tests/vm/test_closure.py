@@ -1,9 +1,13 @@
 """The initramfs holds exactly the closure, and the closure is what the modules need."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
 from pytest_kernelvm import BootVm, Closure, Initramfs, Vm
 from pytest_kernelvm.guest.initramfs import MODPROBE_CONF
+from pytest_kernelvm.modules.firmware import Firmware, FirmwareFile
 
 WANTED = ("nft_ct", "bridge", "8021q")
 
@@ -93,3 +97,14 @@ def test_without_modules_there_is_no_modprobe(new_vm: BootVm) -> None:
     assert not vm.exists("/sbin")
     assert not vm.exists("/lib")
     assert vm.run("modprobe", "loop").errno != 0
+
+
+def test_firmware_is_packed_with_its_links(
+    boot_vm: BootVm, closure: Closure, tmp_path: Path
+) -> None:
+    (tmp_path / "real.bin").write_bytes(b"firmware")
+    (tmp_path / "link.bin").symlink_to("real.bin")
+    files = (FirmwareFile(relative="link.bin", link="real.bin"), FirmwareFile(relative="real.bin"))
+    firmware = Firmware(directory=tmp_path, files=files)
+    vm = boot_vm(closure=dataclasses.replace(closure, firmware=firmware))
+    assert vm.read("/lib/firmware/link.bin") == "firmware"

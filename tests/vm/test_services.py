@@ -62,6 +62,17 @@ def test_what_others_loaded_stays(vm: Vm) -> None:
     assert names(vm) == before
 
 
+def test_parameters_come_too_late_for_a_loaded_module(vm: Vm) -> None:
+    vm.modprobe("nf_conntrack")
+    before = names(vm)
+    with pytest.raises(BadInput, match="parameters for modules that are loaded already"):
+        vm.services.load("firewall", hash_size=4096)
+    assert names(vm) == before
+    vm.services.load("firewall")
+    vm.services.unload("firewall")
+    assert names(vm) == before
+
+
 def test_what_others_need_stays(vm: Vm) -> None:
     closure = vm.services.load("bridge")
     vm.services.unload("bridge")
