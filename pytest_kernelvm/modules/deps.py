@@ -64,7 +64,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
         self._needs: dict[str, tuple[str, ...]] = {}
         self._without_line: dict[str, str] = {}
         # Numbers that agree spare a look at each of thousands of lines.
-        outside = any(".." in file for file, _, _ in found)
+        outside = ".." in text and any(".." in file for file, _, _ in found)
         if outside or not self._text.count("\n") == len(found) == len(self._lines):
             self._check_each_line()
 

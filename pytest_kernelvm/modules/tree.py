@@ -79,7 +79,8 @@ class ModuleTree:
         self.modprobe_d = modprobe_d
         self.metadata = Metadata(directory, metadata)
         self._present: dict[str, bool] = {}
-        self._plain_needs: dict[str, tuple[str, ...] | None] = {}
+        # What plain_needs has answered so far.
+        self.known_plain_needs: dict[str, tuple[str, ...] | None] = {}
         self._classified: dict[str, Classification] = {}
 
     def __repr__(self) -> str:
@@ -229,11 +230,11 @@ class ModuleTree:
 
     def plain_needs(self, name: str) -> tuple[str, ...] | None:
         """Return what a module needs; None if it has no line, no file, or softdeps."""
-        needs = self._plain_needs.get(name, _UNKNOWN)
+        needs = self.known_plain_needs.get(name, _UNKNOWN)
         if needs is _UNKNOWN:
             plain = name in self.modules and name not in self.softdeps and self.has_file(name)
-            needs = self._plain_needs[name] = self.modules.needs(name) if plain else None
-            if len(self._plain_needs) == _MANY:
+            needs = self.known_plain_needs[name] = self.modules.needs(name) if plain else None
+            if len(self.known_plain_needs) == _MANY:
                 self._learn_plain_needs()
         return needs
 
@@ -247,10 +248,10 @@ class ModuleTree:
         self._present.update(
             {name: there for (name, _, _), there in zip(whole, present, strict=True)}
         )
-        self._plain_needs.update(
+        self.known_plain_needs.update(
             {name: needs for (name, _, needs), there in zip(whole, present, strict=True) if there}
         )
-        self._plain_needs.update(dict.fromkeys(self.softdeps, None))
+        self.known_plain_needs.update(dict.fromkeys(self.softdeps, None))
 
     def line_of(self, name: str) -> str:
         """Return `FILE:LINE` of a module in modules.dep."""
