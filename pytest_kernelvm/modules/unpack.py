@@ -11,55 +11,56 @@ from typing import IO, cast
 
 from pytest_kernelvm.errors import BadInput, Evidence
 
-# Far above any module; what claims to be larger is damaged, or meant to fill the memory.
-MOST_BYTES = 256 * 1024 * 1024
+# More than the largest module with all its debugging information; what claims to be larger is
+# damaged, or meant to fill the memory.
+MOST_BYTES = 1024 * 1024 * 1024
 
 _ZLIB_GZIP_WINDOW = 31
 
 
-def unpacked(path: Path) -> bytes:
+def unpacked(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Return the content of a .ko, .ko.gz, .ko.xz or .ko.zst, told apart by their suffix.
 
-    Raises BadInput for a file that cannot be read or unpacked, is larger than MOST_BYTES, or, for
+    Raises BadInput for a file that cannot be read or unpacked, is larger than most_bytes, or, for
     .zst, where Python has no zstd: from 3.14 on it has, before with the package backports.zstd.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > most_bytes:
             raise _bad(path, f"a file of {path.stat().st_size} bytes")
         data = path.read_bytes()
         unpack = _UNPACKERS.get(path.suffix)
-        return data if unpack is None else unpack(path, data)
+        return data if unpack is None else unpack(path, data, most_bytes)
     except OSError as error:
         raise _bad(path, str(error.strerror)) from None
     except (EOFError, lzma.LZMAError, zlib.error) as error:
         raise _bad(path, f"{path.suffix[1:]}: {error}") from None
 
 
-def _gzip(path: Path, data: bytes) -> bytes:
+def _gzip(path: Path, data: bytes, most_bytes: int) -> bytes:
     decompressor = zlib.decompressobj(_ZLIB_GZIP_WINDOW)
-    unpacked = decompressor.decompress(data, MOST_BYTES)
+    unpacked = decompressor.decompress(data, most_bytes)
     if not decompressor.eof:
-        raise _bad(path, _unfinished(unpacked))
+        raise _bad(path, _unfinished(unpacked, most_bytes))
     return unpacked
 
 
-def _xz(path: Path, data: bytes) -> bytes:
+def _xz(path: Path, data: bytes, most_bytes: int) -> bytes:
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ)
-    unpacked = decompressor.decompress(data, MOST_BYTES)
+    unpacked = decompressor.decompress(data, most_bytes)
     if not decompressor.eof:
-        raise _bad(path, _unfinished(unpacked))
+        raise _bad(path, _unfinished(unpacked, most_bytes))
     return unpacked
 
 
-def _zstd(path: Path, data: bytes) -> bytes:
+def _zstd(path: Path, data: bytes, most_bytes: int) -> bytes:
     opened, failed = _zstd_library(path)
     try:
         with opened(io.BytesIO(data)) as stream:
-            unpacked = stream.read(MOST_BYTES + 1)
+            unpacked = stream.read(most_bytes + 1)
     except failed as error:
         raise _bad(path, f"zst: {error}") from None
-    if len(unpacked) > MOST_BYTES:
-        raise _bad(path, _unfinished(unpacked))
+    if len(unpacked) > most_bytes:
+        raise _bad(path, _unfinished(unpacked, most_bytes))
     return unpacked
 
 
@@ -80,9 +81,9 @@ def _zstd_library(
     return cast(Callable[[IO[bytes]], IO[bytes]], zstd.ZstdFile), zstd.ZstdError
 
 
-def _unfinished(unpacked: bytes) -> str:
-    if len(unpacked) >= MOST_BYTES:
-        return f"more than {MOST_BYTES} bytes when unpacked"
+def _unfinished(unpacked: bytes, most_bytes: int) -> str:
+    if len(unpacked) >= most_bytes:
+        return f"more than {most_bytes} bytes when unpacked"
     return "the compressed data ends too early"
 
 

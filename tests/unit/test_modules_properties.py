@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -117,15 +118,16 @@ def long_chain(directory: Path, *, softly: bool) -> ModuleTree:
     return ModuleTree(directory)
 
 
-def test_a_chain_of_100000_modules(tmp_path: Path) -> None:
+def test_a_chain_of_100000_modules(root: Path) -> None:
     names = [f"m{number}" for number in range(LONG)]
-    (tmp_path / "k").mkdir()
+    directory = root / "long"
+    (directory / "k").mkdir(parents=True)
     for name in names:
-        (tmp_path / "k" / f"{name}.ko").touch()
-    closure = close(long_chain(tmp_path, softly=False), ["m0"])
+        os.mknod(directory / "k" / f"{name}.ko")
+    closure = close(long_chain(directory, softly=False), ["m0"])
     assert closure.load_order == tuple(reversed(names))
     assert closure.plan.unload == tuple(names)
     assert len(closure.modules[0].reason) == 2 * LONG - 1
-    tree = long_chain(tmp_path, softly=True)
+    tree = long_chain(directory, softly=True)
     assert close(tree, ["m0"]).load_order == tuple(reversed(names))
     assert probe(tree, "m0").load_order == tuple(reversed(names))
