@@ -77,8 +77,9 @@ vm: setup ## build the kernels that the store lacks, boot them, run the tests ma
 	$(BIN)/pytest -m vm -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: check
-check: setup lint test ## everything: lint, unit tests, kernels, tests in guests
-	@$(BIN)/kernelvm build
+check: setup lint ## everything: lint, unit tests, kernels, tests in guests
+	@$(BIN)/pytest -m 'not vm' -n $$(nproc) $(PYTEST_ARGS)
+	$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: lint
@@ -89,8 +90,8 @@ lint: $(INSTALLED) ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 .PHONY: test
-test: setup ## the tests that boot nothing
-	@$(BIN)/pytest -m 'not vm' $(PYTEST_ARGS)
+test: setup ## the tests that boot nothing and take no time
+	@$(BIN)/pytest -m 'not vm and not slow' $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: setup ## the benchmarks

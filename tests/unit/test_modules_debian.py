@@ -20,9 +20,12 @@ from tests.unit.debian_packages import module_root, newer_modprobe, unreachable_
 
 ALIASES = 5000
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("depmod") and shutil.which("modprobe")), reason="kmod is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("depmod") and shutil.which("modprobe")), reason="kmod is not installed"
+    ),
+]
 
 
 def built_trees() -> list[Path]:

@@ -6,6 +6,7 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 
 from pytest_kernelvm.modules.closure import close
@@ -118,6 +119,7 @@ def long_chain(directory: Path, *, softly: bool) -> ModuleTree:
     return ModuleTree(directory)
 
 
+@pytest.mark.slow
 def test_a_chain_of_100000_modules(root: Path) -> None:
     names = [f"m{number}" for number in range(LONG)]
     directory = root / "long"

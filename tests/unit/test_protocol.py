@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.errors import HarnessError
+from pytest_kernelvm.errors import GuestDied, HarnessError
 from pytest_kernelvm.guest.protocol import (
     MEMORY_BYTES,
     NOT_MADE,
@@ -103,7 +103,7 @@ def test_nonsense_is_called_so() -> None:
     batch = Batch()
     batch.call("a")
     for raw in (b"", b"12345678", struct.pack("<IIii", 1, 2, 0, 0)):
-        with pytest.raises(HarnessError, match="nonsense"):
+        with pytest.raises(GuestDied, match="nonsense"):
             batch.decode(raw, "little")
 
 

@@ -61,6 +61,7 @@ def bare(cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0) -> Vm:
         abi=cell.programs.abi,
         limits=Limits(boot_s=boot_s, command_s=5.0),
         by_hand="",
+        services=cell.services,
     )
     return Vm(bootable, directory)
 
