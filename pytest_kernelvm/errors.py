@@ -158,6 +158,12 @@ class CommandFailed(KernelvmError, AssertionError):
     verdict = Verdict.TEST_FAILED
 
 
+class NotLeftClean(KernelvmError, AssertionError):
+    """A test left something behind in a guest that was to be passed on to the next one."""
+
+    verdict = Verdict.TEST_FAILED
+
+
 class SyscallFailed(KernelvmError, OSError):
     """A system call in the guest failed; `errno` and `strerror` are the guest's.
 

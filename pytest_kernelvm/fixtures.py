@@ -12,8 +12,9 @@ from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.guests import Guests
 from pytest_kernelvm.vm.vm import Bootable, Vm
 
-# How `vm` comes to its state right after boot: from a snapshot, or by booting.
-FRESH = ("restore", "boot")
+# How `vm` comes to its state right after boot: from a snapshot, by booting, or by being left in
+# that state by the test before.
+FRESH = ("restore", "boot", "share")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +25,8 @@ class Asked:
     options: module parameters by module.
     blacklist: modules. files: contents by path. cmdline: further words. cookie: whether the kernel
     heeds them. shared_console: whether the agent talks on the console, as where there is no second
-    port. boot_timeout_s: None for the vm-config's. fresh: `restore` or `boot`, None for the run's.
+    port. boot_timeout_s: None for the vm-config's. fresh: `restore`, `boot` or `share`, None for
+    the run's. clean: whether the test leaves its guest as it found it, so that it may be shared.
     """
 
     modules: tuple[str, ...] | None = None
@@ -37,6 +39,7 @@ class Asked:
     shared_console: bool = False
     boot_timeout_s: float | None = None
     fresh: str | None = None
+    clean: bool = False
 
 
 def asked_by(**given: Any) -> Asked:
@@ -100,7 +103,7 @@ class GuestFactory:
     """The guests of one test.
 
     asked: by its marker. fresh: how the run wants guests, unless that says otherwise.
-    made: the test's guests so far.
+    made: the test's guests so far. failed: whether the test has.
     """
 
     cell: Cell
@@ -109,6 +112,7 @@ class GuestFactory:
     stack: contextlib.ExitStack
     guests: Guests
     made: list[Vm] = field(default_factory=list)
+    failed: bool = False
 
     def boot(self, **wishes: Unpack[Wishes]) -> Vm:
         """Boot a guest with the marker's wishes and these over them."""
@@ -117,13 +121,24 @@ class GuestFactory:
     def new(self, **wishes: Unpack[Wishes]) -> Vm:
         """Return a guest with the marker's wishes and these over them, restored or booted."""
         asked = self._wished(**wishes)
-        if (asked.fresh or self.fresh) == "boot":
-            return self.boot(**wishes)
-        return self._added(self.guests.restored(bootable(self.cell, asked)))
+        match self._way(asked):
+            case "boot":
+                return self.boot(**wishes)
+            case "share":
+                vm = self.guests.shared(bootable(self.cell, asked))
+                self.stack.callback(lambda: self.guests.give_back(vm, usable=not self.failed))
+                self.made.append(vm)
+                return vm
+            case _:
+                return self._added(self.guests.restored(bootable(self.cell, asked)))
+
+    def _way(self, asked: Asked) -> str:
+        fresh = asked.fresh or self.fresh
+        return "restore" if fresh == "share" and not asked.clean else fresh
 
     def prepare(self, asked: Asked) -> None:
         """Have the guest of the next test restored in the meantime."""
-        if (asked.fresh or self.fresh) == "restore":
+        if self._way(asked) == "restore":
             self.guests.prepare(bootable(self.cell, asked))
 
     def _wished(self, **wishes: Unpack[Wishes]) -> Asked:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MARKER = (
     "kernelvm(*, modules=None, options=None, blacklist=(), files=None, cmdline='', cookie=True, "
-    "shared_console=False, boot_timeout_s=None, fresh=None): what the guest of this test is"
+    "shared_console=False, boot_timeout_s=None, fresh=None, clean=False): the guest of this test"
 )
 
 
@@ -57,12 +57,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--kernelvm-fresh",
-        choices=("restore", "boot"),
-        help="give each `vm` its state right after boot from a stored snapshot (restore, the "
-        "default) or by booting (boot); default the ini option kernelvm_fresh",
+        choices=("restore", "boot", "share"),
+        help="how each `vm` gets its state right after boot: from a stored snapshot (restore, the "
+        "default), by booting (boot), or from the test before where both are marked clean=True "
+        "(share); default the ini option kernelvm_fresh",
     )
     parser.addini("kernelvm_configs", "directory of vm-configs", default="vm-configs")
-    parser.addini("kernelvm_fresh", "restore or boot, as --kernelvm-fresh", default="restore")
+    parser.addini(
+        "kernelvm_fresh", "restore, boot or share, as --kernelvm-fresh", default="restore"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,7 +81,7 @@ def _configs_directory(config: pytest.Config) -> Path:
 
 _MISTAKE = pytest.StashKey[pytest.UsageError]()
 _CELLS = pytest.StashKey[tuple["VmConfig", ...]]()
-_GUESTS = pytest.StashKey["list[Vm]"]()
+_FACTORY = pytest.StashKey["GuestFactory"]()
 _NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
@@ -257,7 +260,7 @@ def _guest_factory(
             stack=stack,
             guests=kernelvm_guests,
         )
-        request.node.stash[_GUESTS] = factory.made
+        request.node.stash[_FACTORY] = factory
         yield factory
 
 
@@ -316,8 +319,10 @@ def pytest_runtest_makereport(
         return report
     from pytest_kernelvm.report.failure import describe_failure
 
-    guests = item.stash.get(_GUESTS, [])
-    describe_failure(report, call.excinfo, guests)
+    factory = item.stash.get(_FACTORY, None)
+    if factory:
+        factory.failed = True
+    describe_failure(report, call.excinfo, factory.made if factory else [])
     # JUnit's writer asks the teardown's report, which is given what the item has.
     item.user_properties.append(report.user_properties[-1])
     return report

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.errors import Evidence, HarnessError
+from pytest_kernelvm.errors import Evidence, HarnessError, NotLeftClean
 from pytest_kernelvm.kernel.store import Store, Work
+from pytest_kernelvm.vm.cleanliness import Traces, left_behind, traces_of
 from pytest_kernelvm.vm.snapshot import (
     MEMORY,
     Snapshot,
@@ -19,15 +20,32 @@ from pytest_kernelvm.vm.snapshot import (
 )
 from pytest_kernelvm.vm.vm import Bootable, Vm
 
+# Nothing is restored ahead on a host that could not hold as many guests as this.
+GUESTS_OF_ROOM = 4
+
 
 @dataclass(kw_only=True, slots=True)
 class Counts:
-    """What was done for the tests: for the summary at the end of a run."""
+    """What was done for the tests.
+
+    booted, restored: guests. waiting: those of the restored that were so ahead of their test.
+    shared: how often a test got the guest of another. snapshots_made: by booting.
+    """
 
     booted: int = 0
     restored: int = 0
     waiting: int = 0
+    shared: int = 0
     snapshots_made: int = 0
+
+
+def _has_room(memory_mib: int) -> bool:
+    """Whether the memory that the host could give would hold this guest several times over."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) > GUESTS_OF_ROOM * memory_mib * 1024
+    return False
 
 
 class Guests:
@@ -41,6 +59,7 @@ class Guests:
         self._store = store
         self._new_directory = new_directory
         self._ahead: tuple[Bootable, Vm] | None = None
+        self._passed_on: tuple[Bootable, Vm, Traces] | None = None
         self.counts = Counts()
 
     def booted(self, bootable: Bootable) -> Vm:
@@ -107,9 +126,11 @@ class Guests:
         """Have one guest restored ahead of the call that asks for it, if its snapshot is there."""
         if self._ahead and self._ahead[0] == bootable:
             return
-        self.close()
+        if self._ahead:
+            self._ahead[1].__exit__(None, None, None)
+            self._ahead = None
         snapshot = find_snapshot(self._store, bootable.boot)
-        if snapshot:
+        if snapshot and _has_room(bootable.boot.machine.memory_mib):
             self._ahead = bootable, self._started(bootable, snapshot)
 
     def _taken(self, bootable: Bootable) -> Vm | None:
@@ -121,8 +142,54 @@ class Guests:
         self._ahead = None
         return vm
 
+    def shared(self, bootable: Bootable) -> Vm:
+        """Return the guest that tests pass on to each other; `give_back` ends the loan.
+
+        Raises what `restored` does.
+        """
+        if self._passed_on is None or self._passed_on[0] != bootable:
+            self._end_passed_on()
+            vm = self.restored(bootable)
+            self._passed_on = bootable, vm, traces_of(vm)
+        else:
+            self.counts.shared += 1
+        return self._passed_on[1]
+
+    def give_back(self, vm: Vm, *, usable: bool = True) -> None:
+        """Take a shared guest back and look whether it can be passed on.
+
+        usable: False after a test that failed; then the guest ends without a word.
+        Raises NotLeftClean, and ends it, if the test left something behind; what a guest that
+        does not answer raises.
+        """
+        assert self._passed_on is not None
+        assert self._passed_on[1] is vm
+        if not usable:
+            self._end_passed_on()
+            return
+        found = ["the guest does not answer any more"]
+        try:
+            found = left_behind(vm, self._passed_on[2])
+        finally:
+            if found:
+                self._end_passed_on()
+        if found:
+            raise NotLeftClean(
+                f"{vm.label}: the test was to leave its guest clean and did not",
+                Evidence(
+                    excerpt="\n".join(found),
+                    next_step="clean up in the test, or leave clean=True out of its marker",
+                ),
+            )
+
+    def _end_passed_on(self) -> None:
+        if self._passed_on:
+            self._passed_on[1].__exit__(None, None, None)
+            self._passed_on = None
+
     def close(self) -> None:
-        """End the guest that nobody took."""
+        """End the guests that nobody took, or takes any more."""
+        self._end_passed_on()
         if self._ahead:
             self._ahead[1].__exit__(None, None, None)
             self._ahead = None
