@@ -42,6 +42,8 @@ class Arch:
     channel_argv: the QEMU flags that attach the chardev `channel`; console_argv likewise.
     fast_boot_argv: QEMU flags that shorten the boot and change nothing a test can see.
     agent_cflags: what makes a static nolibc program small here.
+    compact_cflags: a denser instruction set that has no system calls, on the CPUs of compact_cpus
+        (models of QEMU's -cpu) only.
     max_memory_mib: the most that the machine has in one piece.
     builtin_cmdline_symbols: bool symbols that make CONFIG_CMDLINE count without a bootloader's.
     cookie_patch, cookie_require_symbol, cookie_symbol: how the kernel learns the cmdline cookie.
@@ -66,6 +68,8 @@ class Arch:
     channel_argv: tuple[str, ...]
     fast_boot_argv: tuple[str, ...]
     agent_cflags: tuple[str, ...]
+    compact_cflags: tuple[str, ...]
+    compact_cpus: tuple[str, ...]
     max_memory_mib: int
     builtin_cmdline_symbols: tuple[str, ...]
     cookie_patch: str
@@ -103,6 +107,10 @@ _MALTA_SERIAL = ("-serial", "chardev:console")
 _MALTA_CHANNEL = ("-serial", "chardev:channel")
 _MALTA_AGENT_CFLAGS = ("-mno-abicalls", "-fno-pic", "-G0", "-msoft-float", "-mips32r2")
 
+# MIPS16e, and who has it (target/mips/cpu-defs.c.inc, ASE_MIPS16).
+_MALTA_COMPACT_CFLAGS = ("-mips16", "-minterlink-mips16")
+_MALTA_COMPACT_CPUS = ("24Kc", "24KEc", "24Kf", "34Kf", "74Kf")
+
 # The initramfs goes to 96 MiB, below the 128 MiB that a Malta has at least; KSEG0 is 0x80000000.
 _MALTA_INITRAMFS = FixedInitramfs(
     address=0x0600_0000,
@@ -133,6 +141,8 @@ def _malta(
         channel_argv=_MALTA_CHANNEL,
         fast_boot_argv=_MALTA_FAST_BOOT,
         agent_cflags=_MALTA_AGENT_CFLAGS,
+        compact_cflags=_MALTA_COMPACT_CFLAGS,
+        compact_cpus=_MALTA_COMPACT_CPUS,
         max_memory_mib=256,
         builtin_cmdline_symbols=("CMDLINE_BOOL", "MIPS_CMDLINE_FROM_BOOTLOADER"),
         cookie_patch="mips-cmdline-cookie",
@@ -186,6 +196,8 @@ ARCHES: dict[str, Arch] = {
                 "-no-pie",
                 "-Wl,-z,max-page-size=4096,-z,common-page-size=64",
             ),
+            compact_cflags=(),
+            compact_cpus=(),
             max_memory_mib=4096,
             builtin_cmdline_symbols=("CMDLINE_FROM_BOOTLOADER",),
             cookie_patch="of-cmdline-cookie",

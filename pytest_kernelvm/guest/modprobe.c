@@ -61,16 +61,20 @@
  *
  * How it is written
  *
- * System calls return a result or a negative error number, as in the kernel.
- * They go through nolibc's my_syscall4() because nolibc's own wrappers differ
- * from version to version. Memory is taken from brk() and never given back:
- * this program lives for milliseconds. Strings that come from a file point
- * into its text, which is cut into pieces in place.
+ * Of nolibc only what start.c has. System calls return a result or a negative
+ * error number, as in the kernel. Memory is taken from brk() and never given
+ * back: this program lives for milliseconds. Strings that come from a file
+ * point into its text, which is cut into pieces in place.
  */
 
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 
+#include <asm/signal.h>
+#include <asm/unistd.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
 #include <linux/module.h>
 #include <linux/utsname.h>
 
@@ -78,28 +82,22 @@
 #define MODULE_INIT_COMPRESSED_FILE 4	/* v5.17 */
 #endif
 
-#ifndef my_syscall4			/* its name in later nolibc */
-#define my_syscall4 __nolibc_syscall4
-#endif
-
 #define STDOUT 1
 #define STDERR 2
 
 #define REPORTED (-4095L)	/* failed, and the user has been told why */
 
-/*
- * In one place, because the macro is some ten instructions at each use, and
- * because an argument that is itself a call would spoil the registers that
- * the macro has already filled. No call here minds an argument too many.
- */
-static long system_call(long number, long a, long b, long c)
-{
-	return my_syscall4(number, a, b, c, 0);
-}
+long system_call(long number, long a, long b, long c);	/* start.c */
 #define call1(number, a) system_call(number, (long)(a), 0, 0)
 #define call2(number, a, b) system_call(number, (long)(a), (long)(b), 0)
 #define call3(number, a, b, c) \
 	system_call(number, (long)(a), (long)(b), (long)(c))
+
+static void exit(int status)
+{
+	for (;;)
+		call1(__NR_exit, status);
+}
 
 /*
  * Memory
@@ -148,9 +146,75 @@ static void *allocate(unsigned long size)
  * Strings
  */
 
+/*
+ * What a libc would have. The compiler, too, calls the first three.
+ */
+
+void *memcpy(void *to, const void *from, size_t size)
+{
+	char *out = to;
+	const char *in = from;
+
+	while (size--)
+		*out++ = *in++;
+	return to;
+}
+
+void *memset(void *to, int byte, size_t size)
+{
+	char *out = to;
+
+	while (size--)
+		*out++ = byte;
+	return to;
+}
+
+size_t strlen(const char *text)
+{
+	const char *end = text;
+
+	while (*end)
+		end++;
+	return end - text;
+}
+
+static int strcmp(const char *a, const char *b)
+{
+	for (; *a && *a == *b; a++)
+		b++;
+	return (unsigned char)*a - (unsigned char)*b;
+}
+
+static char *strrchr(const char *text, int c)
+{
+	const char *last = 0;
+
+	do {
+		if (*text == c)
+			last = text;
+	} while (*text++);
+	return (char *)last;
+}
+
+static char *strchr(const char *text, int c)
+{
+	for (; *text != c; text++)
+		if (!*text)
+			return 0;
+	return (char *)text;
+}
+
 static bool equal(const char *a, const char *b)
 {
 	return !strcmp(a, b);
+}
+
+static bool starts_with(const char *text, const char *start)
+{
+	for (; *start; start++)
+		if (*text++ != *start)
+			return false;
+	return true;
 }
 
 static bool is_blank(char c)
@@ -363,33 +427,36 @@ static void tell(int priority, const char *template, ...)
 /* In glibc's words; these are the ones that loading and unloading return. */
 static const char *error_text(long err)
 {
-	static const struct {
-		short number;
-		const char *text;
-	} texts[] = {
-		{ EPERM, "Operation not permitted" },
-		{ ENOENT, "No such file or directory" },
-		{ EIO, "Input/output error" },
-		{ ENXIO, "No such device or address" },
-		{ ENOEXEC, "Exec format error" },
-		{ EAGAIN, "Resource temporarily unavailable" },
-		{ ENOMEM, "Cannot allocate memory" },
-		{ EACCES, "Permission denied" },
-		{ EBUSY, "Device or resource busy" },
-		{ EEXIST, "File exists" },
-		{ ENODEV, "No such device" },
-		{ EINVAL, "Invalid argument" },
-		{ ENOSYS, "Function not implemented" },
-		{ EBADMSG, "Bad message" },
-		{ EOPNOTSUPP, "Operation not supported" },
-		{ ENOKEY, "Required key not available" },
-		{ EKEYREJECTED, "Key was rejected by service" },
+	static const unsigned char numbers[] = {
+		EPERM, ENOENT, EIO, ENXIO, ENOEXEC, EAGAIN, ENOMEM, EACCES,
+		EBUSY, EEXIST, ENODEV, EINVAL, ENOSYS, EBADMSG, EOPNOTSUPP,
+		ENOKEY, EKEYREJECTED,
 	};
+	const char *text =
+		"Operation not permitted\0"
+		"No such file or directory\0"
+		"Input/output error\0"
+		"No such device or address\0"
+		"Exec format error\0"
+		"Resource temporarily unavailable\0"
+		"Cannot allocate memory\0"
+		"Permission denied\0"
+		"Device or resource busy\0"
+		"File exists\0"
+		"No such device\0"
+		"Invalid argument\0"
+		"Function not implemented\0"
+		"Bad message\0"
+		"Operation not supported\0"
+		"Required key not available\0"
+		"Key was rejected by service";
 	unsigned int i;
 
-	for (i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
-		if (texts[i].number == -err)
-			return texts[i].text;
+	for (i = 0; i < sizeof(numbers); i++) {
+		if (numbers[i] == -err)
+			return text;
+		text += strlen(text) + 1;
+	}
 	return format("Unknown error %s", decimal(-err));
 }
 
@@ -827,7 +894,7 @@ static void parse_boot_parameter(char *word)
 		parameter = format("%s=\"%s", parameter, end + 1);
 	}
 	if (equal(module, "modprobe")
-	    && !strncmp(parameter, "blacklist=", 10)) {
+	    && starts_with(parameter, "blacklist=")) {
 		parameter += 10;
 		for (name = parameter; *name; name++)
 			if (*name == ',')
@@ -870,7 +937,7 @@ static void read_alias_index(int kind, const char *file)
 
 	while ((line = next_line(&rest))) {
 		blank = strrchr(line, ' ');
-		if (strncmp(line, "alias ", 6) || blank < line + 6)
+		if (!starts_with(line, "alias ") || blank < line + 6)
 			continue;
 		*blank = '\0';
 		if (use_underscores(line + 6))
@@ -888,7 +955,7 @@ static void read_builtin_aliases(void)
 		if (!dot)
 			break;
 		*dot++ = '\0';
-		if (!strncmp(dot, "alias=", 6) && use_underscores(dot + 6)) {
+		if (starts_with(dot, "alias=") && use_underscores(dot + 6)) {
 			get_module(string, 0)->builtin = true;
 			add_directive(BUILTIN_ALIAS, dot + 6, string);
 		}
@@ -1011,7 +1078,7 @@ static long run(char **words, char **variables)
 		return 0;
 	if (equal(name, "false"))
 		return 1;
-	child = fork();
+	child = call1(__NR_clone, SIGCHLD);
 	if (!child) {
 		call3(__NR_execve, strchr(*words, '/') ? *words :
 		      format("/sbin/%s", name), words, variables);
@@ -1650,4 +1717,15 @@ int main(int argc, char **argv, char **envp)
 	}
 	find_module_directory();
 	return programs[i].run();
+}
+
+/*
+ * Where newer nolibc goes from its first instructions, with the stack as
+ * execve(2) leaves it. Its own is weak, and runs constructors.
+ */
+void _start_c(long *stack)
+{
+	char **argv = (char **)(stack + 1);
+
+	exit(main(*stack, argv, argv + *stack + 1));
 }

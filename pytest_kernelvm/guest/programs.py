@@ -43,6 +43,9 @@ CFLAGS = (
     "-s",
 )
 
+# modprobe brings what little of a libc it needs; its memcpy() must not become a call of memcpy().
+FREESTANDING = ("-ffreestanding", "-fno-tree-loop-distribute-patterns")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abi:
@@ -92,25 +95,33 @@ class Programs:
     abi: Abi
 
 
-def compile_programs(store: Store, kernel: Kernel) -> Programs:
+def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
     """Return the programs for a kernel, compiling them unless the store has them.
 
+    cpu: the guest's, as in QEMU's -cpu; what it can execute decides how small modprobe is.
     Raises BuildFailed with the compiler's words, ToolMissing without a compiler.
     """
-    sources = [SOURCES / "agent.c", SOURCES / "modprobe.c"]
+    sources = [SOURCES / "agent.c", SOURCES / "start.c", SOURCES / "modprobe.c"]
+    compact = _compact_cflags(kernel.arch, cpu)
     digest = digest_of(
         {
             "sources": [file_digest(source) for source in sources],
             "kernel": kernel.digest,
             "compiler": compiler_version(kernel.arch),
             "ioctls": IOCTLS,
-            "flags": [*CFLAGS, *kernel.arch.agent_cflags, kernel.arch.channel],
+            "flags": [
+                *CFLAGS,
+                *FREESTANDING,
+                *kernel.arch.agent_cflags,
+                *compact,
+                kernel.arch.channel,
+            ],
         }
     )
 
     def make(work: Work) -> dict[str, Any]:
-        for source in sources:
-            compile_program(kernel, source, work.entry / source.stem)
+        compile_program(kernel, SOURCES / "agent.c", work.entry / "agent")
+        _compile_modprobe(kernel, compact, work)
         numbers = asdict(_abi(kernel))
         (work.entry / "abi.json").write_text(json.dumps(numbers, sort_keys=True))
         return {"kernel": kernel.digest, "arch": kernel.arch.name}
@@ -138,19 +149,36 @@ def compile_program(kernel: Kernel, source: Path, program: Path) -> None:
     Raises BuildFailed with the compiler's words.
     """
     arch = kernel.arch
+    flags = [f'-DCHANNEL="/dev/{arch.channel}"', f'-DSHARED_CONSOLE="{SHARED_CONSOLE}"']
+    _compile(kernel, source, program, *_nolibc_flags(kernel), *flags)
+
+
+def _compile_modprobe(kernel: Kernel, compact: tuple[str, ...], work: Work) -> None:
+    """Two files, as only the first may hold the instructions that make system calls."""
+    start = work.directory / "start.o"
+    _compile(kernel, SOURCES / "start.c", start, *_nolibc_flags(kernel), "-c")
+    program = work.entry / "modprobe"
+    _compile(kernel, SOURCES / "modprobe.c", program, *FREESTANDING, *compact, str(start))
+
+
+def _compact_cflags(arch: Arch, cpu: str) -> tuple[str, ...]:
+    return arch.compact_cflags if cpu.partition(",")[0] in arch.compact_cpus else ()
+
+
+def _nolibc_flags(kernel: Kernel) -> tuple[str, ...]:
+    return ("-isystem", str(kernel.nolibc), "-include", "nolibc.h")
+
+
+def _compile(kernel: Kernel, source: Path, output: Path, *flags: str) -> None:
+    arch = kernel.arch
     argv = [
         f"{arch.toolchain_prefix}gcc",
         *CFLAGS,
         *_include_flags(arch, kernel.headers),
-        "-isystem",
-        str(kernel.nolibc),
-        "-include",
-        "nolibc.h",
-        f'-DCHANNEL="/dev/{arch.channel}"',
-        f'-DSHARED_CONSOLE="{SHARED_CONSOLE}"',
         *arch.agent_cflags,
+        *flags,
         "-o",
-        str(program),
+        str(output),
         str(source),
         "-lgcc",
     ]

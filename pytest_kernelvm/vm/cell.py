@@ -46,7 +46,7 @@ class Cell:
     @cached_property
     def programs(self) -> Programs:
         """The agent and modprobe, compiled if need be."""
-        return compile_programs(self.store, self.kernel)
+        return compile_programs(self.store, self.kernel, cpu=self.config.machine.cpu)
 
     @cached_property
     def tree(self) -> ModuleTree:
