@@ -35,6 +35,8 @@ class Arch:
     endianness, elf_class (bits), elf_machine (e_machine): what its ELF files say.
     toolchain_prefix: the default CROSS_COMPILE.
     debian_packages: what Debian calls the compiler and QEMU.
+    debian_arch: Debian's name of it, empty where Debian 12 has no such port.
+    debian_libc: its packages of a C library and its headers for the cross compiler.
     machine: QEMU's -M; cpu: the default -cpu.
     image: the default make target and, below the build directory, the file it makes.
     images: every image target and its file.
@@ -59,6 +61,8 @@ class Arch:
     elf_machine: int
     toolchain_prefix: str
     debian_packages: tuple[str, ...]
+    debian_arch: str
+    debian_libc: tuple[str, ...]
     machine: str
     cpu: str
     images: dict[str, str]
@@ -120,7 +124,12 @@ _MALTA_INITRAMFS = FixedInitramfs(
 
 
 def _malta(
-    *, name: str, endianness: Literal["big", "little"], prefix: str, packages: tuple[str, ...]
+    *,
+    name: str,
+    endianness: Literal["big", "little"],
+    prefix: str,
+    packages: tuple[str, ...],
+    debian_arch: str,
 ) -> Arch:
     return Arch(
         name=name,
@@ -132,6 +141,8 @@ def _malta(
         elf_machine=8,
         toolchain_prefix=prefix,
         debian_packages=packages,
+        debian_arch=debian_arch,
+        debian_libc=(f"libc6-dev-{name}-cross", f"linux-libc-dev-{name}-cross"),
         machine="malta",
         cpu="24Kf",
         images={"vmlinux": "vmlinux"},
@@ -160,12 +171,14 @@ ARCHES: dict[str, Arch] = {
             endianness="big",
             prefix="mips-linux-gnu-",
             packages=("gcc-mips-linux-gnu", "qemu-system-mips"),
+            debian_arch="",
         ),
         _malta(
             name="mipsel",
             endianness="little",
             prefix="mipsel-linux-gnu-",
             packages=("gcc-mipsel-linux-gnu", "qemu-system-mips"),
+            debian_arch="mipsel",
         ),
         Arch(
             name="aarch64",
@@ -177,6 +190,8 @@ ARCHES: dict[str, Arch] = {
             elf_machine=183,
             toolchain_prefix="aarch64-linux-gnu-",
             debian_packages=("gcc-aarch64-linux-gnu", "qemu-system-arm"),
+            debian_arch="arm64",
+            debian_libc=("libc6-dev-arm64-cross", "linux-libc-dev-arm64-cross"),
             machine="virt",
             cpu="cortex-a57",
             images={"Image": "arch/arm64/boot/Image", "Image.gz": "arch/arm64/boot/Image.gz"},

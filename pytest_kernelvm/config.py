@@ -24,6 +24,9 @@ from pytest_kernelvm.typed_yaml import (
     compose,
 )
 
+# Whose modprobe the guest runs: ours, or that of a distribution beside it.
+USERLANDS = ("none", "kmod", "busybox")
+
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 BUILTIN_PATCHES = Path(__file__).parent / "kernel" / "patches"
 
@@ -117,6 +120,7 @@ class VmConfig:
     services: the shipped ones and the file's own.
     cmdline: words for the bootloader's command line; builtin_cmdline: for the kernel's own.
     cookie: the word that makes the kernel heed the bootloader, empty if it always does.
+    userland: one of USERLANDS.
     """
 
     id: str
@@ -132,6 +136,7 @@ class VmConfig:
     cmdline: str
     builtin_cmdline: str
     cookie: str
+    userland: str
     machine: Machine
     timeouts: Timeouts
 
@@ -271,6 +276,15 @@ SCHEMA = Record(
             doc="The kernel heeds the bootloader's command line only if it contains this.",
             pattern=r"[A-Za-z0-9_.=-]+",
             shape="one word of letters, digits, and _.=-",
+        ),
+        "guest": Record(
+            doc="What is in the initramfs besides agent and modules.",
+            keys={
+                "userland": Text(
+                    doc="Whose modprobe: ours (none, the default), kmod's or busybox's.",
+                    allowed=USERLANDS,
+                ),
+            },
         ),
         "machine": Record(
             doc="What QEMU gives the guest.",
@@ -440,6 +454,7 @@ def read_config(file: Path) -> tuple[VmConfig, ...]:
             cmdline=raw.get("cmdline", ""),
             builtin_cmdline=raw.get("builtin_cmdline", ""),
             cookie=raw.get("cookie", ""),
+            userland=raw.get("guest", {}).get("userland", "none"),
             machine=Machine(
                 memory_mib=memory_mib,
                 cpu=machine.get("cpu", arch.cpu),

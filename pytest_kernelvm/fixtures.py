@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypedDict, Unpack
 
+from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.guests import Guests
@@ -22,6 +23,7 @@ class Asked:
     """What a test asks of its guest.
 
     modules: wanted ones, None for the vm-config's. closure: instead of them.
+    userland: None for the vm-config's. external: modules beside the kernel's own, C by name.
     options: module parameters by module.
     blacklist: modules. files: contents by path. cmdline: further words. cookie: whether the kernel
     heeds them. shared_console: whether the agent talks on the console, as where there is no second
@@ -31,6 +33,8 @@ class Asked:
 
     modules: tuple[str, ...] | None = None
     closure: Closure | None = None
+    userland: str | None = None
+    external: Mapping[str, str] | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     blacklist: tuple[str, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -56,10 +60,17 @@ def asked_by(**given: Any) -> Asked:
     asked = Asked(**given)
     if asked.fresh not in (None, *FRESH):
         raise TypeError(f"fresh is one of {', '.join(FRESH)}, not {asked.fresh!r}")
-    for names in (asked.modules or (), asked.blacklist):
+    if asked.userland not in (None, *USERLANDS):
+        raise TypeError(f"userland is one of {', '.join(USERLANDS)}, not {asked.userland!r}")
+    for names in (asked.modules or (), asked.blacklist, asked.external or ()):
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"not names of modules: {names!r}")
     return asked
+
+
+def cell_of(cell: Cell, asked: Asked) -> Cell:
+    """Return the cell as a test asks for it."""
+    return cell.variant(userland=asked.userland, external=asked.external)
 
 
 class Wishes(TypedDict, total=False):
@@ -67,6 +78,8 @@ class Wishes(TypedDict, total=False):
 
     modules: Iterable[str] | None
     closure: Closure | None
+    userland: str | None
+    external: Mapping[str, str] | None
     options: Mapping[str, str]
     blacklist: Iterable[str]
     files: Mapping[str, bytes]
@@ -85,7 +98,7 @@ class BootVm(Protocol):
 
 def bootable(cell: Cell, asked: Asked) -> Bootable:
     """Return what a guest is made of that is as asked for."""
-    return cell.bootable(
+    return cell_of(cell, asked).bootable(
         modules=asked.modules,
         closure=asked.closure,
         options=asked.options,

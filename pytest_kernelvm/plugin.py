@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from pytest_kernelvm.vm.guests import Guests
 
 MARKER = (
-    "kernelvm(*, modules=None, options=None, blacklist=(), files=None, cmdline='', cookie=True, "
-    "shared_console=False, boot_timeout_s=None, fresh=None, clean=False): the guest of this test"
+    "kernelvm(*, modules=None, userland=None, external=None, options=None, blacklist=(), "
+    "files=None, cmdline='', cookie=True, shared_console=False, boot_timeout_s=None, fresh=None, "
+    "clean=False): the guest of this test"
 )
 
 
@@ -217,14 +218,19 @@ def kernel(cell: Cell) -> Kernel:
 @pytest.fixture
 def closure(cell: Cell, request: pytest.FixtureRequest) -> Closure:
     """The closure of the modules that the test wants: its marker's, or the vm-config's."""
-    return cell.closure(_asked(request.node).modules)
+    from pytest_kernelvm.fixtures import cell_of
+
+    asked = _asked(request.node)
+    return cell_of(cell, asked).closure(asked.modules)
 
 
 @pytest.fixture
 def initramfs(cell: Cell, closure: Closure, request: pytest.FixtureRequest) -> Initramfs:
     """The initramfs that `vm` boots with."""
+    from pytest_kernelvm.fixtures import cell_of
+
     asked = _asked(request.node)
-    return cell.initramfs(
+    return cell_of(cell, asked).initramfs(
         closure, options=asked.options, blacklist=asked.blacklist, files=asked.files
     )
 

@@ -12,6 +12,7 @@ from pytest_kernelvm.config import ModprobeConfig
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.programs import Programs
+from pytest_kernelvm.guest.userland import Userland, entries_of
 from pytest_kernelvm.kernel.store import Store, write_whole
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.firmware import FirmwareFile
@@ -20,6 +21,8 @@ from pytest_kernelvm.modules.tree import ModuleTree
 
 MODPROBE_CONF = "etc/modprobe.d/kernelvm.conf"
 MODPROBE_NAMES = ("insmod", "lsmod", "rmmod")
+# Where our modprobe is; beside a userland's it is called by its path.
+SBIN, BESIDE = "sbin", "kernelvm"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,20 +45,25 @@ def pack(
     closure: Closure,
     modprobe: ModprobeConfig,
     files: Mapping[str, bytes],
+    userland: Userland | None = None,
 ) -> Initramfs:
     """Return the initramfs of a closure.
 
     files: further files by absolute path; they are executable if they begin as programs do.
+    userland: whose modprobe is the guest's instead of ours, which then is in /kernelvm.
     Raises HarnessError if the store cannot be written.
     """
     entries = [cpio.file("init", programs.agent.read_bytes(), 0o755)]
     if closure.modules:
-        entries += _modules(programs, tree, closure, modprobe)
+        sbin = BESIDE if userland else SBIN
+        entries += _modules(programs, sbin, tree, closure, modprobe)
+    if userland:
+        entries += entries_of(userland, tree, closure)
     entries += [_extra(path, content) for path, content in files.items()]
     archive = cpio.archive(entries)
     # An archive of the agent alone costs nothing to inflate; one with modules is packed plain, as
     # inflating takes the guest longer than QEMU takes to read it.
-    compressed = not closure.modules
+    compressed = not (closure.modules or userland)
     data = gzip.compress(archive, 9, mtime=0) if compressed else archive
     name = hashlib.sha256(data).hexdigest() + (".cpio.gz" if compressed else ".cpio")
     path = store.root / "initramfs" / name
@@ -75,11 +83,11 @@ def pack(
 
 
 def _modules(
-    programs: Programs, tree: ModuleTree, closure: Closure, modprobe: ModprobeConfig
+    programs: Programs, sbin: str, tree: ModuleTree, closure: Closure, modprobe: ModprobeConfig
 ) -> list[cpio.Entry]:
     directory = f"lib/modules/{closure.release}"
-    entries = [cpio.file("sbin/modprobe", programs.modprobe.read_bytes(), 0o755)]
-    entries += [cpio.link(f"sbin/{name}", "modprobe") for name in MODPROBE_NAMES]
+    entries = [cpio.file(f"{sbin}/modprobe", programs.modprobe.read_bytes(), 0o755)]
+    entries += [cpio.link(f"{sbin}/{name}", "modprobe") for name in MODPROBE_NAMES]
     for name, content in pruned_metadata(tree, closure).items():
         entries.append(cpio.file(f"{directory}/{name}", content))
     for module in closure.modules:

@@ -18,11 +18,11 @@ def pruned_metadata(
     """Return the files that modprobe reads, for a tree of the closure's modules alone.
 
     tree: the full tree. closure: of that tree; what it lacks (Closure.without) the files do not
-        name either. for_depmod: with all other files that depmod reads (modules.order and
-        modules.builtin.modinfo, without which it comes to another result in the pruned tree:
-        mkinitcpio#109, nixpkgs#484106) or writes (.bin files are what kmod's modprobe reads).
+        name either. for_depmod: with all other files that depmod reads (modules.order, without
+        which it comes to another result in the pruned tree: mkinitcpio#109, nixpkgs#484106) or
+        writes (.bin files are what kmod's modprobe reads).
     Returns file name → content. Paths and the order of lines are those of the full tree,
-    modules.builtin is whole, and a file with nothing to say is there and empty.
+    what is builtin is there whole, and a file with nothing to say is there and empty.
     Raises BadInput if the closure is of another tree, or the tree is damaged.
     """
     if tree.directory != closure.directory:
@@ -36,12 +36,12 @@ def pruned_metadata(
         "modules.dep": _dependencies(closure, tree),
         "modules.alias": _lines(metadata.text("modules.alias"), kept, _aliased),
         "modules.softdep": _lines(metadata.text("modules.softdep"), kept, _softly_depending),
+        "modules.symbols": _lines(metadata.text("modules.symbols"), kept, _aliased),
         "modules.builtin": metadata.data("modules.builtin"),
+        "modules.builtin.modinfo": metadata.data("modules.builtin.modinfo"),
     }
     if for_depmod:
         files["modules.order"] = _lines(metadata.text("modules.order"), kept, name_of_file)
-        files["modules.builtin.modinfo"] = metadata.data("modules.builtin.modinfo")
-        files["modules.symbols"] = _lines(metadata.text("modules.symbols"), kept, _aliased)
         files["modules.devname"] = _lines(metadata.text("modules.devname"), kept, _named_first)
         if metadata.exists("modules.weakdep"):
             weak = metadata.text("modules.weakdep")

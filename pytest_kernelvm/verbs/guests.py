@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.kernel.store import remove_tree
 from pytest_kernelvm.verbs.selection import one_cell, store_of
 
@@ -22,6 +23,7 @@ def add_boot(verbs: Verbs) -> None:
         parser = verbs.add_parser(name, help=told, description=told)
         parser.add_argument("cell", metavar="CELL")
         parser.add_argument("--modules", metavar="A,B", help="default those of the vm-config")
+        parser.add_argument("--userland", choices=USERLANDS, help="default that of the vm-config")
         parser.add_argument("--cmdline", default="", metavar="WORDS", help="for the bootloader's")
         parser.add_argument(
             "--no-cookie", action="store_true", help="leave the cookie off the command line"
@@ -41,7 +43,7 @@ def _boot(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.vm.vm import Vm
 
     store = store_of(arguments)
-    cell = Cell(one_cell(arguments, arguments.cell), store)
+    cell = Cell(one_cell(arguments, arguments.cell), store).variant(userland=arguments.userland)
 
     def show(text: str) -> None:
         sys.stdout.write(text)
@@ -66,6 +68,7 @@ def _argv(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.vm.qemu_argv import BY_HAND, qemu_argv
 
     cell = Cell(one_cell(arguments, arguments.cell), store_of(arguments))
+    cell = cell.variant(userland=arguments.userland)
     initramfs = cell.initramfs(cell.closure(_wanted(arguments)))
     boot = cell.boot(initramfs, cmdline=arguments.cmdline, cookie=not arguments.no_cookie)
     print(quoted(qemu_argv(boot, BY_HAND)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.guest.initramfs import Initramfs, pack
 from pytest_kernelvm.guest.programs import Programs, compile_program, compile_programs
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
+from pytest_kernelvm.guest.userland import Userland, obtain_userland
 from pytest_kernelvm.kernel.build import Kernel, build_kernel
+from pytest_kernelvm.kernel.external import tree_with
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.modules.closure import Closure, close
 from pytest_kernelvm.modules.modprobe_d import ModprobeD
@@ -28,12 +31,17 @@ class Cell:
     """One cell with all that it takes to boot it, each made when first asked for.
 
     config: its description. store: where what is built is kept.
+    external: modules beside the kernel's own, C by name.
     """
 
-    def __init__(self, config: VmConfig, store: Store) -> None:
+    def __init__(
+        self, config: VmConfig, store: Store, *, external: Mapping[str, str] | None = None
+    ) -> None:
         self.config = config
         self.store = store
+        self.external = dict(external or {})
         self._closures: dict[tuple[str, ...], Closure] = {}
+        self._variants: list[Cell] = []
 
     def __repr__(self) -> str:
         return f"<cell {self.config.id}>"
@@ -50,18 +58,39 @@ class Cell:
 
     @cached_property
     def tree(self) -> ModuleTree:
-        """The kernel's modules, with what the vm-config tells modprobe."""
+        """The kernel's modules, with what the vm-config tells modprobe; external ones are built."""
         configured = self.config.modprobe
         modprobe_d = ModprobeD(
             options=tuple((normalise(name), text) for name, text in configured.options),
             blacklist=tuple(normalise(name) for name in configured.blacklist),
         )
-        return ModuleTree(self.kernel.module_tree, modprobe_d=modprobe_d)
+        directory = self.kernel.module_tree
+        if self.external:
+            directory = tree_with(self.store, self.config, self.kernel, self.external)
+        return ModuleTree(directory, modprobe_d=modprobe_d)
 
     @cached_property
     def services(self) -> ServiceCatalogue:
         """What the vm-config's services require of the kernel."""
         return ServiceCatalogue(self.config.services, self.tree, self.kernel.config)
+
+    @cached_property
+    def userland(self) -> Userland | None:
+        """The tools of another userland, fetched or built if need be; None for ours alone."""
+        name = self.config.userland
+        return None if name == "none" else obtain_userland(self.store, self.config.arch, name)
+
+    def variant(
+        self, *, userland: str | None = None, external: Mapping[str, str] | None = None
+    ) -> Cell:
+        """Return this cell with another userland or other external modules; None leaves them."""
+        config = self.config if userland is None else replace(self.config, userland=userland)
+        modules = self.external if external is None else dict(external)
+        for known in (self, *self._variants):
+            if known.config == config and known.external == modules:
+                return known
+        self._variants.append(Cell(config, self.store, external=modules))
+        return self._variants[-1]
 
     def compile_program(self, source: str) -> bytes:
         """Return a small static program for this cell's guests, compiled with its nolibc.
@@ -112,6 +141,7 @@ class Cell:
                 blacklist=(*configured.blacklist, *blacklist),
             ),
             files=files or {},
+            userland=self.userland,
         )
 
     def boot(
@@ -182,6 +212,8 @@ class Cell:
 
     def _by_hand(self, closure: Closure, cmdline: str, cookie: bool) -> str:
         argv = ["kernelvm", "boot", self.config.id]
+        if self.config.userland != "none":
+            argv.append(f"--userland={self.config.userland}")
         if closure.wanted != self.config.modules:
             argv.append(f"--modules={','.join(closure.wanted)}")
         if cmdline:

@@ -191,7 +191,14 @@ def test_pruned_metadata(tree: ModuleTree, closure: Closure) -> None:
         "softdep nft-ct post: late",
     ]
     assert files["modules.builtin"] == "kernel/zlib.ko\nkernel/fuse.ko\n"
-    assert set(files) == {"modules.dep", "modules.alias", "modules.softdep", "modules.builtin"}
+    assert set(files) == {
+        "modules.dep",
+        "modules.alias",
+        "modules.symbols",
+        "modules.softdep",
+        "modules.builtin",
+        "modules.builtin.modinfo",
+    }
 
 
 def test_the_pruned_tree_closes_as_the_full_one(tmp_path: Path, tree: ModuleTree) -> None:

@@ -10,6 +10,7 @@ from pytest_kernelvm.guest.initramfs import MODPROBE_CONF
 from pytest_kernelvm.modules.firmware import Firmware, FirmwareFile
 
 WANTED = ("nft_ct", "bridge", "8021q")
+METADATA = ("dep", "alias", "symbols", "softdep", "builtin", "builtin.modinfo")
 
 pytestmark = pytest.mark.kernelvm(modules=WANTED)
 
@@ -30,7 +31,7 @@ def test_initramfs_holds_the_closure_and_nothing_else(
         "sbin/rmmod",
         MODPROBE_CONF,
         *(f"{tree}/{module.file.relative}" for module in closure.modules),
-        *(f"{tree}/modules.{name}" for name in ("dep", "alias", "softdep", "builtin")),
+        *(f"{tree}/modules.{name}" for name in METADATA),
     }
     parents = {path[:at] for path in files for at, letter in enumerate(path) if letter == "/"}
     assert set(initramfs.paths) == files | parents

@@ -1,0 +1,223 @@
+"""Real tools for a guest, beside ours: kmod with a shell, or busybox.
+
+They are those of Debian 12. Where Debian has no port for an architecture, busybox is built from
+Debian's source, patches and configuration, with the cross compiler that builds the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
+from pytest_kernelvm.guest import cpio
+from pytest_kernelvm.kernel.debian import (
+    download,
+    fetch_source,
+    find_package,
+    host_arch,
+    unpack_deb,
+    unpack_source,
+)
+from pytest_kernelvm.kernel.store import Store, Work, digest_of, raise_if_full
+from pytest_kernelvm.modules.closure import Closure
+from pytest_kernelvm.modules.pruned import pruned_metadata
+from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.process import failure, run
+
+# Counts up whenever the way of making changes what comes out.
+RECIPE = 1
+KIND = "userlands"
+SUITE = "bookworm"
+
+MODULE_TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
+
+# kmod's commands (modprobe.d(5)) are for a shell, which in Debian is dash.
+KMOD_PACKAGES = (
+    "kmod",
+    "dash",
+    "libatomic1",
+    "libc6",
+    "libkmod2",
+    "liblzma5",
+    "libssl3",
+    "libzstd1",
+)
+KMOD_PROGRAMS = ("bin/kmod", "bin/dash")
+BUSYBOX_PACKAGES = ("busybox-static",)
+BUSYBOX_SOURCE = "busybox"
+BUSYBOX_CONFIG = "debian/config/pkg/static"
+
+# What kmod's modprobe reads; depmod writes it.
+INDEXES = ("dep", "alias", "symbols", "builtin", "builtin.alias")
+
+BUILD_TIMEOUT_S = 1800.0
+TOOL_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Userland:
+    """A guest's programs. name: `kmod` or `busybox`. root: the directory that becomes its /."""
+
+    name: str
+    root: Path
+
+
+def obtain_userland(store: Store, arch: Arch, name: str) -> Userland:
+    """Return a userland, made unless the store has it.
+
+    name: `kmod` or `busybox`. Raises BadInput if the architecture has none of that name,
+    ToolMissing if it can't be fetched, BuildFailed with the compiler's words.
+    """
+    if name == "kmod" and not arch.debian_arch:
+        raise BadInput(
+            f"Debian has no kmod for {arch.name}",
+            Evidence(
+                expected="userland: busybox, which is built from source",
+                next_step="take busybox, or none for our own modprobe",
+            ),
+        )
+    make = _kmod if name == "kmod" else _busybox if arch.debian_arch else _built_busybox
+    digest = digest_of({"recipe": RECIPE, "name": name, "arch": arch.name, "suite": SUITE})
+    label = f"{name} for {arch.name}"
+
+    def fill(work: Work) -> dict[str, Any]:
+        store.progress.say(f"getting {label}")
+        root = work.entry / "root"
+        return {"packages": list(make(store, arch, work, root))}
+
+    return Userland(name=name, root=store.obtain(KIND, digest, fill, label=label) / "root")
+
+
+def entries_of(userland: Userland, tree: ModuleTree, closure: Closure) -> list[cpio.Entry]:
+    """Return what a userland adds to an archive: its files and links, and what only it reads."""
+    entries = []
+    for path in sorted(userland.root.rglob("*")):
+        name = str(path.relative_to(userland.root))
+        if path.is_symlink():
+            entries.append(cpio.link(name, str(path.readlink())))
+        elif path.is_file():
+            entries.append(cpio.file(name, path.read_bytes(), path.stat().st_mode & 0o777))
+    if userland.name == "kmod" and closure.modules:
+        directory = f"lib/modules/{closure.release}"
+        for file, content in binary_indexes(tree, closure).items():
+            entries.append(cpio.file(f"{directory}/{file}", content))
+    return entries
+
+
+def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
+    """Return the indexes that kmod reads of a tree that holds just a closure's modules.
+
+    Returns file name → content, as the host's depmod writes it.
+    """
+    with tempfile.TemporaryDirectory(prefix="kernelvm-") as name:
+        directory = Path(name, "lib/modules", closure.release)
+        for module in closure.modules:
+            path = directory / module.file.relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(module.path)
+        directory.mkdir(parents=True, exist_ok=True)
+        for file, content in pruned_metadata(tree, closure, for_depmod=True).items():
+            (directory / file).write_bytes(content)
+        # A configuration of nothing: the host's may put other directories first.
+        empty = Path(name, "depmod.d")
+        empty.mkdir()
+        argv: list[str | Path] = ["depmod", "--basedir", name, "--config", empty]
+        run([*argv, closure.release], timeout_s=TOOL_TIMEOUT_S)
+        files = [f"modules.{index}.bin" for index in INDEXES]
+        return {file: (directory / file).read_bytes() for file in files}
+
+
+def _kmod(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
+    unpacked = work.directory / "unpacked"
+    told = _unpack(store, KMOD_PACKAGES, arch.debian_arch, unpacked)
+    for program in KMOD_PROGRAMS:
+        _take_with_libraries(arch, unpacked, Path(program), root)
+    _link_tools(root, "/bin/kmod", "/bin/dash")
+    return told
+
+
+def _busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
+    unpacked = work.directory / "unpacked"
+    told = _unpack(store, BUSYBOX_PACKAGES, arch.debian_arch, unpacked)
+    _take(unpacked / "bin/busybox", root / "bin/busybox")
+    _link_tools(root, "/bin/busybox", "/bin/busybox")
+    return told
+
+
+def _built_busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
+    source = work.directory / "busybox"
+    files = fetch_source(store, BUSYBOX_SOURCE, suite=SUITE)
+    unpack_source(files, source)
+    libc = work.directory / "libc"
+    told = _unpack(store, arch.debian_libc, host_arch(), libc)
+    prefix = libc / "usr" / arch.toolchain_prefix.rstrip("-")
+    shutil.copy2(source / BUSYBOX_CONFIG, source / ".config")
+    libraries = f"-B{prefix}/lib"
+    argv = ["make", f"--directory={source}", f"-j{os.cpu_count() or 1}"]
+    argv += [f"ARCH={arch.linux_arch}", f"CROSS_COMPILE={arch.toolchain_prefix}"]
+    argv += [f"CONFIG_EXTRA_CFLAGS=-isystem {prefix}/include {libraries}"]
+    argv += [f"CONFIG_EXTRA_LDFLAGS={libraries} -L{prefix}/lib"]
+    log = work.directory / "make.log"
+    done = run([*argv, "busybox"], timeout_s=BUILD_TIMEOUT_S, check=False, log=log)
+    if done.status != 0:
+        evidence = failure(done, log)
+        raise_if_full(evidence.excerpt)
+        raise BuildFailed(f"busybox for {arch.name}: make {evidence.seen}", evidence)
+    _take(source / "busybox", root / "bin/busybox")
+    _link_tools(root, "/bin/busybox", "/bin/busybox")
+    return [*(file.name for file in files), *told]
+
+
+def _unpack(store: Store, names: Sequence[str], arch: str, directory: Path) -> list[str]:
+    directory.mkdir()
+    packages = [find_package(store, name, arch=arch, suite=SUITE) for name in names]
+    for package in packages:
+        unpack_deb(download(store, package), directory)
+    return [str(package) for package in packages]
+
+
+def _take(source: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, path)
+
+
+def _link_tools(root: Path, tools: str, shell: str) -> None:
+    (root / "sbin").mkdir(exist_ok=True)
+    for name in MODULE_TOOLS:
+        (root / "sbin" / name).symlink_to(tools)
+    (root / "bin/sh").symlink_to(shell)
+
+
+def _take_with_libraries(arch: Arch, unpacked: Path, program: Path, root: Path) -> None:
+    """Take a program, its interpreter, and all shared libraries that they need."""
+    pending = [program]
+    while pending:
+        path = pending.pop()
+        if (root / path).exists():
+            continue
+        _take(unpacked / path, root / path)
+        pending += _needed(arch, unpacked, path)
+
+
+def _needed(arch: Arch, unpacked: Path, path: Path) -> Iterable[Path]:
+    readelf = f"{arch.toolchain_prefix}readelf"
+    argv: list[str | Path] = [readelf, "--dynamic", "--program-headers", unpacked / path]
+    text = run(argv, timeout_s=TOOL_TIMEOUT_S).stdout
+    for interpreter in re.findall(r"Requesting program interpreter: /([^]]+)]", text):
+        yield Path(interpreter)
+    for library in re.findall(r"\(NEEDED\)\s+Shared library: \[([^]]+)]", text):
+        found = sorted(unpacked.rglob(library))
+        if not found:
+            raise HarnessError(
+                f"/{path} needs {library}, which no package brings",
+                Evidence(next_step="KMOD_PACKAGES lacks the one that has it"),
+            )
+        yield found[0].relative_to(unpacked)

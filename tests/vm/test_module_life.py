@@ -1,0 +1,217 @@
+"""What becomes of modules: each of the kernel's own, and those that something happens to."""
+
+import errno
+import os
+
+import pytest
+
+from pytest_kernelvm import BootVm, Cell, Closure, Vm
+from pytest_kernelvm.errors import SyscallFailed
+from tests.vm.external import EXTERNAL
+
+AT_FDCWD = -100
+# AF_NETLINK, SOCK_RAW, and the protocol that nfnetlink has.
+NETLINK_NETFILTER = (16, 3, 12)
+
+
+def names(vm: Vm) -> set[str]:
+    return {module.name for module in vm.modules}
+
+
+def all_of(cell: Cell) -> tuple[str, ...]:
+    """Return the names of all modules that were built with the kernel."""
+    return tuple(cell.tree.modules)
+
+
+def unload_all(vm: Vm) -> None:
+    """Unload what is loaded; what was loaded last is needed by nobody."""
+    for module in vm.modules:
+        vm.succeed("rmmod", module.name)
+    assert vm.modules == ()
+
+
+def test_each_module_alone(boot_vm: BootVm, cell: Cell) -> None:
+    every = all_of(cell)
+    assert len(every) >= 50
+    vm = boot_vm(modules=every)
+    for name in every:
+        vm.modprobe(name)
+        assert names(vm) == set(cell.closure([name]).load_order), name
+        assert {module.state for module in vm.modules} == {"Live"}, name
+        unload_all(vm)
+
+
+def test_all_modules_together(boot_vm: BootVm, cell: Cell) -> None:
+    every = all_of(cell)
+    closure = cell.closure(every)
+    assert set(closure.load_order) == set(every)
+    vm = boot_vm(closure=closure)
+    for _again in range(2):
+        vm.modprobe("-a", *every)
+        assert names(vm) == set(every)
+        # A second time changes nothing.
+        before = vm.modules
+        vm.modprobe("-a", *every)
+        assert vm.modules == before
+        vm.succeed("rmmod", *closure.unload_order)
+        assert vm.modules == ()
+
+
+@pytest.mark.kernelvm(external=EXTERNAL, modules=["needing", "wanting"])
+class TestInitThatFails:
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            ("ENODEV", "No such device"),
+            ("ENOMEM", "Cannot allocate memory"),
+            ("EBUSY", "Device or resource busy"),
+            ("EOPNOTSUPP", "Operation not supported"),
+            # What the kernel says of a symbol that it does not find, too.
+            ("ENOENT", "Unknown symbol in module, or unknown parameter (see dmesg)"),
+        ],
+    )
+    def test_is_told(self, vm: Vm, cell: Cell, error: str, said: str) -> None:
+        number = cell.programs.abi.errnos[error]
+        refused = vm.fail("modprobe", "failing", f"error=-{number}")
+        assert refused.status == 1
+        assert refused.errors == f"modprobe: ERROR: could not insert 'failing': {said}\n"
+        assert names(vm) == set()
+
+    def test_leaves_room_for_another_try(self, vm: Vm) -> None:
+        vm.fail("modprobe", "failing")
+        vm.modprobe("failing", "error=0")
+        assert names(vm) == {"failing"}
+        vm.modprobe("-r", "failing")
+        assert names(vm) == set()
+
+    def test_stops_who_needs_it(self, vm: Vm) -> None:
+        refused = vm.fail("modprobe", "needing")
+        assert refused.status == 1
+        assert "No such device" in refused.errors
+        assert names(vm) == set()
+
+    @pytest.mark.kernelvm(options={"failing": "error=0"})
+    def test_works_with_the_right_option(self, vm: Vm) -> None:
+        vm.modprobe("needing")
+        assert names(vm) == {"failing", "needing"}
+        assert {m.name: m.holders for m in vm.modules}["failing"] == ("needing",)
+        vm.modprobe("-r", "needing")
+        assert names(vm) == set()
+
+    def test_does_not_stop_who_only_wants_it(self, vm: Vm) -> None:
+        vm.modprobe("wanting")
+        assert names(vm) == {"wanting"}
+
+    def test_that_says_more_than_zero_has_worked(self, vm: Vm) -> None:
+        """The kernel grumbles and keeps the module (kernel/module/main.c, do_init_module)."""
+        vm.modprobe("failing", "error=1")
+        assert names(vm) == {"failing"}
+        assert "'failing'->init suspiciously returned 1" in vm.dmesg
+
+
+@pytest.mark.kernelvm(external=EXTERNAL, modules=["held", "staying", "needing"])
+class TestInUse:
+    def test_while_its_device_is_open(self, vm: Vm) -> None:
+        vm.modprobe("held")
+        opened = [vm.syscall("openat", AT_FDCWD, "/dev/held", os.O_RDONLY, 0) for _ in range(3)]
+        assert vm.modules[0].use_count == 3
+        assert vm.fail("modprobe", "-r", "held").errors == (
+            "modprobe: FATAL: Module held is in use.\n"
+        )
+        assert "in use" in vm.fail("rmmod", "held").errors
+        for descriptor in opened:
+            assert vm.fail("modprobe", "-r", "held").status == 1
+            vm.syscall("close", descriptor)
+        vm.modprobe("-r", "held")
+        assert not vm.exists("/dev/held")
+        assert vm.modules == ()
+
+    @pytest.mark.kernelvm(options={"failing": "error=0"})
+    def test_while_another_needs_it(self, vm: Vm) -> None:
+        vm.modprobe("needing")
+        refused = vm.fail("rmmod", "failing")
+        assert "failing is in use by: needing" in refused.errors
+        assert vm.fail("modprobe", "-r", "failing").status == 1
+        assert names(vm) == {"failing", "needing"}
+
+    def test_for_ever(self, vm: Vm) -> None:
+        vm.modprobe("staying")
+        refused = vm.fail("modprobe", "-r", "staying")
+        assert "Device or resource busy" in refused.errors
+        assert names(vm) == {"staying"}
+
+
+@pytest.mark.kernelvm(modules=["nft_ct"])
+class TestVanishedDependency:
+    """A file that was there when the load was planned, by the host, and then is not."""
+
+    def test_is_named(self, vm: Vm, closure: Closure) -> None:
+        path = path_of(closure, "nf_tables")
+        vm.unlink(path)
+        refused = vm.fail("modprobe", "nft_ct")
+        assert refused.status == 1
+        assert f"'nft_ct': {path}: No such file or directory" in refused.errors
+        assert {"nft_ct", "nf_tables"}.isdisjoint(names(vm))
+
+    def test_stops_the_plan_where_it_is(self, vm: Vm, closure: Closure) -> None:
+        vanished = closure.load_order[len(closure.load_order) // 2]
+        vm.unlink(path_of(closure, vanished))
+        loaded = []
+        for name in closure.load_order:
+            result = vm.run("insmod", path_of(closure, name))
+            if result.status != 0:
+                break
+            loaded.append(name)
+        assert name == vanished
+        assert path_of(closure, vanished) in result.errors
+        assert "No such file or directory" in result.errors
+        assert [module.name for module in reversed(vm.modules)] == loaded
+
+    def test_does_not_matter_once_loaded(self, vm: Vm, closure: Closure) -> None:
+        vm.modprobe("nf_tables")
+        vm.unlink(path_of(closure, "nf_tables"))
+        vm.modprobe("nft_ct")
+        assert names(vm) == set(closure.load_order)
+
+    def test_stops_what_the_kernel_asks_for(self, vm: Vm, closure: Closure) -> None:
+        vm.syscall("close", vm.syscall("socket", *NETLINK_NETFILTER))
+        assert names(vm) == {"nfnetlink"}
+        vm.modprobe("-r", "nfnetlink")
+        vm.unlink(path_of(closure, "nfnetlink"))
+        with pytest.raises(SyscallFailed) as refused:
+            vm.syscall("socket", *NETLINK_NETFILTER)
+        assert refused.value.errno == errno.EPROTONOSUPPORT
+        assert names(vm) == set()
+
+
+def path_of(closure: Closure, name: str) -> str:
+    (module,) = (module for module in closure.modules if module.name == name)
+    return f"/lib/modules/{closure.release}/{module.file.relative}"
+
+
+@pytest.mark.kernelvm(
+    external=EXTERNAL,
+    modules=["test_static_keys", "test_bitmap", "test_printf", "test_xarray"],
+)
+class TestTheKernelsOwn:
+    """Its test modules; each fails to load, or says so, if the kernel fails its test."""
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("test_bitmap", "all [0-9]+ tests passed"),
+            ("test_printf", "all [0-9]+ tests passed"),
+            ("test_xarray", "XArray: ([0-9]+) of \\1 tests passed"),
+        ],
+    )
+    def test_passes(self, vm: Vm, name: str, said: str) -> None:
+        vm.modprobe(name, timeout_s=120)
+        assert vm.dmesg.matching(said)
+        vm.modprobe("-r", name)
+        assert vm.modules == ()
+
+    def test_passes_with_a_dependency(self, vm: Vm) -> None:
+        vm.modprobe("test_static_keys")
+        assert names(vm) == {"test_static_keys", "test_static_key_base"}
+        vm.modprobe("-r", "test_static_keys")
+        assert vm.modules == ()
