@@ -52,10 +52,10 @@
  * What it leaves out
  *
  * --force, --wait, --remove-holders, --show-config, --dump-modversions, -V,
- * -h, abbreviated long options, a second -C, $MODPROBE_OPTIONS, syslog (-s is
- * accepted, messages stay on stderr), weak dependencies, and all that needs a
- * shell: install and remove commands are split at blanks and executed; one
- * that contains shell syntax is refused. A use count's holders are in the
+ * -h, abbreviated long options, a second -C, quotes in $MODPROBE_OPTIONS,
+ * syslog (-s is accepted, messages stay on stderr), weak dependencies, and all
+ * that needs a shell: install and remove commands are split at blanks and
+ * executed; one that contains shell syntax is refused. A use count's holders are in the
  * kernel's order, which is not always that of the directory kmod reads.
  *
  *
@@ -1066,6 +1066,9 @@ static char *options_of(const struct module *module)
 
 static char **environment;
 
+/* The options that a modprobe in a command is to have as well. */
+static const char *inherited;
+
 /* Exit status of the program. */
 static long run(char **words, char **variables)
 {
@@ -1124,9 +1127,11 @@ static long run_command(const struct module *module, const char *command,
 			return 126;
 		}
 	}
-	variables = allocate((count + 2) * sizeof(*variables));
-	*variables = note;
-	memcpy(variables + 1, environment, (count + 1) * sizeof(*variables));
+	/* Of variables with the same name the first counts. */
+	variables = allocate((count + 3) * sizeof(*variables));
+	variables[0] = note;
+	variables[1] = (char *)inherited;
+	memcpy(variables + 2, environment, (count + 1) * sizeof(*variables));
 	return run(words, variables);
 }
 
@@ -1171,6 +1176,12 @@ static void take_option(char letter, char *argument, const char *name)
 	}
 	chosen[(int)letter]++;
 	arguments[(int)letter] = argument;
+	if (strchr("Cqsv", letter)) {
+		char option[2] = { letter, '\0' };
+
+		inherited = format("%s-%s %s ", inherited, option,
+				   argument ? argument : "");
+	}
 }
 
 static bool is_allowed(char letter)
@@ -1558,6 +1569,9 @@ static long unload_named(const char *name)
 
 static bool modprobe(void)
 {
+	static const char config_directories[] =
+		"etc\0" "run\0" "usr/local/lib\0" "lib\0";
+	const char *where;
 	struct config_file *file;
 	bool failed = false;
 	char **name;
@@ -1568,10 +1582,9 @@ static bool modprobe(void)
 	if (arguments['C']) {
 		find_config_files(arguments['C']);
 	} else {
-		find_config_files("/etc/modprobe.d");
-		find_config_files("/run/modprobe.d");
-		find_config_files("/usr/local/lib/modprobe.d");
-		find_config_files("/lib/modprobe.d");
+		for (where = config_directories; *where;
+		     where += strlen(where) + 1)
+			find_config_files(format("/%s/modprobe.d", where));
 	}
 	for (file = config_files; file; file = file->next)
 		read_config_file(file->path);
@@ -1695,17 +1708,26 @@ static const struct {
 
 int main(int argc, char **argv, char **envp)
 {
-	unsigned int i;
+	unsigned int i, count;
+	char *rest;
 
 	set_up_heap();
 	program = base_name(argv[0]);
 	environment = envp;
-	operands = allocate((argc + 1) * sizeof(*operands));
-	unparsed = argv + 1;
+	inherited = "MODPROBE_OPTIONS=";
 	for (i = 0; !equal(programs[i].name, program); i++)
 		if (i == sizeof(programs) / sizeof(programs[0]) - 1)
 			bad_option("there is no program ", program);
 	allowed_options = programs[i].options;
+	/* $MODPROBE_OPTIONS comes before the command line. */
+	while (*envp && (i || !starts_with(*envp, inherited)))
+		envp++;
+	rest = *envp ? copy(*envp + strlen(inherited)) : "";
+	operands = allocate((argc + strlen(rest)) * sizeof(*operands));
+	unparsed = allocate((argc + strlen(rest)) * sizeof(*unparsed));
+	for (count = 0; (unparsed[count] = next_word(&rest)); count++)
+		;
+	memcpy(unparsed + count, argv + 1, argc * sizeof(*argv));
 	parse_options();
 	operands[operand_count] = 0;
 	if (chosen['D'])

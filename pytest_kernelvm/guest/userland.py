@@ -165,8 +165,12 @@ def _built_busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable
     argv += [f"ARCH={arch.linux_arch}", f"CROSS_COMPILE={arch.toolchain_prefix}"]
     argv += [f"CONFIG_EXTRA_CFLAGS=-isystem {prefix}/include {libraries}"]
     argv += [f"CONFIG_EXTRA_LDFLAGS={libraries} -L{prefix}/lib"]
+    # As debian/rules has it; otherwise busybox would tell the time of its build.
+    (dsc,) = (file for file in files if file.suffix == ".dsc")
+    argv += [f"BB_EXTRA_VERSION=Debian {dsc.stem.partition('_')[2]}"]
     log = work.directory / "make.log"
-    done = run([*argv, "busybox"], timeout_s=BUILD_TIMEOUT_S, check=False, log=log)
+    env = {"KCONFIG_NOTIMESTAMP": "1"}
+    done = run([*argv, "busybox"], env=env, timeout_s=BUILD_TIMEOUT_S, check=False, log=log)
     if done.status != 0:
         evidence = failure(done, log)
         raise_if_full(evidence.excerpt)

@@ -6,10 +6,11 @@ import os
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Closure, Vm
-from pytest_kernelvm.errors import SyscallFailed
+from pytest_kernelvm.errors import BadInput, BuildFailed, SyscallFailed
 from tests.vm.external import EXTERNAL
 
 AT_FDCWD = -100
+QUOTES = str.maketrans("‘’", "''")
 # AF_NETLINK, SOCK_RAW, and the protocol that nfnetlink has.
 NETLINK_NETFILTER = (16, 3, 12)
 
@@ -215,3 +216,17 @@ class TestTheKernelsOwn:
         assert names(vm) == {"test_static_keys", "test_static_key_base"}
         vm.modprobe("-r", "test_static_keys")
         assert vm.modules == ()
+
+
+def test_external_module_that_does_not_compile(cell: Cell) -> None:
+    broken = cell.variant(external={"broken": "int start(void) { return nothing; }\n"})
+    with pytest.raises(BuildFailed, match="make modules ended with status") as refused:
+        broken.closure(["broken"])
+    assert "'nothing' undeclared" in refused.value.evidence.excerpt.translate(QUOTES)
+    assert "broken.c:1:" in refused.value.evidence.excerpt
+
+
+def test_external_module_of_a_name_that_is_taken(cell: Cell) -> None:
+    taken = cell.variant(external={"loop": EXTERNAL["held"]})
+    with pytest.raises(BadInput, match="has a module loop of its own"):
+        taken.closure(["loop"])

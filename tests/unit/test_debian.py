@@ -1,0 +1,71 @@
+"""Packages of Debian: unpacking what is here; fetching is tested where guests need it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm.errors import BadInput, BuildFailed
+from pytest_kernelvm.kernel.debian import mirror, unpack_deb, unpack_source
+from pytest_kernelvm.process import run
+
+PATCH = """\
+--- a/hello.c
++++ b/hello.c
+@@ -1 +1 @@
+-int hello = 1;
++int hello = 2;
+"""
+
+
+def source_package(directory: Path, patch: str) -> tuple[Path, ...]:
+    """Make a source package in the format '3.0 (quilt)', with one patch."""
+    (directory / "hello-1.0").mkdir(parents=True)
+    (directory / "hello-1.0/hello.c").write_text("int hello = 1;\n")
+    (directory / "debian/patches").mkdir(parents=True)
+    (directory / "debian/patches/series").write_text("# a comment\n\ntwo.patch # why\n")
+    (directory / "debian/patches/two.patch").write_text(patch)
+    made = (directory / "hello_1.0.orig.tar.gz", directory / "hello_1.0-1.debian.tar.xz")
+    for archive, content in zip(made, ("hello-1.0", "debian"), strict=True):
+        argv = ["tar", "--create", "--auto-compress", f"--file={archive}", content]
+        run(argv, cwd=directory, timeout_s=60)
+    dsc = directory / "hello_1.0-1.dsc"
+    dsc.write_text("Format: 3.0 (quilt)\n")
+    return (*made, dsc)
+
+
+def test_source_is_unpacked_and_patched(tmp_path: Path) -> None:
+    unpack_source(source_package(tmp_path / "files", PATCH), tmp_path / "tree")
+    assert (tmp_path / "tree/hello.c").read_text() == "int hello = 2;\n"
+    assert (tmp_path / "tree/debian/patches/series").is_file()
+
+
+def test_source_whose_patch_does_not_apply(tmp_path: Path) -> None:
+    files = source_package(tmp_path / "files", PATCH.replace("= 1", "= 7"))
+    with pytest.raises(BuildFailed, match=r"two\.patch does not apply"):
+        unpack_source(files, tmp_path / "tree")
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="no dpkg-deb here")
+class TestBinaryPackage:
+    def test_is_unpacked(self, tmp_path: Path) -> None:
+        root = tmp_path / "package"
+        (root / "DEBIAN").mkdir(parents=True)
+        (root / "DEBIAN/control").write_text(
+            "Package: hello\nVersion: 1\nArchitecture: all\nMaintainer: me\nDescription: hello\n"
+        )
+        (root / "bin").mkdir()
+        (root / "bin/hello").write_text("#!/bin/sh\n")
+        deb = tmp_path / "hello.deb"
+        run(["dpkg-deb", "--build", "--root-owner-group", root, deb], timeout_s=60)
+        unpack_deb(deb, tmp_path / "unpacked")
+        assert (tmp_path / "unpacked/bin/hello").read_text() == "#!/bin/sh\n"
+
+    def test_that_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "hello.deb").write_text("hello")
+        with pytest.raises(BadInput, match="cannot be unpacked"):
+            unpack_deb(tmp_path / "hello.deb", tmp_path / "unpacked")
+
+
+def test_mirror_is_an_address() -> None:
+    assert mirror().startswith("http")
