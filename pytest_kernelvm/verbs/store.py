@@ -12,7 +12,18 @@ from pytest_kernelvm.verbs.selection import store_of
 if TYPE_CHECKING:
     from pytest_kernelvm.verbs.selection import Verbs
 
-CLEANED = ("kernels", "requests", "guests", "initramfs", "snapshots", "logs", "tmp")
+CLEANED = (
+    "kernels",
+    "requests",
+    "builders",
+    "trees",
+    "guests",
+    "userlands",
+    "initramfs",
+    "snapshots",
+    "logs",
+    "tmp",
+)
 
 
 def add_clean(verbs: Verbs) -> None:

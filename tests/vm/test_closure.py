@@ -101,11 +101,11 @@ def test_without_modules_there_is_no_modprobe(new_vm: BootVm) -> None:
 
 
 def test_firmware_is_packed_with_its_links(
-    boot_vm: BootVm, closure: Closure, tmp_path: Path
+    new_vm: BootVm, closure: Closure, tmp_path: Path
 ) -> None:
     (tmp_path / "real.bin").write_bytes(b"firmware")
     (tmp_path / "link.bin").symlink_to("real.bin")
     files = (FirmwareFile(relative="link.bin", link="real.bin"), FirmwareFile(relative="real.bin"))
     firmware = Firmware(directory=tmp_path, files=files)
-    vm = boot_vm(closure=dataclasses.replace(closure, firmware=firmware))
+    vm = new_vm(closure=dataclasses.replace(closure, firmware=firmware))
     assert vm.read("/lib/firmware/link.bin") == "firmware"

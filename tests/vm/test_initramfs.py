@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm import Cell, Initramfs
+from pytest_kernelvm import Cell, Initramfs, Vm
 from pytest_kernelvm.guest import cpio
 
 AGENT_ONLY_MOST_BYTES = 4096
@@ -48,6 +48,6 @@ def test_modprobe_is_what_the_cpu_can_execute(cell: Cell, tmp_path: Path) -> Non
     machine = dataclasses.replace(cell.config.machine, cpu=PLAIN_CPUS[arch.name])
     plain = Cell(dataclasses.replace(cell.config, machine=machine), cell.store)
     assert plain.programs.modprobe.stat().st_size > cell.programs.modprobe.stat().st_size
-    with plain.vm(tmp_path, modules=["dummy"]) as vm:
+    with Vm(plain.bootable(modules=["dummy"]), tmp_path) as vm:
         vm.modprobe("dummy")
         assert [module.name for module in vm.modules] == ["dummy"]

@@ -25,10 +25,10 @@ def userland(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def boot_vm(boot_vm: BootVm, userland: str) -> BootVm:
+def new_vm(new_vm: BootVm, userland: str) -> BootVm:
     def boot(**wishes: Unpack[Wishes]) -> Vm:
         try:
-            return boot_vm(**(wishes | {"userland": userland}))
+            return new_vm(**(wishes | {"userland": userland}))
         except (ToolMissing, BadInput) as error:
             if userland == "none":
                 raise
@@ -38,8 +38,8 @@ def boot_vm(boot_vm: BootVm, userland: str) -> BootVm:
 
 
 @pytest.fixture
-def vm(boot_vm: BootVm) -> Vm:
-    return boot_vm()
+def vm(new_vm: BootVm) -> Vm:
+    return new_vm()
 
 
 def names(vm: Vm) -> list[str]:

@@ -31,10 +31,10 @@ def unload_all(vm: Vm) -> None:
     assert vm.modules == ()
 
 
-def test_each_module_alone(boot_vm: BootVm, cell: Cell) -> None:
+def test_each_module_alone(new_vm: BootVm, cell: Cell) -> None:
     every = all_of(cell)
     assert len(every) >= 50
-    vm = boot_vm(modules=every)
+    vm = new_vm(modules=every)
     for name in every:
         vm.modprobe(name)
         assert names(vm) == set(cell.closure([name]).load_order), name
@@ -42,11 +42,11 @@ def test_each_module_alone(boot_vm: BootVm, cell: Cell) -> None:
         unload_all(vm)
 
 
-def test_all_modules_together(boot_vm: BootVm, cell: Cell) -> None:
+def test_all_modules_together(new_vm: BootVm, cell: Cell) -> None:
     every = all_of(cell)
     closure = cell.closure(every)
     assert set(closure.load_order) == set(every)
-    vm = boot_vm(closure=closure)
+    vm = new_vm(closure=closure)
     for _again in range(2):
         vm.modprobe("-a", *every)
         assert names(vm) == set(every)

@@ -13,13 +13,13 @@ def names(vm: Vm) -> set[str]:
 
 
 @pytest.fixture
-def vm(boot_vm: BootVm, cell: Cell) -> Vm:
+def vm(new_vm: BootVm, cell: Cell) -> Vm:
     """A guest with the modules of two services."""
     wanted = [
         *cell.services.requirement("firewall").modules,
         *cell.services.requirement("bridge").modules,
     ]
-    return boot_vm(modules=wanted)
+    return new_vm(modules=wanted)
 
 
 def test_one_comes_and_goes(vm: Vm, cell: Cell) -> None:
@@ -86,8 +86,8 @@ def test_what_others_need_stays(vm: Vm) -> None:
     assert names(vm) < set(closure.load_order)
 
 
-def test_a_module_that_is_not_packed_takes_back_the_others(boot_vm: BootVm) -> None:
-    vm = boot_vm(modules=["nft_ct"])
+def test_a_module_that_is_not_packed_takes_back_the_others(new_vm: BootVm) -> None:
+    vm = new_vm(modules=["nft_ct"])
     with pytest.raises(CommandFailed):
         vm.services.load("firewall")
     assert vm.modules == ()

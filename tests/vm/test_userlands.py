@@ -7,6 +7,7 @@ import stat
 import pytest
 
 from pytest_kernelvm import BootVm, Closure, Vm
+from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from tests.vm.external import EXTERNAL
 
@@ -142,10 +143,10 @@ def transcript(vm: Vm, scene: str) -> list[str]:
     return told
 
 
-def other(boot_vm: BootVm, name: str) -> Vm:
+def other(new_vm: BootVm, name: str) -> Vm:
     """Boot the test's guest with another userland, or skip where there is none."""
     try:
-        return boot_vm(userland=name)
+        return new_vm(userland=name)
     except (BadInput, ToolMissing) as error:
         pytest.skip(error.summary)
 
@@ -156,13 +157,13 @@ def other(boot_vm: BootVm, name: str) -> Vm:
     files={"/etc/modprobe.d/scene.conf": CONFIGURATION.encode()},
 )
 class TestKmod:
-    def test_same_words_and_deeds(self, boot_vm: BootVm) -> None:
-        theirs = transcript(other(boot_vm, "kmod"), SCENE)
-        ours = transcript(boot_vm(userland="none"), SCENE)
+    def test_same_words_and_deeds(self, new_vm: BootVm) -> None:
+        theirs = transcript(other(new_vm, "kmod"), SCENE)
+        ours = transcript(new_vm(userland="none"), SCENE)
         assert [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]] == []
 
-    def test_same_plans_for_every_name(self, boot_vm: BootVm, closure: Closure) -> None:
-        vm = other(boot_vm, "kmod")
+    def test_same_plans_for_every_name(self, new_vm: BootVm, closure: Closure) -> None:
+        vm = other(new_vm, "kmod")
         aliases = vm.read(f"/lib/modules/{closure.release}/modules.alias").splitlines()[1:]
         names = [module.name for module in closure.modules]
         names += [line.split()[1].replace("*", "x") for line in aliases]
@@ -193,8 +194,8 @@ class TestCommandForAShell:
         assert f"modprobe: ERROR: there is no shell for '{command}'\n" in refused.errors
         assert vm.modules == ()
 
-    def test_is_obeyed_by_kmod(self, boot_vm: BootVm) -> None:
-        vm = other(boot_vm, "kmod")
+    def test_is_obeyed_by_kmod(self, new_vm: BootVm) -> None:
+        vm = other(new_vm, "kmod")
         vm.modprobe("held")
         assert {module.name for module in vm.modules} == {"held", "loop"}
 
@@ -202,17 +203,47 @@ class TestCommandForAShell:
 @pytest.mark.kernelvm(modules=["loop"])
 @pytest.mark.parametrize("name", ["kmod", "busybox"])
 class TestBesideOurs:
-    def test_both_are_there(self, boot_vm: BootVm, name: str) -> None:
-        vm = other(boot_vm, name)
+    def test_both_are_there(self, new_vm: BootVm, name: str) -> None:
+        vm = other(new_vm, name)
         theirs = {"kmod": "kmod version 30", "busybox": "BusyBox v1.35.0 (Debian "}
         said = vm.run("modprobe", "--version")
         assert theirs[name] in said.output + said.errors
         assert vm.succeed("/kernelvm/modprobe", "-R", "loop") == "loop\n"
         assert vm.succeed("sh", "-c", "echo a shell") == "a shell\n"
 
-    def test_options_are_in_force_when_the_kernel_asks(self, boot_vm: BootVm, name: str) -> None:
-        vm = other(boot_vm, name)
+    def test_options_are_in_force_when_the_kernel_asks(self, new_vm: BootVm, name: str) -> None:
+        vm = other(new_vm, name)
         assert vm.read("/proc/sys/kernel/modprobe") == "/sbin/modprobe\n"
         vm.syscall("mknodat", -100, "/control", stat.S_IFCHR | 0o600, 10 << 8 | 237)
         vm.syscall("openat", -100, "/control", os.O_RDWR, 0)
         assert vm.read("/sys/module/loop/parameters/max_loop") == "3\n"
+
+
+@pytest.mark.kernelvm(
+    external=EXTERNAL,
+    modules=["wanting", "held", "loop"],
+    options={"failing": "error=0"},
+    files={"/etc/modprobe.d/held.conf": b"install held /sbin/modprobe loop\n"},
+)
+class TestWhatBusyboxDoesNot:
+    """The differences that docs/modprobe.md has of busybox' modprobe, in deeds."""
+
+    @pytest.mark.parametrize("name", USERLANDS)
+    def test_softdeps(self, new_vm: BootVm, name: str) -> None:
+        vm = other(new_vm, name)
+        vm.modprobe("wanting")
+        theirs = {"wanting"} if name == "busybox" else {"wanting", "failing"}
+        assert {module.name for module in vm.modules} == theirs
+
+    @pytest.mark.parametrize("name", USERLANDS)
+    def test_install_commands(self, new_vm: BootVm, name: str) -> None:
+        vm = other(new_vm, name)
+        vm.modprobe("held")
+        theirs = {"held"} if name == "busybox" else {"loop"}
+        assert {module.name for module in vm.modules} == theirs
+
+    @pytest.mark.parametrize("name", USERLANDS)
+    def test_builtin_alias(self, new_vm: BootVm, name: str) -> None:
+        vm = other(new_vm, name)
+        assert vm.run("modprobe", "net-pf-10").status == (1 if name == "busybox" else 0)
+        assert vm.modules == ()
