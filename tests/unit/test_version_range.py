@@ -1,0 +1,57 @@
+"""Ranges of kernel versions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.version_range import EVERY_VERSION, VersionRange
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("<6.17", ("6.16", "6.16.99", "5.4", "6.2"), ("6.17", "6.17.1", "6.17-rc1", "7.0")),
+        (">=5.4,<5.18", ("5.4", "5.4.200", "5.17.15"), ("5.3.18", "5.18", "6.1")),
+        (" >= 5.4 , < 5.18 ", ("5.10",), ("5.18",)),
+        ("==6.12", ("6.12", "6.12.30", "6.12-rc3"), ("6.1", "6.13", "6.120")),
+        ("!=6.12", ("6.1", "6.13"), ("6.12.117",)),
+        ("<=6.12", ("6.12.117", "6.1"), ("6.13",)),
+        (">6.12", ("6.13", "7.0"), ("6.12.117", "6.12")),
+        (">6.12.30", ("6.12.31", "6.13"), ("6.12.30", "6.12", "6.12.4")),
+        ("<7", ("6.99",), ("7.0", "7.2.1")),
+        ("", ("0.1", "7.2"), ()),
+    ],
+)
+def test_what_is_in_a_range(text: str, inside: tuple[str, ...], outside: tuple[str, ...]) -> None:
+    versions = VersionRange(text)
+    assert [version for version in inside if not versions.includes(version)] == []
+    assert [version for version in outside if versions.includes(version)] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["6.1", "<", "<six", "=6.1", "<6.1;>5", "<6.1,", "~6.1", "<6.1-rc1"]
+)
+def test_what_is_no_range(text: str) -> None:
+    with pytest.raises(BadInput, match="is no range of versions"):
+        VersionRange(text)
+
+
+def test_what_is_no_version() -> None:
+    with pytest.raises(BadInput, match="'next' is no kernel version"):
+        VersionRange("<6.1").includes("next")
+
+
+_VERSIONS = st.lists(st.integers(0, 30), min_size=1, max_size=3).map(
+    lambda numbers: ".".join(map(str, numbers))
+)
+
+
+@given(version=_VERSIONS, bound=_VERSIONS)
+def test_a_bound_divides_all_versions_in_two(version: str, bound: str) -> None:
+    for one, other in (("<", ">="), ("<=", ">"), ("==", "!=")):
+        includes = VersionRange(f"{one}{bound}").includes(version)
+        assert includes != VersionRange(f"{other}{bound}").includes(version)
+    assert EVERY_VERSION.includes(version)
