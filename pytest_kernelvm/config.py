@@ -12,7 +12,9 @@ from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.service_config import SERVICES, Service, services_of
 from pytest_kernelvm.typed_yaml import (
+    ByShape,
     Complaints,
+    Expected,
     Flag,
     ListOf,
     Located,
@@ -23,11 +25,26 @@ from pytest_kernelvm.typed_yaml import (
     Text,
     compose,
 )
+from pytest_kernelvm.version_range import (
+    EVERY_VERSION,
+    RANGE_PATTERN,
+    RANGE_SHAPE,
+    VersionRange,
+)
 
 # Whose modprobe the guest runs: ours, or that of a distribution beside it.
 USERLANDS = ("none", "kmod", "busybox")
 
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+# The targets of `make help` that always come to the same .config and ask nothing.
+BASE_TARGETS = (
+    "allnoconfig",
+    "tinyconfig",
+    "defconfig",
+    "alldefconfig",
+    "allmodconfig",
+    "allyesconfig",
+)
 BUILTIN_PATCHES = Path(__file__).parent / "kernel" / "patches"
 
 
@@ -36,12 +53,47 @@ class Requested:
     """One symbol that must be in the final .config, and who asked for it.
 
     name: without CONFIG_. value: as .config spells it: y, m, n, a number, or a text in quotes.
-    where: `file:line`.
+    where: `file:line`. optional: may be lost. force: wins against requests that do not force.
+    versions: the kernels that it is asked of.
     """
 
     name: str
     value: str
     where: str
+    optional: bool = False
+    force: bool = False
+    versions: VersionRange = EVERY_VERSION
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fragment:
+    """A partial .config file; optional, force and versions hold for all that it asks for.
+
+    where: the place in the vm-config.
+    """
+
+    path: Path
+    where: str
+    optional: bool = False
+    force: bool = False
+    versions: VersionRange = EVERY_VERSION
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditional:
+    """Symbols that are asked for only where another one is set.
+
+    name: the other symbol. value: what it must be, empty for anything but n.
+    where: the place in the vm-config.
+    """
+
+    name: str
+    value: str
+    where: str
+    symbols: tuple[Requested, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,16 +114,20 @@ class KernelConfig:
     """How one kernel is made.
 
     version: what `make kernelversion` must begin with. base: a make target such as allnoconfig, or
-    the path of a complete .config. fragments: files, later ones win. symbols: of the vm-config and
-    what cookie and built-in command line imply. patches: files, in order. image: make target.
-    release: what `uname -r` must be, empty for anything.
+    the path of a complete .config. fragments: files. symbols: of the vm-config and what cookie and
+    built-in command line imply. conditional: symbols that depend on others. auto_modules: answer m
+    to every tristate that nobody names; prefer_builtin: y. patches: files, in order.
+    image: make target. release: what `uname -r` must be, empty for anything.
     """
 
     version: str
     source: Source
     base: str
-    fragments: tuple[Path, ...]
+    fragments: tuple[Fragment, ...]
     symbols: tuple[Requested, ...]
+    conditional: tuple[Conditional, ...] = ()
+    auto_modules: bool = False
+    prefer_builtin: bool = False
     patches: tuple[Path, ...]
     image: str
     release: str
@@ -155,7 +211,40 @@ class VmConfig:
 
 
 _ONE_LINE = r"[^\n\r\"\\]*"
-_SYMBOL = Text(doc="A Kconfig symbol, without CONFIG_.", pattern=r"[A-Z0-9_]+", shape="a symbol")
+_SYMBOL = Text(
+    doc="A Kconfig symbol, without CONFIG_.",
+    pattern=r"(?!CONFIG_)[A-Za-z0-9_]+",
+    shape="a symbol without CONFIG_, such as IPV6",
+)
+_VALUE = Placed(
+    text=Text(doc="y, m, n, a number, or a text.", pattern=r"[^\n\r]*", shape="one line of text")
+)
+_CIRCUMSTANCES: dict[str, Expected] = {
+    "versions": Placed(
+        text=Text(
+            doc="The kernel versions it is for, default all.",
+            pattern=RANGE_PATTERN,
+            shape=RANGE_SHAPE,
+        )
+    ),
+    "optional": Flag(doc="May be lost in olddefconfig, default false."),
+    "force": Flag(doc="Wins where another place asks for another value, default false."),
+}
+_DETAILED_VALUE = Record(
+    doc="A value with its circumstances.",
+    required=("value",),
+    keys={"value": _VALUE, **_CIRCUMSTANCES},
+)
+_SYMBOLS = MapOf(
+    doc="Symbols that must hold: y, m, n, a number, or a text.",
+    key=_SYMBOL,
+    value=ByShape(
+        scalar=_VALUE,
+        mapping=_DETAILED_VALUE,
+        sequence=ListOf(doc="One value for each range of versions.", item=_DETAILED_VALUE),
+    ),
+)
+_PATH = Placed(text=Text(doc="A path.", pattern=r".+", shape="a path"))
 _MODULE = Text(doc="A module's name.", pattern=r"[A-Za-z0-9_.:+-]+", shape="a module's name")
 
 SCHEMA = Record(
@@ -204,19 +293,32 @@ SCHEMA = Record(
                     )
                 ),
                 "fragments": ListOf(
-                    doc="Partial .config files, relative to this file; later ones win.",
-                    item=Placed(text=Text(doc="A path.", pattern=r".+", shape="a path")),
-                ),
-                "symbols": MapOf(
-                    doc="Symbols that must hold: y, m, n, a number, or a text.",
-                    key=_SYMBOL,
-                    value=Placed(
-                        text=Text(
-                            doc="y, m, n, a number, or a text.",
-                            pattern=_ONE_LINE,
-                            shape="one line without quotes and backslashes",
-                        )
+                    doc="Partial .config files, relative to this file.",
+                    item=ByShape(
+                        scalar=_PATH,
+                        mapping=Record(
+                            doc="A fragment with its circumstances.",
+                            required=("file",),
+                            keys={"file": _PATH, **_CIRCUMSTANCES},
+                        ),
                     ),
+                ),
+                "symbols": _SYMBOLS,
+                "conditional": MapOf(
+                    doc="Symbols to add where another is set (`USB`) or has a value (`USB=m`).",
+                    key=Text(
+                        doc="A condition.",
+                        pattern=rf"{_SYMBOL.pattern}(?:=[^\n\r]+)?",
+                        shape="a symbol, or SYMBOL=value",
+                    ),
+                    value=_SYMBOLS,
+                ),
+                "auto_modules": Flag(
+                    doc="Answer m to every tristate that nobody names, default false."
+                ),
+                "prefer_builtin": Flag(
+                    doc="Answer y to every tristate that nobody names; with auto_modules: keep y "
+                    "where that is the default. Default false."
                 ),
                 "patches": ListOf(
                     doc="Patches: names of built-in ones, or files relative to this one.",
@@ -312,12 +414,59 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": SCHEMA_ID, "title": "pytest-kernelvm vm-config", **SCHEMA.schema()}
 
 
-def _symbol_value(value: Located) -> str:
+def symbol_value(value: Located) -> str:
+    """Return what a vm-config says of a symbol as a .config says it: texts are quoted."""
     text = value.text
     plain = text in ("y", "m", "n") or text.removeprefix("-").isdecimal()
     if not value.quoted and (plain or _is_hex(text)):
         return text
-    return f'"{text}"'
+    # As scripts/kconfig/util.c, escape_string_value() does.
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _circumstances(given: dict[str, Any]) -> dict[str, Any]:
+    versions = given.get("versions")
+    return {
+        "versions": VersionRange(versions.text) if versions else EVERY_VERSION,
+        "optional": given.get("optional", False),
+        "force": given.get("force", False),
+    }
+
+
+def _symbols(given: dict[str, Any]) -> tuple[Requested, ...]:
+    """Return the requests of one `symbols` mapping, whose values stand bare or with more."""
+    requests = []
+    for name, entry in given.items():
+        for one in entry if isinstance(entry, tuple) else (entry,):
+            detailed = {"value": one} if isinstance(one, Located) else one
+            value: Located = detailed["value"]
+            requests.append(
+                Requested(
+                    name=name,
+                    value=symbol_value(value),
+                    where=str(value.place),
+                    **_circumstances(detailed),
+                )
+            )
+    return tuple(requests)
+
+
+def _fragment(base: Path, given: Located | dict[str, Any], version: str) -> Fragment:
+    detailed = {"file": given} if isinstance(given, Located) else given
+    located: Located = detailed["file"]
+    return Fragment(
+        path=_existing(base, located, "the fragment", version),
+        where=str(located.place),
+        **_circumstances(detailed),
+    )
+
+
+def _conditional(condition: str, symbols: dict[str, Any], file: Path) -> Conditional:
+    name, _, value = condition.partition("=")
+    asked = _symbols(symbols)
+    where = asked[0].where if asked else str(file)
+    return Conditional(name=name, value=value, where=where, symbols=asked)
 
 
 def _is_hex(text: str) -> bool:
@@ -356,9 +505,21 @@ def _patch(base: Path, located: Located, version: str) -> Path:
 def _base_config(base: Path, located: Located | None, version: str) -> str:
     if located is None:
         return "allnoconfig"
-    if "/" in located.text or not located.text.endswith("config"):
+    text = located.text
+    if "/" in text or "." in text:
         return str(_existing(base, located, "the base configuration", version))
-    return located.text
+    if text not in BASE_TARGETS and not text.endswith("_defconfig"):
+        near = difflib.get_close_matches(text, BASE_TARGETS, n=1)
+        raise BadInput(
+            f"there is no base configuration {text!r}",
+            Evidence(
+                expected=f"{', '.join(BASE_TARGETS)}, NAME_defconfig, or a complete .config file "
+                "with a dot or slash in its name",
+                where=(str(located.place),),
+                next_step=f"did you mean {near[0]!r}?" if near else "",
+            ),
+        )
+    return text
 
 
 def _source(base: Path, given: dict[str, Located], file: Path, version: str) -> Source:
@@ -399,28 +560,29 @@ def _kernel(raw: dict[str, Any], arch: Arch, file: Path, version: str) -> Kernel
             f"{arch.name} has no image target {image.text!r}",
             Evidence(where=(str(image.place),), expected=f"one of {', '.join(arch.images)}"),
         )
-    symbols = [
-        Requested(name=name, value=_symbol_value(value), where=str(value.place))
-        for name, value in kernel.get("symbols", {}).items()
-    ]
+    implied = _implied_symbols(arch, cookie, raw.get("builtin_cmdline", ""), file)
     return KernelConfig(
         version=version,
         source=_source(base, kernel.get("source", {}), file, version),
         base=_base_config(base, kernel.get("base"), version),
-        fragments=tuple(
-            _existing(base, located, "the fragment", version)
-            for located in kernel.get("fragments", ())
+        fragments=tuple(_fragment(base, given, version) for given in kernel.get("fragments", ())),
+        symbols=(*implied, *_symbols(kernel.get("symbols", {}))),
+        conditional=tuple(
+            _conditional(condition, symbols, file)
+            for condition, symbols in kernel.get("conditional", {}).items()
         ),
-        symbols=(*_implied_symbols(arch, cookie, raw.get("builtin_cmdline", ""), file), *symbols),
+        auto_modules=kernel.get("auto_modules", False),
+        prefer_builtin=kernel.get("prefer_builtin", False),
         patches=tuple(patches),
         image=image.text if image else arch.default_image,
         release=kernel.get("release", ""),
     )
 
 
-def read_config(file: Path) -> tuple[VmConfig, ...]:
+def read_config(file: Path, *, version: str = "") -> tuple[VmConfig, ...]:
     """Read one vm-config and return its cells, one a kernel version.
 
+    version: the one to make a cell for, instead of those that the file names.
     Raises BadInput with file, line and column of all that is wrong.
     """
     complaints = Complaints(file)
@@ -467,7 +629,7 @@ def read_config(file: Path) -> tuple[VmConfig, ...]:
                 build_s=float(timeouts.get("build_s", 7200)),
             ),
         )
-        for version in dict.fromkeys(raw["kernel"]["version"])
+        for version in dict.fromkeys([version] if version else raw["kernel"]["version"])
     )
 
 

@@ -23,7 +23,11 @@ from typing import BinaryIO
 from pytest_kernelvm.errors import Evidence, HarnessError, ToolMissing
 
 # A make that calls us, or that we are called by, must not share its job server or its variables.
-_NOT_INHERITED = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CDPATH")
+# What conf takes from its environment would be in no key (Documentation/kbuild/kconfig.rst).
+_NOT_INHERITED = (
+    *("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CDPATH"),
+    *("KCONFIG_ALLCONFIG", "KCONFIG_CONFIG", "KCONFIG_DEFCONFIG_LIST", "KCONFIG_WERROR"),
+)
 
 TAIL_LINES = 30
 
@@ -207,6 +211,16 @@ def run(
     if check and completed.status != 0:
         raise HarnessError(f"{argv[0]} {said(completed.status)}", failure(completed, log))
     return completed
+
+
+def run_attached(argv: Sequence[str | Path]) -> int:
+    """Run a program on our own terminal until it ends, however long that takes.
+
+    Returns its exit status, minus the signal that ended it. Raises ToolMissing if there is no such
+    program.
+    """
+    with subprocess.Popen(_bound_to_us(argv, "TERM"), env=environment()) as child:
+        return child.wait()
 
 
 def failure(completed: Completed, log: Path | None = None) -> Evidence:

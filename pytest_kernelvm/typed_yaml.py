@@ -226,6 +226,31 @@ class ListOf(Expected):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ByShape(Expected):
+    """A place that holds different things as a scalar, as a mapping and as a list.
+
+    sequence: None where a list is not allowed.
+    """
+
+    scalar: Expected
+    mapping: Expected
+    sequence: Expected | None = None
+
+    def read(self, node: Node, complaints: Complaints) -> Any:
+        """Return what the expectation for this shape returns."""
+        if isinstance(node, MappingNode):
+            return self.mapping.read(node, complaints)
+        if isinstance(node, SequenceNode) and self.sequence:
+            return self.sequence.read(node, complaints)
+        return self.scalar.read(node, complaints)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        shapes = [self.scalar, self.mapping, *([self.sequence] if self.sequence else [])]
+        return {"anyOf": [shape.schema() for shape in shapes]}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MapOf(Expected):
     """A mapping from names that the user invents to like values."""
 

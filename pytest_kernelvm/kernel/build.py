@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch import ARCHES, Arch
-from pytest_kernelvm.config import KernelConfig, Requested, VmConfig
+from pytest_kernelvm.config import VmConfig
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
 from pytest_kernelvm.kernel import kconfig
+from pytest_kernelvm.kernel.configuring import Configuration
+from pytest_kernelvm.kernel.kconfig_requests import requests_key, requests_of
 from pytest_kernelvm.kernel.source import Tarball, kernel_version, locate, patched
 from pytest_kernelvm.kernel.store import (
     Store,
@@ -102,12 +105,6 @@ def compiler_version(arch: Arch) -> str:
     return "; ".join(lines)
 
 
-def requests_of(kernel: KernelConfig) -> dict[str, Requested]:
-    """Return the symbols that a kernel's fragments and vm-config ask for."""
-    fragments = [request for path in kernel.fragments for request in kconfig.read_fragment(path)]
-    return kconfig.merge([*fragments, *kernel.symbols])
-
-
 def request_key(cell: VmConfig, tarball: Tarball, compiler: str) -> dict[str, Any]:
     """Return all that decides which kernel a cell means, known before anything is configured."""
     kernel = cell.kernel
@@ -117,7 +114,7 @@ def request_key(cell: VmConfig, tarball: Tarball, compiler: str) -> dict[str, An
         "source": tarball.digest,
         "patches": [file_digest(patch) for patch in kernel.patches],
         "base": file_digest(base) if base.is_file() else kernel.base,
-        "symbols": {name: request.value for name, request in requests_of(kernel).items()},
+        "requests": requests_key(kernel),
         "linux_arch": cell.arch.linux_arch,
         "image": kernel.image,
         "compiler": compiler,
@@ -186,15 +183,7 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
             return found
         tree = patched(store, tarball, cell.kernel.patches)
         with store.work(f"build-{request}") as work:
-            build = _Build(
-                cell=cell,
-                tree=tree,
-                variables=make_variables(cell),
-                directory=work.directory / "build",
-                log=work.directory / "build.log",
-                kept_log=store.root / "logs" / f"{cell.id}.log",
-                jobs=jobs or os.cpu_count() or 1,
-            )
+            build = _build_in(store, cell, tree, work.directory, jobs)
             digest = _build_into(store, build, tarball, compiler)
             note = json.dumps({"kernel": digest, "cell": cell.id})
             write_whole(store.root / "requests" / f"{request}.json", note.encode())
@@ -206,9 +195,39 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
     return found
 
 
-def make_variables(cell: VmConfig) -> tuple[str, ...]:
-    """Return the variables that make is given for a cell's kernel, besides where it builds."""
-    requests = requests_of(cell.kernel)
+def _build_in(
+    store: Store, cell: VmConfig, tree: Path, directory: Path, jobs: int | None = None
+) -> _Build:
+    return _Build(
+        cell=cell,
+        tree=tree,
+        variables=make_variables(cell, kernel_version(tree)),
+        directory=directory / "build",
+        log=directory / "build.log",
+        kept_log=store.root / "logs" / f"{cell.id}.log",
+        jobs=jobs or os.cpu_count() or 1,
+    )
+
+
+@contextlib.contextmanager
+def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
+    """Give a cell's configuration, in a build directory that is gone afterwards.
+
+    Nothing of the kernel is compiled. Raises ToolMissing, BadInput or BuildFailed.
+    """
+    name = f"configuring-{cell.id}"
+    with store.lock(name, f"the configuration of {cell.id}"):
+        tree = patched(store, locate(cell.kernel.source), cell.kernel.patches)
+        with store.work(name) as work:
+            yield _configuration(_build_in(store, cell, tree, work.directory))
+
+
+def make_variables(cell: VmConfig, version: str = "") -> tuple[str, ...]:
+    """Return the variables that make is given for a cell's kernel, besides where it builds.
+
+    version: of the source, by default what the vm-config says.
+    """
+    requests = requests_of(cell.kernel, version)
     hidden = (
         f"{variable}=not-used"
         for symbol, variable in HIDDEN_TOOLS.items()
@@ -294,7 +313,7 @@ def _build_into(store: Store, build: _Build, tarball: Tarball, compiler: str) ->
             Evidence(where=(cell.kernel.source.where,), seen=f"{tarball.path} holds {version}"),
         )
     store.progress.say(f"configuring {cell.id} ({version})")
-    _configure(build)
+    _configure(store, build)
     final = (build.directory / ".config").read_text()
     digest = digest_of(
         {
@@ -331,22 +350,33 @@ def _build_into(store: Store, build: _Build, tarball: Tarball, compiler: str) ->
     return digest
 
 
-def _configure(build: _Build) -> None:
-    """Base, then fragments and symbols behind it, then the kernel's own olddefconfig."""
-    cell = build.cell
-    build.directory.mkdir(parents=True)
-    config = build.directory / ".config"
-    base = Path(cell.kernel.base)
-    if base.is_file():
-        config.write_bytes(base.read_bytes())
-    else:
-        build.make(cell.kernel.base)
-    requests = requests_of(cell.kernel)
-    with config.open("a") as file:
-        file.write("\n" + kconfig.as_config(requests))
-    build.make("olddefconfig")
-    final = kconfig.parse_config(config.read_text())
-    kconfig.check_nothing_lost(requests, final, tree=build.tree, label=cell.id)
+def _configuration(build: _Build) -> Configuration:
+    return Configuration(
+        kernel=build.cell.kernel,
+        arch=build.cell.arch,
+        label=build.cell.id,
+        version=kernel_version(build.tree),
+        tree=build.tree,
+        directory=build.directory,
+        make=build,
+    )
+
+
+def _configure(store: Store, build: _Build) -> None:
+    configuration = _configuration(build)
+    decision = configuration.settle()
+    if decision.lost:
+        store.progress.say(f"explaining what {build.cell.id} has lost")
+        raise configuration.explain(decision)
+    changed = configuration.base_not_kept(decision)
+    if changed:
+        base = build.cell.kernel.base
+        store.progress.say(
+            f"{len(changed)} symbols of {base} came out otherwise; "
+            f"`kernelvm config diff {base} {build.cell.id}` shows them"
+        )
+    for request in decision.dropped:
+        store.progress.say(f"{build.cell.id} goes without {request}, {request.where}")
 
 
 def _compile(store: Store, build: _Build) -> int:

@@ -45,6 +45,47 @@ def test_values_keep_what_stands_there(write: Path) -> None:
     assert values["DUMMY"] == '"m"'
 
 
+def test_a_text_may_have_quotes_and_backslashes(write: Path) -> None:
+    write.write_text(GOOD.replace("LOCALVERSION: -on", "LOCALVERSION: '-\"o\\n\"'"))
+    (cell,) = read_config(write)
+    values = {request.name: request.value for request in cell.kernel.symbols}
+    assert values["LOCALVERSION"] == r'"-\"o\\n\""'
+
+
+def test_symbols_with_circumstances(write: Path) -> None:
+    text = GOOD.replace(
+        '    DUMMY: "m"\n',
+        '    DCCP: {value: y, versions: "<6.17", optional: true}\n'
+        '    MODE: [{value: m, versions: "<6.5"}, {value: y, versions: ">=6.5", force: true}]\n'
+        "  conditional:\n"
+        "    USB=m: {STORAGE: m}\n"
+        "  auto_modules: true\n"
+        "  base: tinyconfig\n",
+    )
+    write.write_text(text)
+    (cell,) = read_config(write)
+    kernel = cell.kernel
+    asked = [
+        (each.name, each.value, str(each.versions), each.optional, each.force)
+        for each in kernel.symbols[-3:]
+    ]
+    assert asked == [
+        ("DCCP", "y", "<6.17", True, False),
+        ("MODE", "m", "<6.5", False, False),
+        ("MODE", "y", ">=6.5", False, True),
+    ]
+    (rule,) = kernel.conditional
+    assert (rule.name, rule.value, rule.where) == ("USB", "m", f"{write}:12:22")
+    assert [str(symbol) for symbol in rule.symbols] == ["STORAGE=m"]
+    assert (kernel.auto_modules, kernel.prefer_builtin, kernel.base) == (True, False, "tinyconfig")
+
+
+def test_a_cell_of_a_version_that_the_file_does_not_name(write: Path) -> None:
+    write.write_text(GOOD)
+    (cell,) = read_config(write, version="6.99")
+    assert (cell.id, cell.kernel.source.value) == ("machine-6.99", "linux-source-6.99")
+
+
 def test_cookie_and_builtin_cmdline_become_symbols_and_a_patch(write: Path) -> None:
     write.write_text(GOOD + "builtin_cmdline: quiet\n")
     (cell,) = read_config(write)
@@ -96,9 +137,49 @@ def test_versions_make_cells(write: Path) -> None:
         ),
         (
             'arch: mips\nkernel:\n  version: 6.1\n  symbols: {LOCALVERSION: "a\\nb"}\n',
-            ":4:27: expected one line without quotes",
+            ":4:27: expected one line of text",
         ),
         ("arch: mips\nkernel: {version: 6.1}\nmodules: loop\n", ":3:10: expected a list"),
+        (
+            "arch: mips\nkernel: {version: 6.1, symbols: {CONFIG_A: y}}\n",
+            ":2:34: expected a symbol without CONFIG_, such as IPV6, not 'CONFIG_A'",
+        ),
+        (
+            'arch: mips\nkernel: {version: 6.1, symbols: {A: {value: y, versions: "6.17"}}}\n',
+            ': expected a range of versions such as "<6.17"',
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, symbols: {A: {valeu: y}}}\n",
+            ":2:38: unknown key 'valeu': did you mean 'value'?",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, symbols: {A: [{value: y}, m]}}\n",
+            ":2:50: expected a mapping, not 'm'",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, conditional: {A-B: {C: y}}}\n",
+            ":2:38: expected a symbol, or SYMBOL=value, not 'A-B'",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, auto_modules: maybe}\n",
+            ":2:38: expected true or false, not 'maybe'",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, fragments: [{fiel: a}]}\n",
+            ":2:37: unknown key 'fiel': did you mean 'file'?",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, base: allnoconifg}\n",
+            ":2:30\n  next: did you mean 'allnoconfig'?",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, base: menuconfig}\n",
+            "there is no base configuration 'menuconfig'",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, base: ./defconfig}\n",
+            "defconfig does not exist",
+        ),
         ("arch: [\n", "not YAML"),
         ("", "is empty"),
     ],

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pytest_kernelvm.config import Requested
-from pytest_kernelvm.errors import BadInput, ConfigLost, Verdict
+from pytest_kernelvm.config import KernelConfig, Requested, read_config, symbol_value
+from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.kernel.configuring import tristates
 from pytest_kernelvm.kernel.kconfig import (
     as_config,
-    check_nothing_lost,
     lost,
-    merge,
+    offered,
     parse_config,
-    read_fragment,
-    symbols_defined,
+    same_value,
+    well_formed,
 )
+from pytest_kernelvm.kernel.kconfig_requests import (
+    conditionals_of,
+    merge,
+    read_fragment,
+    requests_key,
+    requests_of,
+)
+from pytest_kernelvm.typed_yaml import Located, Place
 
 FINAL = """\
 #
@@ -35,12 +46,15 @@ CONFIG_INITRAMFS_SOURCE=""
 """
 
 
-def asked(name: str, value: str, where: str = "test.yaml:7:3") -> Requested:
-    return Requested(name=name, value=value, where=where)
-
-
-def by_name(*requests: Requested) -> dict[str, Requested]:
-    return merge(requests)
+def asked(
+    name: str,
+    value: str,
+    where: str = "test.yaml:7:3",
+    *,
+    optional: bool = False,
+    force: bool = False,
+) -> Requested:
+    return Requested(name=name, value=value, where=where, optional=optional, force=force)
 
 
 def test_a_config_is_parsed() -> None:
@@ -72,6 +86,15 @@ def test_a_fragment_is_read_with_its_lines(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("value", ["yes", "", '"a', 'a"', '"a"b"', '"a\\"', "1.5"])
+def test_a_value_that_conf_cannot_read_is_told(value: str, tmp_path: Path) -> None:
+    fragment = tmp_path / "a.config"
+    fragment.write_text(f"\nCONFIG_A={value}\n")
+    with pytest.raises(BadInput, match=re.escape(f"not a value of a .config: {value}")) as bad:
+        read_fragment(fragment)
+    assert bad.value.evidence.where == (f"{fragment}:2",)
+
+
 @pytest.mark.parametrize("line", ["MODULES=y", "CONFIG_A y", "CONFIG_A-B=y", "CONFIG_=y", "y"])
 def test_a_line_that_is_none_is_told_with_its_place(line: str, tmp_path: Path) -> None:
     fragment = tmp_path / "a.config"
@@ -82,31 +105,180 @@ def test_a_line_that_is_none_is_told_with_its_place(line: str, tmp_path: Path) -
     assert bad.value.evidence.where == (f"{fragment}:3",)
 
 
-def test_later_requests_win() -> None:
-    merged = merge([asked("A", "y", "a:1"), asked("B", "m", "a:2"), asked("A", "n", "b:1")])
-    assert merged == {"A": asked("A", "n", "b:1"), "B": asked("B", "m", "a:2")}
-
-
 def test_requests_survive_being_written_and_read(tmp_path: Path) -> None:
-    requests = by_name(
-        asked("B", "m"),
-        asked("A", "y"),
-        asked("C", "n"),
-        asked("D", '"two words"'),
-        asked("E", "0x8000"),
-        asked("F", '""'),
-    )
+    values = {"B": "m", "A": "y", "C": "n", "D": '"two words"', "E": "0x8000", "F": '""'}
     fragment = tmp_path / "all.config"
-    fragment.write_text(as_config(requests))
-    again = merge(read_fragment(fragment))
-    assert {name: request.value for name, request in again.items()} == {
-        name: request.value for name, request in requests.items()
-    }
-    assert as_config(again) == as_config(requests)
-    assert parse_config(as_config(requests)) == {
-        name: request.value for name, request in requests.items() if request.value != "n"
-    }
+    fragment.write_text(as_config(values))
+    again = {request.name: request.value for request in read_fragment(fragment)}
+    assert again == values
+    assert as_config(again) == as_config(values)
+    assert parse_config(as_config(values)) == {n: v for n, v in values.items() if v != "n"}
+    assert offered(as_config(values)) == {"C"}
     assert as_config({}) == ""
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r")))
+def test_any_line_of_text_is_a_value(text: str) -> None:
+    """Quotes and backslashes are escaped as conf does, whatever stands between them."""
+    located = Located(text, Place(file=Path("a.yaml"), line=1, column=1), quoted=True)
+    value = symbol_value(located)
+    assert well_formed(value)
+    assert re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL) == text
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("0x0F", "0xf", True),
+        ("0x10", "10", True),
+        ("0x10", "16", False),
+        ("017", "17", True),
+        ("-1", "1", False),
+        ("n", '""', True),
+        ("y", '"y"', False),
+        ("m", "y", False),
+        ('"a"', '"a"', True),
+        ("abc", "ABC", False),
+    ],
+)
+def test_values_that_mean_the_same(one: str, other: str, same: bool) -> None:
+    assert same_value(one, other) is same
+    assert same_value(other, one) is same
+
+
+# Requests
+
+
+def test_two_who_agree_are_one() -> None:
+    first, second = asked("A", "0xF", "a:1"), asked("A", "0x0f", "b:1")
+    assert merge([first, second, asked("B", "m", "a:2")]) == {
+        "A": first,
+        "B": asked("B", "m", "a:2"),
+    }
+
+
+def test_two_who_disagree_are_both_named() -> None:
+    with pytest.raises(BadInput) as bad:
+        merge(
+            [
+                asked("A", "y", "a.config:1"),
+                asked("IPV6", "y", "a.config:2"),
+                asked("IPV6", "m", "malta.yaml:14:11"),
+                asked("A", "n", "b.config:7"),
+            ]
+        )
+    assert str(bad.value).splitlines() == [
+        "bad-input: 2 symbols are asked for with different values",
+        "  expected: one value for each symbol",
+        "  | A=y     a.config:1",
+        "  | A=n     b.config:7",
+        "  | IPV6=y  a.config:2",
+        "  | IPV6=m  malta.yaml:14:11",
+        "  next: take one of them away, or let one win: in a vm-config's symbols, "
+        "A: {value: n, force: true}",
+    ]
+
+
+def test_who_forces_wins() -> None:
+    forced = asked("A", "m", force=True)
+    assert merge([asked("A", "y"), forced, asked("A", "n")]) == {"A": forced}
+    with pytest.raises(BadInput, match="let only one of them force"):
+        merge([forced, asked("A", "y", force=True)])
+
+
+def test_a_symbol_may_be_lost_only_if_all_agree() -> None:
+    optional, needed = asked("A", "y", optional=True), asked("A", "y", "b:1")
+    assert merge([optional]) == {"A": optional}
+    assert merge([optional, needed]) == {"A": needed}
+
+
+def kernel_of(directory: Path, text: str) -> KernelConfig:
+    file = directory / "machine.yaml"
+    file.write_text(f'arch: mips\nkernel:\n  version: "6.12"\n{text}')
+    (cell,) = read_config(file)
+    return cell.kernel
+
+
+def values_of(kernel: KernelConfig, version: str) -> dict[str, str]:
+    implied = kernel.symbols[0].where
+    return {
+        name: each.value
+        for name, each in requests_of(kernel, version).items()
+        if each.where != implied
+    }
+
+
+def test_symbols_for_some_versions(tmp_path: Path) -> None:
+    (tmp_path / "old.config").write_text("CONFIG_OLD=y\nCONFIG_MODE=m\n")
+    kernel = kernel_of(
+        tmp_path,
+        '  fragments: [{file: old.config, versions: "<6.12.30"}]\n'
+        "  symbols:\n"
+        '    NF_CT_PROTO_DCCP: {value: y, versions: "<6.17"}\n'
+        "    MODE:\n"
+        '      - {value: m, versions: "<6.5"}\n'
+        '      - {value: y, versions: ">=6.12.30"}\n',
+    )
+    assert values_of(kernel, "6.1.9") == {"OLD": "y", "MODE": "m", "NF_CT_PROTO_DCCP": "y"}
+    assert values_of(kernel, "6.12.117") == {"MODE": "y", "NF_CT_PROTO_DCCP": "y"}
+    assert values_of(kernel, "6.17-rc1") == {"MODE": "y"}
+    # Without a version it is what the vm-config says.
+    assert requests_of(kernel) == requests_of(kernel, "6.12.0")
+
+
+def test_a_fragment_may_be_optional_or_force(tmp_path: Path) -> None:
+    (tmp_path / "a.config").write_text("CONFIG_A=y\n")
+    (tmp_path / "b.config").write_text("CONFIG_A=n\nCONFIG_B=y\n")
+    fragments = "[a.config, {file: b.config, force: true, optional: true}]"
+    requests = requests_of(kernel_of(tmp_path, f"  fragments: {fragments}\n"))
+    assert (requests["A"].value, requests["A"].optional) == ("n", True)
+    assert requests["B"].where == f"{tmp_path / 'b.config'}:2"
+
+
+def test_conditional_symbols_are_for_versions_too(tmp_path: Path) -> None:
+    kernel = kernel_of(
+        tmp_path,
+        "  conditional:\n"
+        "    USB: {USB_STORAGE: m}\n"
+        '    NET=y: {IPV6: {value: y, versions: "<6.5"}}\n',
+    )
+    new = conditionals_of(kernel, "6.12.1")
+    assert [(each.name, each.value, [str(symbol) for symbol in each.symbols]) for each in new] == [
+        ("USB", "", ["USB_STORAGE=m"]),
+        ("NET", "y", []),
+    ]
+
+
+def test_the_key_is_of_what_is_said_not_of_where(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for directory, fragment in ((one, "CONFIG_A=y\nCONFIG_B=m\n"), (other, "CONFIG_B=m\n")):
+        directory.mkdir()
+        (directory / "a.config").write_text(fragment)
+    plain = requests_key(kernel_of(one, "  fragments: [a.config]\n"))
+    same = requests_key(kernel_of(other, "  fragments: [a.config]\n  symbols: {A: y}\n"))
+    assert plain == same
+    for change in (
+        "  symbols: {A: n}\n",
+        '  symbols: {A: {value: y, versions: "<6"}}\n',
+        "  symbols: {A: {value: y, optional: true}}\n",
+        "  symbols: {A: {value: y, force: true}}\n",
+        "  symbols: {A: y, C: y}\n",
+        "  symbols: {A: y}\n  auto_modules: true\n",
+        "  symbols: {A: y}\n  prefer_builtin: true\n",
+        "  symbols: {A: y}\n  conditional: {A: {C: y}}\n",
+    ):
+        assert requests_key(kernel_of(other, f"  fragments: [a.config]\n{change}")) != plain
+
+
+def test_tristates_of_kconfig_files() -> None:
+    texts = (
+        'config A\n\ttristate "A"\nconfig B\n\tbool\nmenuconfig C\n\ttristate\n',
+        "config D\n\tdef_tristate m\nchoice\n\ttristate\nendchoice\n",
+    )
+    assert tristates(texts) == {"A", "C", "D"}
+
+
+# Losses
 
 
 @pytest.mark.parametrize(
@@ -128,52 +300,4 @@ def test_requests_survive_being_written_and_read(tmp_path: Path) -> None:
 )
 def test_what_is_lost(value: str, final: dict[str, str], is_lost: bool) -> None:
     request = asked("A", value)
-    assert lost(by_name(request), {"OTHER": "y", **final}) == ((request,) if is_lost else ())
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """The Kconfig files of a kernel tree; what is below drivers/nothing is a directory's name."""
-    (tmp_path / "drivers" / "Kconfig.d").mkdir(parents=True)
-    (tmp_path / "Kconfig").write_text('mainmenu "Linux"\nsource "drivers/Kconfig"\n')
-    (tmp_path / "drivers" / "Kconfig").write_text(
-        "config USB_STORAGE\n\ttristate\nmenuconfig BLK_DEV\n\tbool\n  config\tINDENTED\n"
-    )
-    (tmp_path / "drivers" / "Kconfig.debug").write_text("config DEBUG\n\tbool\n")
-    (tmp_path / "drivers" / "Makefile").write_text("config NO_KCONFIG\n")
-    return tmp_path
-
-
-def test_defined_symbols(tree: Path) -> None:
-    names = ["USB_STORAGE", "BLK_DEV", "INDENTED", "DEBUG", "NO_KCONFIG", "USB", "B.K_DEV"]
-    assert symbols_defined(tree, names) == {"USB_STORAGE", "BLK_DEV", "INDENTED", "DEBUG"}
-
-
-def test_lost_symbols_are_listed_with_who_asked(tree: Path) -> None:
-    requests = by_name(
-        asked("USB_STORAGE", "m", "vm-configs/malta.yaml:9:5"),
-        asked("DEBUG", "n", "fragments/base.config:3"),
-        asked("KEPT", "y"),
-        asked("NO_SUCH", "y", "fragments/base.config:4"),
-    )
-    with pytest.raises(ConfigLost) as failed:
-        check_nothing_lost(requests, {"KEPT": "y", "DEBUG": "y"}, tree=tree, label="malta-6.12")
-    assert failed.value.verdict is Verdict.CONFIG_LOST
-    assert failed.value.summary == "3 symbols of malta-6.12 did not survive olddefconfig"
-    assert failed.value.evidence.excerpt.splitlines() == [
-        "DEBUG        requested n, got y  (fragments/base.config:3)",
-        "NO_SUCH      requested y, got no such symbol here  (fragments/base.config:4)",
-        "USB_STORAGE  requested m, got n  (vm-configs/malta.yaml:9:5)",
-    ]
-
-
-def test_one_lost_symbol_is_one(tree: Path) -> None:
-    with pytest.raises(ConfigLost, match=r"1 symbol of malta-6\.12 did"):
-        check_nothing_lost(by_name(asked("DEBUG", "y")), {}, tree=tree, label="malta-6.12")
-
-
-def test_nothing_lost_is_no_error(tmp_path: Path) -> None:
-    requests = by_name(asked("A", "y"), asked("B", "n"))
-    check_nothing_lost(requests, {"A": "y"}, tree=tmp_path / "not read", label="malta-6.12")
-    with pytest.raises(ConfigLost):
-        check_nothing_lost(requests, {"B": "y"}, tree=tmp_path, label="malta-6.12")
+    assert lost(merge([request]), {"OTHER": "y", **final}) == ((request,) if is_lost else ())

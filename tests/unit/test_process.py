@@ -89,7 +89,7 @@ def test_working_directory_and_variables(tmp_path: Path) -> None:
 
 
 def test_makes_variables_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CDPATH"):
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CDPATH", "KCONFIG_ALLCONFIG"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     monkeypatch.setenv("KEPT", "kept")

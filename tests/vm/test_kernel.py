@@ -3,8 +3,8 @@
 import gzip
 
 from pytest_kernelvm import Cell, Kernel, Vm
-from pytest_kernelvm.kernel.build import requests_of
 from pytest_kernelvm.kernel.kconfig import parse_config
+from pytest_kernelvm.kernel.kconfig_requests import requests_of
 
 
 def test_release(vm: Vm, kernel: Kernel, cell: Cell) -> None:
