@@ -11,7 +11,16 @@ from pathlib import Path
 from pytest_kernelvm import __version__
 from pytest_kernelvm.errors import KernelvmError, Verdict
 from pytest_kernelvm.process import signals_interrupt
-from pytest_kernelvm.verbs import configs, doctor, guests, kernels, modules, services, store
+from pytest_kernelvm.verbs import (
+    configs,
+    configuration,
+    doctor,
+    guests,
+    kernels,
+    modules,
+    services,
+    store,
+)
 
 VERBS = (
     doctor.add_doctor,
@@ -21,6 +30,7 @@ VERBS = (
     modules.add_closure,
     modules.add_modules,
     services.add_services,
+    configuration.add_config,
     configs.add_schema,
     store.add_clean,
 )

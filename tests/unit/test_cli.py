@@ -26,6 +26,7 @@ VERBS = (
     "closure",
     "modules",
     "services",
+    "config",
     "schema",
     "clean",
 )
@@ -121,7 +122,10 @@ def test_each_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out.startswith(f"usage: kernelvm {verb} ")
 
 
-@pytest.mark.parametrize("argv", [[], ["biuld"], ["closure"], ["boot"], ["list", "extra"]])
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["biuld"], ["closure"], ["boot"], ["list", "extra"], ["config"], ["config", "explain"]],
+)
 def test_misuse_shows_the_usage(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(argv)
@@ -165,6 +169,55 @@ def test_list_without_vm_configs(kernelvm: Command, tmp_path: Path) -> None:
 def test_list_with_a_mistake_in_yaml(kernelvm: Command, project: Path) -> None:
     (project / "vm-configs" / "bad.yaml").write_text("arch: mpis\nkernel: {version: 6.1}\n")
     assert_refused(kernelvm("list"), "vm-configs/bad.yaml:1:7", "did you mean 'mips'?")
+
+
+# config
+
+
+def test_config_diff_of_files(kernelvm: Command, project: Path) -> None:
+    (project / "one.config").write_text("CONFIG_A=y\n# CONFIG_B is not set\n")
+    (project / "other.config").write_text("CONFIG_A=m\nCONFIG_C=0x10\n")
+    said = kernelvm("config", "diff", "one.config", "other.config")
+    assert (said.status, said.errors) == (0, "")
+    assert said.output.splitlines() == [
+        "changed with others, or by default (2)",
+        "  A  y -> m",
+        "  C  n -> 0x10",
+    ]
+
+
+def test_config_diff_of_what_is_no_text(kernelvm: Command, project: Path) -> None:
+    (project / "a").write_bytes(b"\xff\xfe")
+    assert_refused(kernelvm("config", "diff", "a", "a"), "cannot read a: ")
+    assert_refused(kernelvm("config", "diff", "nothing", "a"), "called 'nothing'")
+
+
+def test_config_diff_of_a_version_of_which_machine(kernelvm: Command, project: Path) -> None:
+    (project / "vm-configs" / "other.yaml").write_text("arch: mips\nkernel: {version: 0.99}\n")
+    assert_refused(
+        kernelvm("config", "diff", "0.98", "0.99"),
+        "0.98 of which vm-config?",
+        "expected: --config with one of malta, other",
+    )
+    assert_refused(
+        kernelvm("config", "diff", "0.97", "malta-0.99"),
+        "linux-source-0.97 is not installed",
+        status=Verdict.TOOL_MISSING.exit_code,
+    )
+
+
+@pytest.mark.usefixtures("project")
+def test_config_edit_needs_a_terminal(kernelvm: Command) -> None:
+    assert_refused(kernelvm("config", "edit", "malta-0.98"), "config edit needs a terminal")
+
+
+@pytest.mark.usefixtures("project")
+def test_config_explain_needs_a_source(kernelvm: Command) -> None:
+    assert_refused(
+        kernelvm("config", "explain", "malta-0.98", "NET"),
+        "linux-source-0.98 is not installed",
+        status=Verdict.TOOL_MISSING.exit_code,
+    )
 
 
 # Cells
