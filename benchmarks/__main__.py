@@ -7,72 +7,21 @@ medians and their ratio are printed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import sys
-import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
+from benchmarks import guests
 from benchmarks.measuring import compared, line, paired, scratch, timed
 from benchmarks.modules import bench_modules
 from pytest_kernelvm.config import VmConfig, select_cells
 from pytest_kernelvm.kernel.build import PINNED, build_kernel, find_kernel, make_variables
 from pytest_kernelvm.kernel.source import locate, patched
 from pytest_kernelvm.kernel.store import Store, default_store
-from pytest_kernelvm.process import run, spawn
+from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent, StreamProgress
 from pytest_kernelvm.vm.cell import Cell
-from pytest_kernelvm.vm.qemu_argv import Ends, qemu_argv
-from pytest_kernelvm.vm.vm import Vm
-
-LAST_LINE_BEFORE_INIT = b"Run /init as init process"
-
-
-def boot_ours(cell: Cell) -> float:
-    """Return the seconds from launch to the agent's answer."""
-    with scratch() as directory:
-        guest = Vm(cell.bootable(modules=()), directory)
-        started = time.perf_counter()
-        with guest:
-            return time.perf_counter() - started
-
-
-def boot_plain(cell: Cell) -> float:
-    """Return the seconds from launch to init's start with plain QEMU and its default flags."""
-    machine = dataclasses.replace(cell.config.machine, fast_boot=False)
-    boot = dataclasses.replace(cell.boot(cell.initramfs(cell.closure(()))), machine=machine)
-    with scratch() as directory:
-        log = directory / "console"
-        argv = qemu_argv(boot, Ends(console=f"file,path={log}", channel="null"))
-        started = time.perf_counter()
-        with spawn(argv, output=directory / "qemu.log"):
-            while not (log.exists() and LAST_LINE_BEFORE_INIT in log.read_bytes()):
-                time.sleep(0.002)
-            return time.perf_counter() - started
-
-
-def bench_boots(cells: Sequence[Cell], rounds: int) -> None:
-    """Compare boots with plain QEMU's."""
-    for cell in cells:
-        pair = paired(partial(boot_ours, cell), partial(boot_plain, cell), rounds)
-        compared(f"boot to ready, {cell.config.id}", *pair)
-
-
-def bench_agent(cells: Sequence[Cell], rounds: int) -> None:
-    """Measure round trips, transfers and sizes."""
-    content = bytes(range(256)) * 400
-    for cell in cells:
-        with scratch() as directory, Vm(cell.bootable(modules=()), directory) as vm:
-            trip_s = statistics.median(timed(vm.ping) for _round in range(20 * rounds))
-            write_s = timed(partial(vm.write, "/file", content))
-            read_s = timed(partial(vm.read_bytes, "/file"))
-        line(f"agent round trips, {cell.config.id}", f"{1 / trip_s:.0f} /s")
-        line(f"100 kB from the guest, {cell.config.id}", f"{read_s:.3f} s")
-        line(f"100 kB to the guest, {cell.config.id}", f"{write_s:.3f} s")
-        size = cell.initramfs(cell.closure(())).size_bytes
-        line(f"agent-only initramfs, {cell.config.id}", f"{size} bytes")
 
 
 def bench_store(configs: Sequence[VmConfig], store: Store, rounds: int) -> None:
@@ -147,8 +96,10 @@ def main() -> None:
     for cell in cells:
         cell.initramfs(cell.closure(()))
     line("", "ours", "plain", "ratio")
-    bench_boots(cells, arguments.rounds)
-    bench_agent(cells, arguments.rounds)
+    guests.bench_boots(cells, arguments.rounds)
+    guests.bench_restores(cells, arguments.rounds)
+    guests.bench_agent(cells, arguments.rounds)
+    guests.bench_many(cells)
     bench_store(configs, store, arguments.rounds)
     bench_plugin(arguments.rounds)
     bench_second_run(cells[0])

@@ -37,7 +37,8 @@ def line(what: str, ours: str, plain: str = "", ratio: str = "") -> None:
 
 def compared(what: str, ours: float, plain: float) -> None:
     """Print a pair of times with their ratio."""
-    line(what, f"{ours:.3f} s", f"{plain:.3f} s", f"{ours / plain:.2f}")
+    digits = 3 if plain > 0.01 else 6
+    line(what, f"{ours:.{digits}f} s", f"{plain:.{digits}f} s", f"{ours / plain:.2f}")
 
 
 @contextlib.contextmanager
