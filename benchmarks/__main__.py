@@ -12,15 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import guests
+from benchmarks import builds, guests
 from benchmarks.measuring import compared, line, paired, scratch, timed
 from benchmarks.modules import bench_modules
 from pytest_kernelvm.config import VmConfig, select_cells
-from pytest_kernelvm.kernel.build import PINNED, build_kernel, find_kernel, make_variables
-from pytest_kernelvm.kernel.source import locate, patched
+from pytest_kernelvm.kernel.build import find_kernel
 from pytest_kernelvm.kernel.store import Store, default_store
 from pytest_kernelvm.process import run
-from pytest_kernelvm.progress import Silent, StreamProgress
+from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.vm.cell import Cell
 
 
@@ -55,27 +54,6 @@ def bench_second_run(cell: Cell) -> None:
     line(f"second pytest -m vm, {cell.config.id}", f"{done.elapsed_s:.1f} s", last[:30])
 
 
-def bench_build(config: VmConfig, store: Store) -> None:
-    """Compare a build into an empty store with plain make in the same unpacked source."""
-    tree = patched(store, locate(config.kernel.source), config.kernel.patches)
-    kernel = build_kernel(store, config)
-
-    def plain(directory: Path) -> None:
-        (directory / ".config").write_bytes((kernel.directory / "config").read_bytes())
-        argv = ["make", f"--directory={tree}", f"O={directory}", *make_variables(config), "-j2"]
-        log = directory / "log"
-        goals = [config.kernel.image, "modules"]
-        for words in (["olddefconfig"], goals, ["headers"]):
-            run([*argv, *words], env=PINNED, timeout_s=7200, log=log)
-        run([*argv, f"INSTALL_MOD_PATH={directory}/m", "modules_install"], timeout_s=600, log=log)
-
-    with scratch() as one, scratch() as other:
-        fresh = Store(one, Silent())
-        (one / "sources").symlink_to(store.root / "sources")
-        pair = timed(lambda: build_kernel(fresh, config, jobs=2)), timed(lambda: plain(other))
-    compared(f"build, {config.id}, plain: make -j2", *pair)
-
-
 def main() -> None:
     """Print the figures that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -84,7 +62,7 @@ def main() -> None:
     parser.add_argument(
         "--modules", type=Path, metavar="TREE", help="only of a lib/modules/RELEASE"
     )
-    parser.add_argument("--build", action="store_true", help="compare a build too: some minutes")
+    parser.add_argument("--build", action="store_true", help="builds of kernels too: half an hour")
     arguments = parser.parse_args()
     if arguments.modules:
         line("", "ours", "plain", "ratio")
@@ -104,8 +82,12 @@ def main() -> None:
     bench_plugin(arguments.rounds)
     bench_second_run(cells[0])
     bench_modules(cells[0].kernel.module_tree, arguments.rounds)
+    builds.bench_modules(configs[0], store, arguments.rounds, compared)
     if arguments.build:
-        bench_build(configs[0], store)
+        builds.bench_build(configs[0], store, compared)
+        builds.bench_variant(configs[0], store, compared)
+        builds.bench_found(configs[0], store, arguments.rounds, compared)
+        builds.bench_edits(configs[0], store, arguments.rounds, compared)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ class Arch:
     images: every image target and its file.
     console: the kernel's console device; channel: the agent's device, a second serial port.
     channel_argv: the QEMU flags that attach the chardev `channel`; console_argv likewise.
+    channel_symbols: what must be built in for the channel to be there when the agent starts.
+    image_magic: what is in bytes 56 to 59 of an image that is no ELF file.
     fast_boot_argv: QEMU flags that shorten the boot and change nothing a test can see.
     agent_cflags: what makes a static nolibc program small here.
     compact_cflags: a denser instruction set that has no system calls, on the CPUs of compact_cpus
@@ -79,6 +81,8 @@ class Arch:
     cookie_patch: str
     cookie_require_symbol: str
     cookie_symbol: str
+    channel_symbols: tuple[str, ...]
+    image_magic: bytes = b""
     fixed_initramfs: FixedInitramfs | None = None
 
     @property
@@ -145,7 +149,12 @@ def _malta(
         debian_libc=(f"libc6-dev-{name}-cross", f"linux-libc-dev-{name}-cross"),
         machine="malta",
         cpu="24Kf",
-        images={"vmlinux": "vmlinux"},
+        images={
+            "vmlinux": "vmlinux",
+            "vmlinuz": "vmlinuz",
+            "vmlinux.bin": "arch/mips/boot/vmlinux.bin",
+            "uImage": "arch/mips/boot/uImage",
+        },
         console="ttyS0",
         channel="ttyS1",
         console_argv=_MALTA_SERIAL,
@@ -159,6 +168,7 @@ def _malta(
         cookie_patch="mips-cmdline-cookie",
         cookie_require_symbol="MIPS_BOOTLOADER_CMDLINE_REQUIRE_COOKIE",
         cookie_symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE",
+        channel_symbols=("SERIAL_8250",),
         fixed_initramfs=_MALTA_INITRAMFS,
     )
 
@@ -218,6 +228,9 @@ ARCHES: dict[str, Arch] = {
             cookie_patch="of-cmdline-cookie",
             cookie_require_symbol="OF_BOOTARGS_REQUIRE_COOKIE",
             cookie_symbol="OF_BOOTARGS_COOKIE",
+            channel_symbols=("VIRTIO_MMIO", "VIRTIO_CONSOLE"),
+            # Documentation/arch/arm64/booting.rst, `magic number`.
+            image_magic=b"ARM\x64",
         ),
     )
 }

@@ -18,6 +18,7 @@ from pytest_kernelvm.verbs import (
     guests,
     kernels,
     modules,
+    own_modules,
     services,
     store,
 )
@@ -31,7 +32,9 @@ VERBS = (
     modules.add_modules,
     services.add_services,
     configuration.add_config,
+    own_modules.add_module,
     configs.add_schema,
+    store.add_store,
     store.add_clean,
 )
 

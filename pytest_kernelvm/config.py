@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,49 @@ class Conditional:
     symbols: tuple[Requested, ...]
 
 
+PREBUILT_MEMORY_MIB = 512
+SOURCE_KINDS = ("tree", "git", "tarball", "debian", "version", "prebuilt")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where a kernel's source comes from.
+    """Where a kernel comes from.
 
-    kind: `debian` (a linux-source package) or `tarball` (a file). value: its name or path.
-    where: the place in the vm-config.
+    kind: one of SOURCE_KINDS. value: a path or URL, the name of a package, or a version; paths are
+    absolute or relative to the current directory. where: the place in the vm-config.
+    ref: of `git`. sha256: of `tarball`. suite: of `debian`, empty for an installed package.
     """
 
     kind: str
     value: str
     where: str
+    ref: str = ""
+    sha256: str = ""
+    suite: str = ""
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is fetched from a network."""
+        return "://" in self.value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patch:
+    """A patch that is applied to a kernel's source.
+
+    name: for people. file: plain or compressed. where: the place in the vm-config.
+    versions: the kernels that it is for. symbols: what it asks for in the configuration.
+    features: what tests can ask for with the marker kernelvm_features.
+    fuzz: how many lines of context may differ (patch(1), --fuzz).
+    """
+
+    name: str
+    file: Path
+    where: str
+    versions: VersionRange = EVERY_VERSION
+    symbols: tuple[Requested, ...] = ()
+    features: tuple[str, ...] = ()
+    fuzz: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,10 +147,12 @@ class KernelConfig:
     """How one kernel is made.
 
     version: what `make kernelversion` must begin with. base: a make target such as allnoconfig, or
-    the path of a complete .config. fragments: files. symbols: of the vm-config and what cookie and
-    built-in command line imply. conditional: symbols that depend on others. auto_modules: answer m
-    to every tristate that nobody names; prefer_builtin: y. patches: files, in order.
-    image: make target. release: what `uname -r` must be, empty for anything.
+    the path of a complete .config. fragments: files. symbols: of the vm-config and what cookie,
+    built-in command line and patches imply. conditional: symbols that depend on others.
+    auto_modules: answer m to every tristate that nobody names; prefer_builtin: y.
+    patches: those for this version, in order. image: the make target that is booted.
+    further_images: others that are made and kept. release: what `uname -r` must be, empty for
+    anything.
     """
 
     version: str
@@ -128,9 +163,20 @@ class KernelConfig:
     conditional: tuple[Conditional, ...] = ()
     auto_modules: bool = False
     prefer_builtin: bool = False
-    patches: tuple[Path, ...]
+    patches: tuple[Patch, ...]
     image: str
     release: str
+    further_images: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All make targets of images, the one that is booted first."""
+        return tuple(dict.fromkeys((self.image, *self.further_images)))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the patches bring, for tests to ask for."""
+        return tuple(dict.fromkeys(name for patch in self.patches for name in patch.features))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,6 +242,13 @@ class VmConfig:
     machine: Machine
     timeouts: Timeouts
 
+    @property
+    def command_word(self) -> str:
+        """What names it on a command line of `kernelvm`."""
+        if self.file == Path():
+            return f"--prebuilt={self.kernel.source.value}"
+        return self.id
+
     def bootloader_cmdline(self, *, words: str = "", cookie: bool = True) -> str:
         """Return the command line that QEMU passes.
 
@@ -247,6 +300,111 @@ _SYMBOLS = MapOf(
 _PATH = Placed(text=Text(doc="A path.", pattern=r".+", shape="a path"))
 _MODULE = Text(doc="A module's name.", pattern=r"[A-Za-z0-9_.:+-]+", shape="a module's name")
 
+_PATCH_FILE = Placed(
+    text=Text(
+        doc="The name of a built-in patch, or a file relative to this one; .gz .xz .bz2 .zst too.",
+        pattern=r".+",
+        shape="a name or a path",
+    )
+)
+_PATCHES = ListOf(
+    doc="Patches, applied in this order.",
+    item=ByShape(
+        scalar=_PATCH_FILE,
+        mapping=Record(
+            doc="A patch with its circumstances.",
+            required=("file",),
+            keys={
+                "name": Text(doc="For people; default the file's.", pattern=r".+", shape="a name"),
+                "file": _PATCH_FILE,
+                "versions": Placed(
+                    text=Text(
+                        doc="The kernel versions it is for, default all.",
+                        pattern=RANGE_PATTERN,
+                        shape=RANGE_SHAPE,
+                    )
+                ),
+                "config": _SYMBOLS,
+                "features": ListOf(
+                    doc="What it brings; tests ask for it with the marker kernelvm_features.",
+                    item=Text(doc="A word.", pattern=r"[A-Za-z0-9_.-]+", shape="a word"),
+                ),
+                "fuzz": Number(
+                    doc="Lines of context that may differ, default 0.", least=0, most=3, whole=True
+                ),
+            },
+        ),
+    ),
+)
+_SHA256 = r"[0-9a-f]{64}"
+_SOURCE = Record(
+    doc="Where the kernel comes from; {version} stands for the version.",
+    one_of=SOURCE_KINDS,
+    along={"ref": "git", "sha256": "tarball", "suite": "debian"},
+    keys={
+        "tree": Placed(
+            text=Text(
+                doc="A working tree, relative to this file; it is not written into.",
+                pattern=r".+",
+                shape="a path",
+            )
+        ),
+        "git": Placed(
+            text=Text(doc="A git repository: path or URL.", pattern=r".+", shape="a path or URL")
+        ),
+        "ref": Placed(
+            text=Text(
+                doc="Commit, tag or branch, default HEAD.",
+                pattern=r"(?!-)[^\s:^~?*\[\\]+",
+                shape="a commit, a tag or a branch",
+            )
+        ),
+        "tarball": Placed(
+            text=Text(
+                doc="A kernel tarball: a path relative to this file, or a URL with `sha256`.",
+                pattern=r".+",
+                shape="a path or URL",
+            )
+        ),
+        "sha256": Placed(
+            text=Text(
+                doc="The tarball's sha256, checked before it is unpacked.",
+                pattern=_SHA256,
+                shape="64 hexadecimal digits in lower case",
+            )
+        ),
+        "debian": Placed(
+            text=Text(
+                doc="A Debian source package, such as linux-source-{version}.",
+                pattern=r"linux-source-[a-z0-9.{}+-]+",
+                shape="a package such as linux-source-6.12",
+            )
+        ),
+        "suite": Placed(
+            text=Text(
+                doc="The Debian suite to fetch the package from; default: it is installed here.",
+                pattern=r"[a-z][a-z0-9-]*",
+                shape="a suite such as bookworm-backports",
+            )
+        ),
+        "version": Placed(
+            text=Text(
+                doc="A version, looked for here, then among Debian's packages, then on kernel.org.",
+                pattern=r"[0-9]+\.[0-9]+[A-Za-z0-9.-]*|\{version\}",
+                shape="a version such as 6.12.30",
+            )
+        ),
+        "prebuilt": Placed(
+            text=Text(
+                doc="A finished kernel: a directory, .deb files joined by commas, host:/boot "
+                "(host:RELEASE for one of several), or debian:PACKAGE[:ARCH][@SUITE].",
+                pattern=r".+",
+                shape="a path, host:/boot, or debian:PACKAGE",
+            )
+        ),
+    },
+)
+
 SCHEMA = Record(
     doc="A machine of pytest-kernelvm, with one or several kernels.",
     required=("arch", "kernel"),
@@ -265,26 +423,7 @@ SCHEMA = Record(
                         shape="a version such as 6.12",
                     ),
                 ),
-                "source": Record(
-                    doc="Where the source is; {version} stands for the version.",
-                    exactly_one=True,
-                    keys={
-                        "debian": Placed(
-                            text=Text(
-                                doc="An installed Debian package, default linux-source-{version}.",
-                                pattern=r"linux-source-[a-z0-9.{}+-]+",
-                                shape="a package such as linux-source-6.12",
-                            )
-                        ),
-                        "tarball": Placed(
-                            text=Text(
-                                doc="A kernel tarball, relative to this file.",
-                                pattern=r".+",
-                                shape="a path",
-                            )
-                        ),
-                    },
-                ),
+                "source": _SOURCE,
                 "base": Placed(
                     text=Text(
                         doc="A make target (allnoconfig, defconfig, …) or a complete .config file.",
@@ -320,19 +459,20 @@ SCHEMA = Record(
                     doc="Answer y to every tristate that nobody names; with auto_modules: keep y "
                     "where that is the default. Default false."
                 ),
-                "patches": ListOf(
-                    doc="Patches: names of built-in ones, or files relative to this one.",
-                    item=Placed(text=Text(doc="A name or a path.", pattern=r".+", shape="a path")),
-                ),
-                "image": Placed(
-                    text=Text(
-                        doc="The make target of the image.",
-                        allowed=tuple(
-                            dict.fromkeys(
-                                image for arch in ARCHES.values() for image in arch.images
-                            )
-                        ),
-                    )
+                "patches": _PATCHES,
+                "image": ListOf(
+                    doc="Make targets of images; the first is booted. vmlinux is always kept.",
+                    or_one=True,
+                    item=Placed(
+                        text=Text(
+                            doc="A make target.",
+                            allowed=tuple(
+                                dict.fromkeys(
+                                    image for arch in ARCHES.values() for image in arch.images
+                                )
+                            ),
+                        )
+                    ),
                 ),
                 "release": Text(
                     doc="What `uname -r` must be; a build that differs is stopped.",
@@ -495,11 +635,35 @@ def _file_names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
 
 
-def _patch(base: Path, located: Located, version: str) -> Path:
+# What a patch's file name has behind the patch's name.
+_SUFFIXES = re.compile(r"(?:\.(?:patch|diff|gz|xz|bz2|zst))+$")
+
+
+def _patch(base: Path, given: Located | dict[str, Any], version: str) -> Patch:
+    detailed: dict[str, Any] = {"file": given} if isinstance(given, Located) else given
+    located: Located = detailed["file"]
+    versions = detailed.get("versions")
     builtin = BUILTIN_PATCHES / f"{located.text}.patch"
-    if builtin.is_file():
-        return builtin
-    return _existing(base, located, "the patch", version)
+    file = builtin if builtin.is_file() else _existing(base, located, "the patch", version)
+    return Patch(
+        name=str(detailed.get("name", _SUFFIXES.sub("", file.name))),
+        file=file,
+        where=str(located.place),
+        versions=VersionRange(versions.text) if versions else EVERY_VERSION,
+        symbols=_symbols(detailed.get("config", {})),
+        features=tuple(detailed.get("features", ())),
+        fuzz=int(detailed.get("fuzz", 0)),
+    )
+
+
+def _patches(base: Path, given: Iterable[Any], version: str) -> list[Patch]:
+    """Return the patches for a version; files of the others need not be there."""
+    chosen = []
+    for each in given:
+        versions = None if isinstance(each, Located) else each.get("versions")
+        if versions is None or VersionRange(versions.text).includes(version):
+            chosen.append(_patch(base, each, version))
+    return chosen
 
 
 def _base_config(base: Path, located: Located | None, version: str) -> str:
@@ -525,11 +689,111 @@ def _base_config(base: Path, located: Located | None, version: str) -> str:
 def _source(base: Path, given: dict[str, Located], file: Path, version: str) -> Source:
     if not given:
         return Source(kind="debian", value=f"linux-source-{version}", where=str(file))
-    ((kind, located),) = given.items()
-    value = located.text.replace("{version}", version)
-    if kind == "tarball":
-        value = str(_existing(base, located, "the tarball", version))
-    return Source(kind=kind, value=value, where=str(located.place))
+    texts = {key: located.text.replace("{version}", version) for key, located in given.items()}
+    (kind,) = texts.keys() & set(SOURCE_KINDS)
+    source = Source(
+        kind=kind,
+        value=texts[kind],
+        where=str(given[kind].place),
+        ref=texts.get("ref", ""),
+        sha256=texts.get("sha256", ""),
+        suite=texts.get("suite", ""),
+    )
+    if kind == "tarball" and not source.is_url:
+        return replace(source, value=str(_existing(base, given[kind], "the tarball", version)))
+    return _checked(_below(base, source))
+
+
+def _below(base: Path, source: Source) -> Source:
+    """Take a path in a source as relative to a directory."""
+    value = source.value
+    if source.is_url or source.kind in ("debian", "version"):
+        return source
+    if source.kind == "prebuilt":
+        if value.startswith(("debian:", "host:")):
+            return source
+        paths = [str(base / Path(path).expanduser()) for path in value.split(",")]
+        return replace(source, value=",".join(paths))
+    return replace(source, value=str(base / Path(value).expanduser()))
+
+
+def _checked(source: Source) -> Source:
+    if source.kind == "tarball" and source.is_url and not source.sha256:
+        raise BadInput(
+            f"the tarball {source.value} comes from a network and has no sha256",
+            Evidence(where=(source.where,), next_step="add `sha256:` to the source"),
+        )
+    return source
+
+
+def source_named(text: str) -> Source:
+    """Return the source that an option names.
+
+    text: KIND:VALUE as in a vm-config; `git:REPOSITORY@REF`, `tarball:URL@SHA256`,
+    `debian:PACKAGE@SUITE`. Paths are relative to the current directory.
+    Raises BadInput if it is none of these.
+    """
+    kind, colon, value = text.partition(":")
+    if not colon or not value or kind not in SOURCE_KINDS:
+        raise BadInput(
+            f"{text!r} names no source",
+            Evidence(expected=", ".join(f"{kind}:…" for kind in SOURCE_KINDS)),
+        )
+    along = {"git": "ref", "tarball": "sha256", "debian": "suite"}.get(kind)
+    more = {}
+    before, at, behind = value.rpartition("@")
+    # The @ of ssh://user@host is not ours.
+    address = before.partition("://")[2] if "://" in before else "/"
+    if along and at and before and "/" in address:
+        value, more = before, {along: behind}
+    elif kind == "tarball" and not Path(value).expanduser().is_file() and "://" not in value:
+        raise BadInput(f"the tarball {value} does not exist")
+    return _checked(
+        _below(Path(), Source(kind=kind, value=value, where=f"--source {text}", **more))
+    )
+
+
+def prebuilt_cell(source: Source, arch: Arch) -> VmConfig:
+    """Return the cell of a prebuilt kernel that no vm-config describes.
+
+    It has as much memory as a distribution's kernel with its modules is comfortable in.
+    """
+    return VmConfig(
+        id=f"prebuilt-{arch.name}",
+        name="prebuilt",
+        file=Path(),
+        arch=arch,
+        kernel=KernelConfig(
+            version="",
+            source=source,
+            base="",
+            fragments=(),
+            symbols=(),
+            patches=(),
+            image=arch.default_image,
+            release="",
+        ),
+        modules=(),
+        allow_missing=(),
+        allow_empty=True,
+        modprobe=ModprobeConfig(options=(), blacklist=()),
+        services=(),
+        cmdline="",
+        builtin_cmdline="",
+        cookie="",
+        userland="none",
+        machine=Machine(
+            memory_mib=min(PREBUILT_MEMORY_MIB, arch.max_memory_mib),
+            cpu=arch.cpu,
+            fast_boot=True,
+        ),
+        timeouts=Timeouts(boot_s=120.0, command_s=60.0, build_s=7200.0),
+    )
+
+
+def with_source(cells: Iterable[VmConfig], source: Source) -> tuple[VmConfig, ...]:
+    """Return cells whose kernels come from another source."""
+    return tuple(replace(cell, kernel=replace(cell.kernel, source=source)) for cell in cells)
 
 
 def _implied_symbols(arch: Arch, cookie: str, builtin: str, file: Path) -> list[Requested]:
@@ -551,22 +815,26 @@ def _kernel(raw: dict[str, Any], arch: Arch, file: Path, version: str) -> Kernel
     base = file.parent
     kernel = raw["kernel"]
     cookie = raw.get("cookie", "")
-    patches = [_patch(base, located, version) for located in kernel.get("patches", ())]
+    patches = _patches(base, kernel.get("patches", ()), version)
     if cookie:
-        patches.append(BUILTIN_PATCHES / f"{arch.cookie_patch}.patch")
-    image = kernel.get("image")
-    if image is not None and image.text not in arch.images:
-        raise BadInput(
-            f"{arch.name} has no image target {image.text!r}",
-            Evidence(where=(str(image.place),), expected=f"one of {', '.join(arch.images)}"),
-        )
+        name = arch.cookie_patch
+        place = f"{file} (cookie)"
+        patches.append(Patch(name=name, file=BUILTIN_PATCHES / f"{name}.patch", where=place))
+    images = kernel.get("image", ())
+    for image in images:
+        if image.text not in arch.images:
+            raise BadInput(
+                f"{arch.name} has no image target {image.text!r}",
+                Evidence(where=(str(image.place),), expected=f"one of {', '.join(arch.images)}"),
+            )
     implied = _implied_symbols(arch, cookie, raw.get("builtin_cmdline", ""), file)
+    asked = (request for patch in patches for request in patch.symbols)
     return KernelConfig(
         version=version,
         source=_source(base, kernel.get("source", {}), file, version),
         base=_base_config(base, kernel.get("base"), version),
         fragments=tuple(_fragment(base, given, version) for given in kernel.get("fragments", ())),
-        symbols=(*implied, *_symbols(kernel.get("symbols", {}))),
+        symbols=(*implied, *asked, *_symbols(kernel.get("symbols", {}))),
         conditional=tuple(
             _conditional(condition, symbols, file)
             for condition, symbols in kernel.get("conditional", {}).items()
@@ -574,7 +842,8 @@ def _kernel(raw: dict[str, Any], arch: Arch, file: Path, version: str) -> Kernel
         auto_modules=kernel.get("auto_modules", False),
         prefer_builtin=kernel.get("prefer_builtin", False),
         patches=tuple(patches),
-        image=image.text if image else arch.default_image,
+        image=images[0].text if images else arch.default_image,
+        further_images=tuple(image.text for image in images[1:]),
         release=kernel.get("release", ""),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where built kernels are kept, default $KERNELVM_STORE or ~/.cache/kernelvm",
     )
     group.addoption(
+        "--kernelvm-source",
+        metavar="KIND:VALUE",
+        help="take the kernels from there: tree:PATH, git:REPOSITORY@REF, … as for kernelvm build",
+    )
+    group.addoption(
         "--kernelvm-fresh",
         choices=("restore", "boot", "share"),
         help="how each `vm` gets its state right after boot: from a stored snapshot (restore, the "
@@ -73,6 +78,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
     config.addinivalue_line("markers", "vm: boots a guest; set by the plugin itself")
     config.addinivalue_line("markers", MARKER)
+    config.addinivalue_line(
+        "markers",
+        "kernelvm_features(name, ...): skips the test where no patch of the kernel has the feature",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that asks for a feature which the patches of its cell's kernel do not bring."""
+    wanted = {name for marker in item.iter_markers("kernelvm_features") for name in marker.args}
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    if wanted and "cell" in params:
+        lacking = wanted - set(params["cell"].kernel.features)
+        if lacking:
+            pytest.skip(f"no patch of {params['cell'].id} brings {', '.join(sorted(lacking))}")
 
 
 def _configs_directory(config: pytest.Config) -> Path:
@@ -88,15 +107,17 @@ _NEXT = pytest.StashKey["pytest.Item | None"]()
 
 def _selected(config: pytest.Config) -> tuple[VmConfig, ...]:
     if _CELLS not in config.stash:
-        from pytest_kernelvm.config import select_cells
+        from pytest_kernelvm.config import select_cells, source_named, with_source
         from pytest_kernelvm.errors import KernelvmError
 
         try:
-            config.stash[_CELLS] = select_cells(
+            cells = select_cells(
                 _configs_directory(config),
                 names=config.getoption("--kernelvm-config"),
                 arches=config.getoption("--kernelvm-arch"),
             )
+            source = config.getoption("--kernelvm-source")
+            config.stash[_CELLS] = with_source(cells, source_named(source)) if source else cells
         except KernelvmError as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[_CELLS]
@@ -279,6 +300,18 @@ def _fresh(config: pytest.Config) -> str:
 def boot_vm(_guest_factory: GuestFactory) -> BootVm:
     """A function that boots a guest; its arguments override those of the marker `kernelvm`."""
     return _guest_factory.boot
+
+
+@pytest.fixture
+def build_module(cell: Cell) -> Callable[[str | Path], tuple[Path, ...]]:
+    """A function that builds a directory's modules against the kernel under test.
+
+    It returns the .ko files, and raises BuildFailed with the compiler's words, or with what makes
+    them unfit for this kernel.
+    """
+    from pytest_kernelvm.vm.trial import build_for
+
+    return lambda directory: build_for(cell, Path(directory)).files
 
 
 @pytest.fixture

@@ -279,13 +279,15 @@ class MapOf(Expected):
 class Record(Expected):
     """A mapping with known keys.
 
-    keys: what may stand in it. required: what must. exactly_one: whether it holds one key alone.
+    keys: what may stand in it. required: what must. one_of: keys of which exactly one must.
+    along: keys that stand only beside another, each with that one.
     """
 
     keys: Mapping[str, Expected]
     doc: str
     required: Sequence[str] = field(default_factory=tuple)
-    exactly_one: bool = False
+    one_of: Sequence[str] = field(default_factory=tuple)
+    along: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, node: Node, complaints: Complaints) -> dict[str, Any]:
         """Return the values of the keys that are there."""
@@ -302,8 +304,11 @@ class Record(Expected):
             for name in self.required:
                 if name not in found:
                     complaints.add(node, f"the key {name!r} is missing here")
-            if self.exactly_one and len(node.value) != 1:
-                complaints.add(node, f"expected exactly one of: {', '.join(self.keys)}")
+            if self.one_of and sum(name in found for name in self.one_of) != 1:
+                complaints.add(node, f"expected exactly one of: {', '.join(self.one_of)}")
+            for name, other in self.along.items():
+                if name in found and other not in found:
+                    complaints.add(node, f"{name!r} says more about {other!r}, which is not here")
         return found
 
     def schema(self) -> dict[str, Any]:
@@ -316,8 +321,10 @@ class Record(Expected):
         }
         if self.required:
             found["required"] = list(self.required)
-        if self.exactly_one:
-            found |= {"minProperties": 1, "maxProperties": 1}
+        if self.one_of:
+            found["oneOf"] = [{"required": [name]} for name in self.one_of]
+        if self.along:
+            found["dependentRequired"] = {name: [other] for name, other in self.along.items()}
         return found
 
 

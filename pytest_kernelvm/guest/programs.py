@@ -14,7 +14,8 @@ from typing import Any
 from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.errors import BuildFailed, Evidence
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
-from pytest_kernelvm.kernel.build import Kernel, compiler_version
+from pytest_kernelvm.kernel.build import Kernel
+from pytest_kernelvm.kernel.compiler import compiler_version
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
 from pytest_kernelvm.process import failure, run
 
@@ -114,7 +115,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
     digest = digest_of(
         {
             "sources": [file_digest(source) for source in sources],
-            "kernel": kernel.digest,
+            "headers": kernel.headers_digest,
             "compiler": compiler_version(kernel.arch),
             "ioctls": IOCTLS,
             "flags": [

@@ -9,19 +9,40 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch import ARCHES, Arch
-from pytest_kernelvm.config import VmConfig
+from pytest_kernelvm.config import Patch, VmConfig
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
-from pytest_kernelvm.kernel import kconfig
+from pytest_kernelvm.kernel import devel, kconfig
+from pytest_kernelvm.kernel.compiler import (
+    BLIND,
+    ccache_summary,
+    compiler_directory,
+    compiler_version,
+)
+from pytest_kernelvm.kernel.config_uses import write_uses
 from pytest_kernelvm.kernel.configuring import Configuration
+from pytest_kernelvm.kernel.devel import keep_devel
 from pytest_kernelvm.kernel.kconfig_requests import requests_key, requests_of
-from pytest_kernelvm.kernel.source import Tarball, kernel_version, locate, patched
+from pytest_kernelvm.kernel.kept import Wanted, kept_build
+from pytest_kernelvm.kernel.mirror import mirrored
+from pytest_kernelvm.kernel.naming import check_release, release_parts
+from pytest_kernelvm.kernel.outputs import (
+    Built,
+    collect,
+    module_count,
+    outputs,
+    section_sizes,
+    tool_versions,
+)
+from pytest_kernelvm.kernel.prebuilt import is_prebuilt, obtain_prebuilt, prebuilt_digest
+from pytest_kernelvm.kernel.remote import remote_of_environment
+from pytest_kernelvm.kernel.source import Located, kernel_version, locate, patched
 from pytest_kernelvm.kernel.store import (
     Store,
     Work,
@@ -30,10 +51,11 @@ from pytest_kernelvm.kernel.store import (
     raise_if_full,
     write_whole,
 )
-from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run
+from pytest_kernelvm.kernel.worktree import WorkingTree
+from pytest_kernelvm.process import TAIL_LINES, failure, run
 
 # Counts up whenever the way of building changes what comes out.
-RECIPE = 2
+RECIPE = 3
 
 # Fixed, so that the same inputs give the same bytes (Documentation/kbuild/reproducible-builds.rst).
 PINNED = {
@@ -41,11 +63,17 @@ PINNED = {
     "KBUILD_BUILD_USER": "kernelvm",
     "KBUILD_BUILD_HOST": "kernelvm",
     "KBUILD_BUILD_VERSION": "1",
+    # What scripts/setlocalversion appends must not depend on whether the source is in a repository.
+    "GIT_DIR": os.devnull,
+    # The source is not written into, by Python scripts neither.
+    "PYTHONDONTWRITEBYTECODE": "1",
 }
 
 # Tools whose versions Kconfig writes into the .config though the kernel is not built with them:
 # they are hidden unless the symbol is asked for, so that two machines come to the same kernel.
 HIDDEN_TOOLS = {"RUST": "RUSTC", "DEBUG_INFO_BTF": "PAHOLE"}
+
+RELEASE_FILE = "include/config/kernel.release"
 
 _REFUSED = re.compile(r"\berror: |undefined reference|multiple definition|^ERROR: modpost")
 _COMPILED = re.compile(r"\s+(?:CC|AS|HOSTCC|LD|AR|CC \[M\]|LD \[M\])\s+(\S.*)")
@@ -57,6 +85,9 @@ class Kernel:
 
     digest: names what made it. release: `uname -r`. directory: its entry in the store.
     image: the file that QEMU boots. patches: names of the patches in it.
+    features: what they bring.
+    shared_console: whether it has no port for the agent alone.
+    headers_digest: names the headers that programs for it are compiled with.
     """
 
     digest: str
@@ -65,6 +96,9 @@ class Kernel:
     directory: Path
     image: Path
     patches: tuple[str, ...]
+    headers_digest: str
+    features: tuple[str, ...] = ()
+    shared_console: bool = False
 
     @property
     def module_tree(self) -> Path:
@@ -82,6 +116,11 @@ class Kernel:
         return self.directory / "nolibc"
 
     @property
+    def devel(self) -> Path:
+        """The tree that modules are built against; absent for a finished kernel."""
+        return self.directory.parent.parent / devel.KIND / self.digest
+
+    @property
     def system_map(self) -> Path:
         """The symbols and their addresses."""
         return self.directory / "System.map"
@@ -92,31 +131,21 @@ class Kernel:
         return kconfig.parse_config((self.directory / "config").read_text())
 
 
-def compiler_version(arch: Arch) -> str:
-    """Return the first lines of the compiler's and linker's --version, native or cross.
+def request_key(cell: VmConfig, source: str, compiler: str) -> dict[str, Any]:
+    """Return all that decides which kernel a cell means, known before anything is configured.
 
-    Raises ToolMissing if the cross compiler is not installed.
+    source: a digest of the source, or of the part that decides a configuration.
     """
-    hint = f"apt-get install {arch.debian_packages[0]}"
-    lines = []
-    for tool in ("gcc", "ld"):
-        program = find_program(f"{arch.toolchain_prefix}{tool}", hint)
-        lines.append(run([program, "--version"], timeout_s=30).stdout.partition("\n")[0])
-    return "; ".join(lines)
-
-
-def request_key(cell: VmConfig, tarball: Tarball, compiler: str) -> dict[str, Any]:
-    """Return all that decides which kernel a cell means, known before anything is configured."""
     kernel = cell.kernel
     base = Path(kernel.base)
     return {
         "recipe": RECIPE,
-        "source": tarball.digest,
-        "patches": [file_digest(patch) for patch in kernel.patches],
+        "source": source,
+        "patches": [file_digest(patch.file) for patch in kernel.patches],
         "base": file_digest(base) if base.is_file() else kernel.base,
         "requests": requests_key(kernel),
         "linux_arch": cell.arch.linux_arch,
-        "image": kernel.image,
+        "images": kernel.images,
         "compiler": compiler,
     }
 
@@ -126,8 +155,11 @@ def find_kernel(store: Store, cell: VmConfig) -> Kernel | None:
 
     Raises ToolMissing if the source or the compiler is not installed.
     """
-    tarball = locate(cell.kernel.source)
-    request = digest_of(request_key(cell, tarball, compiler_version(cell.arch)))
+    if is_prebuilt(cell):
+        entry = store.find("kernels", prebuilt_digest(store, cell.kernel.source))
+        return _kernel(store, entry, cell) if entry else None
+    located = locate(store, cell.kernel.source)
+    request = digest_of(request_key(cell, located.digest, compiler_version(cell.arch)))
     return _stored(store, cell, request)
 
 
@@ -138,7 +170,8 @@ def _stored(store: Store, cell: VmConfig, request: str) -> Kernel | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     entry = store.find("kernels", digest)
-    return _kernel(store, entry, cell) if entry else None
+    whole = entry and store.find(devel.KIND, digest)
+    return _kernel(store, entry, cell) if entry and whole else None
 
 
 def _kernel(store: Store, entry: Path, cell: VmConfig) -> Kernel:
@@ -150,19 +183,21 @@ def _kernel(store: Store, entry: Path, cell: VmConfig) -> Kernel:
         directory=entry,
         image=entry / about["image"],
         patches=tuple(about["patches"]),
+        headers_digest=_headers_digest(about, entry.name),
+        # Not of the entry: whoever names a feature anew does not build a kernel for it.
+        features=cell.kernel.features,
+        shared_console=about.get("shared_console", False),
     )
+    parts = tuple((text, place) for text, place in about.get("release_parts", ()))
     wanted = cell.kernel.release
-    if wanted and wanted != kernel.release:
-        raise BuildFailed(
-            f"{cell.id}: the kernel calls itself {kernel.release}, not {wanted}",
-            Evidence(
-                expected=f"release {wanted}, as the vm-config says",
-                seen=kernel.release,
-                where=(str(cell.file),),
-                next_step="look at LOCALVERSION and the source's version",
-            ),
-        )
+    check_release(wanted, kernel.release, parts, label=cell.id, where=str(cell.file))
     return kernel
+
+
+def _headers_digest(about: dict[str, Any], digest: str) -> str:
+    made = about.get("outputs", {})
+    digests = [made.get(name, {}).get("sha256", digest) for name in ("headers", "nolibc")]
+    return digest_of(digests)
 
 
 def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Kernel:
@@ -171,9 +206,11 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
     jobs: how many compilers at once, by default one a core.
     Raises ConfigLost, BuildFailed, ToolMissing, BadInput or HarnessError.
     """
-    tarball = locate(cell.kernel.source)
+    if is_prebuilt(cell):
+        return _kernel(store, store.path("kernels", obtain_prebuilt(store, cell)), cell)
+    located = locate(store, cell.kernel.source)
     compiler = compiler_version(cell.arch)
-    request = digest_of(request_key(cell, tarball, compiler))
+    request = digest_of(request_key(cell, located.digest, compiler))
     found = _stored(store, cell, request)
     if found:
         return found
@@ -181,12 +218,25 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
         found = _stored(store, cell, request)
         if found:
             return found
-        tree = patched(store, tarball, cell.kernel.patches)
-        with store.work(f"build-{request}") as work:
-            build = _build_in(store, cell, tree, work.directory, jobs)
-            digest = _build_into(store, build, tarball, compiler)
-            note = json.dumps({"kernel": digest, "cell": cell.id})
-            write_whole(store.root / "requests" / f"{request}.json", note.encode())
+        remote = remote_of_environment()
+        digest = remote.fetch(store, request) if remote else None
+        if digest:
+            return _noted(store, cell, request, digest)
+        with (
+            source_tree(store, located, cell.kernel.patches) as (tree, files),
+            store.work(f"build-{request}") as work,
+        ):
+            build = replace(_build_in(store, cell, tree, work.directory, jobs), files=files)
+            digest = _build_into(store, build, located, compiler)
+        if remote:
+            remote.put(store, request, digest, cell.id)
+        return _noted(store, cell, request, digest)
+
+
+def _noted(store: Store, cell: VmConfig, request: str, digest: str) -> Kernel:
+    """Note which kernel a request means, and return it."""
+    note = json.dumps({"kernel": digest, "cell": cell.id})
+    write_whole(store.root / "requests" / f"{request}.json", note.encode())
     found = _stored(store, cell, request)
     if not found:
         raise HarnessError(
@@ -195,13 +245,34 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
     return found
 
 
+@contextlib.contextmanager
+def source_tree(
+    store: Store, located: Located, patches: Sequence[Patch]
+) -> Iterator[tuple[Path, Mapping[str, str] | None]]:
+    """Give the tree of a source with its patches, and digests of its files if they may change.
+
+    A working tree's is a copy that follows it, and stays as it is until the context is left.
+    """
+    if isinstance(located, WorkingTree):
+        kernel_version(located.path)
+        with mirrored(store, located, patches) as mirror:
+            yield mirror.tree, mirror.files
+    else:
+        yield patched(store, located, patches), None
+
+
 def _build_in(
     store: Store, cell: VmConfig, tree: Path, directory: Path, jobs: int | None = None
 ) -> _Build:
     return _Build(
         cell=cell,
         tree=tree,
+        files=None,
         variables=make_variables(cell, kernel_version(tree)),
+        env={
+            **build_environment(store, cell.arch),
+            "CCACHE_STATSLOG": str(directory / "ccache.log"),
+        },
         directory=directory / "build",
         log=directory / "build.log",
         kept_log=store.root / "logs" / f"{cell.id}.log",
@@ -217,8 +288,11 @@ def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
     """
     name = f"configuring-{cell.id}"
     with store.lock(name, f"the configuration of {cell.id}"):
-        tree = patched(store, locate(cell.kernel.source), cell.kernel.patches)
-        with store.work(name) as work:
+        located = locate(store, cell.kernel.source)
+        with (
+            source_tree(store, located, cell.kernel.patches) as (tree, _files),
+            store.work(name) as work,
+        ):
             yield _configuration(_build_in(store, cell, tree, work.directory))
 
 
@@ -241,11 +315,19 @@ def make_variables(cell: VmConfig, version: str = "") -> tuple[str, ...]:
     )
 
 
+def build_environment(store: Store, arch: Arch) -> dict[str, str]:
+    """Return the environment of a kernel's make: what is pinned, and our compiler in PATH."""
+    path = os.environ.get("PATH", os.defpath)
+    return {**PINNED, "PATH": f"{compiler_directory(store, arch)}{os.pathsep}{path}"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Build:
     cell: VmConfig
     tree: Path
+    files: Mapping[str, str] | None
     variables: tuple[str, ...]
+    env: dict[str, str]
     directory: Path
     log: Path
     kept_log: Path
@@ -264,7 +346,7 @@ class _Build:
     def make(self, *goals: str, on_line: Any = None) -> None:
         done = run(
             self.make_argv(*goals),
-            env=PINNED,
+            env=self.env,
             timeout_s=self.cell.timeouts.build_s,
             check=False,
             log=self.log,
@@ -295,7 +377,7 @@ def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
 
     log: the output of make. tree: the source, whose path is left out of the lines.
     """
-    lines = log.replace(f"{tree}/", "").splitlines()
+    lines = re.sub(r"^\.\./", "", log.replace(f"{tree}/", ""), flags=re.MULTILINE).splitlines()
     shown: list[str] = []
     for number, line in enumerate(lines):
         if _REFUSED.search(line):
@@ -304,50 +386,116 @@ def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
     return tuple(shown[:TAIL_LINES])
 
 
-def _build_into(store: Store, build: _Build, tarball: Tarball, compiler: str) -> str:
+def _build_into(store: Store, build: _Build, located: Located, compiler: str) -> str:
     cell = build.cell
     version = kernel_version(build.tree)
     if not f"{version}.".startswith(f"{cell.kernel.version}."):
         raise BadInput(
             f"{cell.id}: the source is {version}, not {cell.kernel.version}",
-            Evidence(where=(cell.kernel.source.where,), seen=f"{tarball.path} holds {version}"),
+            Evidence(
+                where=(cell.kernel.source.where,),
+                seen=f"{located.label} holds {version}",
+                next_step=f"name its version in {cell.file}, or another source",
+            ),
         )
-    store.progress.say(f"configuring {cell.id} ({version})")
-    _configure(store, build)
-    final = (build.directory / ".config").read_text()
+    final = _final_config(store, build, located, compiler, version)
     digest = digest_of(
         {
             "recipe": RECIPE,
-            "source": tarball.digest,
-            "patches": [file_digest(patch) for patch in cell.kernel.patches],
+            "source": located.digest,
+            "patches": [file_digest(patch.file) for patch in cell.kernel.patches],
             "config": final,
             "compiler": compiler,
-            "image": cell.kernel.image,
+            "images": cell.kernel.images,
         }
+    )
+
+    wanted = Wanted(
+        tree=build.tree,
+        family=located.family,
+        state=build.tree.parent.name,
+        config=final,
+        toolchain=digest_of([compiler, BLIND, build.variables]),
+        files=build.files,
     )
 
     def make(work: Work) -> dict[str, Any]:
         started = time.monotonic()
-        files = _compile(store, build)
-        release = (build.directory / "include/config/kernel.release").read_text().strip()
-        _collect(build, work.entry)
+        with kept_build(store, wanted, f"the kernel of {cell.id}") as bench:
+            kept = replace(build, tree=bench.tree, directory=bench.objects)
+            parts = release_parts(bench.tree, version, kconfig.parse_config(final))
+            if cell.kernel.release:
+                # Known before all is compiled.
+                kept.make(RELEASE_FILE)
+                _check_release(cell, bench.objects, parts)
+            files = _compile(store, kept, work.directory / "installed")
+            release = (bench.objects / RELEASE_FILE).read_text().strip()
+            built = Built(
+                arch=cell.arch,
+                tree=bench.tree,
+                objects=bench.objects,
+                installed=work.directory / "installed",
+                log=build.log,
+                images=cell.kernel.images,
+            )
+            collect(built, work.entry)
+            write_uses(bench.objects, work.entry)
+            keep_devel(
+                store,
+                digest,
+                tree=bench.tree,
+                objects=bench.objects,
+                linux_arch=cell.arch.linux_arch,
+            )
         elapsed_s = time.monotonic() - started
+        if cached := ccache_summary(Path(build.env["CCACHE_STATSLOG"])):
+            store.progress.say(cached)
         store.progress.say(f"built {cell.id}: {files} files in {elapsed_s:.0f} s")
         return {
             "release": release,
             "version": version,
             "arch": cell.arch.name,
             "image": Path(cell.arch.images[cell.kernel.image]).name,
-            "patches": [patch.stem for patch in cell.kernel.patches],
+            "patches": [patch.name for patch in cell.kernel.patches],
             "compiler": compiler,
-            "source": tarball.path.name,
+            "source": located.label,
             "first_cell": cell.id,
             "built_s": round(elapsed_s, 1),
             "built_on": platform.node(),
+            "built_upon": bench.parent,
+            "release_parts": parts,
+            "modules": module_count(work.entry),
+            "section_bytes": section_sizes(cell.arch, work.entry / "vmlinux"),
+            "tools": tool_versions(("make", f"{cell.arch.toolchain_prefix}ld")),
+            "outputs": outputs(work.entry),
         }
 
     store.obtain("kernels", digest, make, label=f"the kernel of {cell.id}")
     return digest
+
+
+def _check_release(cell: VmConfig, objects: Path, parts: tuple[tuple[str, str], ...]) -> None:
+    release = (objects / RELEASE_FILE).read_text().strip()
+    check_release(cell.kernel.release, release, parts, label=cell.id, where=str(cell.file))
+
+
+def _final_config(
+    store: Store, build: _Build, located: Located, compiler: str, version: str
+) -> str:
+    """Return the .config that was made before from the same, or make it.
+
+    After an edit that can't decide a configuration nothing is configured again.
+    """
+    cell = build.cell
+    key = request_key(cell, located.config_digest, compiler)
+    noted = store.root / "configs" / digest_of([key, build.variables])
+    with contextlib.suppress(OSError):
+        return noted.read_text()
+    store.progress.say(f"configuring {cell.id} ({version})")
+    _configure(store, build)
+    final = (build.directory / ".config").read_text()
+    write_whole(noted, final.encode())
+    return final
 
 
 def _configuration(build: _Build) -> Configuration:
@@ -379,7 +527,7 @@ def _configure(store: Store, build: _Build) -> None:
         store.progress.say(f"{build.cell.id} goes without {request}, {request.where}")
 
 
-def _compile(store: Store, build: _Build) -> int:
+def _compile(store: Store, build: _Build, installed: Path) -> int:
     cell = build.cell
     started = time.monotonic()
     compiled = 0
@@ -395,42 +543,10 @@ def _compile(store: Store, build: _Build) -> int:
 
     store.progress.say(f"building {cell.id} with {build.jobs} jobs")
     config = kconfig.parse_config((build.directory / ".config").read_text())
-    goals = [cell.kernel.image]
+    goals = [*cell.kernel.images]
     if config.get("MODULES") == "y":
         goals.append("modules")
-    build.make(*goals, on_line=count)
-    build.make("headers")
+    build.make(*goals, "headers", on_line=count)
     if "modules" in goals:
-        build.make(f"INSTALL_MOD_PATH={build.directory}/installed", "modules_install")
+        build.make(f"INSTALL_MOD_PATH={installed}", "modules_install")
     return compiled
-
-
-def _collect(build: _Build, entry: Path) -> None:
-    """Move what is kept into the entry; the links into the build directory are left out."""
-    directory = build.directory
-    image = directory / build.cell.arch.images[build.cell.kernel.image]
-    shutil.copy2(image, entry / image.name)
-    for name, kept in (
-        (".config", "config"),
-        ("System.map", "System.map"),
-        ("Module.symvers", "Module.symvers"),
-    ):
-        if (directory / name).is_file():
-            shutil.copy2(directory / name, entry / kept)
-    if image.name != "vmlinux":
-        shutil.copy2(directory / "vmlinux", entry / "vmlinux")
-    installed = directory / "installed"
-    if installed.is_dir():
-        for link in (
-            *installed.glob("lib/modules/*/build"),
-            *installed.glob("lib/modules/*/source"),
-        ):
-            link.unlink()
-        installed.rename(entry / "modules")
-    shutil.copytree(directory / "usr/include", entry / "headers", ignore=_only_headers)
-    shutil.copytree(build.tree / "tools/include/nolibc", entry / "nolibc", ignore=_only_headers)
-    shutil.copy2(build.log, entry / "build.log")
-
-
-def _only_headers(directory: str, names: list[str]) -> list[str]:
-    return [n for n in names if not (n.endswith(".h") or Path(directory, n).is_dir())]

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_kernelvm.config import Patch
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
-from pytest_kernelvm.kernel.source import apply_patch
+from pytest_kernelvm.kernel.patching import apply_patch
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, raise_if_full, write_whole
 from pytest_kernelvm.process import TAIL_LINES, find_program, run, tail
 
@@ -146,7 +147,8 @@ def unpack_source(files: Sequence[Path], directory: Path) -> None:
     for line in series.read_text().splitlines() if series.is_file() else ():
         name = line.partition("#")[0].strip()
         if name:
-            apply_patch(directory, patches / name)
+            patch = Patch(name=name, file=patches / name, where=str(series))
+            apply_patch(directory, patch, directory.parent)
 
 
 def host_arch() -> str:

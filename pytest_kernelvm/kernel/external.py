@@ -100,7 +100,7 @@ def _write_sources(directory: Path, sources: Mapping[str, str]) -> None:
 
 
 def _make(store: Store, cell: VmConfig, work: Work, objects: Path, goals: Sequence[str]) -> None:
-    tree = patched(store, locate(cell.kernel.source), cell.kernel.patches)
+    tree = patched(store, locate(store, cell.kernel.source), cell.kernel.patches)
     log = work.directory / "make.log"
     argv = ["make", f"--directory={tree}", f"O={objects}", *make_variables(cell)]
     done = run(

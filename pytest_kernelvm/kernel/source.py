@@ -1,50 +1,90 @@
-"""Kernel source: found, identified without unpacking, unpacked once, patched in a linked copy."""
+"""Kernel source: found, named by its content, unpacked once, patched in a linked copy."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pytest_kernelvm.config import Source
-from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
-from pytest_kernelvm.kernel.store import (
-    Store,
-    Work,
-    digest_of,
-    file_digest,
-    raise_if_full,
-    remove_tree,
-)
-from pytest_kernelvm.process import TAIL_LINES, run
+from pytest_kernelvm.config import Patch, Source
+from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
+from pytest_kernelvm.kernel.commit import find_commit
+from pytest_kernelvm.kernel.kernel_packages import fetch_source_package
+from pytest_kernelvm.kernel.patching import apply_patch
+from pytest_kernelvm.kernel.release import resolve
+from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
+from pytest_kernelvm.kernel.tarball import UNPACK_TIMEOUT_S, RemoteTarball, Tarball
+from pytest_kernelvm.kernel.worktree import read_tree
+from pytest_kernelvm.process import run
 
 DEBIAN_SOURCES = Path("/usr/src")
 DPKG_INFO = Path("/var/lib/dpkg/info")
-UNPACK_TIMEOUT_S = 1800.0
-TAR_RECORD_BYTES = 10240
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tarball:
-    """A kernel tarball and the name of its content.
+class Located(Protocol):
+    """A source that was found.
 
-    digest: of the content, in hex: the same bytes always have the same one.
+    digest: names its content. config_digest: the part of it that can decide a configuration.
+    family: names the sources that are likely to be much alike. label: the source in words.
     """
 
-    path: Path
-    digest: str
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def config_digest(self) -> str: ...
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:
+        """Put its files into `work.entry/tree`, which is empty. show: told how far it is."""
 
 
-def locate(source: Source) -> Tarball:
-    """Find the tarball of a source.
+def locate(store: Store, source: Source) -> Located:
+    """Find a source, and fetch into the store what can only be named once it is here.
 
-    Raises ToolMissing if a Debian package is not installed.
+    Raises ToolMissing if a Debian package is not installed or a server can't be reached, BadInput
+    if it is no source.
     """
+    if source.kind == "version":
+        return locate(store, resolve(store, source))
+    if source.kind == "tree":
+        return read_tree(store, Path(source.value), source.where)
+    if source.kind == "git":
+        return find_commit(store, source)
     if source.kind == "tarball":
-        path = Path(source.value)
-        return Tarball(path=path, digest=file_digest(path))
+        return _tarball(source)
+    if source.kind == "debian":
+        return fetch_source_package(store, source) if source.suite else _installed(source)
+    raise BadInput(
+        f"{source.kind}: {source.value} is a finished kernel, which nothing can be built from",
+        Evidence(where=(source.where,)),
+    )
+
+
+def _tarball(source: Source) -> Tarball | RemoteTarball:
+    if source.is_url:
+        return RemoteTarball(url=source.value, digest=source.sha256, where=source.where)
+    path = Path(source.value)
+    if not path.is_file():
+        raise BadInput(f"the tarball {path} does not exist", Evidence(where=(source.where,)))
+    digest = file_digest(path)
+    if source.sha256 and digest != source.sha256:
+        raise BadInput(
+            f"{path} is not the file that was meant",
+            Evidence(
+                expected=f"sha256 {source.sha256}", seen=f"sha256 {digest}", where=(source.where,)
+            ),
+        )
+    return Tarball(path=path, digest=digest)
+
+
+def _installed(source: Source) -> Tarball:
     package = source.value
     found = sorted(DEBIAN_SOURCES.glob(f"{package}.tar.*"))
     if not found:
@@ -72,8 +112,8 @@ def _debian_digest(package: str, tarball: Path) -> str:
     return ""
 
 
-def unpacked(store: Store, tarball: Tarball) -> Path:
-    """Return the unpacked tree of a tarball, unpacking it if the store does not have it.
+def unpacked(store: Store, located: Located) -> Path:
+    """Return the unpacked tree of a source, unpacking it if the store does not have it.
 
     Raises BadInput if it holds no kernel.
     """
@@ -81,51 +121,21 @@ def unpacked(store: Store, tarball: Tarball) -> Path:
     def make(work: Work) -> dict[str, Any]:
         tree = work.entry / "tree"
         tree.mkdir()
-        store.progress.say(f"unpacking {tarball.path.name}")
-        total = _unpacked_bytes(tarball.path)
-
-        def show(line: str) -> None:
-            if line.isdecimal() and total:
-                percent = min(100, 100 * int(line) * TAR_RECORD_BYTES // total)
-                store.progress.update(f"unpacking {tarball.path.name}: {percent} %")
-
-        log = work.directory / "tar.log"
-        argv = ["tar", "--extract", f"--file={tarball.path}", f"--directory={tree}"]
-        argv += ["--strip-components=1", "--no-same-owner"]
-        argv += ["--checkpoint=1000", "--checkpoint-action=echo=%u"]
-        done = run(
-            argv,
-            env={"XZ_DEFAULTS": "-T0"},
-            timeout_s=UNPACK_TIMEOUT_S,
-            check=False,
-            log=log,
-            on_line=show,
+        store.progress.say(f"unpacking {located.label}")
+        located.unpack(
+            store,
+            work,
+            lambda text: store.progress.update(f"unpacking {located.label}: {text}"),
         )
-        if done.status != 0:
-            said = [line for line in log.read_text().splitlines() if not line.isdecimal()]
-            text = "\n".join(said[-TAIL_LINES:])
-            raise_if_full(text)
-            raise BadInput(
-                f"{tarball.path} cannot be unpacked",
-                Evidence(excerpt=text, where=(str(tarball.path),)),
-            )
         try:
             kernel_version(tree)
         except BadInput as error:
             # Its words name a directory that is gone by the time they are read.
-            raise BadInput(f"{tarball.path} holds no kernel tree", error.evidence) from None
-        return {"tarball": str(tarball.path)}
+            raise BadInput(f"{located.label} holds no kernel tree", error.evidence) from None
+        return {"source": located.label}
 
-    label = f"the source of {tarball.path.name}"
-    return store.obtain("sources", tarball.digest, make, label=label, sized=False) / "tree"
-
-
-def _unpacked_bytes(tarball: Path) -> int:
-    if tarball.suffix != ".xz":
-        return 0
-    listed = run(["xz", "--robot", "--list", tarball], timeout_s=60, check=False).stdout
-    found = re.search(r"^totals\t\d+\t\d+\t\d+\t(\d+)", listed, re.MULTILINE)
-    return int(found[1]) if found else 0
+    label = f"the source of {located.label}"
+    return store.obtain("sources", located.digest, make, label=label, sized=False) / "tree"
 
 
 def kernel_version(tree: Path) -> str:
@@ -150,45 +160,23 @@ def kernel_version(tree: Path) -> str:
     return f"{major}.{minor}" + (f".{sub}" if sub else "") + extra
 
 
-def patched(store: Store, tarball: Tarball, patches: Sequence[Path]) -> Path:
+def patched(store: Store, located: Located, patches: Sequence[Patch]) -> Path:
     """Return a tree with the patches applied: a copy whose untouched files are links.
 
-    Raises BuildFailed, with what patch(1) said, if one does not apply exactly.
+    Raises BuildFailed, with what patch(1) said, if one does not apply as it should.
     """
-    plain = unpacked(store, tarball)
+    plain = unpacked(store, located)
     if not patches:
         return plain
-    key = digest_of({"source": tarball.digest, "patches": [file_digest(p) for p in patches]})
+    digests = [file_digest(patch.file) for patch in patches]
 
     def make(work: Work) -> dict[str, Any]:
         tree = work.entry / "tree"
         run(["cp", "-al", plain, tree], timeout_s=UNPACK_TIMEOUT_S)
         for patch in patches:
-            apply_patch(tree, patch)
-        return {"source": tarball.digest, "patches": [patch.name for patch in patches]}
+            apply_patch(tree, patch, work.directory)
+        return {"source": located.digest, "patches": [patch.name for patch in patches]}
 
-    label = f"the patched source of {tarball.path.name}"
+    key = digest_of({"source": located.digest, "patches": digests})
+    label = f"the patched source of {located.label}"
     return store.obtain("sources", key, make, label=label, sized=False) / "tree"
-
-
-def apply_patch(tree: Path, patch: Path) -> None:
-    """Apply a patch to a tree without fuzz; patch(1) writes new files, so links stay as they are.
-
-    Raises BuildFailed if it does not apply.
-    """
-    argv = ["patch", "-p1", "--batch", "--forward", "--fuzz=0"]
-    argv.append(f"--input={patch.absolute()}")
-    done = run(argv, cwd=tree, timeout_s=300, check=False)
-    if done.status == 0:
-        return
-    rejects = "\n".join(path.read_text(errors="replace") for path in tree.rglob("*.rej"))
-    remove_tree(tree)
-    raise BuildFailed(
-        f"the patch {patch.name} does not apply",
-        Evidence(
-            expected="every hunk applies without fuzz",
-            excerpt=done.stdout + done.stderr + rejects,
-            where=(str(patch),),
-            next_step="make the patch for this version, or give it to the versions it fits",
-        ),
-    )

@@ -22,6 +22,8 @@ from pytest_kernelvm.progress import Progress
 
 ENTRY = "entry.json"
 STORE_VARIABLE = "KERNELVM_STORE"
+USES = "uses"
+ELSEWHERE_S = 86400.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -79,6 +81,45 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def _this_process() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{_started(os.getpid())}"
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, which tells it from another of that number; empty if gone.
+
+    proc(5): field 22 of stat; the second one is in parentheses and may hold anything.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _may_live(user: Path) -> bool:
+    """Whether the process of a note lives; of those on other hosts nobody knows for a day."""
+    host, pid, started = user.name.rsplit("-", 2)
+    if host == socket.gethostname():
+        return pid.isdecimal() and bool(started) and _started(int(pid)) == started
+    return time.time() - user.stat().st_mtime < ELSEWHERE_S
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _fault(path: Path, size_bytes: int, digest: str) -> str:
+    try:
+        found = path.stat().st_size
+        if found != size_bytes:
+            return f"{found} bytes instead of {size_bytes}"
+        if digest and file_digest(path) != digest:
+            return "other bytes than were put there"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
     """A directory to work in, which is gone afterwards, and the entry below it to be filled."""
@@ -97,6 +138,7 @@ class Store:
     def __init__(self, root: Path, progress: Progress) -> None:
         self.root = root
         self.progress = progress
+        self._used: set[str] = set()
 
     def path(self, kind: str, digest: str) -> Path:
         """Return where the entry of a kind and digest is or would be."""
@@ -105,6 +147,7 @@ class Store:
     def find(self, kind: str, digest: str) -> Path | None:
         """Return an entry's directory if it is there and its files have the sizes noted."""
         path = self.path(kind, digest)
+        self._use(kind, digest)
         try:
             noted = json.loads((path / ENTRY).read_bytes())
             sizes: dict[str, int] = noted["sizes"]
@@ -112,6 +155,58 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return path if whole else None
+
+    def _use(self, kind: str, digest: str) -> None:
+        """Note that this process uses an entry; as long as it lives, the entry is not collected.
+
+        What others noted who are gone is cleared away. Where nothing can be written, nothing can
+        be collected either.
+        """
+        name = f"{kind}-{digest}"
+        if name in self._used or not self.path(kind, digest).is_dir():
+            return
+        self._used.add(name)
+        with contextlib.suppress(OSError):
+            users = self.root / USES / name
+            users.mkdir(parents=True, exist_ok=True)
+            (users / _this_process()).touch()
+            os.utime(users)
+            for user in users.iterdir():
+                if not _may_live(user):
+                    user.unlink(missing_ok=True)
+
+    def in_use(self, kind: str, digest: str) -> bool:
+        """Whether a process that lives, other than this one, has found an entry."""
+        users = self.root / USES / f"{kind}-{digest}"
+        with contextlib.suppress(OSError):
+            return any(_may_live(u) for u in users.iterdir() if u.name != _this_process())
+        return False
+
+    def last_use(self, kind: str, digest: str) -> float:
+        """Return when an entry was last found, in seconds since 1970; of old ones, when made."""
+        for path in (self.root / USES / f"{kind}-{digest}", self.path(kind, digest) / ENTRY):
+            with contextlib.suppress(OSError):
+                return path.stat().st_mtime
+        return 0.0
+
+    def remove(self, kind: str, digest: str) -> bool:
+        """Remove an entry unless somebody uses or makes it; return whether it is gone."""
+        name = f"{kind}-{digest}"
+        path, aside = self.path(kind, digest), self.root / "tmp" / f"removed-{name}"
+        with self.lock_if_free(name) as ours:
+            if not ours or self.in_use(kind, digest):
+                return False
+            remove_tree(aside)
+            aside.parent.mkdir(exist_ok=True)
+            # Whoever finds it from now on waits for our lock; whoever did just before noted it.
+            path.rename(aside)
+            if self.in_use(kind, digest):
+                aside.rename(path)
+                return False
+            remove_tree(aside)
+            remove_tree(self.root / USES / name)
+        self._used.discard(name)
+        return True
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Return what was noted about an entry when it was made."""
@@ -144,24 +239,43 @@ class Store:
             with self.work(f"{kind}-{digest}") as work:
                 work.entry.mkdir()
                 about = make(work)
-                return self._publish(work.entry, kind, digest, about, sized)
+                self._publish(work.entry, kind, digest, about, sized)
+        # Now it is used.
+        return self.find(kind, digest) or self.path(kind, digest)
 
     def _publish(
         self, entry: Path, kind: str, digest: str, about: dict[str, Any], sized: bool
-    ) -> Path:
-        files = (path for path in entry.rglob("*") if sized)
-        sizes = {
-            str(path.relative_to(entry)): path.stat().st_size
-            for path in files
-            if path.is_file() and not path.is_symlink()
-        }
-        noted = {"about": about, "sizes": sizes}
+    ) -> None:
+        """Move an entry to its place. A sized one never changes: its files become read-only."""
+        files = [path for path in entry.rglob("*") if sized and _is_plain(path)]
+        sizes = {str(path.relative_to(entry)): path.stat().st_size for path in files}
+        sha256 = {str(path.relative_to(entry)): file_digest(path) for path in files}
+        for path in files:
+            path.chmod(path.stat().st_mode & ~0o222)
+        noted = {"about": about, "sizes": sizes, "sha256": sha256}
         write_whole(entry / ENTRY, json.dumps(noted, indent=1, sort_keys=True).encode())
         path = self.path(kind, digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_tree(path)
         entry.rename(path)
-        return path
+
+    def damage(self, kind: str, digest: str) -> tuple[str, ...]:
+        """Return what is wrong with an entry, by the digests of its files; nothing if it is whole.
+
+        An entry whose sizes are not noted, such as a source, is only looked for.
+        """
+        path = self.path(kind, digest)
+        try:
+            noted = json.loads((path / ENTRY).read_bytes())
+            sizes: dict[str, int] = noted["sizes"]
+            digests: dict[str, str] = noted.get("sha256", {})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return (f"{ENTRY}: {error}",)
+        return tuple(
+            f"{name}: {fault}"
+            for name, size in sizes.items()
+            if (fault := _fault(path / name, size, digests.get(name, "")))
+        )
 
     def new_log_directory(self, name: str) -> Path:
         """Make and return a fresh directory for the logs of something called `name`.
@@ -183,14 +297,21 @@ class Store:
         """
         directory = self.root / "tmp" / name
         try:
-            remove_tree(directory)
-            directory.mkdir(parents=True)
-            yield Work(directory=directory, entry=directory / "entry")
-        except OSError as error:
-            raise self._failed(error) from error
+            with self.disk_errors():
+                remove_tree(directory)
+                directory.mkdir(parents=True)
+                yield Work(directory=directory, entry=directory / "entry")
         finally:
             with contextlib.suppress(OSError):
                 remove_tree(directory)
+
+    @contextlib.contextmanager
+    def disk_errors(self) -> Iterator[None]:
+        """Turn errors of the operating system into HarnessError with advice."""
+        try:
+            yield
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _not_writable(self, error: OSError) -> KernelvmError:
         if error.errno in FULL:
@@ -230,6 +351,23 @@ class Store:
                 file.truncate(0)
                 file.write(json.dumps(holder).encode())
             yield
+
+    @contextlib.contextmanager
+    def lock_if_free(self, name: str) -> Iterator[bool]:
+        """Hold the lock of a name if nobody has it; give whether it is held."""
+        path = self.root / "locks" / f"{name}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._not_writable(error) from None
+        with file:
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def _wait_for(self, descriptor: int, path: Path, label: str) -> None:
         started = time.monotonic()

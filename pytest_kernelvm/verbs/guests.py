@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.kernel.store import remove_tree
-from pytest_kernelvm.verbs.selection import one_cell, store_of
+from pytest_kernelvm.verbs.selection import add_source, one_cell, store_of
 
 if TYPE_CHECKING:
     from pytest_kernelvm.verbs.selection import Verbs
+    from pytest_kernelvm.vm.cell import Cell
 
 
 def add_boot(verbs: Verbs) -> None:
@@ -21,7 +22,15 @@ def add_boot(verbs: Verbs) -> None:
         ("argv", "print the QEMU command that boots a guest, to paste", _argv),
     ):
         parser = verbs.add_parser(name, help=told, description=told)
-        parser.add_argument("cell", metavar="CELL")
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument("cell", nargs="?", metavar="CELL")
+        which.add_argument(
+            "--prebuilt",
+            metavar="KERNEL",
+            help="a finished kernel instead: a directory, .deb files joined by commas, host:/boot, "
+            "or debian:PACKAGE[:ARCH][@SUITE] such as debian:linux-image-arm64",
+        )
+        add_source(parser)
         parser.add_argument("--modules", metavar="A,B", help="default those of the vm-config")
         parser.add_argument("--userland", choices=USERLANDS, help="default that of the vm-config")
         parser.add_argument("--cmdline", default="", metavar="WORDS", help="for the bootloader's")
@@ -31,6 +40,20 @@ def add_boot(verbs: Verbs) -> None:
         parser.set_defaults(verb=verb)
 
 
+def _cell(arguments: argparse.Namespace) -> Cell:
+    from pytest_kernelvm.config import prebuilt_cell, source_named
+    from pytest_kernelvm.kernel.prebuilt import arch_of
+    from pytest_kernelvm.vm.cell import Cell
+
+    store = store_of(arguments)
+    if arguments.prebuilt is None:
+        cell = Cell(one_cell(arguments, arguments.cell), store)
+    else:
+        source = source_named(f"prebuilt:{arguments.prebuilt}")
+        cell = Cell(prebuilt_cell(source, arch_of(store, source)), store)
+    return cell.variant(userland=arguments.userland)
+
+
 def _wanted(arguments: argparse.Namespace) -> list[str] | None:
     if arguments.modules is None:
         return None
@@ -38,19 +61,17 @@ def _wanted(arguments: argparse.Namespace) -> list[str] | None:
 
 
 def _boot(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.vm.cell import Cell
     from pytest_kernelvm.vm.shell import following, interact
     from pytest_kernelvm.vm.vm import Vm
 
-    store = store_of(arguments)
-    cell = Cell(one_cell(arguments, arguments.cell), store).variant(userland=arguments.userland)
+    cell = _cell(arguments)
 
     def show(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
     # What went well needs no log; an error names it, so then it stays.
-    directory = store.new_log_directory(cell.config.id)
+    directory = cell.store.new_log_directory(cell.config.id)
     bootable = cell.bootable(
         modules=_wanted(arguments),
         cmdline=arguments.cmdline,
@@ -64,11 +85,9 @@ def _boot(arguments: argparse.Namespace) -> int:
 
 def _argv(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.process import quoted
-    from pytest_kernelvm.vm.cell import Cell
     from pytest_kernelvm.vm.qemu_argv import BY_HAND, qemu_argv
 
-    cell = Cell(one_cell(arguments, arguments.cell), store_of(arguments))
-    cell = cell.variant(userland=arguments.userland)
+    cell = _cell(arguments)
     initramfs = cell.initramfs(cell.closure(_wanted(arguments)))
     boot = cell.boot(initramfs, cmdline=arguments.cmdline, cookie=not arguments.no_cookie)
     print(quoted(qemu_argv(boot, BY_HAND)))

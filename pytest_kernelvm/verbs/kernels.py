@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from pytest_kernelvm.errors import KernelvmError
-from pytest_kernelvm.verbs.selection import cells_of, store_of
+from pytest_kernelvm.verbs.selection import add_source, cells_of, store_of
 
 if TYPE_CHECKING:
     from pytest_kernelvm.verbs.selection import Verbs
@@ -38,6 +38,7 @@ def add_build(verbs: Verbs) -> None:
     """Declare the verb."""
     verb = verbs.add_parser("build", help="build the kernels of cells that are not built yet")
     verb.add_argument("cells", nargs="*", metavar="CELL", help="malta or malta-6.12; default all")
+    add_source(verb)
     verb.add_argument("-j", "--jobs", type=int, help="compilers at once, default one a core")
     verb.set_defaults(verb=_build)
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_kernelvm.config import VmConfig, select_cells
+from pytest_kernelvm.config import VmConfig, select_cells, source_named, with_source
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.store import Store, default_store
 from pytest_kernelvm.progress import StreamProgress
@@ -24,7 +24,19 @@ def store_of(arguments: argparse.Namespace) -> Store:
 
 def cells_of(arguments: argparse.Namespace, names: Sequence[str] = ()) -> tuple[VmConfig, ...]:
     """Return the cells of some names, by default all."""
-    return select_cells(arguments.configs, names=names)
+    cells = select_cells(arguments.configs, names=names)
+    source = getattr(arguments, "source", None)
+    return with_source(cells, source_named(source)) if source else cells
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that overrides where kernels come from."""
+    parser.add_argument(
+        "--source",
+        metavar="KIND:VALUE",
+        help="take the kernel from there: tree:PATH, git:REPOSITORY@REF, tarball:PATH, "
+        "tarball:URL@SHA256, debian:PACKAGE@SUITE, version:6.12.30, prebuilt:KERNEL",
+    )
 
 
 def one_cell(arguments: argparse.Namespace, name: str) -> VmConfig:

@@ -1,13 +1,17 @@
-"""`kernelvm clean`."""
+"""`kernelvm clean` and `store`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import re
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kernelvm.errors import BadInput, Evidence, Verdict
 from pytest_kernelvm.kernel.store import remove_tree
-from pytest_kernelvm.verbs.selection import store_of
+from pytest_kernelvm.verbs.selection import one_cell, store_of
 
 if TYPE_CHECKING:
     from pytest_kernelvm.verbs.selection import Verbs
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
 CLEANED = (
     "kernels",
     "requests",
+    "builds",
+    "configs",
+    "devel",
+    "external",
     "builders",
     "trees",
     "guests",
@@ -24,6 +32,9 @@ CLEANED = (
     "logs",
     "tmp",
 )
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def add_clean(verbs: Verbs) -> None:
@@ -35,10 +46,117 @@ def add_clean(verbs: Verbs) -> None:
 
 def _clean(arguments: argparse.Namespace) -> int:
     store = store_of(arguments)
-    for kind in (*CLEANED, *(("sources",) if arguments.sources else ())):
+    for kind in (*CLEANED, *(("sources", "mirrors") if arguments.sources else ())):
         directory = store.root / kind
         if directory.is_dir():
             with contextlib.suppress(FileNotFoundError):
                 remove_tree(directory)
             print(f"removed {directory}")
+    return 0
+
+
+def add_store(verbs: Verbs) -> None:
+    """Declare the verb."""
+    told = "look at the store, verify it, make room in it"
+    actions = verbs.add_parser("store", help=told, description=told).add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    ls = actions.add_parser("ls", help="list what is in it, the last used first")
+    ls.set_defaults(verb=_ls)
+    path = actions.add_parser("path", help="print where a cell's kernel is, or one of its outputs")
+    path.add_argument("cell", metavar="CELL")
+    path.add_argument("output", nargs="?", metavar="OUTPUT", help="vmlinux, modules, devel, …")
+    path.set_defaults(verb=_path)
+    verify = actions.add_parser("verify", help="compare every file with its digest")
+    verify.add_argument("--remove", action="store_true", help="remove what is damaged")
+    verify.set_defaults(verb=_verify)
+    gc = actions.add_parser("gc", help="remove what was not used for longest; what is in use stays")
+    gc.add_argument("--older-than", metavar="AGE", type=_age, help="such as 30d or 12h")
+    gc.add_argument("--max-size", metavar="SIZE", type=_size, help="such as 20G; what may stay")
+    gc.set_defaults(verb=_gc)
+
+
+def _age(text: str) -> float:
+    found = re.fullmatch(r"(\d+)([dhms])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age such as 30d, 12h, 5m")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+)([KMGT])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M, 20G")
+    return int(found[1]) * _SIZES[found[2]]
+
+
+def _shown(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f} MiB"
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.kernel.collection import items
+
+    found = items(store_of(arguments))
+    now = time.time()
+    for item in found:
+        hours = (now - item.used_s) / 3600
+        print(
+            f"{item.kind:9} {item.digest[:16]}  {_shown(item.size_bytes):>12}  "
+            f"{hours:7.1f} h ago  {item.about}"
+        )
+    print(f"{len(found)} entries, {_shown(sum(item.size_bytes for item in found))}")
+    return 0
+
+
+def _path(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.kernel.build import find_kernel
+
+    cell = one_cell(arguments, arguments.cell)
+    kernel = find_kernel(store_of(arguments), cell)
+    if kernel is None:
+        raise BadInput(
+            f"the kernel of {cell.id} is not in the store",
+            Evidence(next_step=f"kernelvm build {cell.id}"),
+        )
+    path: Path = kernel.directory
+    if arguments.output:
+        path = kernel.devel if arguments.output == "devel" else path / arguments.output
+    if not path.exists():
+        have = [each.name for each in sorted(kernel.directory.iterdir())]
+        raise BadInput(
+            f"the kernel of {cell.id} has no output {arguments.output!r}",
+            Evidence(expected=f"one of {', '.join((*have, 'devel'))}"),
+        )
+    print(path)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.kernel.collection import verify
+
+    store = store_of(arguments)
+    damaged = verify(store)
+    for item, faults in damaged.items():
+        for fault in faults:
+            print(f"{item.path}: {fault}")
+        if arguments.remove and store.remove(item.kind, item.digest):
+            print(f"removed {item.path}")
+    print(f"{len(damaged)} damaged" if damaged else "all is whole")
+    return Verdict.HARNESS_ERROR.exit_code if damaged and not arguments.remove else 0
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.kernel.collection import collect_garbage
+
+    if arguments.older_than is None and arguments.max_size is None:
+        raise BadInput(
+            "nothing says what is to go", Evidence(next_step="--older-than 30d, --max-size 20G")
+        )
+    gone = collect_garbage(
+        store_of(arguments), older_than_s=arguments.older_than, most_bytes=arguments.max_size
+    )
+    for item in gone:
+        print(f"removed {item.path}  {_shown(item.size_bytes)}")
+    print(f"{len(gone)} removed, {_shown(sum(item.size_bytes for item in gone))}")
     return 0

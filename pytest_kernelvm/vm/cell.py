@@ -157,6 +157,7 @@ class Cell:
         cmdline: words added to the vm-config's. cookie: whether the kernel heeds that line.
         shared_console: the agent talks on the console, as where there is no second port.
         """
+        shared_console = shared_console or self.kernel.shared_console
         words = f"{cmdline} {SHARED_CONSOLE}".strip() if shared_console else cmdline
         fixed = bool(self.config.cookie) and not cookie
         room = self.config.arch.fixed_initramfs
@@ -211,7 +212,7 @@ class Cell:
         )
 
     def _by_hand(self, closure: Closure, cmdline: str, cookie: bool) -> str:
-        argv = ["kernelvm", "boot", self.config.id]
+        argv = ["kernelvm", "boot", self.config.command_word]
         if self.config.userland != "none":
             argv.append(f"--userland={self.config.userland}")
         if closure.wanted != self.config.modules:

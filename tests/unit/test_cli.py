@@ -15,6 +15,7 @@ from pytest_kernelvm.cli import main
 from pytest_kernelvm.config import json_schema
 from pytest_kernelvm.errors import Verdict
 from pytest_kernelvm.process import run
+from tests.unit.test_collection import fill
 from tests.unit.test_modules_tree import make_tree
 
 VERBS = (
@@ -27,7 +28,9 @@ VERBS = (
     "modules",
     "services",
     "config",
+    "module",
     "schema",
+    "store",
     "clean",
 )
 MADE_KINDS = ("kernels", "requests", "guests", "initramfs", "logs", "tmp")
@@ -380,3 +383,70 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     """As in `kernelvm schema | head -1`; what stays in the buffer must not complain at exit."""
     closed_pipe = "import os; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 1)\n"
     assert child(closed_pipe + COMMAND, "schema") == Said(0, "", "")
+
+
+# Sources
+
+
+@pytest.mark.usefixtures("project")
+def test_a_source_that_is_none(kernelvm: Command) -> None:
+    said = kernelvm("build", "--source", "svn:linux")
+    assert said.status == Verdict.BAD_INPUT.exit_code
+    assert "'svn:linux' names no source" in said.errors
+    assert "tree:" in said.errors
+
+
+def test_a_source_that_is_no_kernel(project: Path, kernelvm: Command) -> None:
+    (project / "hello").mkdir()
+    (project / "hello" / "hello.c").write_text("")
+    said = kernelvm("build", "--source", "tree:hello", "malta-0.99")
+    assert said.status == Verdict.BAD_INPUT.exit_code
+    assert "is not a kernel tree" in said.errors
+
+
+@pytest.mark.usefixtures("project")
+def test_a_prebuilt_kernel_that_is_none(kernelvm: Command) -> None:
+    said = kernelvm("boot", "--prebuilt", "nowhere")
+    assert said.status == Verdict.BAD_INPUT.exit_code
+    assert "the prebuilt kernel" in said.errors
+    assert "does not exist" in said.errors
+
+
+# The store
+
+
+def test_store_ls_and_gc(kernelvm: Command, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    fill(root, "new", "old")
+    said = kernelvm("--store", root, "store", "ls")
+    assert said.status == 0
+    assert [line.split()[:2] for line in said.output.splitlines()[:2]] == [
+        ["kernels", "new"],
+        ["kernels", "old"],
+    ]
+    said = kernelvm("--store", root, "store", "gc", "--older-than", "12h")
+    assert said.status == 0
+    assert f"removed {root}/kernels/old" in said.output
+    assert "1 removed" in said.output
+
+
+def test_store_gc_wants_to_know_what(kernelvm: Command, tmp_path: Path) -> None:
+    said = kernelvm("--store", tmp_path, "store", "gc")
+    assert said.status == Verdict.BAD_INPUT.exit_code
+    assert "--max-size 20G" in said.errors
+    with pytest.raises(SystemExit):
+        kernelvm("--store", tmp_path, "store", "gc", "--max-size", "much")
+
+
+def test_store_verify(kernelvm: Command, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    fill(root, "one")
+    assert kernelvm("--store", root, "store", "verify") == Said(0, "all is whole\n", "")
+    (root / "kernels/one/below/image").chmod(0o644)
+    (root / "kernels/one/below/image").write_text("short")
+    said = kernelvm("--store", root, "store", "verify")
+    assert said.status == Verdict.HARNESS_ERROR.exit_code
+    assert "5 bytes instead of" in said.output
+    said = kernelvm("--store", root, "store", "verify", "--remove")
+    assert said.status == 0
+    assert not (root / "kernels/one").exists()

@@ -93,7 +93,7 @@ def test_cookie_and_builtin_cmdline_become_symbols_and_a_patch(write: Path) -> N
     assert values["MIPS_BOOTLOADER_CMDLINE_COOKIE"] == '"liminix"'
     assert values["CMDLINE"].endswith(' quiet"')
     assert "rd_start=" in values["CMDLINE"]
-    assert [patch.stem for patch in cell.kernel.patches] == ["mips-cmdline-cookie"]
+    assert [patch.name for patch in cell.kernel.patches] == ["mips-cmdline-cookie"]
     assert cell.bootloader_cmdline(words="a=b") == (
         "console=ttyS0 panic=-1 printk.devkmsg=on liminix a=b"
     )
@@ -133,7 +133,23 @@ def test_versions_make_cells(write: Path) -> None:
         ),
         (
             "arch: mips\nkernel: {version: 6.1, source: {debian: x, tarball: y}}\n",
-            "expected exactly one of: debian, tarball",
+            ":2:32: expected exactly one of: tree, git, tarball, debian, version, prebuilt",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, source: {tree: x, ref: y}}\n",
+            ":2:32: 'ref' says more about 'git', which is not here",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, source: {tarball: x, sha256: AB}}\n",
+            ":2:53: expected 64 hexadecimal digits in lower case, not 'AB'",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, source: {tarball: 'http://h/l.tar.xz'}}\n",
+            "the tarball http://h/l.tar.xz comes from a network and has no sha256",
+        ),
+        (
+            "arch: mips\nkernel: {version: 6.1, source: {git: x, ref: '--upload-pack=y'}}\n",
+            ":2:46: expected a commit, a tag or a branch",
         ),
         (
             'arch: mips\nkernel:\n  version: 6.1\n  symbols: {LOCALVERSION: "a\\nb"}\n',
@@ -196,6 +212,53 @@ def test_all_mistakes_at_once(write: Path) -> None:
     write.write_text("arch: mpis\nkernal: {}\n")
     with pytest.raises(BadInput, match="has 3 mistakes"):
         read_config(write)
+
+
+PATCHED = """\
+arch: mips
+kernel:
+  version: ["5.10", "6.1"]
+  patches:
+    - plain.patch
+    - file: old.patch.xz
+      versions: ">=5.4,<5.18"
+      config: {OLD: y}
+      features: [phram, uhi]
+      fuzz: 1
+    - {name: new one, file: "new-{version}.diff", versions: ">=6.0"}
+"""
+
+
+def test_patches_for_some_versions(write: Path) -> None:
+    for name in ("plain.patch", "old.patch.xz", "new-6.1.diff"):
+        (write.parent / name).write_text("")
+    write.write_text(PATCHED)
+    old, new = (cell.kernel for cell in read_config(write))
+    assert [patch.name for patch in old.patches] == ["plain", "old"]
+    assert old.features == ("phram", "uhi")
+    assert old.patches[1].fuzz == 1
+    assert {request.name: request.value for request in old.symbols}["OLD"] == "y"
+    assert [patch.name for patch in new.patches] == ["plain", "new one"]
+    assert new.features == ()
+    assert "OLD" not in {request.name for request in new.symbols}
+
+
+@pytest.mark.parametrize(
+    ("patch", "complaint"),
+    [
+        ("{file: absent.patch}", "the patch"),
+        ("{name: x}", "the key 'file' is missing here"),
+        ("{file: a.config, versions: new}", "expected a range of versions"),
+        ("{file: a.config, fuzz: 9}", "expected a whole number from 0 to 3"),
+        ("{file: a.config, features: [a b]}", "expected a word"),
+    ],
+)
+def test_mistakes_in_patches(patch: str, complaint: str, write: Path) -> None:
+    write.write_text(f"arch: mips\nkernel:\n  version: 6.1\n  patches: [{patch}]\n")
+    with pytest.raises(BadInput) as bad:
+        read_config(write)
+    assert complaint in str(bad.value)
+    assert f"{write}:4:" in str(bad.value)
 
 
 def test_missing_fragment_names_a_near_one(write: Path) -> None:

@@ -332,3 +332,29 @@ def test_an_unknown_config_is_a_usage_error_with_xdist_too(pytester: pytest.Pyte
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess("-n1", "--kernelvm-config=matla")
     assert_usage_error(result, "ERROR: bad-input: no vm-config or cell is called 'matla'")
+
+
+def test_a_feature_that_no_patch_brings_skips_the_test(pytester: pytest.Pytester) -> None:
+    """Before anything is built: the vm-config's patches say it."""
+    pytester.mkdir("vm-configs")
+    configs = pytester.path / "vm-configs"
+    (configs / "p.patch").write_text("")
+    (configs / "m.yaml").write_text(
+        "arch: mips\nkernel:\n  version: ['0.98', '0.99']\n"
+        "  patches: [{file: p.patch, versions: '<0.99', features: [phram]}]\n"
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.kernelvm_features("phram", "other")
+        def test_two(cell): ...
+
+        @pytest.mark.kernelvm_features("phram")
+        def test_one(cell):
+            assert cell.config.kernel.features == ("phram",)
+        """
+    )
+    result = pytester.runpytest_subprocess("-rs")
+    result.assert_outcomes(passed=1, skipped=3)
+    result.stdout.fnmatch_lines(["*no patch of m-0.99 brings phram"])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-from pytest_kernelvm.config import Source
+from pytest_kernelvm.config import Patch, Source
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
-from pytest_kernelvm.kernel.source import Tarball, kernel_version, locate, patched, unpacked
+from pytest_kernelvm.kernel.source import kernel_version, locate, patched, unpacked
 from pytest_kernelvm.kernel.store import Store, file_digest
+from pytest_kernelvm.kernel.tarball import Tarball
+from pytest_kernelvm.process import run
 
 MAKEFILE = """\
 # SPDX-License-Identifier: GPL-2.0
@@ -126,19 +128,19 @@ def test_what_is_not_a_kernel_tree(files: dict[str, str], tmp_path: Path) -> Non
 # Tarballs
 
 
-def test_a_tarball_is_named_by_its_content(tmp_path: Path, tarball: Tarball) -> None:
+def test_a_tarball_is_named_by_its_content(store: Store, tmp_path: Path, tarball: Tarball) -> None:
     copy = tmp_path / "copy.tar.xz"
     copy.write_bytes(tarball.path.read_bytes())
-    found = locate(Source(kind="tarball", value=str(copy), where="malta.yaml:4:7"))
-    assert (found.path, found.digest) == (copy, tarball.digest)
+    source = Source(kind="tarball", value=str(copy), where="malta.yaml:4:7")
+    assert locate(store, source) == Tarball(path=copy, digest=tarball.digest)
     copy.write_bytes(tarball.path.read_bytes() + b"\0")
-    assert locate(Source(kind="tarball", value=str(copy), where="")).digest != tarball.digest
+    assert locate(store, source).digest != tarball.digest
 
 
-def test_a_missing_package_is_told_with_the_command_that_installs_it() -> None:
+def test_a_missing_package_is_told_with_the_command_that_installs_it(store: Store) -> None:
     source = Source(kind="debian", value="linux-source-0.99", where="malta.yaml:4:7")
     with pytest.raises(ToolMissing) as missing:
-        locate(source)
+        locate(store, source)
     assert missing.value.summary == "the Debian package linux-source-0.99 is not installed"
     assert missing.value.evidence.next_step == "apt-get install linux-source-0.99"
     assert missing.value.evidence.where == ("malta.yaml:4:7",)
@@ -169,14 +171,14 @@ def test_a_broken_tarball_leaves_nothing(store: Store, tarball: Tarball, kept: i
 def test_a_missing_tarball(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be unpacked") as bad:
         unpacked(store, Tarball(path=tmp_path / "absent.tar.xz", digest="d"))
-    assert "No such file" in bad.value.evidence.excerpt
+    assert "No such file" in bad.value.summary
 
 
 def test_a_tarball_of_something_else_leaves_nothing(store: Store, tmp_path: Path) -> None:
     other = make_tarball(tmp_path / "hello.tar.xz", {"Makefile": "all:\n", "hello.c": ""})
     with pytest.raises(BadInput) as bad:
         unpacked(store, other)
-    assert bad.value.summary == f"{other.path} holds no kernel tree"
+    assert bad.value.summary == "hello.tar.xz holds no kernel tree"
     assert "Makefile" in bad.value.evidence.expected
     assert entries(store) == []
 
@@ -210,10 +212,10 @@ DOES_NOT_FIT = FITS.replace(" \tint argc = fw_arg0;", " \tint argc = other_arg;"
 NEEDS_FUZZ = FITS.replace(" void prom_init_cmdline(void)", " void other_name(void)")
 
 
-def write_patch(directory: Path, name: str, text: str) -> Path:
+def write_patch(directory: Path, name: str, text: str) -> Patch:
     path = directory / f"{name}.patch"
     path.write_text(text)
-    return path
+    return Patch(name=name, file=path, where="malta.yaml:9:5")
 
 
 def test_without_patches_the_tree_is_the_unpacked_one(store: Store, tarball: Tarball) -> None:
@@ -240,8 +242,8 @@ def test_a_patch_may_be_named_from_where_the_user_stands(
     store: Store, tarball: Tarball, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch = write_patch(tmp_path, "cookie", FITS)
-    monkeypatch.chdir(patch.parent)
-    tree = patched(store, tarball, [Path(patch.name)])
+    monkeypatch.chdir(patch.file.parent)
+    tree = patched(store, tarball, [replace(patch, file=Path(patch.file.name))])
     assert "check_cookie" in (tree / "arch/mips/prom.c").read_text()
 
 
@@ -253,7 +255,7 @@ def test_a_patched_tree_is_made_once_a_set_of_patches(
     (tree / "mark").write_text("")
     assert patched(store, tarball, [patch]) == tree
     assert (tree / "mark").exists()
-    patch.write_text(FITS.replace("int cookie;", "long cookie;"))
+    patch.file.write_text(FITS.replace("int cookie;", "long cookie;"))
     other = patched(store, tarball, [patch])
     assert other != tree
     assert (other / "arch/mips/cookie.c").read_text() == "long cookie;\n"
@@ -268,7 +270,7 @@ def test_patches_are_applied_in_their_order(store: Store, tarball: Tarball, tmp_
     )
     tree = patched(store, tarball, [first, second])
     assert (tree / "arch/mips/cookie.c").read_text() == "long c;\n"
-    with pytest.raises(BuildFailed, match=r"the patch second\.patch does not apply"):
+    with pytest.raises(BuildFailed, match=r"the patch second does not apply"):
         patched(store, tarball, [second, first])
 
 
@@ -279,8 +281,11 @@ def test_a_patch_that_does_not_apply_shows_its_reject(
     patch = write_patch(tmp_path, "cookie", text)
     with pytest.raises(BuildFailed) as failed:
         patched(store, tarball, [patch])
-    assert failed.value.summary == "the patch cookie.patch does not apply"
-    assert failed.value.evidence.where == (str(patch),)
+    assert failed.value.summary == "the patch cookie does not apply"
+    assert failed.value.evidence.where == ("malta.yaml:9:5", str(patch.file))
+    assert failed.value.evidence.seen == "arch/mips/prom.c: hunk 1, at line 1"
+    fuzzy = text is NEEDS_FUZZ
+    assert ("`fuzz: 2`" in failed.value.evidence.next_step) == fuzzy
     assert "Hunk #1 FAILED" in failed.value.evidence.excerpt
     assert "+\tcheck_cookie();" in failed.value.evidence.excerpt
     assert entries(store) == [f"sources/{tarball.digest}"]
@@ -291,5 +296,44 @@ def test_a_patch_that_is_in_already_is_refused(
     store: Store, tarball: Tarball, tmp_path: Path
 ) -> None:
     patch = write_patch(tmp_path, "cookie", FITS)
-    with pytest.raises(BuildFailed, match=r"the patch cookie\.patch does not apply"):
+    with pytest.raises(BuildFailed, match=r"the patch cookie does not apply"):
         patched(store, tarball, [patch, patch])
+
+
+def test_fuzz_may_be_allowed(store: Store, tarball: Tarball, tmp_path: Path) -> None:
+    patch = write_patch(tmp_path, "cookie", NEEDS_FUZZ)
+    tree = patched(store, tarball, [replace(patch, fuzz=2)])
+    assert "check_cookie" in (tree / "arch/mips/prom.c").read_text()
+
+
+@pytest.mark.parametrize("suffix", ["gz", "xz", "bz2", "zst"])
+def test_compressed_patches(suffix: str, store: Store, tarball: Tarball, tmp_path: Path) -> None:
+    plain = write_patch(tmp_path, "cookie", FITS).file
+    program = {"gz": "gzip", "xz": "xz", "bz2": "bzip2", "zst": "zstd"}[suffix]
+    try:
+        run([program, plain], timeout_s=60)
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
+    file = tmp_path / f"cookie.patch.{suffix}"
+    patch = Patch(name="cookie", file=file, where="")
+    tree = patched(store, tarball, [patch])
+    assert "check_cookie" in (tree / "arch/mips/prom.c").read_text()
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(BadInput, match="the patch cookie cannot be unpacked"):
+        patched(store, tarball, [patch])
+
+
+def test_a_patch_for_a_file_that_is_not_there(
+    store: Store, tarball: Tarball, tmp_path: Path
+) -> None:
+    patch = write_patch(tmp_path, "cookie", FITS.replace("prom.c", "absent.c"))
+    with pytest.raises(BuildFailed) as failed:
+        patched(store, tarball, [patch])
+    assert failed.value.evidence.seen == "a file that is not in the tree, named in line 6"
+
+
+def test_a_patch_that_leads_out_of_the_tree(store: Store, tarball: Tarball, tmp_path: Path) -> None:
+    text = "--- /dev/null\n+++ b/../../../../evil.c\n@@ -0,0 +1 @@\n+evil\n"
+    with pytest.raises(BuildFailed):
+        patched(store, tarball, [write_patch(tmp_path, "evil", text)])
+    assert not list(tmp_path.rglob("evil.c"))

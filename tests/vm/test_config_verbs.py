@@ -16,7 +16,6 @@ from pytest_kernelvm.errors import ToolMissing, Verdict
 from pytest_kernelvm.kernel.source import locate, unpacked
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import Completed, run
-from pytest_kernelvm.progress import Silent
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.
 pytestmark = pytest.mark.vm
@@ -31,7 +30,7 @@ def store(kernelvm_store: Store, tmp_path: Path) -> Path:
     """A store of our own that has the unpacked sources of the shared one."""
     for cell in select_cells(ROOT / "vm-configs", names=["malta"]):
         try:
-            tree = unpacked(Store(kernelvm_store.root, Silent()), locate(cell.kernel.source))
+            tree = unpacked(kernelvm_store, locate(kernelvm_store, cell.kernel.source))
         except ToolMissing as error:
             pytest.skip(error.summary)
     directory = tmp_path / "store"

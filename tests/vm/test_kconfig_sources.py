@@ -51,7 +51,7 @@ def sources(kernelvm_store: Store) -> Store:
 @pytest.fixture(scope="module")
 def tree(config: VmConfig, sources: Store) -> Path:
     try:
-        return unpacked(sources, locate(config.kernel.source))
+        return unpacked(sources, locate(sources, config.kernel.source))
     except ToolMissing as error:
         pytest.skip(error.summary)
 

@@ -1,0 +1,50 @@
+"""What a kernel calls itself, and which part of the name comes from where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_kernelvm.errors import BuildFailed, Evidence
+
+
+def release_parts(
+    tree: Path, version: str, config: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Return the parts of a release with their places, as scripts/setlocalversion joins them.
+
+    LOCALVERSION_AUTO adds nothing here: builds do not see the repository that the source is in.
+    """
+    parts = [(version, "the source's Makefile")]
+    for path in sorted(tree.glob("localversion*")):
+        if path.is_file() and not path.name.endswith("~"):
+            parts.append(("".join(path.read_text().split()), f"the source's file {path.name}"))
+    local = config.get("LOCALVERSION", "").strip('"')
+    if local:
+        parts.append((local, "CONFIG_LOCALVERSION"))
+    return tuple(parts)
+
+
+def check_release(
+    wanted: str, release: str, parts: tuple[tuple[str, str], ...], *, label: str, where: str
+) -> None:
+    """Raise BuildFailed if a kernel's release is not the one that its vm-config demands.
+
+    parts: see release_parts. label: the cell. where: its file.
+    """
+    if not wanted or wanted == release:
+        return
+    known = "".join(text for text, _place in parts)
+    lines = [f"{text:20} {place}" for text, place in parts]
+    if parts and known != release:
+        lines.append(f"{release.removeprefix(known):20} LOCALVERSION, or a file of the build")
+    raise BuildFailed(
+        f"{label}: the kernel calls itself {release}, not {wanted}",
+        Evidence(
+            expected=f"release {wanted}, as the vm-config says",
+            seen=release,
+            excerpt="\n".join(lines),
+            where=(where,),
+            next_step="set LOCALVERSION in `symbols`, or correct `release`",
+        ),
+    )

@@ -1,0 +1,405 @@
+"""Finished kernels: an image and a module tree that somebody else has built.
+
+Nothing of the kernel is compiled. The agent needs headers, and such a kernel has none that fit
+nolibc: it gets those of another kernel of the same architecture. That is sound because system calls
+and their numbers never change (Documentation/process/stable-api-nonsense.rst); of a kernel that is
+not newer, so that no program asks for what this one lacks. Which one it was is said and noted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.arch import ARCHES, Arch
+from pytest_kernelvm.config import Source, VmConfig
+from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
+from pytest_kernelvm.kernel.debian import download, find_package, unpack_deb
+from pytest_kernelvm.kernel.headers import headers_of_source
+from pytest_kernelvm.kernel.kconfig import parse_config
+from pytest_kernelvm.kernel.kernel_packages import deb_field, host_suite, kernel_packages
+from pytest_kernelvm.kernel.source import DEBIAN_SOURCES
+from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
+from pytest_kernelvm.process import run
+
+# Counts up whenever an entry made from the same files changes.
+RECIPE = 1
+COPY_TIMEOUT_S = 1800.0
+MODULE_ROOTS = ("lib/modules", "usr/lib/modules", "modules/lib/modules", "modules")
+IMAGE_NAMES = ("Image", "vmlinuz", "vmlinux", "Image.gz")
+
+_PACKAGE = re.compile(
+    r"(?P<name>linux-[a-z0-9.+~-]+?)(?::(?P<arch>[a-z0-9]+))?(?:@(?P<suite>[a-z][a-z0-9-]*))?"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Named:
+    """A Debian package as a source names it: `debian:NAME[:ARCH][@SUITE]`."""
+
+    name: str
+    arch: str
+    suite: str
+
+
+def named_package(source: Source) -> Named | None:
+    """Return the package that a `prebuilt` source names; None if it names files.
+
+    The architecture is the package name's last word if that is one (linux-image-arm64).
+    Raises BadInput if it is no package's name or no architecture of ours.
+    """
+    if not source.value.startswith("debian:"):
+        return None
+    found = _PACKAGE.fullmatch(source.value.removeprefix("debian:"))
+    if not found:
+        raise BadInput(
+            f"{source.value!r} names no package",
+            Evidence(expected="debian:linux-image-NAME[:ARCH][@SUITE]", where=(source.where,)),
+        )
+    arch = found["arch"] or found["name"].rpartition("-")[2]
+    known = [each.debian_arch for each in ARCHES.values() if each.debian_arch]
+    if arch not in known:
+        raise BadInput(
+            f"the architecture of {found['name']} is not said or not ours",
+            Evidence(
+                expected=f"debian:{found['name']}:ARCH, ARCH being {' or '.join(known)}",
+                where=(source.where,),
+            ),
+        )
+    return Named(name=found["name"], arch=arch, suite=found["suite"] or host_suite())
+
+
+def arch_of(store: Store, source: Source) -> Arch:
+    """Return the architecture of a prebuilt kernel. Raises BadInput if it is not one of ours."""
+    package = named_package(source)
+    if package:
+        return _of_debian(package.arch, source)
+    debs = _debs(source)
+    if debs:
+        return _of_debian(deb_field(debs[0], "Architecture"), source)
+    with store.work(f"look-{digest_of(source.value)}") as work:
+        work.directory.mkdir(exist_ok=True)
+        image = _unpacked_image(_find(_roots(source), source).image, work.directory / "image")
+        for arch in ARCHES.values():
+            if _fits(image, arch):
+                return arch
+    raise BadInput(
+        f"the kernel in {source.value} is of none of our architectures",
+        Evidence(expected=", ".join(ARCHES), where=(source.where,)),
+    )
+
+
+def _of_debian(name: str, source: Source) -> Arch:
+    for arch in ARCHES.values():
+        if arch.debian_arch == name:
+            return arch
+    raise BadInput(
+        f"{source.value} is of the architecture {name}, which is none of ours",
+        Evidence(expected=", ".join(ARCHES), where=(source.where,)),
+    )
+
+
+def prebuilt_digest(store: Store, source: Source) -> str:
+    """Return what names a prebuilt kernel: digests of packages, or names, sizes and times of files.
+
+    Raises as debian.find_package, and BadInput if there is no kernel.
+    """
+    package = named_package(source)
+    if package:
+        first = find_package(
+            store, package.name, arch=package.arch, suite=package.suite, where=source.where
+        )
+        packages = kernel_packages(store, first, source.where)
+        return digest_of([RECIPE, "packages", sorted(each.sha256 for each in packages)])
+    debs = _debs(source)
+    if debs:
+        return digest_of([RECIPE, "debs", sorted(file_digest(deb) for deb in debs)])
+    found = _find(_roots(source), source)
+    files = [found.image, *(path for path in sorted(_all_below(found.modules)) if path.is_file())]
+    stamps = [[str(each), each.stat().st_size, each.stat().st_mtime_ns] for each in files]
+    return digest_of([RECIPE, "files", stamps])
+
+
+def obtain_prebuilt(store: Store, cell: VmConfig) -> str:
+    """Return the digest of a cell's prebuilt kernel, which is in the store then.
+
+    Raises BadInput if there is none, or it is of another architecture, ToolMissing if it can't be
+    fetched or no headers for the agent are at hand.
+    """
+    source = cell.kernel.source
+    digest = prebuilt_digest(store, source)
+
+    def make(work: Work) -> dict[str, Any]:
+        return _import(store, cell, work)
+
+    store.obtain("kernels", digest, make, label=f"the kernel of {cell.id}")
+    return digest
+
+
+def _import(store: Store, cell: VmConfig, work: Work) -> dict[str, Any]:
+    source, arch, entry = cell.kernel.source, cell.arch, work.entry
+    found = _find(_unpacked_roots(store, source, work), source)
+    image = _unpacked_image(found.image, entry / arch.default_image)
+    if not _fits(image, arch):
+        raise BadInput(
+            f"{found.image.name} is no {arch.name} kernel that QEMU can boot",
+            Evidence(where=(source.where, str(found.image))),
+        )
+    if found.modules:
+        store.progress.say(f"copying the modules of {found.release}")
+        tree = entry / "modules/lib/modules" / found.release
+        tree.parent.mkdir(parents=True)
+        run(["cp", "-a", "--reflink=auto", found.modules, tree], timeout_s=COPY_TIMEOUT_S)
+        for name in ("build", "source"):
+            (tree / name).unlink(missing_ok=True)
+        if not (tree / "modules.dep").is_file():
+            base = f"--basedir={entry / 'modules'}"
+            run(["depmod", base, found.release], timeout_s=COPY_TIMEOUT_S)
+    for name, kept in (("config", "config"), ("System.map", "System.map")):
+        beside = found.image.with_name(f"{name}-{found.release}")
+        if beside.is_file():
+            shutil.copyfile(beside, entry / kept)
+    config = entry / "config"
+    if not config.is_file():
+        config.write_text("")
+    lender = _lend_headers(store, arch, found.release, entry)
+    return {
+        "release": found.release,
+        "version": found.release,
+        "arch": arch.name,
+        "image": image.name,
+        "patches": [],
+        "source": source.value,
+        "first_cell": cell.id,
+        "prebuilt": True,
+        "headers_of": lender,
+        "shared_console": _lacks_channel(arch, parse_config(config.read_text())),
+    }
+
+
+def _lacks_channel(arch: Arch, config: dict[str, str]) -> bool:
+    """Whether the agent's port needs modules, which nobody has loaded when it starts."""
+    return any(config.get(symbol) != "y" for symbol in arch.channel_symbols)
+
+
+# Where it is
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """A kernel in a directory. modules: its lib/modules/RELEASE, None without modules."""
+
+    release: str
+    image: Path
+    modules: Path | None
+
+
+def _debs(source: Source) -> list[Path]:
+    paths = source.value.split(",")
+    if not all(path.endswith(".deb") for path in paths):
+        return []
+    debs = [Path(path) for path in paths]
+    for deb in debs:
+        if not deb.is_file():
+            raise BadInput(f"{deb} does not exist", Evidence(where=(source.where,)))
+    return debs
+
+
+def _unpacked_roots(store: Store, source: Source, work: Work) -> Path:
+    """Return a directory with the kernel: the given one, or where packages are unpacked."""
+    package = named_package(source)
+    debs = _debs(source)
+    if not package and not debs:
+        return _roots(source)
+    if package:
+        first = find_package(store, package.name, arch=package.arch, suite=package.suite)
+        debs = [download(store, each) for each in kernel_packages(store, first)]
+    root = work.directory / "root"
+    root.mkdir()
+    for deb in debs:
+        store.progress.say(f"unpacking {deb.name}")
+        unpack_deb(deb, root)
+    return root
+
+
+def _roots(source: Source) -> Path:
+    if source.value.startswith("host:"):
+        return Path("/")
+    path = Path(source.value).absolute()
+    if not path.is_dir():
+        raise BadInput(
+            f"the prebuilt kernel {path} does not exist",
+            Evidence(
+                expected="a directory, .deb files, host:/boot, or debian:PACKAGE",
+                where=(source.where,),
+            ),
+        )
+    return path
+
+
+def _find(root: Path, source: Source) -> _Found:
+    """Return the kernel below a directory. Raises BadInput if there is none, or several."""
+    host = source.value.removeprefix("host:") if source.value.startswith("host:") else ""
+    wanted = "" if host == "/boot" else host
+    found = [each for each in _kernels_in(root) if not wanted or each.release == wanted]
+    if host == "/boot" and len(found) > 1:
+        running = run(["uname", "-r"], timeout_s=30).stdout.strip()
+        found = [each for each in found if each.release == running] or found
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BadInput(
+            f"there is no kernel in {source.value}",
+            Evidence(
+                expected=f"boot/vmlinuz-RELEASE and lib/modules/RELEASE, or an image called "
+                f"{', '.join(IMAGE_NAMES)}",
+                where=tuple(place for place in (source.where, str(root)) if place),
+            ),
+        )
+    raise BadInput(
+        f"there are several kernels in {source.value}",
+        Evidence(
+            seen=", ".join(each.release for each in found),
+            where=tuple(place for place in (source.where, str(root)) if place),
+            next_step=f"host:{found[0].release}" if host else "keep one of them",
+        ),
+    )
+
+
+def _kernels_in(root: Path) -> Iterator[_Found]:
+    trees = {
+        path.name: path
+        for place in MODULE_ROOTS
+        for path in sorted((root / place).glob("[0-9]*"))
+        if path.is_dir()
+    }
+    releases = {
+        path.name.partition("-")[2]
+        for name in IMAGE_NAMES
+        for path in (root / "boot").glob(f"{name}-*")
+    }
+    for release in sorted(releases):
+        for name in IMAGE_NAMES:
+            image = root / "boot" / f"{name}-{release}"
+            if image.is_file():
+                yield _Found(release=release, image=image, modules=trees.get(release))
+                break
+    if not releases:
+        images = [root / name for name in IMAGE_NAMES if (root / name).is_file()]
+        for release, tree in list(trees.items())[: 1 if images else 0]:
+            yield _Found(release=release, image=images[0], modules=tree)
+        if images and not trees:
+            yield _Found(release=_release_in(images[0]), image=images[0], modules=None)
+
+
+def _release_in(image: Path) -> str:
+    """Return the release that an image says of itself (init/version.c, linux_banner)."""
+    data = image.read_bytes()
+    plain = gzip.decompress(data) if _gzipped(data) else data
+    found = re.search(rb"Linux version ([0-9]\S+) ", plain)
+    return found[1].decode() if found else "unknown"
+
+
+def _all_below(directory: Path | None) -> Iterator[Path]:
+    return directory.rglob("*") if directory else iter(())
+
+
+# What it is
+
+
+def _gzipped(data: bytes) -> bool:
+    return data.startswith(b"\x1f\x8b")
+
+
+def _unpacked_image(path: Path, to: Path) -> Path:
+    """Write an image as QEMU boots it: without compression, without EFI's zboot around it."""
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"MZ" and data[4:8] == b"zimg":
+            # drivers/firmware/efi/libstub/zboot-header.S: offset and size of the payload.
+            offset, size = struct.unpack_from("<II", data, 8)
+            data = data[offset : offset + size]
+        if _gzipped(data):
+            data = gzip.decompress(data)
+    except (OSError, EOFError, struct.error) as error:
+        raise BadInput(f"cannot read {path}: {error}", Evidence(where=(str(path),))) from None
+    kept = to.with_name("vmlinux") if data.startswith(b"\x7fELF") else to
+    kept.write_bytes(data)
+    return kept
+
+
+def _fits(image: Path, arch: Arch) -> bool:
+    """Whether an image is one of an architecture, by what its first bytes say."""
+    with image.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"\x7fELF"):
+        order = {1: "little", 2: "big"}.get(head[5])
+        machine = int.from_bytes(head[18:20], arch.endianness)
+        bits = {1: 32, 2: 64}.get(head[4])
+        return (order, bits, machine) == (arch.endianness, arch.elf_class, arch.elf_machine)
+    return bool(arch.image_magic) and head[56:60] == arch.image_magic
+
+
+# Headers for the agent
+
+
+def _lend_headers(store: Store, arch: Arch, release: str, entry: Path) -> str:
+    """Copy the headers of another kernel of an architecture; return whose they are."""
+    mine = _numbers(release)
+    lenders = []
+    for path in sorted((store.root / "kernels").glob("*/headers")):
+        if not store.find("kernels", path.parent.name):
+            continue
+        about = store.describe(path.parent)
+        if about["arch"] == arch.name:
+            theirs = _numbers(about["release"])
+            older = theirs <= mine
+            # Of those that are newer the oldest; their numbers count downwards.
+            rank = theirs if older else tuple(-number for number in theirs)
+            lenders.append(((older, rank), path.parent, about))
+    if lenders:
+        _rank, lender, about = max(lenders, key=lambda each: each[0])
+        for name in ("headers", "nolibc"):
+            shutil.copytree(lender / name, entry / name)
+        whose = str(about.get("headers_of", about["release"]))
+        store.progress.say(f"the agent is compiled with the headers of {whose}")
+        return whose
+    return _headers_of_some_source(store, arch, mine, entry)
+
+
+def _headers_of_some_source(store: Store, arch: Arch, mine: tuple[int, ...], entry: Path) -> str:
+    installed = sorted(
+        DEBIAN_SOURCES.glob("linux-source-*.tar.*"),
+        key=lambda path: (_numbers(path.name[13:]) <= mine, _numbers(path.name[13:])),
+        reverse=True,
+    )
+    if not installed:
+        raise ToolMissing(
+            "there are no headers to compile the agent with",
+            Evidence(
+                expected=f"a stored kernel of {arch.name}, or an installed linux-source",
+                next_step="apt-get install linux-source",
+            ),
+        )
+    package = installed[0].name.partition(".tar.")[0]
+    headers = headers_of_source(store, package, arch)
+    for name in ("headers", "nolibc"):
+        shutil.copytree(headers / name, entry / name)
+    store.progress.say(f"the agent is compiled with the headers of {package}")
+    return package
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    found = re.match(r"[0-9.]*[0-9]", release)
+    return tuple(int(part) for part in found[0].split(".") if part) if found else ()
+
+
+def is_prebuilt(cell: VmConfig) -> bool:
+    """Whether a cell's kernel is a finished one."""
+    return cell.kernel.source.kind == "prebuilt"

@@ -1,0 +1,208 @@
+"""What goes from a store and what stays; files that cannot be changed by mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kernelvm.kernel.collection import collect_garbage, items, verify
+from pytest_kernelvm.kernel.store import ENTRY, USES, Store, Work
+from pytest_kernelvm.process import Spawned, spawn
+from pytest_kernelvm.progress import Silent
+from tests.unit.test_process import wait_until
+
+SIZE = 64 << 10
+DAY_S = 86400.0
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def fill(root: Path, *digests: str, kind: str = "kernels") -> None:
+    """Make entries, used ever longer ago: the first now, the second a day ago, and so on."""
+    store = Store(root, Silent())
+
+    def make(work: Work) -> dict[str, Any]:
+        (work.entry / "below").mkdir()
+        (work.entry / "below" / "image").write_bytes(os.urandom(SIZE))
+        return {"release": "6.12.30", "first_cell": "malta-6.12"}
+
+    for days, digest in enumerate(digests):
+        store.obtain(kind, digest, make, label=digest)
+        when = time.time() - days * DAY_S
+        os.utime(root / USES / f"{kind}-{digest}", (when, when))
+
+
+def kernels(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "kernels").iterdir())
+
+
+def other(root: Path) -> Store:
+    """Return the store as another process would see it, which has found nothing yet."""
+    return Store(root, Silent())
+
+
+USING = """
+import sys, time
+from pathlib import Path
+from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.progress import Silent
+
+print(Store(Path(sys.argv[1]), Silent()).find("kernels", sys.argv[2]), flush=True)
+time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def user_of(root: Path, digest: str, log: Path) -> Iterator[Spawned]:
+    """Give another process that has found an entry and lives."""
+    with spawn([sys.executable, "-c", USING, str(root), digest], output=log) as child:
+        wait_until(lambda: digest in log.read_text(), "the entry to be found")
+        yield child
+
+
+def test_what_is_there(root: Path) -> None:
+    fill(root, "new", "old")
+    found = items(other(root))
+    assert [(item.kind, item.digest) for item in found] == [("kernels", "new"), ("kernels", "old")]
+    assert found[0].about == "malta-6.12 6.12.30"
+    assert found[0].size_bytes >= SIZE
+    assert 0.9 < (found[0].used_s - found[1].used_s) / DAY_S < 1.1
+
+
+def test_by_age(root: Path) -> None:
+    fill(root, "today", "yesterday", "before")
+    gone = collect_garbage(other(root), older_than_s=1.5 * DAY_S)
+    assert [item.digest for item in gone] == ["before"]
+    assert kernels(root) == ["today", "yesterday"]
+    assert not list((root / "tmp").iterdir())
+
+
+def test_by_size(root: Path) -> None:
+    fill(root, "today", "yesterday", "before")
+    most = sum(item.size_bytes for item in items(other(root))) - 1
+    gone = collect_garbage(other(root), most_bytes=most)
+    assert [item.digest for item in gone] == ["before"]
+    assert [item.digest for item in collect_garbage(other(root), most_bytes=0)] == [
+        "today",
+        "yesterday",
+    ]
+    assert kernels(root) == []
+
+
+def test_what_is_found_is_new_again(root: Path) -> None:
+    fill(root, "today", "yesterday", "before")
+    other(root).find("kernels", "before")
+    gone = collect_garbage(other(root), older_than_s=0.5 * DAY_S)
+    assert [item.digest for item in gone] == ["yesterday"]
+
+
+def test_what_another_process_uses_stays(root: Path, tmp_path: Path) -> None:
+    fill(root, "used", "unused")
+    with user_of(root, "used", tmp_path / "log"):
+        gone = collect_garbage(other(root), most_bytes=0)
+        assert [item.digest for item in gone] == ["unused"]
+        assert other(root).find("kernels", "used")
+    collect_garbage(other(root), most_bytes=0)
+    assert kernels(root) == []
+
+
+def test_what_somebody_makes_stays(root: Path) -> None:
+    fill(root, "made")
+    with other(root).lock("kernels-made", "the kernel"):
+        assert collect_garbage(other(root), most_bytes=0) == ()
+    assert kernels(root) == ["made"]
+
+
+def test_users_that_are_gone_are_forgotten(root: Path, tmp_path: Path) -> None:
+    fill(root, "used")
+    with user_of(root, "used", tmp_path / "log"):
+        pass
+    users = root / USES / "kernels-used"
+    (users / "elsewhere-1-2").touch()
+    assert other(root).find("kernels", "used")
+    names = [user.name for user in users.iterdir()]
+    assert len(names) == 2
+    assert "elsewhere-1-2" in names
+    assert not other(root).remove("kernels", "used")
+    os.utime(users / "elsewhere-1-2", (1, 1))
+    assert other(root).remove("kernels", "used")
+
+
+def test_what_is_collected_is_made_again(root: Path) -> None:
+    fill(root, "one")
+    collect_garbage(other(root), most_bytes=0)
+    assert other(root).find("kernels", "one") is None
+    fill(root, "one")
+    assert other(root).find("kernels", "one")
+
+
+def test_notes_of_kernels_that_are_gone_go_too(root: Path) -> None:
+    fill(root, "here")
+    requests = root / "requests"
+    requests.mkdir()
+    for name in ("here", "gone"):
+        (requests / f"{name}.json").write_text(json.dumps({"kernel": name}))
+    (requests / "broken.json").write_text("{")
+    collect_garbage(other(root), older_than_s=9 * DAY_S)
+    assert [path.name for path in requests.iterdir()] == ["here.json"]
+
+
+def test_kept_builds_and_copies_go_by_age(root: Path) -> None:
+    for kind, note in (("builds", "note.json"), ("mirrors", "files.json")):
+        for name, days in (("new", 0), ("old", 3)):
+            directory = root / kind / name
+            (directory / "tree").mkdir(parents=True)
+            (directory / note).write_text("{}")
+            when = time.time() - days * DAY_S
+            os.utime(directory / note, (when, when))
+    with other(root).lock("builds-old", "the kernel"):
+        gone = collect_garbage(other(root), older_than_s=DAY_S)
+    assert [(item.kind, item.digest) for item in gone] == [("mirrors", "old")]
+    gone = collect_garbage(other(root), older_than_s=DAY_S)
+    assert [(item.kind, item.digest) for item in gone] == [("builds", "old")]
+
+
+# Damage
+
+
+def test_files_of_an_entry_are_read_only(root: Path) -> None:
+    fill(root, "one")
+    image = root / "kernels/one/below/image"
+    assert image.stat().st_mode & 0o222 == 0
+    assert json.loads((root / "kernels/one" / ENTRY).read_text())["sha256"].keys() == {
+        "below/image"
+    }
+
+
+def test_verify_finds_what_sizes_do_not_show(root: Path) -> None:
+    fill(root, "good", "bad", "short", "lost", "noteless")
+    for name in ("bad", "short", "lost"):
+        image = root / f"kernels/{name}/below/image"
+        image.chmod(0o644)
+        content = image.read_bytes()
+        if name == "lost":
+            image.unlink()
+        else:
+            image.write_bytes(
+                bytes([content[0] ^ 1]) + content[1 : -1 if name == "short" else None]
+            )
+    (root / "kernels/noteless" / ENTRY).write_text("{}")
+    assert other(root).find("kernels", "bad")
+    faults = {item.digest: fault for item, fault in verify(other(root)).items()}
+    assert faults == {
+        "bad": ("below/image: other bytes than were put there",),
+        "short": (f"below/image: {SIZE - 1} bytes instead of {SIZE}",),
+        "lost": ("below/image: No such file or directory",),
+        "noteless": (f"{ENTRY}: 'sizes'",),
+    }

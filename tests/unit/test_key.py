@@ -1,0 +1,116 @@
+"""A kernel's key: what makes another kernel changes it, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm.config import VmConfig, read_config
+from pytest_kernelvm.kernel import build
+from pytest_kernelvm.kernel.build import request_key
+from pytest_kernelvm.kernel.store import digest_of
+
+CONFIG = """\
+arch: mips
+kernel:
+  version: "6.12"
+  base: ./own.config
+  fragments: [a.config]
+  symbols: {LOG_BUF_SHIFT: 17}
+  patches: [p.patch]
+modules: [loop]
+machine: {memory_mib: 128}
+timeouts: {boot_s: 60}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "m.yaml").write_text(CONFIG)
+    (tmp_path / "own.config").write_text("CONFIG_BASE=y\n")
+    (tmp_path / "a.config").write_text("CONFIG_A=y\n")
+    (tmp_path / "p.patch").write_text("--- a\n+++ b\n")
+    return tmp_path
+
+
+def key(project: Path, source: str = "source", compiler: str = "gcc 12") -> str:
+    (cell,) = read_config(next(project.glob("*.yaml")))
+    return digest_of(request_key(cell, source, compiler))
+
+
+def rewrite(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(project: Path) -> None:
+        path = project / name
+        path.write_text(path.read_text().replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewrite("p.patch", "+++ b", "+++ c"),
+        rewrite("a.config", "A=y", "A=m"),
+        rewrite("a.config", "A=y", "A=y\nCONFIG_B=y"),
+        rewrite("own.config", "BASE=y", "BASE=m"),
+        rewrite("m.yaml", "17", "18"),
+        rewrite("m.yaml", "./own.config", "allnoconfig"),
+        rewrite("m.yaml", "patches: [p.patch]", "patches: []"),
+        rewrite("m.yaml", "arch: mips", "arch: mipsel\ncookie: liminix"),
+        rewrite("m.yaml", "modules:", "builtin_cmdline: quiet\nmodules:"),
+        rewrite("m.yaml", "  base:", "  image: [vmlinux, vmlinuz]\n  base:"),
+    ],
+)
+def test_what_makes_another_kernel(project: Path, change: Callable[[Path], None]) -> None:
+    before = key(project)
+    change(project)
+    assert key(project) != before
+
+
+def test_source_compiler_and_recipe(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {key(project), key(project, source="other"), key(project, compiler="gcc 13")}
+    monkeypatch.setattr(build, "RECIPE", build.RECIPE + 1)
+    assert len(keys | {key(project)}) == 4
+
+
+def rename(project: Path) -> None:
+    (project / "m.yaml").rename(project / "other.yaml")
+    (project / "p.patch").rename(project / "q.patch")
+    rewrite("other.yaml", "p.patch", "q.patch")(project)
+
+
+def move(project: Path) -> None:
+    (project / "below").mkdir()
+    (project / "a.config").rename(project / "below" / "b.config")
+    rewrite("m.yaml", "a.config", "below/b.config")(project)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rename,
+        move,
+        rewrite("a.config", "CONFIG_A", "# a comment\n\nCONFIG_A"),
+        rewrite("m.yaml", "memory_mib: 128", "memory_mib: 64, cpu: 74Kf"),
+        rewrite("m.yaml", "[loop]", "[dummy]"),
+        rewrite("m.yaml", "boot_s: 60", "boot_s: 90, build_s: 50"),
+        rewrite("m.yaml", "modules:", "cmdline: quiet\nmodules:"),
+        rewrite("m.yaml", "[p.patch]", "[{file: p.patch, features: [f], versions: '>=6.0'}]"),
+        rewrite("m.yaml", "modules:", "# as ever\nmodules:"),
+    ],
+)
+def test_what_makes_the_same_kernel(project: Path, change: Callable[[Path], None]) -> None:
+    before = key(project)
+    change(project)
+    assert key(project) == before
+
+
+def test_where_something_was_asked_for_does_not_matter(project: Path) -> None:
+    cell: VmConfig
+    (cell,) = read_config(project / "m.yaml")
+    moved = tuple(replace(each, where="elsewhere") for each in cell.kernel.symbols)
+    other = replace(cell, id="other", kernel=replace(cell.kernel, symbols=moved))
+    assert request_key(cell, "s", "c") == request_key(other, "s", "c")
