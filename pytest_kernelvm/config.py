@@ -777,7 +777,7 @@ def prebuilt_cell(source: Source, arch: Arch) -> VmConfig:
         allow_missing=(),
         allow_empty=True,
         modprobe=ModprobeConfig(options=(), blacklist=()),
-        services=(),
+        services=services_of({}, ""),
         cmdline="",
         builtin_cmdline="",
         cookie="",

@@ -23,6 +23,10 @@ PUBLISHED = (
     "compilers",
     "packages",
     "downloads",
+    "userlands",
+    "builders",
+    "trees",
+    "snapshots",
 )
 # What is only work that is spared the next time.
 KEPT = ("builds", "mirrors", "external")

@@ -221,12 +221,14 @@ class Store:
         *,
         label: str,
         sized: bool = True,
+        frozen: bool = True,
     ) -> Path:
         """Return an entry, making it if it is not there; concurrent callers make it once.
 
         make: fills `work.entry` and returns what is to be noted about it, as JSON.
         label: what is made, in words, for those who wait.
-        sized: whether every file's size is noted and verified at each use.
+        sized: whether every file's size is noted and verified at each use. frozen: whether such
+        files become read-only and their digests are noted.
         Raises HarnessError if the disk is full or not writable; then nothing half-made is left.
         """
         found = self.find(kind, digest)
@@ -239,18 +241,26 @@ class Store:
             with self.work(f"{kind}-{digest}") as work:
                 work.entry.mkdir()
                 about = make(work)
-                self._publish(work.entry, kind, digest, about, sized)
+                self._publish(work.entry, kind, digest, about, sized=sized, frozen=frozen)
         # Now it is used.
         return self.find(kind, digest) or self.path(kind, digest)
 
     def _publish(
-        self, entry: Path, kind: str, digest: str, about: dict[str, Any], sized: bool
+        self,
+        entry: Path,
+        kind: str,
+        digest: str,
+        about: dict[str, Any],
+        *,
+        sized: bool,
+        frozen: bool,
     ) -> None:
-        """Move an entry to its place. A sized one never changes: its files become read-only."""
+        """Move an entry to its place. A frozen one never changes: its files become read-only."""
         files = [path for path in entry.rglob("*") if sized and _is_plain(path)]
         sizes = {str(path.relative_to(entry)): path.stat().st_size for path in files}
-        sha256 = {str(path.relative_to(entry)): file_digest(path) for path in files}
-        for path in files:
+        kept = files if frozen else []
+        sha256 = {str(path.relative_to(entry)): file_digest(path) for path in kept}
+        for path in kept:
             path.chmod(path.stat().st_mode & ~0o222)
         noted = {"about": about, "sizes": sizes, "sha256": sha256}
         write_whole(entry / ENTRY, json.dumps(noted, indent=1, sort_keys=True).encode())

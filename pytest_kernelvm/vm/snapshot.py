@@ -7,6 +7,7 @@ x-ignore-shared): restoring copies nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -123,7 +124,6 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
         if not verified(path, about["sha256"][MEMORY], about["sha256"][STATE]):
             remove_tree(path)
             return None
-        os.utime(path)
     except OSError:
         # Removed or being replaced by somebody else.
         return None
@@ -163,7 +163,9 @@ def make_snapshot(
         return about
 
     digest = snapshot_digest(boot)
-    store.obtain(KIND, digest, make, label=label)
+    # QEMU 7.2 opens a memory file for writing even where it maps it privately, and most of it is
+    # holes that a digest of all its bytes would read.
+    store.obtain(KIND, digest, make, label=label, frozen=False)
     _evict(store, digest)
     found = find_snapshot(store, boot)
     if found is None:
@@ -180,19 +182,16 @@ def _evict(store: Store, spared: str) -> None:
     """Remove the snapshots not used for longest, as long as all together are too large."""
     found = []
     for path in (store.root / KIND).iterdir():
-        if path.name == spared:
-            continue
-        try:
-            size = (path / MEMORY).stat().st_blocks * 512
-            found.append((path.stat().st_mtime, size, path))
-        except OSError:
-            continue
-    total = sum(size for _used, size, _path in found)
-    for _used, size, path in sorted(found):
+        if path.name != spared:
+            with contextlib.suppress(OSError):
+                size = (path / MEMORY).stat().st_blocks * 512
+                found.append((store.last_use(KIND, path.name), size, path.name))
+    total = sum(size for _used, size, _digest in found)
+    for _used, size, digest in sorted(found):
         if total <= KEPT_BYTES:
             return
-        remove_tree(path)
-        total -= size
+        if store.remove(KIND, digest):
+            total -= size
 
 
 def write_sparse(source: Path, copy: Path) -> None:
