@@ -72,9 +72,9 @@ help: ## show this list
 	echo "PYTEST_ARGS='-k modprobe -x' goes to pytest, PYTHON=/path/to/python3 makes .venv"
 
 .PHONY: vm
-vm: setup ## build the kernels that the store lacks, boot them, run the tests marked vm
+vm: setup ## build the kernels that the store lacks, boot them, run the tests in guests
 	@$(BIN)/kernelvm build
-	$(BIN)/pytest -m vm -n $$(nproc) $(PYTEST_ARGS)
+	$(BIN)/pytest -m 'vm and not slow' -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: check
 check: setup lint ## everything: lint, unit tests, kernels, tests in guests

@@ -18,7 +18,7 @@ from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import Completed, run
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 KERNELVM = ("-c", "import sys; from pytest_kernelvm.cli import main; sys.exit(main())")

@@ -66,6 +66,7 @@ def bare(cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0) -> Vm:
     return Vm(bootable, directory)
 
 
+@pytest.mark.slow
 def test_lost_configuration(cell: Cell) -> None:
     """USB_STORAGE needs USB and SCSI; a symbol that no kernel has is told from it."""
     asked = tuple(

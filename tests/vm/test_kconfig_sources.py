@@ -27,7 +27,7 @@ from pytest_kernelvm.version_range import VersionRange
 from tests.kconfig_examples import EXAMPLES, Example, write_tree
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
 # For what is the same in every version.
 ONE_VERSION = pytest.mark.parametrize("config", ["malta-6.12"], indirect=True)

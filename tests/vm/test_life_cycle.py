@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 def guests():
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -194,6 +194,7 @@ def path_of(closure: Closure, name: str) -> str:
     external=EXTERNAL,
     modules=["test_static_keys", "test_bitmap", "test_printf", "test_xarray"],
 )
+@pytest.mark.slow
 class TestTheKernelsOwn:
     """Its test modules; each fails to load, or says so, if the kernel fails its test."""
 

@@ -16,6 +16,8 @@ from pytest_kernelvm.kernel.compat import objections, require_fit
 from pytest_kernelvm.kernel.own_modules import build_modules
 from pytest_kernelvm.vm.trial import try_modules
 
+pytestmark = pytest.mark.slow
+
 HELLO = """\
 #include <linux/module.h>
 

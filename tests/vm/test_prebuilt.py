@@ -13,6 +13,7 @@ from pytest_kernelvm.vm.vm import Vm
 
 
 @pytest.mark.vm
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "shared"),
     [("linux-image-arm64@bookworm", True), ("linux-image-4kc-malta:mipsel@bookworm", False)],

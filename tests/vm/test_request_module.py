@@ -48,6 +48,7 @@ def trigger(vm: Vm, threads: int) -> int:
     return int(vm.read(f"{DEVICE}/test_result"))
 
 
+@pytest.mark.slow
 @pytest.mark.kernelvm(external=EXTERNAL, modules=["test_kmod", "test_module", "plainfs", "failing"])
 class TestManyAtOnce:
     """The kernel's own stress, as tools/testing/selftests/kmod/kmod.sh uses it."""

@@ -7,6 +7,8 @@ from pytest_kernelvm import Cell
 TESTS = """\
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pids = []
 
 @pytest.mark.kernelvm(clean=True)

@@ -11,6 +11,8 @@ from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from tests.vm.external import EXTERNAL
 
+pytestmark = pytest.mark.slow
+
 CONFIGURATION = """\
 # As modprobe.d(5) has it, with what our modprobe can do without a shell.
 alias holding held
