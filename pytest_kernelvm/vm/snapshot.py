@@ -26,7 +26,7 @@ KIND = "snapshots"
 # Part of every digest: what is written here, or done with a guest before it is stopped.
 FORMAT = 3
 # More than this is not kept; who was not used for longest goes first.
-KEPT_BYTES = 4 << 30
+KEPT_BYTES = 8 << 30
 
 MEMORY, STATE, CONSOLE = "memory", "state", "console"
 _PAGE_BYTES = 4096

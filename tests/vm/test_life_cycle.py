@@ -11,6 +11,8 @@ import pytest
 from pytest_kernelvm import Cell
 from pytest_kernelvm.process import Deadline, spawn
 
+pytestmark = pytest.mark.slow
+
 # The second test's guest is restored while the first one runs.
 TEST = """\
 import os
@@ -18,8 +20,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.slow
 
 def guests():
     for path in Path("/proc").glob("[0-9]*/stat"):

@@ -31,6 +31,7 @@ def unload_all(vm: Vm) -> None:
     assert vm.modules == ()
 
 
+@pytest.mark.slow
 def test_each_module_alone(new_vm: BootVm, cell: Cell) -> None:
     every = all_of(cell)
     assert len(every) >= 50

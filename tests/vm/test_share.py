@@ -4,10 +4,10 @@ import pytest
 
 from pytest_kernelvm import Cell
 
+pytestmark = pytest.mark.slow
+
 TESTS = """\
 import pytest
-
-pytestmark = pytest.mark.slow
 
 pids = []
 
