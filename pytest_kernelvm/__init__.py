@@ -1,6 +1,7 @@
 """Test Linux kernels the way Python is tested.
 
-Names for annotations in tests: Cell, Closure, CommandResult, Initramfs, Kernel, Vm and BootVm.
+Names for annotations in tests: Cell, Closure, CommandResult, Initramfs, Kernel, Vm,
+BootVm and LinkedVms.
 They are imported when first used, as the plugin is loaded in every pytest run.
 """
 
@@ -10,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_kernelvm.fixtures import BootVm
+    from pytest_kernelvm.fixtures import BootVm, LinkedVms
     from pytest_kernelvm.guest.initramfs import Initramfs
     from pytest_kernelvm.kernel.build import Kernel
     from pytest_kernelvm.modules.closure import Closure
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["BootVm", "Cell", "Closure", "CommandResult", "Initramfs", "Kernel", "Vm"]
+__all__ = ["BootVm", "Cell", "Closure", "CommandResult", "Initramfs", "Kernel", "LinkedVms", "Vm"]
 
 _HOMES = {
     "BootVm": "fixtures",
@@ -29,6 +30,7 @@ _HOMES = {
     "CommandResult": "vm.results",
     "Initramfs": "guest.initramfs",
     "Kernel": "kernel.build",
+    "LinkedVms": "fixtures",
     "Vm": "vm.vm",
 }
 

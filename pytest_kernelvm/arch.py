@@ -44,6 +44,7 @@ class Arch:
     channel_argv: the QEMU flags that attach the chardev `channel`; console_argv likewise.
     channel_symbols: what must be built in for the channel to be there when the agent starts.
     image_magic: what is in bytes 56 to 59 of an image that is no ELF file.
+    network_argv: the QEMU flags that attach the netdev `net0`; network_modules: its driver's.
     fast_boot_argv: QEMU flags that shorten the boot and change nothing a test can see.
     agent_cflags: what makes a static nolibc program small here.
     compact_cflags: a denser instruction set that has no system calls, on the CPUs of compact_cpus
@@ -72,6 +73,8 @@ class Arch:
     channel: str
     console_argv: tuple[str, ...]
     channel_argv: tuple[str, ...]
+    network_argv: tuple[str, ...]
+    network_modules: tuple[str, ...]
     fast_boot_argv: tuple[str, ...]
     agent_cflags: tuple[str, ...]
     compact_cflags: tuple[str, ...]
@@ -159,6 +162,9 @@ def _malta(
         channel="ttyS1",
         console_argv=_MALTA_SERIAL,
         channel_argv=_MALTA_CHANNEL,
+        # Without its option ROM, which Debian has in another package.
+        network_argv=("-device", "virtio-net-pci,netdev=net0,romfile="),
+        network_modules=("virtio_pci", "virtio_net"),
         fast_boot_argv=_MALTA_FAST_BOOT,
         agent_cflags=_MALTA_AGENT_CFLAGS,
         compact_cflags=_MALTA_COMPACT_CFLAGS,
@@ -214,6 +220,8 @@ ARCHES: dict[str, Arch] = {
                 "-device",
                 "virtserialport,chardev=channel",
             ),
+            network_argv=("-device", "virtio-net-device,netdev=net0"),
+            network_modules=("virtio_net",),
             fast_boot_argv=(),
             agent_cflags=(
                 "-mno-outline-atomics",

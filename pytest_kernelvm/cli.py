@@ -19,6 +19,7 @@ from pytest_kernelvm.verbs import (
     kernels,
     modules,
     own_modules,
+    replay,
     services,
     store,
 )
@@ -28,6 +29,7 @@ VERBS = (
     kernels.add_list,
     kernels.add_build,
     guests.add_boot,
+    replay.add_replay,
     modules.add_closure,
     modules.add_modules,
     services.add_services,

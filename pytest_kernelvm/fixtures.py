@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypedDict, Unpack
 
 from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.modules.closure import Closure
+from pytest_kernelvm.report.witness import Witness
 from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.guests import Guests
+from pytest_kernelvm.vm.leaving import Leaving
+from pytest_kernelvm.vm.network import USER_ADDRESS, USER_GATEWAY
 from pytest_kernelvm.vm.vm import Bootable, Vm
 
 # How `vm` comes to its state right after boot: from a snapshot, by booting, or by being left in
 # that state by the test before.
 FRESH = ("restore", "boot", "share")
+# What a test may ask to have its guest's card on; a link is asked for by asking for two guests.
+CARDS = ("user", "outside")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +33,9 @@ class Asked:
     options: module parameters by module.
     blacklist: modules. files: contents by path. cmdline: further words. cookie: whether the kernel
     heeds them. shared_console: whether the agent talks on the console, as where there is no second
-    port. boot_timeout_s: None for the vm-config's. fresh: `restore`, `boot` or `share`, None for
-    the run's. clean: whether the test leaves its guest as it found it, so that it may be shared.
+    port. network: `user` or `outside` for a card on QEMU's own network, empty for none.
+    boot_timeout_s: None for the vm-config's. fresh: `restore`, `boot` or `share`, None for the
+    run's. clean: whether the test leaves its guest as it found it, so that it may be shared.
     """
 
     modules: tuple[str, ...] | None = None
@@ -41,6 +48,7 @@ class Asked:
     cmdline: str = ""
     cookie: bool = True
     shared_console: bool = False
+    network: str = ""
     boot_timeout_s: float | None = None
     fresh: str | None = None
     clean: bool = False
@@ -60,6 +68,8 @@ def asked_by(**given: Any) -> Asked:
     asked = Asked(**given)
     if asked.fresh not in (None, *FRESH):
         raise TypeError(f"fresh is one of {', '.join(FRESH)}, not {asked.fresh!r}")
+    if asked.network not in ("", *CARDS):
+        raise TypeError(f"network is one of {', '.join(CARDS)}, not {asked.network!r}")
     if asked.userland not in (None, *USERLANDS):
         raise TypeError(f"userland is one of {', '.join(USERLANDS)}, not {asked.userland!r}")
     for names in (asked.modules or (), asked.blacklist, asked.external or ()):
@@ -86,6 +96,7 @@ class Wishes(TypedDict, total=False):
     cmdline: str
     cookie: bool
     shared_console: bool
+    network: str
     boot_timeout_s: float | None
 
 
@@ -94,6 +105,13 @@ class BootVm(Protocol):
 
     def __call__(self, **wishes: Unpack[Wishes]) -> Vm:
         """Return the guest. Raises the error that says why it did not get ready."""
+
+
+class LinkedVms(Protocol):
+    """Gives two guests of the test's cell with a cable between them; they end with the test."""
+
+    def __call__(self, one: str, other: str, **wishes: Unpack[Wishes]) -> tuple[Vm, Vm]:
+        """Return the guests of these names. Raises the error that says why one is not ready."""
 
 
 def bootable(cell: Cell, asked: Asked) -> Bootable:
@@ -107,6 +125,7 @@ def bootable(cell: Cell, asked: Asked) -> Bootable:
         cmdline=asked.cmdline,
         cookie=asked.cookie,
         shared_console=asked.shared_console,
+        network=asked.network,
         boot_timeout_s=asked.boot_timeout_s,
     )
 
@@ -115,21 +134,27 @@ def bootable(cell: Cell, asked: Asked) -> Bootable:
 class GuestFactory:
     """The guests of one test.
 
-    asked: by its marker. fresh: how the run wants guests, unless that says otherwise.
-    made: the test's guests so far. failed: whether the test has.
+    test: its id. asked: by its marker. fresh: how the run wants guests, unless that says otherwise.
+    witness: sees the guests. leaving: what the test leaves if it fails.
+    made: the test's guests so far, those that did not get ready included. failed: whether the test
+    has.
     """
 
+    test: str
     cell: Cell
     asked: Asked
     fresh: str
     stack: contextlib.ExitStack
     guests: Guests
+    witness: Witness
+    leaving: Leaving
     made: list[Vm] = field(default_factory=list)
     failed: bool = False
 
     def boot(self, **wishes: Unpack[Wishes]) -> Vm:
         """Boot a guest with the marker's wishes and these over them."""
-        return self._added(self.guests.booted(bootable(self.cell, self._wished(**wishes))))
+        made_of = bootable(self.cell, self._wished(**wishes))
+        return self._added(self.guests.booted(made_of, self._launched))
 
     def new(self, **wishes: Unpack[Wishes]) -> Vm:
         """Return a guest with the marker's wishes and these over them, restored or booted."""
@@ -138,16 +163,36 @@ class GuestFactory:
             case "boot":
                 return self.boot(**wishes)
             case "share":
-                vm = self.guests.shared(bootable(self.cell, asked))
+                vm = self.guests.shared(bootable(self.cell, asked), self._launched)
                 self.stack.callback(lambda: self.guests.give_back(vm, usable=not self.failed))
-                self.made.append(vm)
                 return vm
             case _:
-                return self._added(self.guests.restored(bootable(self.cell, asked)))
+                made_of = bootable(self.cell, asked)
+                return self._added(self.guests.restored(made_of, self._launched))
 
     def _way(self, asked: Asked) -> str:
         fresh = asked.fresh or self.fresh
-        return "restore" if fresh == "share" and not asked.clean else fresh
+        alone = asked.network or not asked.clean
+        return "restore" if fresh == "share" and alone else fresh
+
+    def linked(self, one: str, other: str, **wishes: Unpack[Wishes]) -> tuple[Vm, Vm]:
+        """Return two guests with a cable between them, at 10.0.0.1 and 10.0.0.2."""
+        if one == other:
+            raise TypeError(f"two guests have two names, not {one!r} twice")
+        asked = self._wished(**wishes)
+        if asked.network:
+            raise TypeError("the cards of linked guests are on the link, not on another network")
+        made_of = bootable(self.cell, replace(asked, network="link"))
+        get = self.guests.booted if self._way(asked) == "boot" else self.guests.restored
+        vms = []
+        with contextlib.ExitStack() as cable:
+            ends = [cable.enter_context(end) for end in socket.socketpair()]
+            for name, link in zip((one, other), ends, strict=True):
+                named = replace(made_of, label=f"{made_of.label}-{name}")
+                vms.append(self.stack.enter_context(get(named, self._launched, link=link)))
+        for number, vm in enumerate(vms, start=1):
+            vm.network.set_up(f"10.0.0.{number}/24")
+        return vms[0], vms[1]
 
     def prepare(self, asked: Asked) -> None:
         """Have the guest of the next test restored in the meantime."""
@@ -158,7 +203,14 @@ class GuestFactory:
         marked = {each.name: getattr(self.asked, each.name) for each in fields(Asked)}
         return asked_by(**(marked | wishes))
 
+    def _launched(self, vm: Vm) -> None:
+        """Have all that watch the test's guests see one before it is ready."""
+        self.made.append(vm)
+        self.witness.see(vm, self.test, self.stack)
+        self.leaving.await_failure(vm)
+
     def _added(self, vm: Vm) -> Vm:
         self.stack.push(vm)
-        self.made.append(vm)
+        if vm.boot.network:
+            vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
         return vm

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,17 @@ import pytest
 if TYPE_CHECKING:
     from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
     from pytest_kernelvm.config import VmConfig
-    from pytest_kernelvm.fixtures import Asked, GuestFactory
+    from pytest_kernelvm.fixtures import Asked, GuestFactory, LinkedVms
     from pytest_kernelvm.kernel.store import Store
+    from pytest_kernelvm.report.run import RunReport
+    from pytest_kernelvm.report.terminal import TerminalProgress
+    from pytest_kernelvm.report.witness import Witness
     from pytest_kernelvm.vm.guests import Guests
 
 MARKER = (
     "kernelvm(*, modules=None, userland=None, external=None, options=None, blacklist=(), "
-    "files=None, cmdline='', cookie=True, shared_console=False, boot_timeout_s=None, fresh=None, "
-    "clean=False): the guest of this test"
+    "files=None, cmdline='', cookie=True, shared_console=False, network='', "
+    "boot_timeout_s=None, fresh=None, clean=False): the guest of this test"
 )
 
 
@@ -68,6 +71,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "default), by booting (boot), or from the test before where both are marked clean=True "
         "(share); default the ini option kernelvm_fresh",
     )
+    group.addoption(
+        "--kernelvm-keep",
+        choices=("failed", "none"),
+        default="none",
+        help="keep the guests of failed tests as the failure left them (failed), for `kernelvm "
+        "attach`; default none",
+    )
+    group.addoption(
+        "--kernelvm-record",
+        action="store_true",
+        help="record each guest's console as an asciinema cast in the ini option kernelvm_casts",
+    )
+    parser.addini("kernelvm_casts", "directory of recordings", default="kernelvm-casts")
     parser.addini("kernelvm_configs", "directory of vm-configs", default="vm-configs")
     parser.addini(
         "kernelvm_fresh", "restore, boot or share, as --kernelvm-fresh", default="restore"
@@ -102,6 +118,8 @@ def _configs_directory(config: pytest.Config) -> Path:
 _MISTAKE = pytest.StashKey[pytest.UsageError]()
 _CELLS = pytest.StashKey[tuple["VmConfig", ...]]()
 _FACTORY = pytest.StashKey["GuestFactory"]()
+_RUN = pytest.StashKey["RunReport"]()
+_PROGRESS = pytest.StashKey["TerminalProgress"]()
 _NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
@@ -181,45 +199,81 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return CellScheduling(config, log, [cell.id for cell in _selected(config)])
 
 
-class _Progress:
-    """Progress on standard error, past pytest's capturing; in xdist workers as well."""
+def _run_report(config: pytest.Config) -> RunReport:
+    """Return what tells of this run, registered when first asked for."""
+    if _RUN not in config.stash:
+        from pytest_kernelvm.report.run import RunReport
 
-    def __init__(self, config: pytest.Config) -> None:
-        from pytest_kernelvm.progress import StreamProgress
+        config.stash[_RUN] = RunReport(config, _progress(config).clear)
+        config.pluginmanager.register(config.stash[_RUN], "kernelvm-run")
+    return config.stash[_RUN]
 
-        self._capture = config.pluginmanager.getplugin("capturemanager")
-        with self._uncaptured():
-            self._stream = StreamProgress(sys.stderr)
 
-    def _uncaptured(self) -> contextlib.AbstractContextManager[None]:
-        if self._capture is None:
-            return contextlib.nullcontext()
-        disabled: contextlib.AbstractContextManager[None] = (
-            self._capture.global_and_fixture_disabled()
-        )
-        return disabled
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have the run told of if there is a guest in it."""
+    config = session.config
+    if _CELLS in config.stash and any(item.get_closest_marker("vm") for item in session.items):
+        _run_report(config)
 
-    def say(self, text: str) -> None:
-        """Show one lasting line."""
-        with self._uncaptured():
-            self._stream.say(text)
 
-    def update(self, text: str) -> None:
-        """Show how far the current stage is."""
-        with self._uncaptured():
-            self._stream.update(text)
+def pytest_report_collectionfinish(
+    config: pytest.Config, items: Sequence[pytest.Item]
+) -> list[str]:
+    """Say with what the cells are tested that were selected."""
+    return _header(config, [item.nodeid for item in items]) if _RUN in config.stash else []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """Say the same where the workers collect, when the first has."""
+    config = node.config
+    if _CELLS not in config.stash or _RUN in config.stash:
+        return
+    lines = _header(config, ids)
+    if lines:
+        _run_report(config)
+        reporter = config.pluginmanager.getplugin("terminalreporter")
+        reporter.ensure_newline()
+        for line in lines:
+            reporter.write_line(line)
+
+
+def _header(config: pytest.Config, nodeids: Sequence[str]) -> list[str]:
+    from pytest_kernelvm.report.run import header
+    from pytest_kernelvm.scheduling import cell_pattern
+
+    cells = {cell.id: cell for cell in _selected(config)}
+    pattern = cell_pattern(list(cells))
+    found = {match[1] for nodeid in nodeids if (match := pattern.search(nodeid))}
+    if not found or config.get_verbosity() < 0:
+        return []
+    return header([cell for name, cell in cells.items() if name in found], _store_root(config))
+
+
+def _store_root(config: pytest.Config) -> Path:
+    from pytest_kernelvm.kernel.store import default_store
+
+    named = config.getoption("--kernelvm-store")
+    return Path(named).absolute() if named else default_store()
+
+
+def _progress(config: pytest.Config) -> TerminalProgress:
+    if _PROGRESS not in config.stash:
+        from pytest_kernelvm.report.terminal import TerminalProgress
+
+        config.stash[_PROGRESS] = TerminalProgress(config)
+    return config.stash[_PROGRESS]
 
 
 @pytest.fixture(scope="session")
 def kernelvm_store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """The store of kernels."""
-    from pytest_kernelvm.kernel.store import Store, default_store
+    from pytest_kernelvm.kernel.store import Store
     from pytest_kernelvm.process import signals_interrupt
 
-    named = request.config.getoption("--kernelvm-store")
-    root = Path(named).absolute() if named else default_store()
     with signals_interrupt():
-        yield Store(root, _Progress(request.config))
+        yield Store(_store_root(request.config), _progress(request.config))
 
 
 @pytest.fixture(scope="session")
@@ -258,7 +312,9 @@ def initramfs(cell: Cell, closure: Closure, request: pytest.FixtureRequest) -> I
 
 @pytest.fixture(scope="session")
 def kernelvm_guests(
-    kernelvm_store: Store, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    kernelvm_store: Store,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Guests]:
     """What makes guests ready."""
     from pytest_kernelvm.vm.guests import Guests
@@ -271,21 +327,46 @@ def kernelvm_guests(
     )
     yield guests
     guests.close()
+    _run_report(request.config).tally.add_guests(guests.counts, kernelvm_store)
+
+
+@pytest.fixture(scope="session")
+def _witness(request: pytest.FixtureRequest) -> Iterator[Witness]:
+    from pytest_kernelvm.report.witness import Witness
+
+    config = request.config
+    live = config.getoption("capture") == "no" and not hasattr(config, "workerinput")
+    casts = Path(config.rootpath, config.getini("kernelvm_casts"))
+    witness = Witness(
+        live=sys.stdout.write if live else None,
+        casts=casts if config.getoption("--kernelvm-record") else None,
+        progress=_progress(config) if config.get_verbosity() > 0 else None,
+    )
+    yield witness
+    witness.close()
+    _run_report(config).tally.casts += [str(file) for file in witness.recorded]
 
 
 @pytest.fixture
 def _guest_factory(
-    cell: Cell, request: pytest.FixtureRequest, kernelvm_guests: Guests
+    cell: Cell, request: pytest.FixtureRequest, kernelvm_guests: Guests, _witness: Witness
 ) -> Iterator[GuestFactory]:
     from pytest_kernelvm.fixtures import GuestFactory
+    from pytest_kernelvm.vm.leaving import Leaving
 
+    keep = request.config.getoption("--kernelvm-keep") == "failed"
+    leaving = Leaving(cell.store, keep=keep)
     with contextlib.ExitStack() as stack:
+        stack.callback(leaving.discard)
         factory = GuestFactory(
+            test=request.node.nodeid,
             cell=cell,
             asked=_asked(request.node),
             fresh=_fresh(request.config),
             stack=stack,
             guests=kernelvm_guests,
+            witness=_witness,
+            leaving=leaving,
         )
         request.node.stash[_FACTORY] = factory
         yield factory
@@ -318,6 +399,12 @@ def build_module(cell: Cell) -> Callable[[str | Path], tuple[Path, ...]]:
 def new_vm(_guest_factory: GuestFactory) -> BootVm:
     """A function that gives a guest as `vm` is; its arguments override those of the marker."""
     return _guest_factory.new
+
+
+@pytest.fixture
+def vms(_guest_factory: GuestFactory) -> LinkedVms:
+    """A function that gives two guests with a cable between them: `a, b = vms("a", "b")`."""
+    return _guest_factory.linked
 
 
 @pytest.fixture
@@ -356,14 +443,22 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show what a guest's failure needs: the verdict, its console, how to boot it by hand."""
     report = yield
-    if call.excinfo is None or report.skipped or not item.get_closest_marker("vm"):
+    if not item.get_closest_marker("vm"):
+        return report
+    from pytest_kernelvm.report.run import note_cell
+
+    note_cell(report, item)
+    if call.excinfo is None or report.skipped:
         return report
     from pytest_kernelvm.report.failure import describe_failure
 
     factory = item.stash.get(_FACTORY, None)
     if factory:
         factory.failed = True
-    describe_failure(report, call.excinfo, factory.made if factory else [])
+    guests, leaving = (factory.made, factory.leaving) if factory else ((), None)
+    describe_failure(report, call.excinfo, guests, leaving)
+    if leaving and leaving.bundle:
+        _run_report(item.config).tally.note_bundle(leaving.bundle.name)
     # JUnit's writer asks the teardown's report, which is given what the item has.
     item.user_properties.append(report.user_properties[-1])
     return report

@@ -30,42 +30,47 @@ class Silent:
 class StreamProgress:
     """Progress on a text stream: overwritten in place on a terminal, every ten seconds elsewhere.
 
-    stream: where to write, standard error by default.
+    stream: where to write, standard error by default. in_place: whether it is a terminal; by
+    default it is asked. shown: how much of the current line is ours.
     """
 
     INTERVAL_S = 10.0
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, in_place: bool | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
-        self._shown = 0
+        self._terminal = self._stream.isatty() if in_place is None else in_place
+        self.shown = 0
         self._last_update = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether an update would be shown now."""
+        return time.monotonic() - self._last_update >= (0.1 if self._terminal else self.INTERVAL_S)
 
     def say(self, text: str) -> None:
         """Write one lasting line."""
-        self._clear()
+        self.clear()
         self._stream.write(f"kernelvm: {text}\n")
         self._stream.flush()
         self._last_update = time.monotonic()
 
     def update(self, text: str) -> None:
         """Overwrite the current line, or write one line every ten seconds if not a terminal."""
-        now = time.monotonic()
+        if not self.due:
+            return
         if self._terminal:
-            if now - self._last_update < 0.1:
-                return
-            self._clear()
+            self.clear()
             line = f"kernelvm: {text}"[:100]
             self._stream.write(line)
-            self._shown = len(line)
-        elif now - self._last_update < self.INTERVAL_S:
-            return
+            self.shown = len(line)
         else:
             self._stream.write(f"kernelvm:   {text}\n")
-        self._last_update = now
+        self._last_update = time.monotonic()
         self._stream.flush()
 
-    def _clear(self) -> None:
-        if self._shown:
-            self._stream.write("\r" + " " * self._shown + "\r")
-            self._shown = 0
+    def clear(self) -> None:
+        """Take back what `update` wrote on the current line."""
+        if self.shown:
+            self._stream.write("\r" + " " * self.shown + "\r")
+            self._stream.flush()
+            self.shown = 0

@@ -15,6 +15,13 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER = 25
 
 
+def cell_pattern(cells: Sequence[str]) -> re.Pattern[str]:
+    """Return what finds the cell in a test's id. cells: their ids."""
+    # The longest first: malta-6.1 is the beginning of malta-6.12.
+    ids = "|".join(re.escape(cell) for cell in sorted(cells, key=len, reverse=True))
+    return re.compile(rf"\[(?:.*-)?({ids})(?:-.*)?\]$")
+
+
 class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Groups tests by cell, in pieces that all workers can take; others by file.
 
@@ -23,9 +30,7 @@ class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def __init__(self, config: pytest.Config, log: Any, cells: Sequence[str]) -> None:
         super().__init__(config, log)
-        # The longest first: malta-6.1 is the beginning of malta-6.12.
-        ids = "|".join(re.escape(cell) for cell in sorted(cells, key=len, reverse=True))
-        self._cell = re.compile(rf"\[(?:.*-)?({ids})(?:-.*)?\]$")
+        self._cell = cell_pattern(cells)
         self._pieces: dict[str, str] = {}
 
     def schedule(self) -> None:

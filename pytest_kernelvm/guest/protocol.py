@@ -186,6 +186,21 @@ class Batch:
         self._data += content
         return Pointer(len(self._data) - len(content))
 
+    @classmethod
+    def of(cls, steps: Sequence[Step], *, given: bytes, space_bytes: int) -> Batch:
+        """Return a batch like one with these steps, data and space."""
+        return cls(list(steps), bytearray(given), space_bytes)
+
+    @property
+    def given(self) -> bytes:
+        """The data."""
+        return bytes(self._data)
+
+    @property
+    def space_bytes(self) -> int:
+        """How much memory is reserved behind the data."""
+        return self._space
+
     @property
     def data_bytes(self) -> int:
         """How much data the request brings along."""

@@ -133,12 +133,15 @@ class Store:
 
     root: where it is; made when first written to.
     progress: told when another process is waited for.
+    found, made: kinds and digests of what this object found and made.
     """
 
     def __init__(self, root: Path, progress: Progress) -> None:
         self.root = root
         self.progress = progress
         self._used: set[str] = set()
+        self.found: set[tuple[str, str]] = set()
+        self.made: set[tuple[str, str]] = set()
 
     def path(self, kind: str, digest: str) -> Path:
         """Return where the entry of a kind and digest is or would be."""
@@ -154,6 +157,8 @@ class Store:
             whole = all((path / name).stat().st_size == size for name, size in sizes.items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+        if whole:
+            self.found.add((kind, digest))
         return path if whole else None
 
     def _use(self, kind: str, digest: str) -> None:
@@ -241,6 +246,7 @@ class Store:
             with self.work(f"{kind}-{digest}") as work:
                 work.entry.mkdir()
                 about = make(work)
+                self.made.add((kind, digest))
                 self._publish(work.entry, kind, digest, about, sized=sized, frozen=frozen)
         # Now it is used.
         return self.find(kind, digest) or self.path(kind, digest)

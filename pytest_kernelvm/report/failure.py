@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_kernelvm.errors import KernelvmError, Verdict
+from pytest_kernelvm.vm.leaving import Failure, Leaving
 from pytest_kernelvm.vm.vm import Vm
 
 PACKAGE = Path(__file__).parent.parent
 
 
+def verdict_on(error: BaseException) -> Verdict:
+    """Return the verdict on a test that ended with an exception."""
+    return error.verdict if isinstance(error, KernelvmError) else Verdict.TEST_FAILED
+
+
 def describe_failure(
-    report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException], guests: list[Vm]
+    report: pytest.TestReport,
+    excinfo: pytest.ExceptionInfo[BaseException],
+    guests: Sequence[Vm],
+    leaving: Leaving | None,
 ) -> None:
-    """Add to a failed test's report what its guests show, and leave out our own frames."""
+    """Add to a failed test's report what its guests show, and leave out our own frames.
+
+    leaving: what the test leaves behind, if it had guests.
+    """
     error = excinfo.value
-    verdict = error.verdict if isinstance(error, KernelvmError) else Verdict.TEST_FAILED
+    verdict = verdict_on(error)
     report.user_properties.append(("kernelvm_verdict", str(verdict)))
     if isinstance(error, KernelvmError):
         report.longrepr = _without_our_frames(excinfo, error)
+    left = _left(report.nodeid, error, guests, leaving) if leaving else {}
     for guest in guests:
         log, qemu_log = guest.logs
         lines = [
@@ -30,11 +44,38 @@ def describe_failure(
             f"QEMU's log: {qemu_log}",
             f"boot it:    {guest.by_hand}",
             f"or bare:    {guest.argv_by_hand}",
+            *([f"packets:    {guest.network.capture}"] if guest.boot.network else []),
+            *left.get(guest, ()),
         ]
         # The guest's own ends bring the console along.
         if verdict is Verdict.TEST_FAILED:
             lines += ["", guest.console.tail()]
         report.sections.append((f"guest {guest.label}", "\n".join(lines)))
+
+
+def _left(
+    test: str, error: BaseException, guests: Sequence[Vm], leaving: Leaving
+) -> dict[Vm, list[str]]:
+    """Leave the test's bundle; return for each guest the lines that say what to do with it."""
+    words = str(error).strip() or type(error).__name__
+    failure = Failure(test=test, verdict=str(verdict_on(error)), error=words)
+    try:
+        bundle = leaving.leave(failure, guests)
+    except OSError as full:
+        return {guests[0]: [f"no bundle:  {full}"]} if guests else {}
+    if bundle is None:
+        return {}
+    lines: dict[Vm, list[str]] = {guests[0]: [f"replay it:  {leaving.command('replay')}"]}
+    launched = [vm for vm in guests if vm.started]
+    for vm, kept in zip(launched, bundle.guests, strict=True):
+        if kept.left:
+            told = f"attach:     {leaving.command('attach')}"
+            if len(launched) > 1:
+                told += f" --guest {kept.directory.name}"
+            lines.setdefault(vm, []).append(told)
+        elif leaving.keep:
+            lines.setdefault(vm, []).append(f"not kept:   {kept.about['not_left']}")
+    return lines
 
 
 def _without_our_frames(excinfo: pytest.ExceptionInfo[BaseException], error: KernelvmError) -> Any:

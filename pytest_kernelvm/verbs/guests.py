@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_kernelvm.config import USERLANDS
+from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.store import remove_tree
 from pytest_kernelvm.verbs.selection import add_source, one_cell, store_of
 
 if TYPE_CHECKING:
     from pytest_kernelvm.verbs.selection import Verbs
     from pytest_kernelvm.vm.cell import Cell
+    from pytest_kernelvm.vm.vm import Bootable, Vm
+
+# The file in the store with the lines given at prompts.
+HISTORY = "history"
+# Somebody who steps through a boot is in no hurry.
+PATIENCE_S = 7 * 86400.0
 
 
 def add_boot(verbs: Verbs) -> None:
@@ -37,6 +46,11 @@ def add_boot(verbs: Verbs) -> None:
         parser.add_argument(
             "--no-cookie", action="store_true", help="leave the cookie off the command line"
         )
+        parser.add_argument(
+            "--network", choices=("user", "outside"), default="", help="with a network card"
+        )
+        if verb is _boot:
+            _add_ways(parser)
         parser.set_defaults(verb=verb)
 
 
@@ -54,31 +68,85 @@ def _cell(arguments: argparse.Namespace) -> Cell:
     return cell.variant(userland=arguments.userland)
 
 
+def _add_ways(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from-snapshot",
+        action="store_true",
+        help="restore it from the snapshot that tests use, made if need be",
+    )
+    parser.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb")
+    parser.add_argument(
+        "--wait", action="store_true", help="with --gdb: stand still until gdb lets it go on"
+    )
+
+
 def _wanted(arguments: argparse.Namespace) -> list[str] | None:
     if arguments.modules is None:
         return None
     return [name for name in arguments.modules.split(",") if name]
 
 
-def _boot(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.vm.shell import following, interact
-    from pytest_kernelvm.vm.vm import Vm
-
-    cell = _cell(arguments)
-
-    def show(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    # What went well needs no log; an error names it, so then it stays.
-    directory = cell.store.new_log_directory(cell.config.id)
-    bootable = cell.bootable(
+def _bootable(cell: Cell, arguments: argparse.Namespace) -> Bootable:
+    return cell.bootable(
         modules=_wanted(arguments),
         cmdline=arguments.cmdline,
         cookie=not arguments.no_cookie,
+        network=arguments.network,
     )
-    with Vm(bootable, directory) as vm, following(vm, show):
-        interact(vm, sys.stdout)
+
+
+def _check_wait(arguments: argparse.Namespace) -> None:
+    if not arguments.wait:
+        return
+    if arguments.from_snapshot or not arguments.gdb:
+        raise BadInput(
+            "--wait is for a guest that boots under gdb",
+            Evidence(expected="--gdb --wait, without --from-snapshot"),
+        )
+
+
+def _boot(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.vm.debugging import gdb_command, gdb_hint, serve_gdb, stub_directory
+    from pytest_kernelvm.vm.guests import Guests
+    from pytest_kernelvm.vm.network import USER_ADDRESS, USER_GATEWAY
+    from pytest_kernelvm.vm.recording import following
+    from pytest_kernelvm.vm.shell import LEAVE, GuestShell, interact
+
+    _check_wait(arguments)
+    cell = _cell(arguments)
+    store = cell.store
+    # What went well needs no log; an error names it, so then it stays.
+    directory = store.new_log_directory(cell.config.id)
+    bootable = _bootable(cell, arguments)
+    if arguments.wait:
+        bootable = replace(
+            bootable,
+            boot=replace(bootable.boot, extra=("-S",)),
+            limits=replace(bootable.limits, boot_s=PATIENCE_S),
+        )
+    shells: list[GuestShell] = []
+    with contextlib.ExitStack() as stack:
+
+        def launched(vm: Vm) -> None:
+            stack.push(vm)
+            shells.append(GuestShell(vm, sys.stdout))
+            if arguments.gdb:
+                socket = serve_gdb(vm, stack.enter_context(stub_directory()))
+                vmlinux = cell.kernel.directory / "vmlinux"
+                print(gdb_command(socket, vmlinux))
+                if hint := gdb_hint(vmlinux, cell.kernel.config):
+                    print(hint)
+            # What a restored guest had said is shown as well.
+            stack.enter_context(following(vm.console, shells[-1].show_console))
+
+        guests = Guests(store, lambda: directory)
+        get = guests.restored if arguments.from_snapshot else guests.booted
+        vm = get(bootable, launched)
+        if arguments.network:
+            vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
+        how = "restored" if vm.snapshot else "booted"
+        intro = f"{vm.label}: {how} in {vm.ready_s:.2f} s; {LEAVE}"
+        interact(shells[-1], history=store.root / HISTORY, intro=intro)
     remove_tree(directory)
     return 0
 
@@ -87,10 +155,7 @@ def _argv(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.process import quoted
     from pytest_kernelvm.vm.qemu_argv import BY_HAND, qemu_argv
 
-    cell = _cell(arguments)
-    initramfs = cell.initramfs(cell.closure(_wanted(arguments)))
-    boot = cell.boot(initramfs, cmdline=arguments.cmdline, cookie=not arguments.no_cookie)
-    print(quoted(qemu_argv(boot, BY_HAND)))
+    print(quoted(qemu_argv(_bootable(_cell(arguments), arguments).boot, BY_HAND)))
     if sys.stdout.isatty():
         print("Ctrl-A x leaves QEMU", file=sys.stderr)
     return 0

@@ -29,6 +29,7 @@ CLEANED = (
     "userlands",
     "initramfs",
     "snapshots",
+    "failures",
     "logs",
     "tmp",
 )

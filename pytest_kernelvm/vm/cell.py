@@ -151,11 +151,13 @@ class Cell:
         cmdline: str = "",
         cookie: bool = True,
         shared_console: bool = False,
+        network: str = "",
     ) -> Boot:
         """Return what QEMU has to boot.
 
         cmdline: words added to the vm-config's. cookie: whether the kernel heeds that line.
         shared_console: the agent talks on the console, as where there is no second port.
+        network: as in Boot.
         """
         shared_console = shared_console or self.kernel.shared_console
         words = f"{cmdline} {SHARED_CONSOLE}".strip() if shared_console else cmdline
@@ -175,6 +177,7 @@ class Cell:
             cmdline=self.config.bootloader_cmdline(words=words, cookie=cookie),
             fixed_initramfs=fixed,
             shared_console=shared_console,
+            network=network,
         )
 
     def bootable(
@@ -188,30 +191,39 @@ class Cell:
         cmdline: str = "",
         cookie: bool = True,
         shared_console: bool = False,
+        network: str = "",
         boot_timeout_s: float | None = None,
     ) -> Bootable:
         """Return what a guest is made of.
 
-        modules or closure: what its initramfs holds. boot_timeout_s: by default the vm-config's.
+        modules or closure: what its initramfs holds. network: as in Boot; with one, `modules` are
+        taken with those of the card's driver. boot_timeout_s: by default the vm-config's.
         """
+        if network and closure is None:
+            wanted = self.config.modules if modules is None else modules
+            modules = dict.fromkeys((*wanted, *self.config.arch.network_modules))
         chosen = closure if closure is not None else self.closure(modules)
         initramfs = self.initramfs(chosen, options=options, blacklist=blacklist, files=files)
         timeouts = self.config.timeouts
         return Bootable(
             label=self.config.id,
             boot=self.boot(
-                initramfs, cmdline=cmdline, cookie=cookie, shared_console=shared_console
+                initramfs,
+                cmdline=cmdline,
+                cookie=cookie,
+                shared_console=shared_console,
+                network=network,
             ),
             abi=self.programs.abi,
             limits=Limits(
                 boot_s=timeouts.boot_s if boot_timeout_s is None else boot_timeout_s,
                 command_s=timeouts.command_s,
             ),
-            by_hand=self._by_hand(chosen, cmdline, cookie),
+            by_hand=self._by_hand(chosen, cmdline, cookie, network),
             services=self.services,
         )
 
-    def _by_hand(self, closure: Closure, cmdline: str, cookie: bool) -> str:
+    def _by_hand(self, closure: Closure, cmdline: str, cookie: bool, network: str) -> str:
         argv = ["kernelvm", "boot", self.config.command_word]
         if self.config.userland != "none":
             argv.append(f"--userland={self.config.userland}")
@@ -221,4 +233,6 @@ class Cell:
             argv.append(f"--cmdline={cmdline}")
         if not cookie:
             argv.append("--no-cookie")
+        if network:
+            argv.append(f"--network={network if network != 'link' else 'user'}")
         return quoted(argv)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,21 @@ from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.streams import Streams
 from pytest_kernelvm.vm.transcript import around_end
 
+# What came within this is one piece.
+APART_S = 0.002
+
 
 class Console:
-    """The kernel's console of one guest. log: the file with all its text."""
+    """The kernel's console of one guest.
 
-    def __init__(self, streams: Streams, log: Path, timeout_s: float) -> None:
+    log: the file with all its text. typed: told what is typed.
+    """
+
+    def __init__(
+        self, streams: Streams, log: Path, timeout_s: float, typed: Callable[[str], None]
+    ) -> None:
         self._streams = streams
+        self._typed = typed
         self._timeout_s = timeout_s
         self._spawn: Any = None
         self.log = log
@@ -29,12 +38,41 @@ class Console:
         """All that was written so far, with LF at the ends of lines."""
         return self._streams.console_text.decode(errors="replace").replace("\r\n", "\n")
 
+    @property
+    def times(self) -> tuple[tuple[float, int], ...]:
+        """When, on the monotonic clock, each piece of the text came, and where it begins.
+
+        A serial port gives a few bytes at a time; those that came within a moment are one piece.
+        """
+        kept: list[tuple[float, int]] = []
+        for when, at in self._streams.console_times:
+            if not kept or when - kept[-1][0] >= APART_S:
+                kept.append((when, at))
+        return tuple(kept)
+
+    @property
+    def raw(self) -> bytes:
+        """All that was written so far, as it came."""
+        return bytes(self._streams.console_text)
+
+    def wait_beyond(self, length_bytes: int, timeout_s: float) -> bytes | None:
+        """Wait for text beyond a length and return it; empty if none came, None after its end."""
+        streams = self._streams
+
+        def look() -> tuple[bytes, bool] | None:
+            fresh = bytes(streams.console_text[length_bytes:])
+            return (fresh, streams.console_ended) if fresh or streams.console_ended else None
+
+        fresh, ended = streams.wait_for(look, Deadline(timeout_s)) or (b"", False)
+        return fresh if fresh or not ended else None
+
     def tail(self) -> str:
         """Return the last lines, from the first splat on if there is one."""
         return around_end(self.text)
 
     def write(self, text: str) -> None:
         """Type text on the console."""
+        self._typed(text)
         self._streams.send_console(text.encode(), Deadline(self._timeout_s))
 
     @property

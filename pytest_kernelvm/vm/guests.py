@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from pytest_kernelvm.vm.vm import Bootable, Vm
 
 # Nothing is restored ahead on a host that could not hold as many guests as this.
 GUESTS_OF_ROOM = 4
+
+Launched = Callable[[Vm], None]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,36 +65,61 @@ class Guests:
         self._passed_on: tuple[Bootable, Vm, Traces] | None = None
         self.counts = Counts()
 
-    def booted(self, bootable: Bootable) -> Vm:
+    def booted(
+        self,
+        bootable: Bootable,
+        launched: Launched = lambda _vm: None,
+        *,
+        link: socket.socket | None = None,
+    ) -> Vm:
         """Return a ready guest that was booted for the caller, who ends it.
 
+        launched: called with it before it is waited for. link: its end of a cable.
         Raises the error that says why it did not get ready.
         """
         self.counts.booted += 1
-        return Vm(bootable, self._new_directory()).__enter__()
+        vm = Vm(bootable, self._new_directory(), link=link)
+        vm.start()
+        launched(vm)
+        return vm.__enter__()
 
-    def restored(self, bootable: Bootable) -> Vm:
+    def restored(
+        self,
+        bootable: Bootable,
+        launched: Launched = lambda _vm: None,
+        *,
+        link: socket.socket | None = None,
+    ) -> Vm:
         """Return a ready guest in the state right after its boot; the caller ends it.
 
         The first one is booted and its snapshot stored, unless the store has it.
+        launched: called with it before it is waited for. link: its end of a cable.
         Raises what a boot raises, and HarnessError if a fresh snapshot cannot be restored.
         """
-        vm = self._taken(bootable) or self._started(bootable, self._snapshot(bootable))
+        vm = self._taken(bootable) or self._started(bootable, self._snapshot(bootable), link)
+        launched(vm)
         try:
             vm.__enter__()
         except SnapshotUnusable as unusable:
-            vm = self._anew(bootable, vm, unusable)
+            vm = self._anew(bootable, vm, unusable, link)
+            launched(vm)
         self.counts.restored += 1
         return vm
 
-    def _anew(self, bootable: Bootable, failed: Vm, unusable: SnapshotUnusable) -> Vm:
+    def _anew(
+        self,
+        bootable: Bootable,
+        failed: Vm,
+        unusable: SnapshotUnusable,
+        link: socket.socket | None,
+    ) -> Vm:
         """Replace a snapshot that does not restore."""
         assert failed.snapshot is not None
         self._store.progress.say(
             f"the snapshot of {bootable.label} does not restore ({unusable}); making it anew"
         )
         forget_snapshot(failed.snapshot)
-        vm = self._started(bootable, self._snapshot(bootable))
+        vm = self._started(bootable, self._snapshot(bootable), link)
         try:
             return vm.__enter__()
         except SnapshotUnusable as again:
@@ -104,8 +132,10 @@ class Guests:
                 ),
             ) from None
 
-    def _started(self, bootable: Bootable, snapshot: Snapshot) -> Vm:
-        vm = Vm(bootable, self._new_directory(), snapshot=snapshot)
+    def _started(
+        self, bootable: Bootable, snapshot: Snapshot, link: socket.socket | None = None
+    ) -> Vm:
+        vm = Vm(bootable, self._new_directory(), snapshot=snapshot, link=link)
         vm.start()
         return vm
 
@@ -142,17 +172,18 @@ class Guests:
         self._ahead = None
         return vm
 
-    def shared(self, bootable: Bootable) -> Vm:
+    def shared(self, bootable: Bootable, launched: Launched = lambda _vm: None) -> Vm:
         """Return the guest that tests pass on to each other; `give_back` ends the loan.
 
-        Raises what `restored` does.
+        launched: called with it. Raises what `restored` does.
         """
         if self._passed_on is None or self._passed_on[0] != bootable:
             self._end_passed_on()
-            vm = self.restored(bootable)
+            vm = self.restored(bootable, launched)
             self._passed_on = bootable, vm, traces_of(vm)
         else:
             self.counts.shared += 1
+            launched(self._passed_on[1])
         return self._passed_on[1]
 
     def give_back(self, vm: Vm, *, usable: bool = True) -> None:

@@ -38,11 +38,13 @@ def launch(
     *,
     memory: Memory | None = None,
     snapshot: Snapshot | None = None,
+    link: socket.socket | None = None,
 ) -> Iterator[Launch]:
     """Start QEMU; leaving the context kills it and closes its streams.
 
     directory: where console.log and qemu.log are written. memory: the guest's, None for anonymous.
     snapshot: what QEMU is to wait for instead of booting, with its state as a descriptor.
+    link: its end of the cable to another guest.
     Raises ToolMissing if this QEMU is not installed.
     """
     console_log, qemu_log = directory / "console.log", directory / "qemu.log"
@@ -56,7 +58,10 @@ def launch(
         before: tuple[bytes, list[tuple[float, int]]] = (b"", [])
         if snapshot:
             numbers.append(stack.enter_context(snapshot.state.open("rb")).fileno())
-            memory = Memory(path=snapshot.memory, written=False)
+            # A kept guest that was booted for itself has its memory in its state.
+            memory = (
+                Memory(path=snapshot.memory, written=False) if snapshot.memory.exists() else None
+            )
             now = time.monotonic()
             before = snapshot.console, [(now - age_s, at) for age_s, at in snapshot.console_ages_s]
         streams = Streams(
@@ -69,10 +74,10 @@ def launch(
             before=before,
         )
         stack.callback(streams.close)
-        argv = qemu_argv(
-            boot, descriptors(*numbers[:3]), memory=memory, incoming=snapshot is not None
-        )
-        process = stack.enter_context(spawn(argv, pass_fds=numbers, output=qemu_log))
+        ends = descriptors(numbers[0], numbers[1], numbers[2], link=link.fileno() if link else None)
+        argv = qemu_argv(boot, ends, memory=memory, incoming=snapshot is not None)
+        inherited = [*numbers, link.fileno()] if link else numbers
+        process = stack.enter_context(spawn(argv, pass_fds=inherited, output=qemu_log))
         # Our copies of its ends would keep the streams open after QEMU's death.
         for end in theirs:
             end.close()

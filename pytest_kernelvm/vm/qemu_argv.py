@@ -15,7 +15,9 @@ class Boot:
 
     initramfs: None for none. cmdline: the bootloader's. fixed_initramfs: put the initramfs where
     the kernel's built-in command line says, instead of telling it through the bootloader's.
-    shared_console: the agent talks on the console. extra: further QEMU flags.
+    shared_console: the agent talks on the console. network: `user` for QEMU's own network, from
+    which nothing gets out but what is forwarded, `outside` for one that reaches what the host
+    does, `link` for a cable to another guest, empty for no card. extra: further QEMU flags.
     """
 
     arch: Arch
@@ -25,16 +27,21 @@ class Boot:
     cmdline: str
     fixed_initramfs: bool = False
     shared_console: bool = False
+    network: str = ""
     extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ends:
-    """The -chardev backends of console, channel and QMP; empty for none."""
+    """The -chardev backends of console, channel and QMP; empty for none.
+
+    network: the -netdev backend, by default what the boot's kind of network says.
+    """
 
     console: str
     channel: str
     qmp: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,14 +58,25 @@ class Memory:
 # Whoever breaks out of the machine into QEMU can start no program and gain no privilege.
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
+# What the network card is attached to, by kind of network; a link without its other end is a hub
+# on which nobody else is.
+NETDEV = "net0"
+NETWORKS = {"user": "user,restrict=on", "outside": "user", "link": "hubport,hubid=0"}
+
 # Ctrl-A x leaves QEMU, Ctrl-A c opens its monitor.
 BY_HAND = Ends(console="stdio,mux=on,signal=off", channel="null")
 
 
-def descriptors(console: int, channel: int, qmp: int) -> Ends:
-    """Return ends that are inherited socket descriptors: no path, no race, death reads as EOF."""
+def descriptors(console: int, channel: int, qmp: int, link: int | None = None) -> Ends:
+    """Return ends that are inherited socket descriptors: no path, no race, death reads as EOF.
+
+    link: of a cable to another guest, None if there is none.
+    """
     return Ends(
-        console=f"socket,fd={console}", channel=f"socket,fd={channel}", qmp=f"socket,fd={qmp}"
+        console=f"socket,fd={console}",
+        channel=f"socket,fd={channel}",
+        qmp=f"socket,fd={qmp}",
+        network="" if link is None else f"socket,fd={link}",
     )
 
 
@@ -78,6 +96,9 @@ def qemu_argv(
         argv += ["-sandbox", SANDBOX]
     argv += ["-m", f"{boot.machine.memory_mib}M", "-no-user-config", "-nodefaults"]
     argv += ["-display", "none", "-no-reboot"]
+    # First, as aarch64's kernel counts virtio devices from the last one, and knows the agent's
+    # port by its number.
+    argv += _network(boot, ends)
     argv += _chardev("console", ends.console) + list(arch.console_argv)
     argv += _chardev("channel", ends.channel) + list(arch.channel_argv)
     if ends.qmp:
@@ -95,6 +116,13 @@ def qemu_argv(
     if incoming:
         argv += ["-incoming", "defer"]
     return (*argv, *boot.extra)
+
+
+def _network(boot: Boot, ends: Ends) -> list[str]:
+    if not boot.network:
+        return []
+    kind, comma, options = (ends.network or NETWORKS[boot.network]).partition(",")
+    return ["-netdev", f"{kind},id={NETDEV}{comma}{options}", *boot.arch.network_argv]
 
 
 def _memory(memory: Memory, size_mib: int) -> list[str]:

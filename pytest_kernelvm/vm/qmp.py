@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from qemu.qmp import ConnectError, QMPError
@@ -16,10 +16,11 @@ T = TypeVar("T")
 
 
 class Qmp:
-    """The QMP connection of one guest."""
+    """The QMP connection of one guest. ordered: told each command that `execute` runs."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, ordered: Callable[[str, dict[str, Any]], None]) -> None:
         self._streams = streams
+        self._ordered = ordered
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Run a QMP command and return what it returns.
@@ -27,7 +28,20 @@ class Qmp:
         arguments: with `_` for `-`. Raises HarnessError if QEMU refuses, GuestDied if it is gone.
         """
         given = {name.replace("_", "-"): value for name, value in arguments.items()}
+        self._ordered(command, given)
+        return self.query(command, **given)
+
+    def query(self, command: str, **given: Any) -> Any:
+        """Run a QMP command as `execute` does, without noting that a test asked for it.
+
+        given: arguments under QEMU's names.
+        """
         return self.perform(self._execute(command, given), command)
+
+    def monitor(self, line: str) -> str:
+        """Run a line of QEMU's monitor for people, `info registers` say; return what it prints."""
+        said: str = self.query("human-monitor-command", **{"command-line": line})
+        return said.replace("\r\n", "\n")
 
     def perform(self, coroutine: Coroutine[Any, Any, T], command: str = "a command") -> T:
         """Run a coroutine that speaks with QEMU and return what it returns; raises as `execute`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import struct
 import time
@@ -15,6 +16,7 @@ from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.transcript import PANIC
 
 AT_FDCWD = -100
 CLOCK_REALTIME = 0
@@ -22,6 +24,8 @@ CLOCK_REALTIME = 0
 SEED_BYTES = 32
 # A clock that is further away from the host's was never set, as on a machine without one.
 SET_CLOCK_S = 86400.0
+# How long the console's last words may take after QEMU said that the guest is at its end.
+LAST_WORDS_S = 0.1
 
 _TIMESPEC = {"big": ">qq", "little": "<qq"}
 
@@ -60,6 +64,21 @@ async def write_out(streams: Streams, state: Path) -> None:
             if found["status"] in ("failed", "cancelled"):
                 raise QMPError(f"migration {found['status']}: {found.get('error-desc', '')}")
             await asyncio.sleep(0.002)
+
+
+async def hold_panicked(streams: Streams) -> None:
+    """Have QEMU stay when its guest panics and restarts, as long as nobody ends it.
+
+    The kernel's command line has panic=-1, so that its panic is a restart, and QEMU's -no-reboot
+    makes that an end; with the action `pause` it stops instead. An end without a panic is one.
+    """
+    client = await streams.qmp_client()
+    with contextlib.suppress(EOFError, OSError), client.listener("SHUTDOWN") as ends:
+        await client.execute("set-action", {"shutdown": "pause"})
+        await ends.get()
+        await asyncio.sleep(LAST_WORDS_S)
+        if not PANIC.search(streams.console_text.decode(errors="replace")):
+            await client.execute("quit")
 
 
 def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead_s: float) -> None:

@@ -6,14 +6,15 @@ import cmd
 import contextlib
 import shlex
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
-from pytest_kernelvm.errors import CommandFailed, SyscallFailed
+from pytest_kernelvm.errors import CommandFailed, KernelvmError, SyscallFailed
 from pytest_kernelvm.vm.vm import Vm
 
-LEAVE = "`exit` or Ctrl-D ends the guest"
+LEAVE = "`exit` or Ctrl-D ends the guest; `help` lists the commands"
+HISTORY_LINES = 1000
 
 
 class GuestShell(cmd.Cmd):
@@ -22,15 +23,38 @@ class GuestShell(cmd.Cmd):
     vm: a booted guest. out: where answers go.
     """
 
-    doc_header = (
-        "Commands (`help cat`); all else is run as a program in the guest: modprobe, insmod"
-    )
-
     def __init__(self, vm: Vm, out: TextIO) -> None:
         super().__init__(stdout=out)
         self._vm = vm
         self._out = out
-        self.prompt = f"{vm.label}> " if sys.stdin.isatty() else ""
+        self._terminal = sys.stdin.isatty()
+        self._asking = False
+        self.prompt = f"{vm.label}> " if self._terminal else ""
+
+    def show_console(self, text: str) -> None:
+        """Show what the console said, and again what the user is typing."""
+        if not (self._terminal and self._asking):
+            self._out.write(text)
+        else:
+            typed = _typed()
+            self._out.write(f"\r\x1b[K{text}")
+            self._out.write("" if text.endswith("\n") else "\n")
+            self._out.write(f"{self.prompt}{typed}")
+        self._out.flush()
+
+    def preloop(self) -> None:
+        """Note that the prompt is about to be shown."""
+        self._asking = True
+
+    def precmd(self, line: str) -> str:
+        """Note that a line was given."""
+        self._asking = False
+        return line
+
+    def postcmd(self, stop: bool, _line: str) -> bool:
+        """Note that the prompt is about to be shown again."""
+        self._asking = not stop
+        return stop
 
     def _show(self, text: str) -> None:
         if text:
@@ -45,14 +69,46 @@ class GuestShell(cmd.Cmd):
         return False
 
     def onecmd(self, line: str) -> bool:
-        """Carry out one line; what the guest refuses is shown, and a dead guest ends the shell."""
+        """Carry out one line; what the guest refuses is shown, and QEMU's end ends the shell."""
         try:
             return bool(super().onecmd(line))
         except (SyscallFailed, CommandFailed) as error:
             self._show(str(error.summary))
+        except KernelvmError as error:
+            if self._vm.ended:
+                raise
+            self._show(f"{error.verdict}: {error.summary}; QEMU runs: `monitor info registers`")
         except ValueError as error:
             self._show(f"not a command: {error}")
         return False
+
+    def do_help(self, arg: str) -> None:
+        """help: this list."""
+        if arg:
+            super().do_help(arg)
+            return
+        told = (getattr(self, name).__doc__ for name in self.get_names() if name[:3] == "do_")
+        pairs = [str(line).partition(": ") for line in told]
+        width = max(len(usage) for usage, _, _ in pairs)
+        for usage, _, what in sorted(pairs):
+            self._show(f"{usage:{width}}  {what.rstrip('.')}")
+        self._show(f"{'PROGRAM [WORD…]':{width}}  run a program in the guest: modprobe, insmod, …")
+
+    def completenames(self, text: str, *_ignored: object) -> list[str]:
+        """Complete the name of a command or of a program in the guest."""
+        programs: list[str] = []
+        with contextlib.suppress(KernelvmError):
+            programs = [f"{name} " for name in self._vm.list("/sbin") if name.startswith(text)]
+        return [f"{name} " for name in super().completenames(text)] + programs
+
+    def completedefault(self, text: str, line: str, _begin: int, end: int) -> list[str]:
+        """Complete the path of a file in the guest."""
+        directory, _, beginning = line[:end].split(" ")[-1].rpartition("/")
+        try:
+            names = self._vm.list(f"{directory}/")
+        except KernelvmError:
+            return []
+        return [text + name[len(beginning) :] for name in names if name.startswith(beginning)]
 
     def default(self, line: str) -> bool:  # type: ignore[override]
         """Run a program in the guest."""
@@ -82,6 +138,37 @@ class GuestShell(cmd.Cmd):
         path, _, text = line.partition(" ")
         self._vm.write(path, f"{text}\n")
 
+    def do_mkdir(self, line: str) -> None:
+        """mkdir DIRECTORY…: make directories."""
+        for path in self._words(line):
+            self._vm.mkdir(path)
+
+    def do_rm(self, line: str) -> None:
+        """rm FILE…: remove files."""
+        for path in self._words(line):
+            self._vm.unlink(path)
+
+    def do_mount(self, line: str) -> None:
+        """mount SOURCE DIRECTORY TYPE: mount a file system."""
+        words = self._words(line)
+        if len(words) == 3:
+            self._vm.mount(*words)
+        else:
+            self._show(self._vm.read("/proc/mounts"))
+
+    def do_uname(self, _line: str) -> None:
+        """uname: the kernel."""
+        name = self._vm.uname
+        self._show(f"{name.sysname} {name.release} {name.version} {name.machine}")
+
+    def do_console(self, _line: str) -> None:
+        """console: the end of the console, from the first splat on."""
+        self._show(self._vm.console.tail())
+
+    def do_monitor(self, line: str) -> None:
+        """monitor COMMAND: ask QEMU: info registers, stop, cont, x/8i $pc."""
+        self._show(self._vm.qmp.monitor(line))
+
     def do_lsmod(self, _line: str) -> None:
         """lsmod: the loaded modules."""
         for module in self._vm.modules:
@@ -96,39 +183,50 @@ class GuestShell(cmd.Cmd):
         return True
 
 
+def _typed() -> str:
+    """Return what is typed so far."""
+    try:
+        import readline
+    except ImportError:
+        return ""
+    return readline.get_line_buffer()
+
+
 @contextlib.contextmanager
-def following(vm: Vm, show: Callable[[str], None]) -> Iterator[None]:
-    """Show the console's text as it comes, as long as the context lasts."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        shown = 0
-        while not ended.is_set():
-            text = vm.console.text
-            if len(text) > shown:
-                show(text[shown:])
-                shown = len(text)
-            ended.wait(0.05)
-
-    thread = threading.Thread(target=follow, name="kernelvm-console", daemon=True)
-    thread.start()
+def _history(file: Path | None) -> Iterator[None]:
+    """Have readline know the lines of earlier sessions, where there is a readline."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    if file is None or not sys.stdin.isatty():
+        yield
+        return
+    with contextlib.suppress(OSError):
+        readline.read_history_file(file)
+    readline.set_history_length(HISTORY_LINES)
     try:
         yield
     finally:
-        ended.set()
-        thread.join()
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(file)
 
 
-def interact(vm: Vm, out: TextIO) -> None:
-    """Talk with a guest until the user leaves or the guest ends.
+def interact(shell: GuestShell, *, history: Path | None = None, intro: str = "") -> None:
+    """Have the user give commands until he leaves or QEMU ends.
 
+    history: the file with the lines of earlier sessions. intro: what is said first.
     Raises the error that says how a guest ended under the user's hands.
     """
-    shell = GuestShell(vm, out)
-    intro = f"{vm.label} is ready after {vm.ready_s:.2f} s; {LEAVE}; `help` lists the commands"
-    while True:
-        try:
-            shell.cmdloop(intro)
-            return
-        except KeyboardInterrupt:
-            intro = f"\n{LEAVE}"
+    with _history(history):
+        while True:
+            try:
+                shell.cmdloop(intro)
+                return
+            except KeyboardInterrupt as interrupt:
+                # SIGTERM and SIGHUP, which name themselves, want an end; Ctrl-C wants the prompt.
+                if interrupt.args:
+                    raise
+                intro = f"\n{LEAVE}"

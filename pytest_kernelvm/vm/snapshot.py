@@ -54,6 +54,17 @@ class Snapshot:
     clock_offset_s: float
     console_ages_s: tuple[tuple[float, int], ...]
 
+    @classmethod
+    def described(cls, directory: Path, about: dict[str, Any]) -> Snapshot:
+        """Return the snapshot in a directory that was noted to be `about` this."""
+        return cls(
+            directory=directory,
+            request_id=about["request_id"],
+            boot_id=about["boot_id"],
+            clock_offset_s=about["clock_offset_s"],
+            console_ages_s=tuple((age_s, offset) for age_s, offset in about["console_ages_s"]),
+        )
+
     @property
     def memory(self) -> Path:
         """The guest's memory, with holes for pages that are zero."""
@@ -80,8 +91,8 @@ def snapshot_digest(boot: Boot) -> str:
     return digest_of(
         {
             "format": FORMAT,
-            "image": _known_digest(boot.image),
-            "initramfs": _known_digest(boot.initramfs) if boot.initramfs else "",
+            "image": known_digest(boot.image),
+            "initramfs": known_digest(boot.initramfs) if boot.initramfs else "",
             "argv": qemu_argv(names, Ends(console="null", channel="null")),
             "shared_console": boot.shared_console,
             "qemu": qemu_version(boot.arch.qemu_binary),
@@ -89,7 +100,8 @@ def snapshot_digest(boot: Boot) -> str:
     )
 
 
-def _known_digest(path: Path) -> str:
+def known_digest(path: Path) -> str:
+    """Return the sha256 of a file, read again only when it has changed."""
     status = path.stat()
     return _digest_of_file(path, status.st_mtime_ns, status.st_size)
 
@@ -127,13 +139,7 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     except OSError:
         # Removed or being replaced by somebody else.
         return None
-    return Snapshot(
-        directory=path,
-        request_id=about["request_id"],
-        boot_id=about["boot_id"],
-        clock_offset_s=about["clock_offset_s"],
-        console_ages_s=tuple((age_s, offset) for age_s, offset in about["console_ages_s"]),
-    )
+    return Snapshot.described(path, about)
 
 
 @functools.cache

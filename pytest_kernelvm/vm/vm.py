@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_kernelvm.errors import CommandFailed, Evidence, KernelvmError
+from pytest_kernelvm.errors import CommandFailed, Evidence, GuestDied, KernelvmError
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline, quoted, tail
 from pytest_kernelvm.vm.channel import Channel, NoReply
 from pytest_kernelvm.vm.console import Console
 from pytest_kernelvm.vm.diagnosis import Symptoms, diagnose
+from pytest_kernelvm.vm.journal import Exchange, Journal
 from pytest_kernelvm.vm.launch import Launch, launch
+from pytest_kernelvm.vm.network import Network
 from pytest_kernelvm.vm.programs import Programs
 from pytest_kernelvm.vm.qemu_argv import BY_HAND, Boot, Memory, qemu_argv
 from pytest_kernelvm.vm.qmp import Qmp
@@ -26,6 +30,7 @@ from pytest_kernelvm.vm.restoring import (
     asks_for_clock,
     bring_in,
     clock_offset_s,
+    hold_panicked,
     refreshed,
     write_out,
 )
@@ -92,6 +97,9 @@ class Vm(Programs):
     bootable: what it is made of. directory: where its logs go.
     snapshot: what it is restored from instead of being booted.
     memory: the file that is its memory; None where no snapshot is to be taken.
+    link: its end of the cable to another guest.
+    Its journal has all that is done with it. `on_failed_start` is called with a guest that does
+    not get ready, before it is ended.
     """
 
     def __init__(
@@ -101,6 +109,7 @@ class Vm(Programs):
         *,
         snapshot: Snapshot | None = None,
         memory: Path | None = None,
+        link: socket.socket | None = None,
     ) -> None:
         super().__init__(bootable.abi, bootable.boot.arch.endianness)
         self.label = bootable.label
@@ -110,13 +119,24 @@ class Vm(Programs):
         self.directory = directory
         self.snapshot = snapshot
         self.services = Services(self, bootable.services)
+        self.network = Network(
+            self,
+            self._byteorder,
+            self.boot.arch.network_modules,
+            kind=self.boot.network,
+            restored=lambda: self.snapshot is not None,
+        )
         self.ready_s = 0.0
+        self.journal = Journal(directory / "journal.jsonl")
+        self.on_failed_start: Callable[[Vm], None] = lambda _vm: None
         self._memory = Memory(path=memory, written=True) if memory else None
+        self._link = link
         self._stack = contextlib.ExitStack()
         self._started = 0.0
         self._refreshing = Batch()
         self._scanned = 0
         self._doomed = False
+        self._held = False
         self._ready = False
         self._launch: Launch
         self._channel: Channel
@@ -133,12 +153,20 @@ class Vm(Programs):
         """
         self._started = time.monotonic()
         self._launch = self._stack.enter_context(
-            launch(self.boot, self.directory, memory=self._memory, snapshot=self.snapshot)
+            launch(
+                self.boot,
+                self.directory,
+                memory=self._memory,
+                snapshot=self.snapshot,
+                link=self._link,
+            )
         )
         streams = self._launch.streams
         self._scanned = len(streams.console_text)
-        self.console = Console(streams, self._launch.console_log, self.limits.command_s)
-        self.qmp = Qmp(streams)
+        self.console = Console(
+            streams, self._launch.console_log, self.limits.command_s, self.journal.typed
+        )
+        self.qmp = Qmp(streams, self.journal.ordered)
         self._channel = Channel(
             streams,
             self.boot.arch,
@@ -148,10 +176,14 @@ class Vm(Programs):
             boot_id=self.snapshot.boot_id if self.snapshot else 0,
         )
         if self.snapshot and self._launch.state_descriptor is not None:
-            ahead_s = self.snapshot.clock_offset_s
-            refreshed(self._refreshing, self.abi, self._byteorder, ahead_s)
-            frame = self._channel.first_frame(self._refreshing)
-            streams.begin(bring_in(streams, self._launch.state_descriptor, frame))
+            self._bring_in(self.snapshot, self._launch.state_descriptor)
+
+    def _bring_in(self, snapshot: Snapshot, descriptor: int) -> None:
+        """Have QEMU load the snapshot's state, and the guest refreshed as soon as it runs."""
+        streams, ahead_s = self._launch.streams, snapshot.clock_offset_s
+        refreshed(self._refreshing, self.abi, self._byteorder, ahead_s)
+        frame = self._channel.first_frame(self._refreshing)
+        streams.begin(bring_in(streams, descriptor, frame))
 
     def __enter__(self) -> Vm:
         if self._ready:
@@ -163,7 +195,9 @@ class Vm(Programs):
                 self._await_restored()
             else:
                 self._await_booted()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KernelvmError):
+                self.on_failed_start(self)
             self._stack.close()
             raise
         self._ready = True
@@ -198,18 +232,43 @@ class Vm(Programs):
         batch = Batch()
         asks_for_clock(batch, self.abi)
         ahead_s = clock_offset_s(self._succeed(batch, "clock_gettime"), self._byteorder)
-        self.qmp.perform(write_out(streams, entry / STATE))
+        self.write_state(entry)
         self._launch.process.kill()
         streams.wait_for(lambda: streams.console_ended or None, Deadline(END_S))
         now = time.monotonic()
         write_sparse(self._memory.path, entry / MEMORY)
+        return self.note_state(entry, ahead_s, now)
+
+    def note_state(self, entry: Path, ahead_s: float, stopped: float) -> dict[str, Any]:
+        """Add to a guest's written state what is ours of it; return what Snapshot is to know.
+
+        ahead_s: of its clock. stopped: when, on the monotonic clock.
+        """
+        streams = self._launch.streams
         (entry / CONSOLE).write_bytes(streams.console_text)
         return {
             "request_id": self._channel.last_id,
             "boot_id": self._channel.boot_id,
             "clock_offset_s": ahead_s,
-            "console_ages_s": [(now - at, offset) for at, offset in streams.console_times],
+            "console_ages_s": [(stopped - at, offset) for at, offset in self.console.times],
         }
+
+    def write_state(self, entry: Path) -> None:
+        """Have QEMU write the state of a stopped guest into a directory.
+
+        Raises HarnessError if it refuses, GuestDied if it is gone.
+        """
+        self.qmp.perform(write_out(self._launch.streams, entry / STATE))
+
+    @property
+    def started(self) -> float:
+        """When it was launched, on the monotonic clock."""
+        return self._started
+
+    @property
+    def ended(self) -> bool:
+        """Whether QEMU has ended, or was never launched."""
+        return not self._started or self._launch.process.poll() is not None
 
     def __exit__(
         self,
@@ -276,12 +335,23 @@ class Vm(Programs):
         """Transact; without a reply, have the program killed if there is one, and say what died."""
         limit_s = self.limits.command_s if timeout_s is None else timeout_s
         self._close_stale(batch)
+        reply = None
+        noted = self.journal.begin(batch, what, limit_s, program=cancel)
         try:
-            return self._channel.transact(batch, Deadline(limit_s))
+            reply = self._channel.transact(batch, Deadline(limit_s))
+            return reply
         except NoReply:
             if cancel and not self._is_gone():
                 self._cancel(what, limit_s)
             raise self._diagnosis(limit_s, what) from None
+        finally:
+            self.journal.end(noted, reply)
+
+    def repeat(self, exchange: Exchange) -> Reply:
+        """Make the exchange of another guest's journal with this one; raises as `transact`."""
+        return self._exchange(
+            exchange.batch, exchange.timeout_s, exchange.what, cancel=exchange.program
+        )
 
     def _is_gone(self) -> bool:
         return bool(self._launch.streams.wait_for(self._gone, Deadline(0)))
@@ -337,8 +407,12 @@ class Vm(Programs):
         batch.call("sync")
         batch.call("reboot", *REBOOT_MAGIC, command, 0)
         streams = self._launch.streams
+        noted = self.journal.begin(batch, what, timeout_s, program=False)
+        reply = None
         with contextlib.suppress(NoReply):
             reply = self._channel.transact(batch, Deadline(timeout_s))
+        self.journal.end(noted, reply)
+        if reply:
             self._syscall_failed(what, -reply.results[1])
         ended = streams.wait_for(lambda: streams.console_ended or None, Deadline(timeout_s))
         status = self._launch.process.wait(END_S) if ended else None
@@ -347,8 +421,19 @@ class Vm(Programs):
 
     def wait_end(self, timeout_s: float) -> int | None:
         """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""
+        if self._held and self._is_gone():
+            with contextlib.suppress(GuestDied):
+                self.qmp.query("quit")
         return self._launch.process.wait(timeout_s)
+
+    def hold_panicked(self) -> None:
+        """Have QEMU stay, with a guest that panicked, until somebody asks for its end."""
+        if self._held:
+            return
+        self._held = True
+        self._launch.streams.begin(hold_panicked(self._launch.streams))
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send QEMU a signal."""
+        self.journal.signalled(number)
         os.kill(self.pid, number)

@@ -1,0 +1,196 @@
+"""What a run with guests says of itself: with what it tests, and at the end what it did."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from pytest_kernelvm.config import VmConfig
+from pytest_kernelvm.errors import KernelvmError
+from pytest_kernelvm.kernel.compiler import compiler_version
+from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.vm.guests import Counts
+from pytest_kernelvm.vm.snapshot import qemu_version
+
+T = TypeVar("T")
+
+# QEMU's choice where its command line names no accelerator, as ours does not.
+ACCELERATOR = "tcg"
+WORKER_KEY = "kernelvm"
+# The attribute of a report that names the cell.
+CELL = "kernelvm_cell"
+MOST_CELLS, MOST_BUNDLES = 3, 4
+
+
+def header(cells: Sequence[VmConfig], store: Path) -> list[str]:
+    """Return lines that say with what some cells are tested; nothing is built.
+
+    store: where it is.
+    """
+    arches = {cell.arch.name: cell.arch for cell in cells}.values()
+    qemus = {_version(qemu_version, arch.qemu_binary, arch.qemu_binary) for arch in arches}
+    compilers = collections.defaultdict(list)
+    for arch in arches:
+        compiler = f"{arch.toolchain_prefix}gcc"
+        compilers[_version(compiler_version, arch, compiler)].append(compiler)
+    told = (f"{', '.join(names)} {version}" for version, names in compilers.items())
+    return [
+        f"kernelvm: {', '.join(cell.id for cell in cells)}",
+        f"kernelvm: QEMU {', '.join(sorted(qemus))} with {ACCELERATOR}; {'; '.join(told)}",
+        f"kernelvm: store {store}",
+    ]
+
+
+def _version(ask: Callable[[T], str], what: T, program: str) -> str:
+    """Return the number in what a program says of itself."""
+    try:
+        words = ask(what)
+    except KernelvmError:
+        return f"({program} is not installed)"
+    numbers = re.findall(r"\d+(?:\.\d+)+", words.partition(";")[0])
+    return numbers[0] if numbers else words
+
+
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """What was done in a run; sums of several workers can be added up.
+
+    guests: Counts. found, made: entries of the store by kind. bundles: of failed tests.
+    casts: recordings.
+    """
+
+    guests: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
+    made: dict[str, int] = field(default_factory=dict)
+    bundles: list[str] = field(default_factory=list)
+    casts: list[str] = field(default_factory=list)
+
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add what another run did, or another worker of this one, as `asdict` gives it."""
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), other[each.name]
+            if isinstance(mine, list):
+                mine += theirs
+                continue
+            for name, count in theirs.items():
+                mine[name] = mine.get(name, 0) + count
+
+    def note_bundle(self, name: str) -> None:
+        """Note the bundle of a failed test, once."""
+        if name not in self.bundles:
+            self.bundles.append(name)
+
+    def add_guests(self, counts: Counts, store: Store) -> None:
+        """Add what this process did for its tests."""
+        found, made = (
+            dict(collections.Counter(kind for kind, _digest in entries))
+            for entries in (store.found - store.made, store.made)
+        )
+        self.add(
+            {"guests": asdict(counts), "found": found, "made": made, "bundles": [], "casts": []}
+        )
+
+
+def note_cell(report: pytest.TestReport, item: pytest.Item) -> None:
+    """Note on a test's report which cell it is of; the note crosses from xdist's workers."""
+    assert isinstance(item, pytest.Function)
+    cell = item.callspec.params["cell"]
+    assert isinstance(cell, VmConfig)
+    setattr(report, CELL, cell.id)
+
+
+class RunReport:
+    """The plugin that tells; registered once there is a test with a guest.
+
+    leave_line: takes back a line on the terminal that pytest is about to write on.
+    """
+
+    def __init__(self, config: pytest.Config, leave_line: Callable[[], None]) -> None:
+        self._config = config
+        self._leave_line = leave_line
+        self._seconds: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0])
+        self.tally = Tally()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add up what the tests of each cell take."""
+        self._leave_line()
+        cell = getattr(report, CELL, None)
+        if cell:
+            sums = self._seconds[cell]
+            sums[0] += report.duration
+            sums[1] += report.when == "call"
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Tell the process that shares out the tests what this worker did."""
+        output = getattr(self._config, "workeroutput", None)
+        if output is not None:
+            output[WORKER_KEY] = asdict(self.tally)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Add what a worker did; one that crashed did not tell."""
+        told = getattr(node, "workeroutput", {}).get(WORKER_KEY)
+        if told:
+            self.tally.add(told)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Tell what was done."""
+        lines = summary(self.tally, {name: tuple(s) for name, s in self._seconds.items()})
+        if lines and terminalreporter.verbosity >= 0:
+            terminalreporter.write_sep("-", "kernelvm")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+
+def summary(tally: Tally, seconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return the lines that say what was done.
+
+    seconds: of each cell's tests, and how many tests those were.
+    """
+    lines = []
+    counts = Counts(**tally.guests) if tally.guests else Counts()
+    told = [
+        f"{counts.restored} restored" + (f" ({counts.waiting} ahead)" if counts.waiting else ""),
+        f"{counts.booted} booted",
+        f"{counts.snapshots_made} snapshots made",
+    ]
+    if counts.restored or counts.booted:
+        lines.append(f"guests:  {', '.join(told)}")
+    stored = [
+        f"{kind} {_found_and_made(tally.found.get(kind, 0), tally.made.get(kind, 0))}"
+        for kind in sorted(tally.found.keys() | tally.made.keys())
+    ]
+    if stored:
+        lines.append(f"store:   {'; '.join(stored)}")
+    slowest = sorted(seconds.items(), key=lambda pair: -pair[1][0])
+    if slowest:
+        shown = [f"{name} {took:.1f} s in {_tests(count)}" for name, (took, count) in slowest]
+        lines.append(f"slowest: {_first(shown, MOST_CELLS)}")
+    if tally.casts:
+        lines.append(f"casts:   {len(tally.casts)} recorded; asciinema play {tally.casts[0]}")
+    if tally.bundles:
+        lines.append(f"left:    {_first(tally.bundles, MOST_BUNDLES)}; `kernelvm kept` lists them")
+    return lines
+
+
+def _found_and_made(found: int, made: int) -> str:
+    return ", ".join(
+        f"{count} {what}" for count, what in ((found, "found"), (made, "made")) if count
+    )
+
+
+def _tests(count: float) -> str:
+    return f"{count:.0f} test{'' if count == 1 else 's'}"
+
+
+def _first(words: Sequence[str], most: int) -> str:
+    rest = len(words) - most
+    return ", ".join([*words[:most], *([f"{rest} more"] if rest > 0 else [])])

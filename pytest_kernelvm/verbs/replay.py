@@ -1,0 +1,241 @@
+"""`kernelvm replay`, `attach`, `export` and `kept`: what failed tests left."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, Verdict
+from pytest_kernelvm.verbs.guests import HISTORY
+from pytest_kernelvm.verbs.selection import store_of
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.verbs.selection import Verbs
+    from pytest_kernelvm.vm.bundle import Bundle, KeptGuest
+    from pytest_kernelvm.vm.journal import Act
+    from pytest_kernelvm.vm.replay import Comparison
+    from pytest_kernelvm.vm.vm import Vm
+
+BUNDLE = "a failure's name, its directory, or a file made by `kernelvm export`"
+# More differences are not shown.
+MOST_SHOWN = 5
+
+
+def add_replay(verbs: Verbs) -> None:
+    """Declare the verbs."""
+    told = "do with fresh guests what a failed test did, and compare their answers"
+    replay = verbs.add_parser(
+        "replay", help=told, description=f"{told}; 0 if it came out as before"
+    )
+    replay.add_argument("bundle", metavar="BUNDLE", help=BUNDLE)
+    replay.add_argument("--boot", action="store_true", help="boot, even if a snapshot is there")
+    replay.add_argument("--fast", action="store_true", help="do not wait where the test waited")
+    replay.add_argument("--console", action="store_true", help="show the console as it comes")
+    replay.add_argument("--shell", action="store_true", help="talk with the guest afterwards")
+    replay.set_defaults(verb=_replay)
+
+    told = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
+    attach = verbs.add_parser("attach", help=told, description=told)
+    attach.add_argument("bundle", metavar="ID", help=BUNDLE)
+    attach.add_argument("--guest", metavar="GUEST", help="of several: guest-0, guest-1, …")
+    attach.add_argument("--paused", action="store_true", help="leave the guest stopped")
+    attach.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb as well")
+    attach.set_defaults(verb=_attach)
+
+    told = "write what a failed test left into one file, for another machine"
+    export = verbs.add_parser("export", help=told, description=told)
+    export.add_argument("bundle", metavar="ID", help=BUNDLE)
+    export.add_argument("file", type=Path, metavar="FILE", help="….tar.gz, .tar.zst or .tar.xz")
+    export.set_defaults(verb=_export)
+
+    told = "list what failed tests left"
+    kept = verbs.add_parser("kept", help=told, description=told)
+    kept.add_argument("--end", nargs="*", metavar="ID", help="remove these instead, by default all")
+    kept.set_defaults(verb=_kept)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.kernel.store import remove_tree
+    from pytest_kernelvm.vm.bundle import open_bundle
+    from pytest_kernelvm.vm.replay import replay, replayed_guests
+    from pytest_kernelvm.vm.shell import LEAVE, GuestShell, interact
+
+    store = store_of(arguments)
+    with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
+        _introduce(bundle)
+        directory = store.new_log_directory(bundle.name)
+        shown = _consoles(stack) if arguments.console else lambda _vm: None
+        try:
+            guests = stack.enter_context(
+                replayed_guests(
+                    bundle,
+                    directory,
+                    fresh="boot" if arguments.boot else "restore",
+                    started=shown,
+                )
+            )
+        except KernelvmError as error:
+            return _not_ready(bundle, error)
+        for vm in guests:
+            how = "restored" if vm.snapshot else "booted"
+            _say(f"{vm.label}: {how} in {vm.ready_s:.2f} s")
+        comparison = replay(bundle, guests, pauses=not arguments.fast, show=_show_act)
+        if not comparison.error:
+            # Else the error names its logs.
+            stack.callback(remove_tree, directory)
+        status = _conclude(bundle, comparison)
+        if arguments.shell:
+            interact(GuestShell(guests[-1], sys.stdout), history=store.root / HISTORY, intro=LEAVE)
+        return status
+
+
+def _introduce(bundle: Bundle) -> None:
+    from pytest_kernelvm.vm.bundle import package_version
+
+    about = bundle.about
+    first = about["error"].splitlines()[0]
+    _say(f"{about['test']}: {first.removeprefix(about['verdict'] + ': ')}")
+    _say(f"{about['verdict']}, left on {about['at']} by pytest-kernelvm {_version(bundle)}")
+    if _version(bundle) != package_version():
+        print(f"kernelvm: this is {package_version()}, which may do otherwise", file=sys.stderr)
+
+
+def _version(bundle: Bundle) -> str:
+    return str(bundle.about["versions"]["pytest-kernelvm"])
+
+
+def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
+    from pytest_kernelvm.report.witness import prefixed
+    from pytest_kernelvm.vm.recording import following
+
+    def show(vm: Vm) -> None:
+        def write(text: str) -> None:
+            sys.stdout.write(prefixed(text, vm.label))
+            sys.stdout.flush()
+
+        stack.enter_context(following(vm.console, write, since=len(vm.console.raw)))
+
+    return show
+
+
+def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
+    """Judge a guest that did not get ready: perhaps that was the failure."""
+    if error.verdict.label != bundle.about["verdict"] or any(
+        guest.about["ready_s"] for guest in bundle.guests
+    ):
+        raise error
+    _say(str(error))
+    _say("as before: the guest does not get ready")
+    return 0
+
+
+def _show_act(vm: Vm, act: Act, word: str) -> None:
+    from pytest_kernelvm.vm.journal import Exchange, Ordered, Signalled, Typed
+
+    match act:
+        case Exchange():
+            told = f"{act.what:50}  {word}"
+        case Typed():
+            told = f"typed {act.text!r}"
+        case Ordered():
+            told = f"QMP {act.command}"
+        case Signalled():
+            told = f"signal {act.number} to QEMU"
+    _say(f"{act.at_s:9.3f}  {vm.label}: {told}")
+
+
+def _conclude(bundle: Bundle, comparison: Comparison) -> int:
+    for difference in (*comparison.differing, *comparison.alike)[:MOST_SHOWN]:
+        _say(f"{difference.number}. {difference.what}")
+        _say(f"  before: {difference.recorded}")
+        _say(f"  now:    {difference.replayed}")
+    if comparison.error:
+        _say(str(comparison.error))
+    counts = f"{comparison.same} of {comparison.exchanges} replies are the same"
+    if comparison.alike:
+        counts += f", {len(comparison.alike)} differ in what was read"
+    before = bundle.about["verdict"]
+    now = comparison.error.verdict.label if comparison.error else ""
+    other_end = now and now != before and before != Verdict.TEST_FAILED.label
+    if comparison.differing or other_end:
+        _say(f"otherwise than before: {counts}, {len(comparison.differing)} commands end otherwise")
+        return comparison.error.verdict.exit_code if comparison.error else 1
+    _say(f"as before: {counts}")
+    return 0
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.kernel.store import remove_tree
+    from pytest_kernelvm.vm.bundle import open_bundle
+    from pytest_kernelvm.vm.debugging import gdb_command, serve_gdb, stub_directory
+    from pytest_kernelvm.vm.keeping import AttachedVm
+    from pytest_kernelvm.vm.recording import following
+    from pytest_kernelvm.vm.shell import LEAVE, GuestShell, interact
+
+    store = store_of(arguments)
+    with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
+        kept = _one_guest(bundle, arguments.guest)
+        _introduce(bundle)
+        directory = store.new_log_directory(bundle.name)
+        stack.callback(remove_tree, directory)
+        vm = AttachedVm(kept.bootable(), directory, snapshot=kept.left_state())
+        stack.enter_context(vm)
+        if arguments.gdb:
+            socket = serve_gdb(vm, stack.enter_context(stub_directory()))
+            _say(gdb_command(socket, kept.vmlinux))
+        shell = GuestShell(vm, sys.stdout)
+        _say(vm.console.tail())
+        stack.enter_context(following(vm.console, shell.show_console, since=len(vm.console.raw)))
+        if arguments.paused:
+            _say(f"{vm.label} is stopped; `monitor cont` lets it go on")
+        elif silence := vm.silence():
+            _say(f"{silence.verdict}: {silence.summary}; QEMU answers: `monitor info registers`")
+        interact(shell, history=store.root / HISTORY, intro=LEAVE)
+        return 0
+
+
+def _one_guest(bundle: Bundle, named: str | None) -> KeptGuest:
+    guests = {guest.directory.name: guest for guest in bundle.guests}
+    if named is None and len(guests) == 1:
+        return bundle.guests[0]
+    if named not in guests:
+        raise BadInput(
+            f"{bundle.name} has {len(guests)} guests",
+            Evidence(expected=f"--guest {' or '.join(guests)}", seen=named or "no --guest"),
+        )
+    return guests[named]
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.vm.bundle import export_bundle, open_bundle
+
+    with open_bundle(store_of(arguments), arguments.bundle) as bundle:
+        export_bundle(bundle, arguments.file)
+    size_mib = arguments.file.stat().st_size / (1 << 20)
+    _say(f"{arguments.file}: {size_mib:.1f} MiB; there: kernelvm replay {arguments.file.name}")
+    return 0
+
+
+def _kept(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.vm.bundle import bundles, remove_bundle, stored_bundle
+
+    store = store_of(arguments)
+    if arguments.end is None:
+        for bundle in bundles(store):
+            what = "attach, replay" if any(guest.left for guest in bundle.guests) else "replay"
+            about = bundle.about
+            _say(f"{bundle.name}  {about['at']}  {about['verdict']}  {about['test']}  ({what})")
+        return 0
+    names = arguments.end or [bundle.name for bundle in bundles(store)]
+    for name in names:
+        remove_bundle(stored_bundle(store, name))
+        _say(f"removed {name}")
+    return 0

@@ -1,0 +1,239 @@
+"""What was done with a guest, in order and with what it answered: enough to do it all again."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.guest.protocol import Argument, Batch, Pointer, Reply, Result, Step
+
+# More than this is not held in memory; what came before goes into a file.
+HELD_BYTES = 16 << 20
+
+
+@dataclass(kw_only=True, slots=True)
+class Exchange:
+    """A batch of system calls and its reply.
+
+    at_s: when it was sent, on the monotonic clock; took_s: until it was answered.
+    what: the request in words. timeout_s: what it was given. program: whether a program was run.
+    reply: None where none came.
+    """
+
+    at_s: float
+    what: str
+    timeout_s: float
+    program: bool
+    batch: Batch
+    reply: Reply | None = None
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Typed:
+    """Text that was typed on the console."""
+
+    at_s: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ordered:
+    """A QMP command."""
+
+    at_s: float
+    command: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signalled:
+    """A signal that QEMU was sent."""
+
+    at_s: float
+    number: int
+
+
+Act = Exchange | Typed | Ordered | Signalled
+
+
+@dataclass(slots=True)
+class Journal:
+    """All acts on one guest.
+
+    file: takes what is too much for memory. pending: the exchange that is not answered yet.
+    exchanges: how many there were.
+    """
+
+    file: Path
+    pending: Exchange | None = None
+    exchanges: int = 0
+    _acts: list[Act] = field(default_factory=list)
+    _held_bytes: int = 0
+    _spilled: bool = False
+
+    def begin(self, batch: Batch, what: str, timeout_s: float, *, program: bool) -> Exchange:
+        """Note a batch that is about to be sent; `end` notes what became of it."""
+        exchange = Exchange(
+            at_s=time.monotonic(), what=what, timeout_s=timeout_s, program=program, batch=batch
+        )
+        self.exchanges += 1
+        self.pending = exchange
+        self._acts.append(exchange)
+        return exchange
+
+    def end(self, exchange: Exchange, reply: Reply | None) -> None:
+        """Note the reply to a batch, or that there is none."""
+        exchange.reply = reply
+        exchange.took_s = time.monotonic() - exchange.at_s
+        self.pending = None
+        self._held_bytes += exchange.batch.data_bytes + 100 * len(exchange.batch.steps)
+        if reply:
+            self._held_bytes += sum(map(len, reply.outputs))
+        if self._held_bytes > HELD_BYTES:
+            self._spill()
+
+    def typed(self, text: str) -> None:
+        """Note text that is typed on the console."""
+        self._acts.append(Typed(at_s=time.monotonic(), text=text))
+
+    def ordered(self, command: str, arguments: dict[str, Any]) -> None:
+        """Note a QMP command."""
+        self._acts.append(Ordered(at_s=time.monotonic(), command=command, arguments=arguments))
+
+    def signalled(self, number: int) -> None:
+        """Note a signal."""
+        self._acts.append(Signalled(at_s=time.monotonic(), number=number))
+
+    def _spill(self) -> None:
+        with self.file.open("a" if self._spilled else "w") as file:
+            for act in self._acts:
+                file.write(f"{json.dumps(_encoded(act, 0.0))}\n")
+        self._spilled = True
+        self._acts.clear()
+        self._held_bytes = 0
+
+    def lines(self, since_s: float) -> Iterator[str]:
+        """Give each act as a line of JSON; times count from `since_s` on the monotonic clock."""
+        if self._spilled:
+            with self.file.open() as file:
+                for line in file:
+                    act = json.loads(line)
+                    act["at_s"] = round(act["at_s"] - since_s, 6)
+                    yield f"{json.dumps(act)}\n"
+        for noted in self._acts:
+            yield f"{json.dumps(_encoded(noted, since_s))}\n"
+
+
+def read_acts(lines: Iterator[str]) -> Iterator[Act]:
+    """Give the acts of `Journal.lines`. Raises ValueError, KeyError or TypeError for others."""
+    for line in lines:
+        yield _decoded(json.loads(line))
+
+
+def _encoded(act: Act, since_s: float) -> dict[str, Any]:
+    at_s = {"at_s": round(act.at_s - since_s, 6)}
+    match act:
+        case Typed():
+            return at_s | {"typed": act.text}
+        case Ordered():
+            return at_s | {"qmp": act.command, "arguments": act.arguments}
+        case Signalled():
+            return at_s | {"signal": act.number}
+    reply = act.reply
+    return at_s | {
+        "what": act.what,
+        "took_s": round(act.took_s, 6),
+        "timeout_s": act.timeout_s,
+        "program": act.program,
+        "steps": [_encoded_step(step) for step in act.batch.steps],
+        "data": _encoded_bytes(act.batch.given),
+        "space_bytes": act.batch.space_bytes,
+        "results": list(reply.results) if reply else None,
+        "outputs": [_encoded_bytes(output) for output in reply.outputs] if reply else None,
+    }
+
+
+def _decoded(act: dict[str, Any]) -> Act:
+    at_s = float(act["at_s"])
+    if "typed" in act:
+        return Typed(at_s=at_s, text=act["typed"])
+    if "qmp" in act:
+        return Ordered(at_s=at_s, command=act["qmp"], arguments=act["arguments"])
+    if "signal" in act:
+        return Signalled(at_s=at_s, number=act["signal"])
+    reply = None
+    if act["results"] is not None:
+        reply = Reply(
+            results=tuple(act["results"]),
+            outputs=tuple(_decoded_bytes(output) for output in act["outputs"]),
+        )
+    return Exchange(
+        at_s=at_s,
+        what=act["what"],
+        took_s=act["took_s"],
+        timeout_s=act["timeout_s"],
+        program=act["program"],
+        batch=Batch.of(
+            [_decoded_step(step) for step in act["steps"]],
+            given=_decoded_bytes(act["data"]),
+            space_bytes=act["space_bytes"],
+        ),
+        reply=reply,
+    )
+
+
+def _encoded_step(step: Step) -> dict[str, Any]:
+    encoded: dict[str, Any] = {"call": step.call, "args": [_encoded_arg(arg) for arg in step.args]}
+    if step.out:
+        encoded["out"] = list(step.out)
+    for name in ("always", "loop"):
+        if getattr(step, name):
+            encoded[name] = True
+    return encoded
+
+
+def _decoded_step(step: dict[str, Any]) -> Step:
+    out = step.get("out")
+    return Step(
+        call=step["call"],
+        args=tuple(_decoded_arg(arg) for arg in step["args"]),
+        out=(out[0], out[1]) if out else None,
+        always=step.get("always", False),
+        loop=step.get("loop", False),
+    )
+
+
+def _encoded_arg(arg: Argument) -> int | dict[str, int]:
+    match arg:
+        case Pointer(offset):
+            return {"pointer": offset}
+        case Result(step):
+            return {"result": step}
+    return arg
+
+
+def _decoded_arg(arg: int | dict[str, int]) -> Argument:
+    if isinstance(arg, int):
+        return arg
+    return Pointer(arg["pointer"]) if "pointer" in arg else Result(arg["result"])
+
+
+def _encoded_bytes(data: bytes) -> str | dict[str, str]:
+    """Return text as text, for those who read a journal, and all else in base64."""
+    try:
+        text = data.decode("ascii")
+        if text.replace("\n", "").replace("\t", "").replace("\0", "").isprintable():
+            return text
+    except UnicodeDecodeError:
+        pass
+    return {"base64": base64.b64encode(data).decode()}
+
+
+def _decoded_bytes(data: str | dict[str, str]) -> bytes:
+    return data.encode() if isinstance(data, str) else base64.b64decode(data["base64"])

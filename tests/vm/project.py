@@ -1,0 +1,70 @@
+"""A project of its own, with a store of its own, whose tests are run by a pytest of their own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm import Cell
+from pytest_kernelvm.process import Completed, run
+
+# What other stores need not make again. Snapshots are theirs: they are linked into bundles.
+SHARED_KINDS = ("sources", "trees", "builders", "kernels", "requests", "guests", "initramfs")
+TIMEOUT_S = 240.0
+KERNELVM = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A directory with tests of one cell. store: its store, which has the cell's kernel."""
+
+    directory: Path
+    cell: Cell
+    store: Path
+
+    def pytest(self, *arguments: str) -> Completed:
+        """Run its tests."""
+        argv = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:hypothesispytest",
+        ]
+        argv += [f"--kernelvm-configs={self.cell.config.file.parent}"]
+        argv += [f"--kernelvm-config={self.cell.config.id}", f"--kernelvm-store={self.store}"]
+        argv += [f"--basetemp={self.directory / 'base'}", *arguments]
+        argv += ["test_it.py"]
+        return run(argv, cwd=self.directory, timeout_s=TIMEOUT_S, check=False)
+
+    def kernelvm(self, *arguments: str, store: Path | None = None, stdin: str = "") -> Completed:
+        """Give the command, by default on the project's store."""
+        argv = [
+            sys.executable,
+            "-c",
+            "import sys; from pytest_kernelvm.cli import main; sys.exit(main())",
+        ]
+        argv += ["--store", str(store or self.store)]
+        argv += ["--configs", str(self.cell.config.file.parent), *arguments]
+        return run(argv, cwd=self.directory, stdin=stdin.encode(), timeout_s=TIMEOUT_S, check=False)
+
+    def left(self) -> list[str]:
+        """Return the names of what failed tests left, oldest first."""
+        listed = self.kernelvm("kept").stdout
+        return [line.split()[0] for line in listed.splitlines()]
+
+
+def make_project(directory: Path, cell: Cell, tests: str) -> Project:
+    """Make a project with one file of tests."""
+    assert cell.kernel
+    assert cell.programs
+    store = directory / "store"
+    store.mkdir()
+    for kind in SHARED_KINDS:
+        (store / kind).symlink_to(cell.store.root / kind)
+    (directory / "test_it.py").write_text(tests)
+    (directory / "pytest.ini").write_text("[pytest]\n")
+    return Project(directory=directory, cell=cell, store=store)
