@@ -1,0 +1,147 @@
+"""A console over time, as it was: text with both clocks, casts, live."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.report.witness import prefixed
+from pytest_kernelvm.vm.console import APART_S, Console
+from pytest_kernelvm.vm.recording import following, two_clocks, write_cast
+from pytest_kernelvm.vm.streams import Streams
+
+BEFORE = b"[    0.000000] Linux version 6.12\r\n[    0.1"
+
+
+class Line:
+    """A console whose other end is ours."""
+
+    def __init__(self, directory: Path, before: bytes = b"") -> None:
+        pairs = [socket.socketpair() for _ in range(3)]
+        self.now = time.monotonic()
+        at = [(self.now - 3.0, 0), (self.now - 2.0, before.find(b"\n") + 1)] if before else []
+        self.streams = Streams(
+            console=pairs[0][0],
+            channel=pairs[1][0],
+            qmp=pairs[2][0],
+            splitter=FrameSplitter("little"),
+            log=directory / "console.log",
+            shared=False,
+            before=(before, at),
+        )
+        self.ends = [pair[1] for pair in pairs]
+        self.typed: list[str] = []
+        self.console = Console(
+            self.streams, directory / "console.log", 5.0, typed=self.typed.append
+        )
+        self.streams.start()
+
+    def say(self, data: bytes) -> None:
+        """Have the guest say something, and wait until it was heard."""
+        expected = len(self.streams.console_text) + len(data)
+        self.ends[0].sendall(data)
+        heard = self.streams.wait_for(
+            lambda: len(self.streams.console_text) >= expected or None, Deadline(10)
+        )
+        assert heard
+
+    def end(self) -> None:
+        for end in self.ends:
+            end.close()
+        self.streams.close()
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    made = Line(tmp_path, BEFORE)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[Line]:
+    made = Line(tmp_path)
+    yield made
+    made.end()
+
+
+def test_each_line_has_both_clocks(line: Line) -> None:
+    line.say(b"00000] second\n[    1.0] third\n")
+    text = two_clocks(line.console, line.now)
+    assert [part.split(maxsplit=1)[1] for part in text.splitlines()] == [
+        "[    0.000000] Linux version 6.12",
+        "[    0.100000] second",
+        "[    1.0] third",
+    ]
+    times = [float(part.split()[0]) for part in text.splitlines()]
+    assert times[:2] == [-3.0, -2.0]
+    assert times[2] >= 0
+
+
+def test_a_line_without_an_end_is_shown(line: Line) -> None:
+    assert two_clocks(line.console, line.now).splitlines()[-1].endswith("  [    0.1")
+
+
+def test_a_cast_is_one(line: Line, tmp_path: Path) -> None:
+    """The format: docs.asciinema.org/manual/asciicast/v2."""
+    line.say("é".encode()[:1])
+    time.sleep(2 * APART_S)
+    line.say("é\r\n".encode()[1:])
+    file = tmp_path / "it.cast"
+    write_cast(line.console, file, "a title")
+    header, *events = [json.loads(each) for each in file.read_text().splitlines()]
+    assert header["version"] == 2
+    assert header["title"] == "a title"
+    assert {"width", "height", "timestamp"} <= set(header)
+    assert abs(header["timestamp"] - (time.time() - 3)) < 30
+    assert all(kind == "o" for _, kind, _ in events)
+    assert [at for at, _, _ in events] == sorted(at for at, _, _ in events)
+    assert events[0][0] == 0
+    assert "".join(text for _, _, text in events) == BEFORE.decode() + "é\r\n"
+
+
+def test_a_silent_console_makes_an_empty_cast(silent: Line, tmp_path: Path) -> None:
+    write_cast(silent.console, tmp_path / "it.cast", "")
+    assert len((tmp_path / "it.cast").read_text().splitlines()) == 1
+    assert two_clocks(silent.console, silent.now) == ""
+
+
+def test_bytes_that_come_together_are_one_piece(line: Line) -> None:
+    for byte in b"0123456789" * 20:
+        line.say(bytes([byte]))
+    assert len(line.console.times) < 60
+    assert line.console.raw == BEFORE + b"0123456789" * 20
+
+
+def test_following_misses_nothing_and_shows_nothing_twice(line: Line) -> None:
+    shown: list[str] = []
+    with following(line.console, shown.append, since=len(BEFORE)):
+        for number in range(200):
+            line.say(f"{number}\r\n".encode())
+    assert "".join(shown) == "".join(f"{number}\n" for number in range(200))
+
+
+def test_following_ends_with_the_console(line: Line) -> None:
+    shown: list[str] = []
+    with following(line.console, shown.append):
+        line.ends[0].sendall(b"last words")
+        line.ends[0].close()
+        line.streams.wait_for(lambda: line.streams.console_ended or None, Deadline(10))
+    assert "".join(shown).endswith("last words")
+
+
+def test_what_is_typed_is_noted(line: Line) -> None:
+    line.console.write("help\n")
+    assert line.typed == ["help\n"]
+    assert line.ends[0].recv(16) == b"help\n"
+
+
+def test_lines_get_their_guests_name() -> None:
+    assert prefixed("one\ntwo\n", "malta") == "malta | one\nmalta | two\n"
