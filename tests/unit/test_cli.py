@@ -24,6 +24,10 @@ VERBS = (
     "build",
     "boot",
     "argv",
+    "replay",
+    "attach",
+    "export",
+    "kept",
     "closure",
     "modules",
     "services",
@@ -33,7 +37,7 @@ VERBS = (
     "store",
     "clean",
 )
-MADE_KINDS = ("kernels", "requests", "guests", "initramfs", "logs", "tmp")
+MADE_KINDS = ("kernels", "requests", "guests", "initramfs", "failures", "logs", "tmp")
 SCREEN_LINES = 24
 
 
@@ -450,3 +454,29 @@ def test_store_verify(kernelvm: Command, tmp_path: Path) -> None:
     said = kernelvm("--store", root, "store", "verify", "--remove")
     assert said.status == 0
     assert not (root / "kernels/one").exists()
+
+
+# What failed tests left
+
+
+@pytest.mark.parametrize("verb", ["replay", "attach"])
+def test_a_bundle_that_is_none(verb: str, kernelvm: Command, project: Path, tmp_path: Path) -> None:
+    assert_refused(kernelvm(verb, "nosuch"), "no bundle is called 'nosuch'", "kernelvm kept")
+    (project / "bundle.json").write_text("{}")
+    assert_refused(kernelvm(verb, project), f"{project} is no whole bundle", "KeyError")
+    (project / "bundle.json").write_text('{"format": 0, "guests": []}')
+    assert_refused(kernelvm(verb, project), "a bundle of another version", "seen: format 0")
+    for name, words in (
+        ("it.zip", "does not say how it is packed"),
+        ("it.tar.gz", "cannot be unpacked"),
+    ):
+        file = tmp_path / name
+        file.write_bytes(b"nonsense")
+        assert_refused(kernelvm(verb, file), words)
+
+
+def test_nothing_is_left(kernelvm: Command, project: Path) -> None:
+    assert (project / "vm-configs").is_dir()
+    assert kernelvm("kept") == Said(0, "", "")
+    assert kernelvm("kept", "--end") == Said(0, "", "")
+    assert_refused(kernelvm("kept", "--end", "nosuch"), "no bundle is called 'nosuch'")

@@ -207,6 +207,38 @@ def test_the_marker_is_documented(pytester: pytest.Pytester) -> None:
     assert [line for line in result.outlines if line.startswith("@pytest.mark.vm: ")]
 
 
+# What a run says of itself
+
+
+@with_configs
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cells_are_told_once(workers: int, pytester: pytest.Pytester, store: Path) -> None:
+    pytester.makeconftest(BARE_CELL)
+    pytester.makepyfile("def test_x(cell): pass")
+    result = pytester.runpytest_subprocess(f"-n{workers}", "--kernelvm-config=malta")
+    result.assert_outcomes(passed=2)
+    told = [line for line in result.outlines if line.startswith("kernelvm: ")]
+    assert told[0] == "kernelvm: malta-6.1, malta-6.12"
+    assert told[1].startswith("kernelvm: QEMU ")
+    assert told[2:] == [f"kernelvm: store {store}"]
+    assert [line for line in result.outlines if line.startswith("slowest: ")] == [
+        line for line in result.outlines if " in 1 test" in line
+    ]
+    assert list(store.iterdir()) == []
+
+
+@with_configs
+@pytest.mark.parametrize("arguments", [["-m", "not vm"], ["-q"]])
+def test_of_cells_that_are_not_tested_nothing_is_told(
+    arguments: list[str], pytester: pytest.Pytester
+) -> None:
+    pytester.makeconftest(BARE_CELL)
+    pytester.makepyfile("def test_x(cell): pass\ndef test_plain(): pass")
+    result = pytester.runpytest_inprocess(*arguments)
+    result.stdout.no_fnmatch_line("kernelvm: *")
+    result.stdout.no_fnmatch_line("*slowest*")
+
+
 # Runs without guests
 
 

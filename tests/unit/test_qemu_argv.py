@@ -165,3 +165,27 @@ def test_memory_in_a_file(written: bool, share: str) -> None:
 
 def test_a_restored_machine_waits() -> None:
     assert qemu_argv(boot("mips"), ENDS, incoming=True)[-2:] == ("-incoming", "defer")
+
+
+@pytest.mark.parametrize(
+    ("arch", "device"),
+    [("mips", "virtio-net-pci,netdev=net0,romfile="), ("aarch64", "virtio-net-device,netdev=net0")],
+)
+@pytest.mark.parametrize(
+    ("kind", "link", "backend"),
+    [
+        ("user", None, "user,id=net0,restrict=on"),
+        ("outside", None, "user,id=net0"),
+        ("link", 9, "socket,id=net0,fd=9"),
+        ("link", None, "hubport,id=net0,hubid=0"),
+    ],
+)
+def test_a_network_card(arch: str, device: str, kind: str, link: int | None, backend: str) -> None:
+    with_card = dataclasses.replace(boot(arch), network=kind)
+    argv = qemu_argv(with_card, descriptors(5, 6, 7, link=link))
+    at = argv.index("-netdev")
+    assert argv[at : at + 4] == ("-netdev", backend, "-device", device)
+    # The agent's port is the last virtio device: so it has the first number.
+    assert at < argv.index("-chardev")
+    without = (*argv[:at], *argv[at + 4 :])
+    assert without == qemu_argv(boot(arch), descriptors(5, 6, 7))
