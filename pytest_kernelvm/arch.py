@@ -46,6 +46,8 @@ class Arch:
     image_magic: what is in bytes 56 to 59 of an image that is no ELF file.
     network_argv: the QEMU flags that attach the netdev `net0`; network_modules: its driver's.
     fast_boot_argv: QEMU flags that shorten the boot and change nothing a test can see.
+    spin: machine code at the reset vector that counts in a register forever; spin_register: how
+        QEMU's monitor shows that; spins_per_s: of the machine that suits default timeouts.
     agent_cflags: what makes a static nolibc program small here.
     compact_cflags: a denser instruction set that has no system calls, on the CPUs of compact_cpus
         (models of QEMU's -cpu) only.
@@ -76,6 +78,9 @@ class Arch:
     network_argv: tuple[str, ...]
     network_modules: tuple[str, ...]
     fast_boot_argv: tuple[str, ...]
+    spin: bytes
+    spin_register: str
+    spins_per_s: float
     agent_cflags: tuple[str, ...]
     compact_cflags: tuple[str, ...]
     compact_cpus: tuple[str, ...]
@@ -114,6 +119,8 @@ class Arch:
 # in estimate_frequencies() (arch/mips/mti-malta/malta-time.c) waiting for RTC ticks; a clock that
 # counts instructions makes them come at once. `sleep=off` would starve an idle QEMU's main loop.
 _MALTA_FAST_BOOT = ("-icount", "shift=7", "-rtc", "clock=vm")
+# addiu a0, a0, 1; b .-4; nop. QEMU swaps the words of -bios for a little-endian CPU (malta.c).
+_MALTA_SPIN = bytes.fromhex("24840001 1000fffe 00000000")
 _MALTA_SERIAL = ("-serial", "chardev:console")
 _MALTA_CHANNEL = ("-serial", "chardev:channel")
 _MALTA_AGENT_CFLAGS = ("-mno-abicalls", "-fno-pic", "-G0", "-msoft-float", "-mips32r2")
@@ -166,6 +173,9 @@ def _malta(
         network_argv=("-device", "virtio-net-pci,netdev=net0,romfile="),
         network_modules=("virtio_pci", "virtio_net"),
         fast_boot_argv=_MALTA_FAST_BOOT,
+        spin=_MALTA_SPIN,
+        spin_register=r"\ba0 ([0-9a-f]{8})\b",
+        spins_per_s=240e6,
         agent_cflags=_MALTA_AGENT_CFLAGS,
         compact_cflags=_MALTA_COMPACT_CFLAGS,
         compact_cpus=_MALTA_COMPACT_CPUS,
@@ -223,6 +233,10 @@ ARCHES: dict[str, Arch] = {
             network_argv=("-device", "virtio-net-device,netdev=net0"),
             network_modules=("virtio_net",),
             fast_boot_argv=(),
+            # add x0, x0, #1; b .-4
+            spin=bytes.fromhex("00040091 ffffff17"),
+            spin_register=r"\bX00=([0-9a-f]{16})\b",
+            spins_per_s=3.8e9,
             agent_cflags=(
                 "-mno-outline-atomics",
                 "-fno-pic",

@@ -38,6 +38,7 @@ class Evidence:
     """What a person needs to understand a failure without running it again.
 
     expected, seen: one sentence each.
+    facts: further lines of the kind `reached: memory`.
     where: `file:line` of the user's file, or the path of a log.
     next_step: what to do about it.
     excerpt: the lines that show it (console, compiler, stderr).
@@ -46,6 +47,7 @@ class Evidence:
 
     expected: str = ""
     seen: str = ""
+    facts: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
     next_step: str = ""
     excerpt: str = ""
@@ -57,6 +59,7 @@ class Evidence:
         for label, text in (("expected", self.expected), ("seen", self.seen)):
             if text:
                 out.append(f"  {label}: {text}")
+        out.extend(f"  {fact}" for fact in self.facts)
         out.extend(f"  where: {place}" for place in self.where)
         if self.excerpt:
             out.extend(f"  | {line}" for line in self.excerpt.rstrip("\n").split("\n"))
@@ -138,6 +141,12 @@ class GuestPanic(KernelvmError):
     """The guest's kernel panicked."""
 
     verdict = Verdict.PANIC
+
+
+class GuestSplat(KernelvmError):
+    """The guest's kernel found something wrong with itself, and nobody said that it may."""
+
+    verdict = Verdict.SPLAT
 
 
 class GuestHang(KernelvmError):

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.report.witness import Witness
+from pytest_kernelvm.tolerance import Tolerance
 from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.guests import Guests
 from pytest_kernelvm.vm.leaving import Leaving
@@ -135,7 +136,8 @@ class GuestFactory:
     """The guests of one test.
 
     test: its id. asked: by its marker. fresh: how the run wants guests, unless that says otherwise.
-    witness: sees the guests. leaving: what the test leaves if it fails.
+    witness: sees the guests. leaving: what the test leaves if it fails. tolerance: how their
+    splats count.
     made: the test's guests so far, those that did not get ready included. failed: whether the test
     has.
     """
@@ -148,6 +150,7 @@ class GuestFactory:
     guests: Guests
     witness: Witness
     leaving: Leaving
+    tolerance: Tolerance
     made: list[Vm] = field(default_factory=list)
     failed: bool = False
 
@@ -165,6 +168,7 @@ class GuestFactory:
             case "share":
                 vm = self.guests.shared(bootable(self.cell, asked), self._launched)
                 self.stack.callback(lambda: self.guests.give_back(vm, usable=not self.failed))
+                self.tolerance.watch_over(vm)
                 return vm
             case _:
                 made_of = bootable(self.cell, asked)
@@ -191,6 +195,7 @@ class GuestFactory:
                 named = replace(made_of, label=f"{made_of.label}-{name}")
                 vms.append(self.stack.enter_context(get(named, self._launched, link=link)))
         for number, vm in enumerate(vms, start=1):
+            self.tolerance.watch_over(vm)
             vm.network.set_up(f"10.0.0.{number}/24")
         return vms[0], vms[1]
 
@@ -213,4 +218,5 @@ class GuestFactory:
         self.stack.push(vm)
         if vm.boot.network:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
+        self.tolerance.watch_over(vm)
         return vm

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     from pytest_kernelvm.report.run import RunReport
     from pytest_kernelvm.report.terminal import TerminalProgress
     from pytest_kernelvm.report.witness import Witness
+    from pytest_kernelvm.tolerance import Tolerance
     from pytest_kernelvm.vm.guests import Guests
 
 MARKER = (
     "kernelvm(*, modules=None, userland=None, external=None, options=None, blacklist=(), "
     "files=None, cmdline='', cookie=True, shared_console=False, network='', "
     "boot_timeout_s=None, fresh=None, clean=False): the guest of this test"
+)
+SPLATS_MARKER = (
+    "kernelvm_splats(*, allow, reason): what the kernel of this test's guests may find wrong, by "
+    "regular expressions found in a splat's text, and why"
 )
 
 
@@ -84,16 +89,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="record each guest's console as an asciinema cast in the ini option kernelvm_casts",
     )
     parser.addini("kernelvm_casts", "directory of recordings", default="kernelvm-casts")
+    group.addoption(
+        "--kernelvm-splats",
+        choices=("fail", "warn", "off"),
+        help="what becomes of a test whose kernel finds something wrong that was not allowed "
+        "(WARN, BUG, oops, KASAN, lockups, …); default the ini option kernelvm_splats",
+    )
     parser.addini("kernelvm_configs", "directory of vm-configs", default="vm-configs")
     parser.addini(
         "kernelvm_fresh", "restore, boot or share, as --kernelvm-fresh", default="restore"
     )
+    parser.addini("kernelvm_splats", "fail, warn or off, as --kernelvm-splats", default="fail")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
     config.addinivalue_line("markers", "vm: boots a guest; set by the plugin itself")
     config.addinivalue_line("markers", MARKER)
+    config.addinivalue_line("markers", SPLATS_MARKER)
     config.addinivalue_line(
         "markers",
         "kernelvm_features(name, ...): skips the test where no patch of the kernel has the feature",
@@ -120,6 +133,7 @@ _CELLS = pytest.StashKey[tuple["VmConfig", ...]]()
 _FACTORY = pytest.StashKey["GuestFactory"]()
 _RUN = pytest.StashKey["RunReport"]()
 _PROGRESS = pytest.StashKey["TerminalProgress"]()
+_CHARGED = pytest.StashKey[set[Path]]()
 _NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
@@ -170,9 +184,19 @@ def pytest_make_collect_report(
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Check the marker's arguments, so that a mistake is found before anything is built."""
+    """Check the markers' arguments, so that a mistake is found before anything is built."""
     if item.get_closest_marker("kernelvm"):
         _asked(item)
+    if item.get_closest_marker("kernelvm_splats"):
+        from pytest_kernelvm.tolerance import allowed_by
+
+        try:
+            for marker in item.iter_markers("kernelvm_splats"):
+                allowed_by(*marker.args, **marker.kwargs)
+        except TypeError as error:
+            raise pytest.UsageError(
+                f"{item.nodeid}: {error}; the marker is {SPLATS_MARKER}"
+            ) from None
 
 
 def _asked(item: pytest.Item) -> Asked:
@@ -367,9 +391,45 @@ def _guest_factory(
             guests=kernelvm_guests,
             witness=_witness,
             leaving=leaving,
+            tolerance=_tolerance(request.node),
         )
         request.node.stash[_FACTORY] = factory
         yield factory
+        _answer(request.node, "the test's end", ask=False)
+
+
+def _tolerance(item: pytest.Item) -> Tolerance:
+    from pytest_kernelvm.tolerance import SPLATS, Tolerance
+
+    mode = item.config.getoption("--kernelvm-splats") or item.config.getini("kernelvm_splats")
+    if mode not in SPLATS:
+        raise pytest.UsageError(f"kernelvm_splats is one of {', '.join(SPLATS)}, not {mode!r}")
+    return Tolerance(
+        mode=mode,
+        markers=tuple(dict(marker.kwargs) for marker in item.iter_markers("kernelvm_splats")),
+        charged=item.config.stash.setdefault(_CHARGED, set()),
+    )
+
+
+def _answer(item: pytest.Item, for_what: str, *, ask: bool) -> None:
+    """Fail a test, or warn of it, for what its guests' kernels found wrong.
+
+    ask: whether guests are asked for what their consoles do not show.
+    """
+    factory = item.stash.get(_FACTORY, None)
+    errors = factory.tolerance.errors(for_what, ask=ask) if factory else []
+    if errors and factory and factory.tolerance.mode == "fail":
+        raise errors[0]
+    for error in errors:
+        item.warn(pytest.PytestWarning(str(error)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that went well and left something wrong in its guests' logs."""
+    result = yield
+    _answer(item, "the test", ask=True)
+    return result
 
 
 def _fresh(config: pytest.Config) -> str:

@@ -77,6 +77,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             guests = stack.enter_context(
                 replayed_guests(
                     bundle,
+                    store,
                     directory,
                     fresh="boot" if arguments.boot else "restore",
                     started=shown,
@@ -91,6 +92,9 @@ def _replay(arguments: argparse.Namespace) -> int:
         if not comparison.error:
             # Else the error names its logs.
             stack.callback(remove_tree, directory)
+        for vm in guests:
+            for splat in vm.splats:
+                _say(f"{vm.label}: its kernel found something wrong: {splat.title}")
         status = _conclude(bundle, comparison)
         if arguments.shell:
             interact(GuestShell(guests[-1], sys.stdout), history=store.root / HISTORY, intro=LEAVE)
@@ -186,7 +190,7 @@ def _attach(arguments: argparse.Namespace) -> int:
         _introduce(bundle)
         directory = store.new_log_directory(bundle.name)
         stack.callback(remove_tree, directory)
-        vm = AttachedVm(kept.bootable(), directory, snapshot=kept.left_state())
+        vm = AttachedVm(kept.bootable(store), directory, snapshot=kept.left_state())
         stack.enter_context(vm)
         if arguments.gdb:
             socket = serve_gdb(vm, stack.enter_context(stub_directory()))

@@ -25,7 +25,9 @@ from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.kernel.store import Store, remove_tree
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import find_program, quoted, run
+from pytest_kernelvm.vm.deadlines import Limits
 from pytest_kernelvm.vm.journal import Act, read_acts
+from pytest_kernelvm.vm.pace import pace_of
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.services import ServiceCatalogue
 from pytest_kernelvm.vm.snapshot import (
@@ -36,7 +38,7 @@ from pytest_kernelvm.vm.snapshot import (
     qemu_version,
     verified,
 )
-from pytest_kernelvm.vm.vm import Bootable, Limits
+from pytest_kernelvm.vm.vm import Bootable
 
 KIND = "failures"
 FORMAT = 1
@@ -83,17 +85,17 @@ class KeptGuest:
         with (self.directory / JOURNAL).open() as file:
             yield from read_acts(file)
 
-    def bootable(self) -> Bootable:
-        """Return what it is made of.
+    def bootable(self, store: Store) -> Bootable:
+        """Return what it is made of. store: has, or gets, this machine's pace.
 
         Raises BadInput if a file is missing or is not the one that was noted.
         """
-        about = self.about
+        about, boot = self.about, self._boot()
         return Bootable(
             label=self.label,
-            boot=self._boot(),
+            boot=boot,
             abi=Abi(**about["abi"]),
-            limits=Limits(**about["limits"]),
+            limits=Limits(**about["limits"], pace=pace_of(store, boot.arch, boot.machine)),
             by_hand=about["by_hand"],
             # What is done again are system calls; services are the host's words for some of them.
             services=ServiceCatalogue((), ModuleTree(self.directory), {}),

@@ -22,9 +22,11 @@ from pytest_kernelvm.modules.modprobe_d import ModprobeD
 from pytest_kernelvm.modules.names import normalise
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import quoted
+from pytest_kernelvm.vm.deadlines import Limits, Pace
+from pytest_kernelvm.vm.pace import pace_of
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.services import ServiceCatalogue
-from pytest_kernelvm.vm.vm import Bootable, Limits
+from pytest_kernelvm.vm.vm import Bootable
 
 
 class Cell:
@@ -91,6 +93,11 @@ class Cell:
                 return known
         self._variants.append(Cell(config, self.store, external=modules))
         return self._variants[-1]
+
+    @cached_property
+    def pace(self) -> Pace:
+        """How fast this machine runs the cell's guests, measured if need be."""
+        return pace_of(self.store, self.config.arch, self.config.machine)
 
     def compile_program(self, source: str) -> bytes:
         """Return a small static program for this cell's guests, compiled with its nolibc.
@@ -218,6 +225,7 @@ class Cell:
             limits=Limits(
                 boot_s=timeouts.boot_s if boot_timeout_s is None else boot_timeout_s,
                 command_s=timeouts.command_s,
+                pace=self.pace,
             ),
             by_hand=self._by_hand(chosen, cmdline, cookie, network),
             services=self.services,

@@ -11,8 +11,14 @@ import pexpect.fdpexpect
 
 from pytest_kernelvm.errors import CommandFailed, Evidence
 from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.deadlines import GuestDeadline
+from pytest_kernelvm.vm.judging import Judge
 from pytest_kernelvm.vm.streams import Streams
 from pytest_kernelvm.vm.transcript import around_end
+from pytest_kernelvm.vm.watch import Trouble
+
+# How often a wait for a pattern looks whether something went wrong.
+LOOK_S = 0.1
 
 # What came within this is one piece.
 APART_S = 0.002
@@ -21,16 +27,24 @@ APART_S = 0.002
 class Console:
     """The kernel's console of one guest.
 
-    log: the file with all its text. typed: told what is typed.
+    log: the file with all its text. judge: says what became of the guest. typed: told what is
+    typed.
     """
 
     def __init__(
-        self, streams: Streams, log: Path, timeout_s: float, typed: Callable[[str], None]
+        self,
+        streams: Streams,
+        log: Path,
+        timeout_s: float,
+        judge: Judge,
+        typed: Callable[[str], None],
     ) -> None:
         self._streams = streams
         self._typed = typed
         self._timeout_s = timeout_s
+        self._judge = judge
         self._spawn: Any = None
+        self._passed = 0
         self.log = log
 
     @property
@@ -70,6 +84,14 @@ class Console:
         """Return the last lines, from the first splat on if there is one."""
         return around_end(self.text)
 
+    def arrival(self, text: str) -> float:
+        """Return when the host had all of a text of the console, on the monotonic clock.
+
+        text: without ends of lines. Raises ValueError if the console does not show it.
+        """
+        raw = text.encode()
+        return self._streams.arrival_of(self._streams.console_text.index(raw) + len(raw) - 1)
+
     def write(self, text: str) -> None:
         """Type text on the console."""
         self._typed(text)
@@ -94,20 +116,40 @@ class Console:
     def expect(self, patterns: str | Sequence[str], timeout_s: float | None = None) -> Any:
         """Wait until one of the patterns appears, as pexpect does; earlier text counts once.
 
-        patterns: regular expressions. Returns the match.
-        Raises CommandFailed, with the console's end, if none appears in time.
+        patterns: regular expressions. timeout_s: of the guest's own time.
+        Returns the match. Raises CommandFailed, with the console's end, if none appears in time,
+        and what became of the guest if that comes before them: a splat, a panic, QEMU's end.
         """
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        index = self.spawn.expect([*wanted, pexpect.TIMEOUT, pexpect.EOF], timeout=limit_s)
-        if index < len(wanted):
-            return self.spawn.match
-        ended = index > len(wanted)
+        deadline = self._judge.deadline(limit_s)
+        for_what = f"on the console: {' or '.join(wanted)}"
+        while True:
+            slice_s = min(LOOK_S, deadline.remaining_s)
+            index = self.spawn.expect([*wanted, pexpect.TIMEOUT, pexpect.EOF], timeout=slice_s)
+            begin = self._passed + len(self.spawn.before or "")
+            if index < len(wanted):
+                self._passed = begin + len(self.spawn.after)
+                self._refuse(deadline, for_what, before=begin)
+                return self.spawn.match
+            self._refuse(deadline, for_what)
+            trouble = self._judge.trouble()
+            if trouble not in (None, Trouble.SPLAT) or index > len(wanted):
+                raise self._judge.verdict(deadline, for_what)
+            if deadline.passed:
+                break
         raise CommandFailed(
-            "the console ended" if ended else f"nothing fitting within {limit_s:g} s",
+            f"nothing fitting within {limit_s:g} s",
             Evidence(
-                expected=f"on the console: {' or '.join(wanted)}",
+                expected=for_what,
+                facts=(f"waited: {deadline.told}",),
                 excerpt=self.tail(),
                 where=(str(self.log),),
             ),
         )
+
+    def _refuse(self, deadline: GuestDeadline, for_what: str, before: int | None = None) -> None:
+        """Raise what the kernel found wrong and told above an offset of the console's text."""
+        told = self._judge.refused_at()
+        if told is not None and (before is None or told < before):
+            raise self._judge.splat_verdict(deadline, for_what)

@@ -170,7 +170,7 @@ def _write_guest(directory: Path, vm: Vm, first_launch: float, kept: dict[str, A
         },
         "files": {name: _take(path, directory / name) for name, path in files.items()},
         "abi": asdict(vm.abi),
-        "limits": asdict(vm.limits),
+        "limits": {"boot_s": vm.limits.boot_s, "command_s": vm.limits.command_s},
         "by_hand": vm.by_hand,
         "qemu": qemu_version(vm.boot.arch.qemu_binary),
         "argv": vm.argv_by_hand,

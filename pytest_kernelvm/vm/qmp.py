@@ -18,7 +18,11 @@ T = TypeVar("T")
 class Qmp:
     """The QMP connection of one guest. ordered: told each command that `execute` runs."""
 
-    def __init__(self, streams: Streams, ordered: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        ordered: Callable[[str, dict[str, Any]], None] = lambda _command, _given: None,
+    ) -> None:
         self._streams = streams
         self._ordered = ordered
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, CommandFailed, Evidence, KernelvmError
 from pytest_kernelvm.guest.protocol import Reply
+from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.vm.bundle import Bundle, KeptGuest
 from pytest_kernelvm.vm.journal import Act, Exchange, Ordered, Signalled, Typed
 from pytest_kernelvm.vm.snapshot import SnapshotUnusable
-from pytest_kernelvm.vm.vm import Vm
+from pytest_kernelvm.vm.vm import Bootable, Vm
 
 # Shorter pauses of the test are not waited for again.
 SHORTEST_PAUSE_S = 0.05
@@ -80,6 +81,7 @@ def _shown(reply: Reply | None) -> str:
 @contextlib.contextmanager
 def replayed_guests(
     bundle: Bundle,
+    store: Store,
     directory: Path,
     *,
     fresh: str,
@@ -87,8 +89,9 @@ def replayed_guests(
 ) -> Iterator[tuple[Vm, ...]]:
     """Give the guests of a bundle as they were when their test got them; they end with the context.
 
-    directory: takes their logs. fresh: `restore` (where the bundle has what they were restored
-    from) or `boot`. started: called with each as soon as it is launched.
+    store: has, or gets, this machine's pace. directory: takes their logs.
+    fresh: `restore` (where the bundle has what they were restored from) or `boot`.
+    started: called with each as soon as it is launched.
     Raises what a boot raises, and BadInput for a damaged bundle.
     """
     with contextlib.ExitStack() as stack:
@@ -99,12 +102,17 @@ def replayed_guests(
                 logs = directory / f"guest-{number}"
                 logs.mkdir()
                 link = ends.pop(0) if ends and kept.about["boot"]["network"] == "link" else None
-                vms.append(stack.enter_context(_again(kept, logs, fresh, started, link)))
+                vms.append(
+                    stack.enter_context(
+                        _again(kept.bootable(store), kept, logs, fresh, started, link)
+                    )
+                )
         yield tuple(vms)
 
 
 @contextlib.contextmanager
 def _again(
+    bootable: Bootable,
     kept: KeptGuest,
     logs: Path,
     fresh: str,
@@ -112,7 +120,6 @@ def _again(
     link: socket.socket | None,
 ) -> Iterator[Vm]:
     snapshot = kept.snapshot() if fresh == "restore" else None
-    bootable = kept.bootable()
     vm = Vm(bootable, logs, snapshot=snapshot, link=link)
     vm.start()
     started(vm)

@@ -15,8 +15,8 @@ from qemu.qmp import QMPError
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.splats import read_splats
 from pytest_kernelvm.vm.streams import Streams
-from pytest_kernelvm.vm.transcript import PANIC
 
 AT_FDCWD = -100
 CLOCK_REALTIME = 0
@@ -77,7 +77,8 @@ async def hold_panicked(streams: Streams) -> None:
         await client.execute("set-action", {"shutdown": "pause"})
         await ends.get()
         await asyncio.sleep(LAST_WORDS_S)
-        if not PANIC.search(streams.console_text.decode(errors="replace")):
+        text = streams.console_text.decode(errors="replace")
+        if not any(splat.fatal for splat in read_splats(text)):
             await client.execute("quit")
 
 

@@ -7,6 +7,7 @@ at each change and looks at what he waits for and at what may have gone wrong at
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import logging
 import os
@@ -27,6 +28,10 @@ from pytest_kernelvm.process import Deadline
 T = TypeVar("T")
 
 READ_BYTES = 65536
+# What no stream tells, a process that a signal stopped, is looked at so often by those who wait.
+LOOK_S = 0.25
+# The thread that reads does nothing that takes longer, but may be kept from running.
+SETTLE_S = 5.0
 
 # A QEMU that dies is diagnosed by us; each such test's report would show the library's words too.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
@@ -39,7 +44,7 @@ class Streams:
     shared: whether the agent's frames come and go on the console.
     before: what a restored guest's console had said, and when on the monotonic clock from which
     offset on.
-    Fields may be read at any time; wait with `wait_for`.
+    Fields may be read at any time; wait with `wait_for`. log_trouble: why the log is incomplete.
     """
 
     def __init__(
@@ -65,8 +70,10 @@ class Streams:
         self._qmp = qmp
         self._splitter = splitter
         self._shared = shared
+        self.log_trouble = ""
+        self.last_sign = 0.0
         self._log = log.open("wb", buffering=0)
-        self._log.write(self.console_text)
+        self._write_log(self.console_text)
         self._changed = threading.Condition()
         self._reader, self._writer = socket.socketpair()
         self._unread = bytearray(self.console_text)
@@ -92,17 +99,41 @@ class Streams:
         """How many frames came with a wrong checksum."""
         return self._splitter.damaged
 
+    def arrival_of(self, offset: int) -> float:
+        """Return when the byte of the console at an offset came, on the monotonic clock."""
+        place = bisect.bisect_right(self.console_times, offset, key=lambda piece: piece[1]) - 1
+        return self.console_times[place][0] if place >= 0 else 0.0
+
     def wait_for(self, condition: Callable[[], T | None], deadline: Deadline) -> T | None:
         """Return what `condition` returns as soon as that is not None; None when the time is up.
 
-        It is called with the streams' lock held, at first and at each change.
+        It is called with the streams' lock held, at first, at each change and every LOOK_S.
         """
         with self._changed:
-            while True:
+            while not deadline.passed:
                 found = condition()
-                if found is not None or deadline.passed:
+                if found is not None:
                     return found
-                self._changed.wait(deadline.remaining_s)
+                self._changed.wait(min(LOOK_S, deadline.remaining_s))
+        # We may have been kept from reading, or from looking, until the time was up.
+        self.settle()
+        with self._changed:
+            return condition()
+
+    def now(self, condition: Callable[[], T]) -> T:
+        """Return what `condition` returns, called once with the streams' lock held."""
+        with self._changed:
+            return condition()
+
+    def settle(self) -> None:
+        """Return when all that has come by now was read."""
+        if not self._thread.is_alive():
+            return
+        # The first may run in a round of the loop whose readers come behind it.
+        for _round in range(2):
+            done = threading.Event()
+            self._loop.call_soon_threadsafe(done.set)
+            done.wait(SETTLE_S)
 
     def send_channel(self, data: bytes, deadline: Deadline) -> bool:
         """Write bytes to the agent; False if the guest takes no more, or is gone."""
@@ -148,11 +179,18 @@ class Streams:
             elif text:
                 self.console_times.append((time.monotonic(), len(self.console_text)))
                 self.console_text += text
-                with contextlib.suppress(OSError):
-                    self._log.write(text)
+                self._write_log(text)
+            self.last_sign = time.monotonic()
             self._changed.notify_all()
         self._unread += text
         self._pass_on()
+
+    def _write_log(self, text: bytes | bytearray) -> None:
+        """Write to the log; where its disk is full the text is still kept here."""
+        try:
+            self._log.write(text)
+        except OSError as error:
+            self.log_trouble = error.strerror or str(error)
 
     def _pass_on(self) -> None:
         """Give the console's text to whom reads it a second time, as fast as he takes it."""
@@ -169,6 +207,9 @@ class Streams:
             self._writer.close()
 
     def _drain_channel(self) -> None:
+        # What a command made the kernel say came before the command's reply.
+        if not self.console_ended:
+            self._drain_console()
         data = _received(self._channel)
         if data is None:
             return
@@ -179,6 +220,7 @@ class Streams:
         with self._changed:
             self.payloads += payloads
             self.stray_channel_text += text
+            self.last_sign = time.monotonic()
             self._changed.notify_all()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:

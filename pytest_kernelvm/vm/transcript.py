@@ -1,65 +1,92 @@
-"""What a console said, and what that means: milestones, panics, splats."""
+"""What a console said, and what that means: how far a guest came, what to show of it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-PANIC = re.compile(r"Kernel panic - not syncing: (?P<why>[^\r\n]*)")
+from pytest_kernelvm.vm.splats import Splat, read_splats
+
 # Written by machines whose power cannot be switched off (arch/mips/kernel/reset.c).
 HALTED = re.compile(r"Reboot failed -- System halted")
 
+_STAMP = r"^(?:\[[^\]\n]*\] ?)*"
 # In the order of a boot: the last one seen says how far the guest came.
-MILESTONES = (
-    ("the kernel's banner", re.compile(r"Linux version \S+")),
-    ("memory", re.compile(r"^(?:\[[^\]]*\] ?)*Memory: ", re.MULTILINE)),
-    ("the console", re.compile(r"\bconsole \[\w+\] enabled")),
-    ("the initramfs", re.compile(r"Trying to unpack rootfs image|Unpacking initramfs")),
-    ("freeing of init memory", re.compile(r"Freeing unused kernel (?:image|memory)")),
-    ("init", re.compile(r"Run \S+ as init process")),
+MILESTONES = tuple(
+    (name, re.compile(pattern, re.MULTILINE))
+    for name, pattern in (
+        # What talks before the kernel does stamp its lines differently, or not at all.
+        ("firmware", r"\A\s*(?!\[ *\d+\.\d+\])\S"),
+        ("the kernel's banner", r"Linux version \S+"),
+        ("the early console", r"\bbootconsole \[\w+\] enabled"),
+        ("memory", _STAMP + r"Memory: "),
+        ("the console", r"\bconsole \[\w+\] enabled"),
+        (
+            "initcalls",
+            _STAMP
+            + r"(?:devtmpfs: initialized|NET: Registered |calling  \S+ @ |futex hash table )",
+        ),
+        ("the initramfs", r"Trying to unpack rootfs image|Unpacking initramfs"),
+        ("freeing of init memory", r"Freeing unused kernel (?:image|memory)"),
+        ("init", r"Run \S+ as init process"),
+    )
 )
+NOTHING = "nothing yet"
 
-SPLAT = re.compile(
-    r"^(?:\[[^\]]*\] ?)*(?P<what>"
-    r"WARNING: CPU: \d+ PID: .*|BUG: .*|Oops.*|Internal error: .*|kernel BUG at .*"
-    r"|Unable to handle kernel .*|CPU \d+ Unable to handle kernel .*|INFO: task .* blocked for .*"
-    r"|watchdog: BUG: soft lockup .*|Kernel bug detected.*|Unhandled kernel unaligned access.*"
-    r")$",
-    re.MULTILINE,
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Findings:
-    """What a transcript shows.
-
-    milestone: the last one reached, empty before the first. panic: the kernel's reason, empty if
-    there is none. splats: first lines of warnings and oopses.
-    """
-
-    milestone: str
-    panic: str
-    splats: tuple[str, ...]
+# An error fits one screen.
+SPLAT_LINES = 56
+END_LINES = 25
+_HEAD_PART = 0.6
+# A panic that says nothing itself follows within so many bytes of the splat that led to it.
+_NEAR_BYTES = 600
 
 
-def read_transcript(text: str) -> Findings:
-    """Return what a console's text shows; lines may end in CR LF."""
+def milestone(text: str) -> str:
+    """Return how far the guest came by its console's text."""
     text = text.replace("\r", "")
     reached = [name for name, pattern in MILESTONES if pattern.search(text)]
-    panic = PANIC.search(text)
-    return Findings(
-        milestone=reached[-1] if reached else "",
-        panic=panic["why"] if panic else "",
-        splats=tuple(found["what"] for found in SPLAT.finditer(text)),
-    )
+    return reached[-1] if reached else NOTHING
 
 
-def around_end(text: str, lines: int = 25) -> str:
-    """Return the last lines of a console; from the first splat on, where there is one in reach."""
+def on_early_console(text: str) -> bool:
+    """Whether only the early console ever spoke: the one that console= names did not take over."""
+    return bool(re.search(r"\bbootconsole \[", text)) and not re.search(r"\bconsole \[", text)
+
+
+def chain(splats: Sequence[Splat], last: Splat) -> tuple[Splat, ...]:
+    """Return a splat with those right before it that led to it."""
+    found = [last]
+    for splat in reversed(splats[: list(splats).index(last)]):
+        if found[0].start - splat.end > _NEAR_BYTES:
+            break
+        found.insert(0, splat)
+    return tuple(found)
+
+
+def shown(splats: Sequence[Splat]) -> str:
+    """Return the text of splats for an error, the middle left out if it is too long."""
+    lines = "\n".join(splat.text for splat in splats).split("\n")
+    if len(lines) <= SPLAT_LINES:
+        return "\n".join(lines)
+    head = int(SPLAT_LINES * _HEAD_PART)
+    rest = SPLAT_LINES - head - 1
+    left_out = len(lines) - head - rest
+    return "\n".join([*lines[:head], f"… {left_out} lines are in the log …", *lines[-rest:]])
+
+
+def last_lines(text: str, lines: int = END_LINES) -> str:
+    """Return the last lines of a console."""
+    return "\n".join(text.replace("\r", "").rstrip("\n").split("\n")[-lines:])
+
+
+def around_end(text: str, lines: int = END_LINES) -> str:
+    """Return the last lines of a console, and the last splat if it is not among them."""
     text = text.replace("\r", "")
-    all_lines = text.rstrip("\n").split("\n")
-    splat = SPLAT.search(text) or PANIC.search(text)
-    if splat:
-        first = text[: splat.start()].count("\n")
-        return "\n".join(all_lines[max(0, first - 2, len(all_lines) - 4 * lines) :])
-    return "\n".join(all_lines[-lines:])
+    end = last_lines(text, lines)
+    splats = read_splats(text)
+    if not splats or splats[-1].start >= len(text.rstrip("\n")) - len(end):
+        return end
+    after = text[splats[-1].end :].strip("\n")
+    rest = last_lines(after, lines) if after else ""
+    left_out = "…\n" if rest and len(rest) < len(after) else ""
+    return "\n".join(part for part in (shown(splats[-1:]), f"{left_out}{rest}") if part)

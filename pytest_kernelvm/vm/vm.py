@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +19,10 @@ from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline, quoted, tail
 from pytest_kernelvm.vm.channel import Channel, NoReply
 from pytest_kernelvm.vm.console import Console
-from pytest_kernelvm.vm.diagnosis import Symptoms, diagnose
+from pytest_kernelvm.vm.deadlines import GuestDeadline, Limits
+from pytest_kernelvm.vm.diagnosis import launch_failed
 from pytest_kernelvm.vm.journal import Exchange, Journal
+from pytest_kernelvm.vm.judging import END_S, Judge
 from pytest_kernelvm.vm.launch import Launch, launch
 from pytest_kernelvm.vm.network import Network
 from pytest_kernelvm.vm.programs import Programs
@@ -52,27 +54,19 @@ from pytest_kernelvm.vm.snapshot import (
     SnapshotUnusable,
     write_sparse,
 )
-from pytest_kernelvm.vm.transcript import HALTED, PANIC
+from pytest_kernelvm.vm.splats import Splat, read_splats
+from pytest_kernelvm.vm.watch import Allowance, Trouble, allowance
 
 # include/uapi/linux/reboot.h
 REBOOT_MAGIC = (0xFEE1DEAD, 672274793)
 REBOOT_POWER_OFF = 0x4321FEDC
 REBOOT_RESTART = 0x01234567
 
-# A panic's last lines arrive late.
-GRACE_S = 1.0
-# QEMU closes its streams before it ends; writing a core file in between takes time.
-END_S = 30.0
+# A console whose level is not above this one does not show warnings (include/linux/kern_levels.h).
+WARNING_LEVEL = 4
+LONGER = "give it a longer timeout_s"
 # How long a guest may take to kill a program; a spinning one leaves it little time.
 CANCEL_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """Seconds that a guest gets: launch to ready, and one command."""
-
-    boot_s: float
-    command_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,15 +128,14 @@ class Vm(Programs):
         self._stack = contextlib.ExitStack()
         self._started = 0.0
         self._refreshing = Batch()
-        self._scanned = 0
-        self._doomed = False
         self._held = False
         self._ready = False
+        self._owing = False
+        self._judge: Judge
         self._launch: Launch
         self._channel: Channel
         self.console: Console
         self.qmp: Qmp
-        # Set by the cell, which knows them.
 
     # Life
 
@@ -151,21 +144,21 @@ class Vm(Programs):
 
         Only the main thread may do this: QEMU dies with the thread that started it.
         """
-        self._started = time.monotonic()
-        self._launch = self._stack.enter_context(
-            launch(
-                self.boot,
-                self.directory,
-                memory=self._memory,
-                snapshot=self.snapshot,
-                link=self._link,
+        started = time.monotonic()
+        try:
+            self._launch = self._stack.enter_context(
+                launch(
+                    self.boot,
+                    self.directory,
+                    memory=self._memory,
+                    snapshot=self.snapshot,
+                    link=self._link,
+                )
             )
-        )
+        except OSError as error:
+            raise launch_failed(self.label, error, self.argv_by_hand) from None
+        self._started = started
         streams = self._launch.streams
-        self._scanned = len(streams.console_text)
-        self.console = Console(
-            streams, self._launch.console_log, self.limits.command_s, self.journal.typed
-        )
         self.qmp = Qmp(streams, self.journal.ordered)
         self._channel = Channel(
             streams,
@@ -174,6 +167,17 @@ class Vm(Programs):
             self._gone,
             last_id=self.snapshot.request_id if self.snapshot else 0,
             boot_id=self.snapshot.boot_id if self.snapshot else 0,
+        )
+        before = len(self.snapshot.console) if self.snapshot else 0
+        self._judge = Judge(
+            self, self._launch, self._channel, self.qmp, self.boot.image, start=before
+        )
+        self.console = Console(
+            streams,
+            self._launch.console_log,
+            self.limits.command_s,
+            self._judge,
+            self.journal.typed,
         )
         if self.snapshot and self._launch.state_descriptor is not None:
             self._bring_in(self.snapshot, self._launch.state_descriptor)
@@ -196,23 +200,24 @@ class Vm(Programs):
             else:
                 self._await_booted()
         except BaseException as error:
-            if isinstance(error, KernelvmError):
+            if isinstance(error, KernelvmError) and self._started:
                 self.on_failed_start(self)
             self._stack.close()
             raise
-        self._ready = True
+        self._ready = self._judge.ready = True
         self.ready_s = time.monotonic() - self._started
         return self
 
     def _await_booted(self) -> None:
+        deadline = self._judge.boot_deadline(self.limits)
         try:
-            self._channel.wait_ready(Deadline(self.limits.boot_s))
+            self._channel.wait_ready(deadline)
         except NoReply:
-            raise self._diagnosis(self.limits.boot_s, "the agent to answer") from None
+            raise self._verdict(deadline, "the agent to answer") from None
 
     def _await_restored(self) -> None:
         try:
-            reply = self._channel.collect(self._refreshing, Deadline(self.limits.boot_s))
+            reply = self._channel.collect(self._refreshing, self._judge.boot_deadline(self.limits))
         except NoReply:
             troubles = "; ".join(self._launch.streams.troubles)
             said = tail(self._launch.qemu_log) or troubles or "the restored guest is silent"
@@ -229,6 +234,9 @@ class Vm(Programs):
         """
         assert self._memory is not None
         streams = self._launch.streams
+        log_sequence = max((record.sequence for record in self.dmesg), default=-1)
+        # Nothing of that reading may stay open in what is restored.
+        self.ping()
         batch = Batch()
         asks_for_clock(batch, self.abi)
         ahead_s = clock_offset_s(self._succeed(batch, "clock_gettime"), self._byteorder)
@@ -237,12 +245,15 @@ class Vm(Programs):
         streams.wait_for(lambda: streams.console_ended or None, Deadline(END_S))
         now = time.monotonic()
         write_sparse(self._memory.path, entry / MEMORY)
-        return self.note_state(entry, ahead_s, now)
+        return self.note_state(entry, ahead_s, now, log_sequence)
 
-    def note_state(self, entry: Path, ahead_s: float, stopped: float) -> dict[str, Any]:
+    def note_state(
+        self, entry: Path, ahead_s: float, stopped: float, log_sequence: int = -1
+    ) -> dict[str, Any]:
         """Add to a guest's written state what is ours of it; return what Snapshot is to know.
 
-        ahead_s: of its clock. stopped: when, on the monotonic clock.
+        ahead_s: of its clock. stopped: when, on the monotonic clock. log_sequence: of the last
+        record in its kernel's log.
         """
         streams = self._launch.streams
         (entry / CONSOLE).write_bytes(streams.console_text)
@@ -250,6 +261,7 @@ class Vm(Programs):
             "request_id": self._channel.last_id,
             "boot_id": self._channel.boot_id,
             "clock_offset_s": ahead_s,
+            "log_sequence": log_sequence,
             "console_ages_s": [(stopped - at, offset) for at, offset in self.console.times],
         }
 
@@ -294,35 +306,10 @@ class Vm(Programs):
         return quoted(qemu_argv(self.boot, BY_HAND))
 
     def _gone(self) -> bool:
-        """Whether the guest will never answer again; called with the streams' lock held."""
-        streams = self._launch.streams
-        if not self._doomed and len(streams.console_text) > self._scanned:
-            fresh = streams.console_text[max(0, self._scanned - 200) :].decode(errors="replace")
-            self._scanned = len(streams.console_text)
-            self._doomed = bool(PANIC.search(fresh) or HALTED.search(fresh))
-        return self._doomed or streams.console_ended or bool(streams.troubles)
+        return self._judge.gone()
 
-    def _diagnosis(self, waited_s: float, for_what: str) -> KernelvmError:
-        streams = self._launch.streams
-        if self._doomed or streams.console_ended:
-            streams.wait_for(lambda: streams.console_ended or None, Deadline(GRACE_S))
-        status = self._launch.process.wait(END_S) if streams.console_ended else None
-        return diagnose(
-            Symptoms(
-                label=self.label,
-                ready=self._ready,
-                console=self.console.text,
-                console_log=self._launch.console_log,
-                qemu_log=self._launch.qemu_log,
-                status=status,
-                waited_s=waited_s,
-                for_what=for_what,
-                oddities=self._channel.oddities,
-                began_anew=self._channel.began_anew,
-                by_hand=self.by_hand,
-                argv=self.argv_by_hand,
-            )
-        )
+    def _verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
+        return self._judge.verdict(deadline, for_what)
 
     def transact(self, batch: Batch, timeout_s: float | None = None, what: str = "") -> Reply:
         """Have the agent make a batch of system calls; see Requests.transact."""
@@ -332,20 +319,34 @@ class Vm(Programs):
         return self._exchange(batch, timeout_s, what, cancel=True)
 
     def _exchange(self, batch: Batch, timeout_s: float | None, what: str, *, cancel: bool) -> Reply:
-        """Transact; without a reply, have the program killed if there is one, and say what died."""
-        limit_s = self.limits.command_s if timeout_s is None else timeout_s
+        """Transact; without a reply, have the program killed if there is one, and say what died.
+
+        A reply does not count where the kernel found something wrong that it may not.
+        """
+        if self._owing and not self._cancel():
+            raise self._verdict(self._judge.deadline(CANCEL_S), "the end of the program before")
+        deadline = self._judge.command_deadline(self.limits, timeout_s)
         self._close_stale(batch)
         reply = None
-        noted = self.journal.begin(batch, what, limit_s, program=cancel)
+        noted = self.journal.begin(batch, what, deadline.timeout_s, program=cancel)
         try:
-            reply = self._channel.transact(batch, Deadline(limit_s))
-            return reply
+            reply = self._channel.transact(batch, deadline)
         except NoReply:
-            if cancel and not self._is_gone():
-                self._cancel(what, limit_s)
-            raise self._diagnosis(limit_s, what) from None
+            deadline.freeze()
+            trouble = self._judge.trouble()
+            self._owing = cancel and trouble in (None, Trouble.SPLAT)
+            if cancel and trouble is None and self._cancel():
+                raise CommandFailed(
+                    f"{self.label}: {what} did not end within {deadline.timeout_s:g} s "
+                    "and was killed",
+                    Evidence(facts=(f"waited: {deadline.told}",), next_step=LONGER),
+                ) from None
+            raise self._verdict(deadline, what) from None
         finally:
             self.journal.end(noted, reply)
+        if self._judge.is_refused():
+            raise self._judge.splat_verdict(deadline, what)
+        return reply
 
     def repeat(self, exchange: Exchange) -> Reply:
         """Make the exchange of another guest's journal with this one; raises as `transact`."""
@@ -353,17 +354,79 @@ class Vm(Programs):
             exchange.batch, exchange.timeout_s, exchange.what, cancel=exchange.program
         )
 
-    def _is_gone(self) -> bool:
-        return bool(self._launch.streams.wait_for(self._gone, Deadline(0)))
+    def _cancel(self) -> bool:
+        """Have the agent kill the program that runs; False if the guest does not even do that."""
+        try:
+            self._channel.cancel(self._judge.deadline(CANCEL_S))
+        except NoReply:
+            return False
+        self._owing = False
+        return True
 
-    def _cancel(self, what: str, limit_s: float) -> None:
-        """Have the agent kill the program; return only if the guest does not even do that."""
-        with contextlib.suppress(NoReply):
-            self._channel.cancel(Deadline(CANCEL_S))
-            raise CommandFailed(
-                f"{self.label}: {what} did not end within {limit_s:g} s and was killed",
-                Evidence(next_step="give it a longer timeout_s"),
-            )
+    # Splats
+
+    @property
+    def splats(self) -> tuple[Splat, ...]:
+        """What the kernel found wrong so far, allowed or not, as its console tells."""
+        self._launch.streams.settle()
+        return self._judge.watch.splats
+
+    @contextlib.contextmanager
+    def allow_splats(self, *patterns: str, reason: str) -> Iterator[Allowance]:
+        """Allow what the commands inside provoke.
+
+        patterns: regular expressions, of which one must be found in a splat's text.
+        reason: why it is no failure. Gives the allowance, whose `splats` are those it allowed.
+        """
+        watch = self._judge.watch
+        self._launch.streams.settle()
+        allowed = allowance(patterns, reason, start=len(self._launch.streams.console_text))
+        watch.allowances.append(allowed)
+        try:
+            yield allowed
+        finally:
+            self._judge.let_finish()
+            allowed.end = len(self._launch.streams.console_text)
+
+    def answer_for(
+        self, allowances: Iterable[Allowance] = (), *, boot: bool = False, refuse: bool = True
+    ) -> None:
+        """Have splats from now on count, but for those that are allowed.
+
+        boot: whether those of the boot count as well. refuse: whether each ends what is waited
+        for; else they are only told by `splat_error`.
+        """
+        watch = self._judge.watch
+        watch.allowances = list(allowances)
+        watch.refusing = refuse
+        if boot:
+            watch.look_from(0)
+
+    def splat_error(self, for_what: str, *, ask: bool) -> KernelvmError | None:
+        """Return the error of what the kernel found wrong and nobody allowed or was told yet.
+
+        ask: whether the guest is asked for its log where that keeps warnings from the console.
+        """
+        self._judge.let_finish()
+        if self._judge.watch.refused:
+            return self._judge.splat_verdict(self._judge.deadline(0.0), for_what)
+        if not ask or not self._judge.may_ask():
+            return None
+        hidden = self._hidden_log()
+        splats = self._judge.watch.not_allowed(read_splats(hidden))
+        return self._judge.found_in_log(splats, hidden, for_what) if splats else None
+
+    def _hidden_log(self) -> str:
+        """Return what the kernel logged since the guest was ready, unless the console shows it."""
+        try:
+            level = int(self.read("/proc/sys/kernel/printk").split()[0])
+        except OSError:
+            # The test has unmounted /proc, or closed what this needs.
+            return ""
+        if level > WARNING_LEVEL:
+            return ""
+        since = self.snapshot.log_sequence if self.snapshot else -1
+        return str(KernelLog(tuple(each for each in self.dmesg if each.sequence > since)))
 
     # The kernel
 
@@ -407,21 +470,22 @@ class Vm(Programs):
         batch.call("sync")
         batch.call("reboot", *REBOOT_MAGIC, command, 0)
         streams = self._launch.streams
+        deadline = self._judge.command_deadline(self.limits, timeout_s)
         noted = self.journal.begin(batch, what, timeout_s, program=False)
         reply = None
         with contextlib.suppress(NoReply):
-            reply = self._channel.transact(batch, Deadline(timeout_s))
+            reply = self._channel.transact(batch, deadline)
         self.journal.end(noted, reply)
         if reply:
             self._syscall_failed(what, -reply.results[1])
-        ended = streams.wait_for(lambda: streams.console_ended or None, Deadline(timeout_s))
+        ended = streams.wait_for(lambda: streams.console_ended or None, deadline)
         status = self._launch.process.wait(END_S) if ended else None
         if status != 0:
-            raise self._diagnosis(timeout_s, what)
+            raise self._verdict(deadline, what)
 
     def wait_end(self, timeout_s: float) -> int | None:
         """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""
-        if self._held and self._is_gone():
+        if self._held and self._judge.trouble():
             with contextlib.suppress(GuestDied):
                 self.qmp.query("quit")
         return self._launch.process.wait(timeout_s)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +16,16 @@ from pytest_kernelvm.errors import (
     GuestDied,
     GuestHang,
     GuestPanic,
+    GuestSplat,
     KernelvmError,
     LaunchFailed,
     NoOutput,
     Verdict,
 )
-from pytest_kernelvm.vm.diagnosis import Symptoms, diagnose
-from tests.unit.test_transcript import console
+from pytest_kernelvm.vm.diagnosis import Arrival, Symptoms, diagnose, launch_failed
+from pytest_kernelvm.vm.splats import read_splats
+from pytest_kernelvm.vm.watch import Trouble
+from tests.unit.test_transcript import CONSOLES, console
 
 CPU_WORDS = "qemu-system-mips: unable to find CPU model 'no-such-cpu'\n"
 
@@ -31,30 +37,43 @@ def symptoms(
     text: str,
     status: int | None = None,
     qemu_said: str = "",
-    oddities: str = "",
-    began_anew: bool = False,
+    **known: Any,
 ) -> Symptoms:
     qemu_log = directory / "qemu.log"
     qemu_log.write_text(qemu_said)
-    return Symptoms(
+    found = Symptoms(
         label="malta-6.12",
         ready=ready,
         console=text,
         console_log=directory / "console.log",
         qemu_log=qemu_log,
+        trouble=None if status is None else Trouble.ENDED,
+        splats=read_splats(text),
+        refused=read_splats(text),
+        arrived=None,
         status=status,
+        shutdown="",
+        paused=False,
         waited_s=60.0,
+        told="61.2 s; limit: 60 s",
         for_what="read /proc/version",
-        oddities=oddities,
-        began_anew=began_anew,
+        cpu="",
+        kernel_log="",
+        oddities="",
+        began_anew=False,
+        log_trouble="",
         by_hand="kernelvm boot malta-6.12",
         argv="qemu-system-mips -M malta",
     )
+    return dataclasses.replace(found, **known)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A console and what is made of it. excerpt: how its first and its last line end."""
+    """A console and what is made of it.
+
+    excerpt: how one of its first lines and its last line end.
+    """
 
     console: str
     ready: bool
@@ -106,7 +125,10 @@ ROWS = [
         console="malta_oops_panic",
         ready=True,
         error=GuestPanic,
-        summary="Fatal exception",
+        summary=(
+            "Fatal exception, after: CPU 0 Unable to handle kernel paging request at virtual "
+            "address 00000000, epc == c0b0a01c, ra == 80100b64"
+        ),
         seen="the kernel panicked while it was tested",
         excerpt=("Run /init as init process", "not syncing: Fatal exception"),
     ),
@@ -115,7 +137,7 @@ ROWS = [
         ready=False,
         error=BootHang,
         summary="the agent did not answer within 60 s",
-        seen="the guest came as far as: the kernel's banner",
+        seen="the guest came as far as: the early console; only its early console spoke",
         excerpt=("GNU Binutils for Debian) 2.40) #1 @0", "OF: reserved m"),
     ),
     Row(
@@ -123,7 +145,7 @@ ROWS = [
         ready=False,
         error=BootHang,
         summary="the agent did not answer within 60 s",
-        seen="the guest came as far as: the console",
+        seen="the guest came as far as: initcalls",
         excerpt=("wraps every 4398046511096ns", "console [ttyAMA0] enabled"),
     ),
     Row(
@@ -152,7 +174,7 @@ ROWS = [
         console="malta_bug",
         ready=True,
         error=GuestHang,
-        summary="no answer within 60 s",
+        summary="no answer within 60 s, after: Kernel bug detected[#1]:",
         seen="the guest runs and is silent",
         excerpt=("initmem) memory: 172K", "[ end trace 0000000000000000 ]---"),
     ),
@@ -160,7 +182,11 @@ ROWS = [
         console="aarch64_warning",
         ready=True,
         error=GuestHang,
-        summary="no answer within 60 s",
+        summary=(
+            "no answer within 60 s, after: WARNING: CPU: 0 PID: 44 at "
+            "net/netfilter/nf_conntrack_core.c:2689 "
+            "nf_conntrack_cleanup_net_list+0x158/0x164 [nf_conntrack]"
+        ),
         seen="the guest runs and is silent",
         excerpt=("Run /init as init process", "[ end trace 0000000000000000 ]---"),
     ),
@@ -186,7 +212,7 @@ ROWS = [
         ready=False,
         status=0,
         error=GuestDied,
-        summary="QEMU ended with status 0 while booting, after the kernel's banner",
+        summary="QEMU ended with status 0 while booting, after the early console",
         seen="QEMU ended with status 0",
         excerpt=("GNU Binutils for Debian) 2.40) #1 @0", "OF: reserved m"),
     ),
@@ -228,10 +254,10 @@ def test_consoles_and_their_verdicts(row: Row, tmp_path: Path) -> None:
     assert error.summary == f"malta-6.12: {row.summary}"
     assert error.evidence.seen == row.seen
     lines = error.evidence.excerpt.splitlines()
-    assert lines[0].endswith(row.excerpt[0])
+    assert any(line.endswith(row.excerpt[0]) for line in lines[:4])
     assert lines[-1].endswith(row.excerpt[1])
     assert error.evidence.where == (str(tmp_path / "console.log"), str(tmp_path / "qemu.log"))
-    assert error.evidence.next_step == "to boot it by hand: kernelvm boot malta-6.12"
+    assert error.evidence.next_step.endswith("to boot it by hand: kernelvm boot malta-6.12")
 
 
 def test_qemu_that_never_started_is_quoted(tmp_path: Path) -> None:
@@ -264,7 +290,7 @@ def test_what_qemu_said_at_its_end_is_seen(tmp_path: Path) -> None:
         )
     )
     assert type(error) is GuestDied
-    assert error.evidence.seen == f"QEMU was killed by SIGABRT; {said.rstrip()}"
+    assert f"QEMU's words: {said.rstrip()}" in error.evidence.facts
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])
@@ -301,3 +327,157 @@ def test_a_panic_wins_over_qemus_status(tmp_path: Path) -> None:
             symptoms(tmp_path, ready=True, text=console("aarch64_sysrq_crash"), status=status)
         )
         assert type(error) is GuestPanic
+
+
+# What is known besides the console
+
+
+def test_a_splat_that_ended_a_wait_names_itself_and_what_was_asked(tmp_path: Path) -> None:
+    error = diagnose(
+        symptoms(
+            tmp_path,
+            ready=True,
+            text=console("lkdtm_aarch64_hung_task"),
+            trouble=Trouble.SPLAT,
+            arrived=Arrival(at_s=0.0, after_s=2.5),
+        )
+    )
+    assert type(error) is GuestSplat
+    assert error.verdict is Verdict.SPLAT
+    assert error.summary == "malta-6.12: INFO: task provoke:32 blocked for more than 1 seconds."
+    assert error.evidence.seen == "hung task while it was tested"
+    assert "nothing wrong in the kernel's log" in error.evidence.expected
+    assert error.evidence.facts[0] == "reached: ready"
+    assert error.evidence.facts[1].startswith("time: guest 4.066090 s; host ")
+    assert error.evidence.facts[1].endswith(", 2.50 s after the start")
+    assert "allow_splats" in error.evidence.next_step
+    assert error.evidence.excerpt.splitlines()[-1].endswith("el0t_64_sync+0x14c/0x150")
+
+
+def test_of_several_splats_the_first_refused_one_is_told(tmp_path: Path) -> None:
+    text = console("aarch64_warning") + console("splat_atomic") + console("splat_rss")
+    found = read_splats(text)
+    error = diagnose(
+        symptoms(
+            tmp_path,
+            ready=True,
+            text=text,
+            trouble=Trouble.SPLAT,
+            splats=found,
+            refused=found[1:],
+        )
+    )
+    assert "BUG: scheduling while atomic" in error.summary
+    assert error.evidence.seen == "atomic context and 1 more while it was tested"
+
+
+def test_an_allowed_splat_does_not_excuse_a_hang(tmp_path: Path) -> None:
+    text = console("aarch64_warning")
+    error = diagnose(symptoms(tmp_path, ready=True, text=text, refused=()))
+    assert type(error) is GuestHang
+    assert error.summary == "malta-6.12: no answer within 60 s"
+
+
+@pytest.mark.parametrize(("ready", "kind"), [(True, GuestHang), (False, BootHang)])
+def test_a_stopped_qemu_is_no_silent_guest(
+    ready: bool, kind: type[KernelvmError], tmp_path: Path
+) -> None:
+    error = diagnose(
+        symptoms(tmp_path, ready=ready, text=console("malta_ready"), trouble=Trouble.STOPPED)
+    )
+    assert type(error) is kind
+    assert "a signal stopped QEMU" in error.summary
+    assert not [fact for fact in error.evidence.facts if fact.startswith("waited")]
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("guest-shutdown", "the guest switched itself off"),
+        ("guest-reset", "the guest restarted itself"),
+        ("host-signal", "a signal to QEMU"),
+        ("never-heard-of", "never-heard-of"),
+        ("", "QEMU ended with status 0"),
+    ],
+)
+def test_why_qemu_ended(reason: str, words: str, tmp_path: Path) -> None:
+    error = diagnose(
+        symptoms(tmp_path, ready=True, text=console("malta_ready"), status=0, shutdown=reason)
+    )
+    assert type(error) is GuestDied
+    assert error.summary == f"malta-6.12: {words} while it was tested"
+    cause = f", SHUTDOWN {reason}" if reason else ""
+    assert f"QEMU: ended with status 0{cause}" in error.evidence.facts
+
+
+def test_a_silent_kernel_that_logged_is_told_from_one_that_never_ran(tmp_path: Path) -> None:
+    ran = diagnose(
+        symptoms(tmp_path, ready=False, text="", kernel_log="Linux version 6.12\nRun /init\n")
+    )
+    never = diagnose(symptoms(tmp_path, ready=False, text=""))
+    assert type(ran) is type(never) is NoOutput
+    assert ran.evidence.excerpt == "Linux version 6.12\nRun /init"
+    assert "console=" in ran.evidence.next_step
+    assert "endianness" in never.evidence.next_step
+    assert ran.evidence.seen != never.evidence.seen
+
+
+def test_the_limit_and_what_did_not_count_are_told(tmp_path: Path) -> None:
+    told = "74.4 s, 57.3 s of which QEMU got no processor and do not count; limit: 12 s"
+    error = diagnose(
+        symptoms(
+            tmp_path,
+            ready=True,
+            text=console("malta_ready"),
+            told=told,
+            waited_s=12.0,
+            cpu="sleeps (QEMU ran 0.1 s of 17.1 s that it could), at r4k_wait+0x20",
+        )
+    )
+    assert error.summary == "malta-6.12: no answer within 12 s"
+    assert f"waited: {told}" in error.evidence.facts
+    assert "CPU: sleeps (QEMU ran 0.1 s of 17.1 s that it could), at r4k_wait+0x20" in str(error)
+
+
+def test_a_paused_guest(tmp_path: Path) -> None:
+    error = diagnose(symptoms(tmp_path, ready=True, text=console("malta_ready"), paused=True))
+    assert error.evidence.seen == "QMP's stop holds the guest"
+
+
+def test_a_log_that_is_incomplete_is_said_to_be(tmp_path: Path) -> None:
+    error = diagnose(
+        symptoms(
+            tmp_path, ready=True, text=console("malta_ready"), log_trouble="No space left on device"
+        )
+    )
+    log = f"{tmp_path / 'console.log'} (incomplete: No space left on device)"
+    assert error.evidence.where[0] == log
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("Initramfs unpacking failed: invalid magic at start of compressed archive", "damaged"),
+        ("Kernel panic - not syncing: System is deadlocked on memory", "more memory"),
+        ("Kernel panic - not syncing: No working init found.", "no such program"),
+        ("Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b", "SIGSEGV"),
+    ],
+)
+def test_what_to_do_about_it(line: str, hint: str, tmp_path: Path) -> None:
+    error = diagnose(symptoms(tmp_path, ready=False, text=f"[    1.0] {line}\n", status=0))
+    assert hint in error.evidence.next_step
+
+
+def test_every_error_fits_a_screen(tmp_path: Path) -> None:
+    for path in sorted(CONSOLES.glob("*.txt")):
+        error = diagnose(symptoms(tmp_path, ready=True, text=path.read_text()))
+        assert len(str(error).splitlines()) <= 72, path.stem
+
+
+def test_what_the_host_refuses_is_a_failed_launch() -> None:
+    error = launch_failed("malta-6.12", OSError(errno.EMFILE, "Too many open files"), "qemu x")
+    assert type(error) is LaunchFailed
+    assert error.summary == "malta-6.12: QEMU was not started: Too many open files"
+    assert "ulimit -n" in error.evidence.next_step
+    other = launch_failed("malta-6.12", OSError(errno.ENOSPC, "No space left on device"), "qemu x")
+    assert "ulimit" not in other.evidence.next_step

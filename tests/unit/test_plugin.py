@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from xdist.remote import Producer
 
-from pytest_kernelvm.plugin import MARKER
+from pytest_kernelvm.plugin import MARKER, SPLATS_MARKER
 from pytest_kernelvm.scheduling import TOGETHER, CellScheduling
 
 MALTA = 'arch: mips\nkernel: {version: ["6.1", "6.12"]}\n'
@@ -201,8 +201,47 @@ def test_misuse_of_the_marker_is_found_at_collection(
     assert list(store.iterdir()) == []
 
 
-def test_the_marker_is_documented(pytester: pytest.Pytester) -> None:
+@with_configs
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("'WARNING'", "allow and reason have names"),
+        ("allow='WARNING'", "reason says why"),
+        ("reason='why'", "allow is a regular expression or several, not ()"),
+        ("allow='(', reason='why'", "not a regular expression: '('"),
+        ("allow=7, reason='why'", "not iterable"),
+        ("allowed='x', reason='why'", "unexpected keyword argument 'allowed'"),
+    ],
+)
+def test_misuse_of_the_marker_for_splats_is_found_at_collection(
+    arguments: str, complaint: str, pytester: pytest.Pytester, store: Path
+) -> None:
+    pytester.makepyfile(
+        f"import pytest\n@pytest.mark.kernelvm_splats({arguments})\ndef test_x(vm):\n    pass\n"
+    )
+    result = pytester.runpytest_inprocess("--collect-only")
+    assert_usage_error(result, f"ERROR: *::test_x[aarch64-6.12]: *{complaint}*")
+    assert SPLATS_MARKER in result.stderr.str()
+    assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["allow='x', reason='y'", "allow=['x', 'z'], reason='y'"])
+def test_good_use_of_the_marker_for_splats(arguments: str, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        f"import pytest\n@pytest.mark.kernelvm_splats({arguments})\ndef test_x():\n    pass\n"
+    )
+    pytester.runpytest_inprocess("--strict-markers").assert_outcomes(passed=1)
+
+
+def test_how_splats_count_is_one_of_three(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess("--kernelvm-splats=ignore")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--kernelvm-splats: invalid choice: 'ignore'*"])
+
+
+def test_the_markers_are_documented(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("--markers")
+    assert f"@pytest.mark.{SPLATS_MARKER}" in result.outlines
     assert f"@pytest.mark.{MARKER}" in result.outlines
     assert [line for line in result.outlines if line.startswith("@pytest.mark.vm: ")]
 

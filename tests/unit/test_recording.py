@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from pytest_kernelvm.arch import arch_named
 from pytest_kernelvm.guest.protocol import FrameSplitter
-from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.process import Deadline, spawn
 from pytest_kernelvm.report.witness import prefixed
+from pytest_kernelvm.vm.channel import Channel
 from pytest_kernelvm.vm.console import APART_S, Console
+from pytest_kernelvm.vm.judging import Judge
+from pytest_kernelvm.vm.launch import Launch
+from pytest_kernelvm.vm.qmp import Qmp
 from pytest_kernelvm.vm.recording import following, two_clocks, write_cast
 from pytest_kernelvm.vm.streams import Streams
 
 BEFORE = b"[    0.000000] Linux version 6.12\r\n[    0.1"
+
+
+@dataclass(kw_only=True)
+class Unlabelled:
+    label: str = ""
+    by_hand: str = ""
+    argv_by_hand: str = ""
 
 
 class Line:
@@ -38,10 +53,25 @@ class Line:
         )
         self.ends = [pair[1] for pair in pairs]
         self.typed: list[str] = []
+        self._process = contextlib.ExitStack()
         self.console = Console(
-            self.streams, directory / "console.log", 5.0, typed=self.typed.append
+            self.streams, directory / "console.log", 5.0, self._judge(directory), self.typed.append
         )
         self.streams.start()
+
+    def _judge(self, directory: Path) -> Judge:
+        """Return a judge of a process that is alive."""
+        qemu_log = directory / "qemu.log"
+        sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+        started = Launch(
+            process=self._process.enter_context(spawn(sleeper, output=qemu_log)),
+            streams=self.streams,
+            console_log=directory / "console.log",
+            qemu_log=qemu_log,
+            state_descriptor=None,
+        )
+        channel = Channel(self.streams, arch_named("aarch64"), {}, lambda: False)
+        return Judge(Unlabelled(), started, channel, Qmp(self.streams), directory / "Image", 0)
 
     def say(self, data: bytes) -> None:
         """Have the guest say something, and wait until it was heard."""
@@ -56,6 +86,7 @@ class Line:
         for end in self.ends:
             end.close()
         self.streams.close()
+        self._process.close()
 
 
 @pytest.fixture

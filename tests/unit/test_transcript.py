@@ -1,7 +1,7 @@
-"""What consoles show.
+"""What consoles show: how far a guest came, and what of it an error shows.
 
-consoles/*.txt are recorded boots; the splats in them are composed from the formats in the kernel's
-source, the panics but malta_oops_panic are recorded as well.
+consoles/*.txt are recorded boots; the splats in aarch64_*.txt and malta_*.txt are composed from the
+formats in the kernel's source, the panics but malta_oops_panic are recorded as well.
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.vm.transcript import HALTED, around_end, read_transcript
+from pytest_kernelvm.vm.splats import read_splats
+from pytest_kernelvm.vm.transcript import (
+    HALTED,
+    SPLAT_LINES,
+    around_end,
+    chain,
+    last_lines,
+    milestone,
+    on_early_console,
+    shown,
+)
 
 CONSOLES = Path(__file__).parent / "consoles"
 
@@ -20,102 +30,53 @@ def console(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "milestone", "panic"),
+    ("name", "reached"),
     [
-        ("malta_early_hang", "the kernel's banner", ""),
-        ("aarch64_console_hang", "the console", ""),
-        (
-            "aarch64_no_root",
-            "the initramfs",
-            "VFS: Unable to mount root fs on unknown-block(0,0)",
-        ),
-        ("malta_ready", "init", ""),
-        (
-            "aarch64_init_exited",
-            "init",
-            "Attempted to kill init! exitcode=0x00000300",
-        ),
-        ("aarch64_sysrq_crash", "init", "sysrq triggered crash"),
-        ("aarch64_quiet_panic", "", "Attempted to kill init! exitcode=0x00000300"),
-        ("malta_oops_panic", "init", "Fatal exception"),
-        ("malta_halted", "init", ""),
+        ("malta_early_hang", "the early console"),
+        ("aarch64_console_hang", "initcalls"),
+        ("aarch64_no_root", "the initramfs"),
+        ("malta_ready", "init"),
+        ("aarch64_init_exited", "init"),
+        ("aarch64_sysrq_crash", "init"),
+        ("aarch64_quiet_panic", "nothing yet"),
+        ("malta_oops_panic", "init"),
+        ("malta_halted", "init"),
     ],
 )
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_how_far_and_how_it_ended(name: str, milestone: str, panic: str, line_end: str) -> None:
-    found = read_transcript(console(name).replace("\n", line_end))
-    assert (found.milestone, found.panic) == (milestone, panic)
+def test_how_far(name: str, reached: str, line_end: str) -> None:
+    assert milestone(console(name).replace("\n", line_end)) == reached
 
 
-@pytest.mark.parametrize(
-    ("name", "splats"),
-    [
-        ("malta_ready", []),
-        ("aarch64_sysrq_crash", []),
-        (
-            "malta_oops_panic",
-            [
-                "CPU 0 Unable to handle kernel paging request at virtual address 00000000, "
-                "epc == c0b0a01c, ra == 80100b64",
-                "Oops[#1]:",
-            ],
-        ),
-        ("malta_bug", ["Kernel bug detected[#1]:"]),
-        (
-            "aarch64_oops",
-            [
-                "Unable to handle kernel NULL pointer dereference at virtual address "
-                "0000000000000000",
-                "Internal error: Oops: 0000000096000044 [#1] SMP",
-            ],
-        ),
-        (
-            "aarch64_warning",
-            [
-                "WARNING: CPU: 0 PID: 44 at net/netfilter/nf_conntrack_core.c:2689 "
-                "nf_conntrack_cleanup_net_list+0x158/0x164 [nf_conntrack]"
-            ],
-        ),
-    ],
+BOOT = (
+    ("", "nothing yet"),
+    ("U-Boot 2023.01\n=> bootm\n", "firmware"),
+    ("[    0.000000] Linux version 6.12.117\n", "the kernel's banner"),
+    ("[    0.000000] printk: legacy bootconsole [pl11] enabled\n", "the early console"),
+    ("[    0.000000] Memory: 120000K/131072K available\n", "memory"),
+    ("[    0.010000] printk: legacy console [ttyAMA0] enabled\n", "the console"),
+    ("[    0.020000] devtmpfs: initialized\n", "initcalls"),
+    ("[    0.300000] Trying to unpack rootfs image as initramfs...\n", "the initramfs"),
+    ("[    0.400000] Freeing unused kernel memory: 832K\n", "freeing of init memory"),
+    ("[    0.410000] Run /init as init process\n", "init"),
 )
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_splats(name: str, splats: list[str], line_end: str) -> None:
-    assert list(read_transcript(console(name).replace("\n", line_end)).splats) == splats
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "BUG: KASAN: slab-out-of-bounds in kmalloc_oob_right+0xa8/0xbc",
-        "BUG: scheduling while atomic: init/1/0x00000002",
-        "kernel BUG at mm/slub.c:4385!",
-        "INFO: task modprobe:31 blocked for more than 120 seconds.",
-        "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [modprobe:31]",
-        "Unhandled kernel unaligned access[#1]:",
-    ],
-)
-def test_first_lines_of_splats(line: str) -> None:
-    for prefix in ("", "[   12.345678] "):
-        assert read_transcript(f"{prefix}{line}\n").splats == (line,)
+def test_the_milestones_in_their_order() -> None:
+    text = ""
+    for line, reached in BOOT:
+        text += line
+        assert milestone(text) == reached
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "pci 0000:00:00.0: [Firmware Bug]: BAR 1: invalid; can't size",
-        "test: this is not a BUG: really",
-        "WARNING: this is not the kernel's",
-        "printk: legacy bootconsole [uart8250] enabled",
-    ],
-)
-def test_harmless_lines(line: str) -> None:
-    found = read_transcript(f"[    0.430218] {line}\n")
-    assert (found.milestone, found.panic, found.splats) == ("", "", ())
+def test_a_kernel_without_times_is_no_firmware() -> None:
+    assert milestone("Linux version 6.12.117\n") == "the kernel's banner"
 
 
-def test_nothing_shows_nothing() -> None:
-    found = read_transcript("")
-    assert (found.milestone, found.panic, found.splats) == ("", "", ())
+def test_the_early_console_is_told_from_the_other() -> None:
+    assert not on_early_console("")
+    assert on_early_console("".join(line for line, _ in BOOT[:5]))
+    assert not on_early_console("".join(line for line, _ in BOOT[:6]))
 
 
 def test_only_a_machine_that_cannot_end_has_halted() -> None:
@@ -132,26 +93,50 @@ def test_an_end_without_splat_is_the_last_lines() -> None:
     assert around_end("one\ntwo\n") == "one\ntwo"
 
 
-def test_an_end_with_splat_begins_two_lines_before_it() -> None:
-    excerpt = around_end(console("aarch64_warning")).splitlines()
-    assert excerpt[0].endswith("Run /init as init process")
-    assert excerpt[1].endswith("------------[ cut here ]------------")
-    assert "WARNING: CPU: 0" in excerpt[2]
-    assert excerpt[-1].endswith("---[ end trace 0000000000000000 ]---")
+def test_an_end_with_splat_begins_with_it() -> None:
+    text = console("lkdtm_aarch64_warning")
+    [splat] = read_splats(text)
+    assert around_end(text, lines=5).startswith(splat.text)
 
 
-def test_a_splat_in_the_first_lines_is_shown_whole() -> None:
-    """As after `quiet`, which leaves nothing but the panic."""
-    text = console("aarch64_quiet_panic")
-    assert around_end(text) == text.rstrip("\n")
-    assert around_end("banner\n" + text) == "banner\n" + text.rstrip("\n")
-
-
-def test_a_splat_out_of_reach_does_not_drown_the_end() -> None:
+def test_a_splat_out_of_reach_is_shown_before_the_end() -> None:
     chatter = "".join(f"[   10.{number:06}] chatter\n" for number in range(500))
-    excerpt = around_end(console("malta_bug") + chatter)
-    assert excerpt.splitlines() == chatter.splitlines()[-100:]
+    excerpt = around_end(console("malta_bug") + chatter).splitlines()
+    [splat] = read_splats(console("malta_bug"))
+    assert "\n".join(excerpt[: splat.text.count("\n") + 1]) == splat.text
+    assert excerpt[-26:] == ["…", *chatter.splitlines()[-25:]]
+
+
+def test_a_splat_within_the_end_is_not_shown_twice() -> None:
+    text = "[    1.0] banner\n" + console("splat_rss")
+    assert around_end(text) == text.rstrip("\n")
 
 
 def test_carriage_returns_are_left_out() -> None:
-    assert "\r" not in around_end(console("malta_oops_panic").replace("\n", "\r\n"))
+    text = console("malta_oops_panic").replace("\n", "\r\n")
+    assert "\r" not in around_end(text)
+    assert "\r" not in last_lines(text)
+
+
+def test_a_panic_is_shown_with_what_led_to_it() -> None:
+    splats = read_splats(console("malta_oops_panic"))
+    assert chain(splats, splats[1]) == splats
+    assert shown(splats).endswith("Kernel panic - not syncing: Fatal exception")
+
+
+def test_a_panic_is_not_shown_with_what_has_to_do_with_something_else() -> None:
+    chatter = "".join(f"[   10.{number:06}] chatter\n" for number in range(100))
+    splats = read_splats(console("malta_bug") + chatter + console("aarch64_quiet_panic"))
+    assert [splat.kind for splat in splats] == ["BUG", "panic"]
+    assert chain(splats, splats[1]) == splats[1:]
+
+
+def test_what_is_too_long_for_a_screen_keeps_its_ends() -> None:
+    text = "[    1.0] Kernel panic - not syncing: x\n" + "".join(
+        f"[    1.0] line {number}\n" for number in range(100)
+    )
+    lines = shown(read_splats(text)).splitlines()
+    assert len(lines) == SPLAT_LINES
+    assert lines[0].endswith("not syncing: x")
+    assert lines[-1].endswith("line 99")
+    assert "… 46 lines are in the log …" in lines

@@ -24,8 +24,7 @@ from pytest_kernelvm.kernel.build import build_kernel
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.vm.guests import Guests
-from pytest_kernelvm.vm.qemu_argv import Boot
-from pytest_kernelvm.vm.vm import Bootable, Limits
+from tests.vm.provoking import bare
 
 
 def children() -> set[int]:
@@ -46,24 +45,6 @@ def no_process_is_left(kernelvm_guests: Guests) -> Iterator[None]:
     # The one that waits for the next test.
     kernelvm_guests.close()
     assert children() <= before
-
-
-def switch_off_and_go_on(vm: Vm) -> None:
-    vm.write("/proc/sysrq-trigger", "o")
-    while True:
-        vm.read("/proc/version")
-
-
-def bare(cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0) -> Vm:
-    bootable = Bootable(
-        label=cell.config.id,
-        boot=boot,
-        abi=cell.programs.abi,
-        limits=Limits(boot_s=boot_s, command_s=5.0),
-        by_hand="",
-        services=cell.services,
-    )
-    return Vm(bootable, directory)
 
 
 @pytest.mark.slow
@@ -136,11 +117,6 @@ def test_killed_qemu(vm: Vm, number: signal.Signals) -> None:
     assert f"QEMU was killed by {number.name} while it was tested" in died.value.summary
     with pytest.raises(ProcessLookupError):
         os.kill(vm.pid, 0)
-
-
-def test_power_off_in_the_middle(vm: Vm) -> None:
-    with pytest.raises(GuestDied, match="QEMU ended with status 0"):
-        switch_off_and_go_on(vm)
 
 
 def test_qemu_that_does_not_start(cell: Cell, tmp_path: Path) -> None:

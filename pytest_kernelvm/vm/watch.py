@@ -1,0 +1,244 @@
+"""What goes wrong with a guest while somebody waits for something of it."""
+
+from __future__ import annotations
+
+import enum
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from pytest_kernelvm.vm.deadlines import GuestDeadline, work_of
+from pytest_kernelvm.vm.splats import HINT, Splat, read_splats
+from pytest_kernelvm.vm.streams import LOOK_S, Streams
+from pytest_kernelvm.vm.transcript import HALTED
+
+# A splat without an end mark is whole when nothing more came for so long, at the latest so long
+# after its beginning: a guest that spins may go on talking.
+QUIET_S = 0.25
+LONGEST_S = 0.5
+# A WARN's message and `cut here` stand so many lines above the line that is looked for.
+LINES_ABOVE = 14
+# A process is stopped for good, not by a debugger that looks at it, after so many looks.
+STOPPED_LOOKS = 2
+
+# What a guest that does not get on tells again and again, with other figures.
+REPEATED = frozenset(
+    ("soft lockup", "hard lockup", "RCU stall", "hung task", "workqueue lockup", "atomic context")
+)
+
+_HINT = re.compile(HINT.pattern.encode())
+_HALTED = re.compile(HALTED.pattern.encode())
+
+
+class Trouble(enum.Enum):
+    """Why it is no use to wait any longer."""
+
+    PANIC = "the kernel panicked"
+    HALTED = "the machine halted"
+    ENDED = "QEMU closed the console"
+    STOPPED = "a signal stopped QEMU"
+    STREAMS = "a task of ours failed"
+    SPLAT = "the kernel found something wrong"
+
+
+@dataclass(kw_only=True, slots=True)
+class Allowance:
+    """Splats that a test provokes.
+
+    patterns: of which one must be found in a splat's text. reason: why they are no failure.
+    start, end: offsets into the console's text between which they must begin.
+    splats: those that were allowed so far.
+    """
+
+    patterns: tuple[re.Pattern[str], ...]
+    reason: str
+    start: int = 0
+    end: int | None = None
+    splats: list[Splat] = field(default_factory=list)
+
+    def covers(self, splat: Splat) -> bool:
+        """Whether it allows a splat of the console."""
+        return (
+            self.start <= splat.start
+            and (self.end is None or splat.start < self.end)
+            and self.fits(splat)
+        )
+
+    def fits(self, splat: Splat) -> bool:
+        """Whether one of the patterns is in a splat's text."""
+        return any(pattern.search(splat.text) for pattern in self.patterns)
+
+
+def allowance(patterns: str | Iterable[str], reason: str, start: int = 0) -> Allowance:
+    """Return the allowance of splats in whose text one of the regular expressions is found.
+
+    Raises TypeError for what is none, or without a reason.
+    """
+    given = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if not given or not all(isinstance(pattern, str) and pattern for pattern in given):
+        raise TypeError(f"allow is a regular expression or several, not {patterns!r}")
+    if not isinstance(reason, str) or not reason.strip():
+        raise TypeError("reason says why the splat is no failure")
+    try:
+        compiled = tuple(re.compile(pattern) for pattern in given)
+    except re.error as error:
+        raise TypeError(f"not a regular expression: {error.pattern!r}: {error}") from None
+    return Allowance(patterns=compiled, reason=reason, start=start)
+
+
+class Watch:
+    """Looks at all that comes out of one guest.
+
+    pid: QEMU's. start: the offset into the console's text from which on it is looked at.
+    refusing: whether a splat that nobody allowed ends a wait.
+    """
+
+    def __init__(self, streams: Streams, pid: int, start: int) -> None:
+        self.refusing = False
+        self.allowances: list[Allowance] = []
+        self._streams = streams
+        self._pid = pid
+        self._splats: list[Splat] = []
+        self._going_on: Splat | None = None
+        self._floor = start
+        self._searched = start
+        self._halted = False
+        self._stopped_looks = 0
+        self._looked = 0.0
+        self._deadline: GuestDeadline | None = None
+        self._told: list[Splat] = []
+
+    @property
+    def splats(self) -> tuple[Splat, ...]:
+        """All splats so far, allowed or not."""
+        self._read()
+        return (*self._splats, *((self._going_on,) if self._going_on else ()))
+
+    def look(self) -> Trouble | None:
+        """Return what is wrong, if anything; call it with the streams' lock held."""
+        self._read()
+        if any(splat.fatal for splat in self.splats):
+            return Trouble.PANIC
+        if self._halted:
+            return Trouble.HALTED
+        if self._streams.console_ended:
+            return Trouble.ENDED
+        if self._streams.troubles:
+            return Trouble.STREAMS
+        if self.stopped:
+            return Trouble.STOPPED
+        if self.refusing and self.is_refused:
+            return Trouble.SPLAT
+        return None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is a whole splat that nobody allowed."""
+        return any(splat is not self._going_on or not self.is_going_on for splat in self.refused)
+
+    def begin(self, deadline: GuestDeadline) -> None:
+        """Look anew, and keep a deadline's figures; a command that does not last needs none."""
+        self._deadline = deadline
+        self._looked = time.monotonic()
+        self._stopped_looks = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal holds QEMU."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            work = work_of(self._pid)
+            if self._deadline:
+                self._deadline.note(work)
+            self._stopped_looks = self._stopped_looks + 1 if work and work.stopped else 0
+        return self._stopped_looks >= STOPPED_LOOKS
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether the last splat is still being printed."""
+        if not self._going_on or not self._streams.console_times:
+            return False
+        now = time.monotonic()
+        begun = self._streams.arrival_of(self._going_on.start)
+        return now - self._streams.console_times[-1][0] < QUIET_S and now - begun < LONGEST_S
+
+    @property
+    def refused(self) -> tuple[Splat, ...]:
+        """The splats that nobody allowed and that no error has told yet."""
+        return tuple(splat for splat in self.splats if not self._is_fine(splat))
+
+    def _is_fine(self, splat: Splat) -> bool:
+        for allowed in self.allowances:
+            if allowed.covers(splat):
+                if splat.start not in [other.start for other in allowed.splats]:
+                    allowed.splats.append(splat)
+                return True
+        return any(
+            told.start <= splat.start < told.end
+            or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
+            for told in self._told
+        )
+
+    def not_allowed(self, splats: Iterable[Splat]) -> tuple[Splat, ...]:
+        """Return those splats of another text than the console's that no pattern allows."""
+        return tuple(
+            splat for splat in splats if not any(allowed.fits(splat) for allowed in self.allowances)
+        )
+
+    def tell(self, splats: Iterable[Splat]) -> None:
+        """Note the splats that an error shows, so that they fail nothing a second time."""
+        self._told += splats
+
+    def look_from(self, start: int) -> None:
+        """Look at the console's text from an earlier offset on."""
+        self._splats.clear()
+        self._going_on = None
+        self._floor = self._searched = start
+
+    def _read(self) -> None:
+        """Find the splats in what the console has said since the last look."""
+        text = self._streams.console_text
+        whole = len(text) if self._streams.console_ended else text.rfind(b"\n", self._floor) + 1
+        if whole <= self._searched:
+            return
+        fresh = bytes(text[self._searched : whole])
+        self._halted = self._halted or bool(_HALTED.search(fresh))
+        hint = _HINT.search(fresh)
+        if not self._going_on and not hint:
+            self._searched = whole
+            return
+        start = self._going_on.start if self._going_on else self._above(self._searched)
+        self._searched = whole
+        self._going_on = None
+        for splat in read_splats(bytes(text[start:whole]).decode("latin-1")):
+            found = _moved(splat, start, text)
+            if found.complete:
+                self._splats.append(found)
+                self._floor = found.end
+            else:
+                self._going_on = found
+
+    def _above(self, offset: int) -> int:
+        """Return where the line begins that is LINES_ABOVE above an offset."""
+        for _line in range(LINES_ABOVE):
+            above = self._streams.console_text.rfind(
+                b"\n", self._floor, max(self._floor, offset - 1)
+            )
+            if above < 0:
+                return self._floor
+            offset = above + 1
+        return offset
+
+
+def _without_figures(splat: Splat) -> str:
+    return re.sub(r"\d+", "#", splat.title)
+
+
+def _moved(splat: Splat, by: int, text: bytearray) -> Splat:
+    """Return a splat that was read from bytes of the console, with its text and its place there."""
+    start, end = splat.start + by, splat.end + by
+    said = bytes(text[start:end]).decode(errors="replace").replace("\r", "").rstrip("\n")
+    title = splat.title.encode("latin-1").decode(errors="replace")
+    return replace(splat, start=start, end=end, text=said, title=title)

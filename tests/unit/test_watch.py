@@ -1,0 +1,241 @@
+"""What ends a wait: recorded text through real sockets, beside a real process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.process import Deadline, Spawned, spawn
+from pytest_kernelvm.vm.deadlines import GuestDeadline
+from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.watch import Trouble, Watch, allowance
+from tests.unit.test_transcript import console
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guest:
+    """The far end of a guest's console, and a process in QEMU's place."""
+
+    console: socket.socket
+    streams: Streams
+    process: Spawned
+    watch: Watch
+
+    def says(self, text: str | bytes) -> None:
+        self.console.sendall(text.encode() if isinstance(text, str) else text)
+        self.streams.settle()
+
+    def trouble(self, timeout_s: float = 20.0) -> Trouble | None:
+        return self.streams.wait_for(self.watch.look, Deadline(timeout_s))
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    pairs = [socket.socketpair() for _ in range(3)]
+    streams = Streams(
+        console=pairs[0][0],
+        channel=pairs[1][0],
+        qmp=pairs[2][0],
+        splitter=FrameSplitter("big"),
+        log=tmp_path / "console.log",
+        shared=False,
+    )
+    streams.start()
+    with spawn(SLEEPER, output=tmp_path / "output") as process:
+        yield Guest(
+            console=pairs[0][1],
+            streams=streams,
+            process=process,
+            watch=Watch(streams, process.pid, 0),
+        )
+    for _, theirs in pairs:
+        theirs.close()
+    streams.close()
+
+
+def test_nothing_is_wrong_with_a_boot(guest: Guest) -> None:
+    guest.says(console("malta_ready"))
+    assert guest.trouble(0) is None
+    assert guest.watch.splats == ()
+
+
+@pytest.mark.parametrize("refusing", [True, False])
+def test_a_panic_ends_every_wait(guest: Guest, refusing: bool) -> None:
+    guest.watch.refusing = refusing
+    guest.says(console("aarch64_sysrq_crash"))
+    assert guest.trouble() is Trouble.PANIC
+
+
+def test_a_halt(guest: Guest) -> None:
+    guest.says(console("malta_halted"))
+    assert guest.trouble() is Trouble.HALTED
+
+
+def test_the_consoles_end(guest: Guest) -> None:
+    guest.console.close()
+    assert guest.trouble() is Trouble.ENDED
+
+
+def test_a_stopped_process(guest: Guest) -> None:
+    os.kill(guest.process.pid, signal.SIGSTOP)
+    assert guest.trouble() is Trouble.STOPPED
+
+
+def test_a_process_that_went_on_is_not_stopped(guest: Guest) -> None:
+    os.kill(guest.process.pid, signal.SIGSTOP)
+    assert guest.trouble() is Trouble.STOPPED
+    os.kill(guest.process.pid, signal.SIGCONT)
+    guest.watch.begin(GuestDeadline(1.0, guest.process.pid))
+    assert guest.trouble(0.6) is None
+
+
+@pytest.mark.parametrize("name", ["lkdtm_aarch64_warning", "splat_rss", "splat_rcu_stall"])
+@pytest.mark.parametrize("size", [1, 7, 100, 100000])
+def test_a_splat_however_it_comes(guest: Guest, name: str, size: int) -> None:
+    guest.watch.refusing = True
+    raw = console(name).replace("\n", "\r\n").encode()
+    for at in range(0, len(raw), size):
+        guest.console.sendall(raw[at : at + size])
+        if at % 50 == 0:
+            guest.streams.now(guest.watch.look)
+    guest.streams.settle()
+    assert guest.trouble() is Trouble.SPLAT
+    [splat] = guest.watch.refused
+    assert splat.text in console(name)
+    assert raw[splat.start : splat.end].decode().replace("\r", "").rstrip("\n") == splat.text
+
+
+def test_text_that_is_no_ascii(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.says("[    1.0] größe: 5 µm\n".encode() + b"[    1.1] \xff\xfe\n")
+    guest.says(console("splat_atomic"))
+    assert guest.trouble() is Trouble.SPLAT
+    [splat] = guest.watch.refused
+    assert splat.text.splitlines()[0].endswith("scheduling while atomic: insmod/61/0x00000002")
+
+
+def test_a_splat_is_not_refused_unless_somebody_refuses(guest: Guest) -> None:
+    guest.says(console("aarch64_warning"))
+    assert guest.trouble(0) is None
+    assert len(guest.watch.splats) == 1
+
+
+def test_an_allowed_one_is_fine(guest: Guest) -> None:
+    guest.watch.refusing = True
+    allowed = allowance("nf_conntrack_cleanup_net_list", "known")
+    guest.watch.allowances.append(allowed)
+    guest.says(console("aarch64_warning"))
+    assert guest.trouble(0) is None
+    assert [splat.kind for splat in allowed.splats] == ["WARNING"]
+    guest.says(console("splat_atomic"))
+    assert guest.trouble() is Trouble.SPLAT
+
+
+def test_an_allowance_is_for_a_stretch_of_the_console(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.says(console("splat_atomic"))
+    begin = len(guest.streams.console_text)
+    allowed = allowance("scheduling while atomic", "provoked", start=begin)
+    guest.watch.allowances.append(allowed)
+    guest.says(console("splat_atomic"))
+    allowed.end = len(guest.streams.console_text)
+    guest.says(console("splat_atomic"))
+    starts = [splat.start for splat in guest.watch.refused]
+    assert len(starts) == 2
+    assert starts[0] < begin < (allowed.end or 0) < starts[1]
+    assert len(allowed.splats) == 1
+
+
+def test_what_was_told_is_not_told_again(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.says(console("aarch64_warning"))
+    guest.watch.tell(guest.watch.splats)
+    assert guest.trouble(0) is None
+    guest.says(console("splat_atomic"))
+    assert guest.trouble() is Trouble.SPLAT
+
+
+def test_a_guest_that_spins_tells_so_again_and_again(guest: Guest) -> None:
+    guest.watch.refusing = True
+    text = console("lkdtm_aarch64_soft_lockup")
+    guest.says(text)
+    assert guest.trouble() is Trouble.SPLAT
+    guest.watch.tell(guest.watch.splats)
+    for seconds in ("26s", "48s"):
+        guest.says(text.replace("stuck for 3s", f"stuck for {seconds}"))
+    assert guest.watch.refused == ()
+    assert len(guest.watch.splats) == 3
+
+
+def test_text_without_an_end_does_not_hold_up_the_verdict(guest: Guest) -> None:
+    """A spinning guest never stops talking."""
+    guest.watch.refusing = True
+    text = console("lkdtm_aarch64_soft_lockup")
+    guest.says(text)
+    deadline = Deadline(20)
+    while guest.trouble(0) is None:
+        guest.says("[    5.483000]  another_line+0x0/0x4\n")
+        assert not deadline.passed
+    assert guest.watch.is_refused
+
+
+def test_the_boot_of_a_snapshot_counts_when_asked_for(guest: Guest) -> None:
+    guest.says(console("aarch64_warning"))
+    later = Watch(guest.streams, guest.process.pid, len(guest.streams.console_text))
+    guest.says(console("splat_rss"))
+    assert [splat.kind for splat in later.splats] == ["BUG"]
+    later.look_from(0)
+    assert [splat.kind for splat in later.splats] == ["WARNING", "BUG"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "reason", "complaint"),
+    [
+        ((), "why", "allow is a regular expression"),
+        ("", "why", "allow is a regular expression"),
+        (7, "why", "not iterable"),
+        ([7], "why", "allow is a regular expression"),
+        ("x", "", "reason says why"),
+        ("x", "  ", "reason says why"),
+        ("x", None, "reason says why"),
+        ("(", "why", "not a regular expression: '('"),
+    ],
+)
+def test_what_is_no_allowance(patterns: object, reason: object, complaint: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(complaint)):
+        allowance(patterns, reason)  # type: ignore[arg-type]
+
+
+def test_a_full_disk_costs_the_log_and_nothing_else(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    log.symlink_to("/dev/full")
+    pairs = [socket.socketpair() for _ in range(3)]
+    streams = Streams(
+        console=pairs[0][0],
+        channel=pairs[1][0],
+        qmp=pairs[2][0],
+        splitter=FrameSplitter("big"),
+        log=log,
+        shared=False,
+        before=(b"before\n", [(0.0, 0)]),
+    )
+    streams.start()
+    pairs[0][1].sendall(b"after\n")
+    assert streams.wait_for(
+        lambda: bytes(streams.console_text) == b"before\nafter\n" or None, Deadline(20)
+    )
+    assert streams.log_trouble == "No space left on device"
+    for _, theirs in pairs:
+        theirs.close()
+    streams.close()

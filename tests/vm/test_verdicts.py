@@ -1,0 +1,698 @@
+"""Every way a guest can go wrong is provoked, named and shown, soon after it happened."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import BootVm, Cell, Vm
+from pytest_kernelvm.arch import ARCHES
+from pytest_kernelvm.errors import (
+    BootHang,
+    CommandFailed,
+    GuestDied,
+    GuestHang,
+    GuestPanic,
+    GuestSplat,
+    KernelvmError,
+    LaunchFailed,
+    NoOutput,
+    ToolMissing,
+    Verdict,
+)
+from pytest_kernelvm.process import spawn
+from pytest_kernelvm.vm.qemu_argv import Boot
+from tests.vm.provoking import CRASH, PROVOKE, SLEEPER, Stopwatch, bare, ready_to_crash
+
+# From the event's text, or the event itself, to the error.
+PROMPT_S = 1.0
+
+
+@pytest.fixture(scope="session")
+def provoke(cell: Cell) -> bytes:
+    """A program that crashes the kernel as its argument says."""
+    return cell.compile_program(PROVOKE)
+
+
+@pytest.fixture
+def crashing(new_vm: BootVm, provoke: bytes) -> Callable[..., Vm]:
+    """Gives a guest with LKDTM: parameters of the module, words of the command line."""
+
+    def give(*parameters: str, cmdline: str = "") -> Vm:
+        vm = new_vm(modules=["lkdtm"], files={"/provoke": provoke}, cmdline=cmdline)
+        return ready_to_crash(vm, *parameters)
+
+    return give
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crash:
+    """A way in which LKDTM makes the kernel go wrong, and what is said about it.
+
+    summary, text: regular expressions found in the error's summary, and in its excerpt.
+    """
+
+    name: str
+    error: type[KernelvmError]
+    verdict: Verdict
+    seen: str
+    summary: str
+    text: str
+
+
+CRASHES = [
+    Crash(
+        name="PANIC",
+        error=GuestPanic,
+        verdict=Verdict.PANIC,
+        seen="the kernel panicked while it was tested",
+        summary=r": dumptest$",
+        text=r"Kernel panic - not syncing: dumptest",
+    ),
+    Crash(
+        name="BUG",
+        error=GuestSplat,
+        verdict=Verdict.SPLAT,
+        seen="BUG while it was tested",
+        summary=r"kernel BUG at drivers/misc/lkdtm/bugs\.c:\d+!$|Kernel bug detected\[#1\]:$",
+        text=r"lkdtm_do_action\+.*\[lkdtm\](?s:.*)---\[ end trace 0000000000000000 \]---$",
+    ),
+    Crash(
+        name="WARNING",
+        error=GuestSplat,
+        verdict=Verdict.SPLAT,
+        seen="WARNING while it was tested",
+        summary=r"WARNING: CPU: 0 PID: \d+ at drivers/misc/lkdtm/bugs\.c:\d+ lkdtm_\w+\+",
+        text=r"\[ cut here \](?s:.*)---\[ end trace 0000000000000000 \]---$",
+    ),
+    Crash(
+        name="WARNING_MESSAGE",
+        error=GuestSplat,
+        verdict=Verdict.SPLAT,
+        seen="WARNING while it was tested",
+        summary=r"WARNING: CPU: 0 PID: \d+ at drivers/misc/lkdtm/bugs\.c:\d+ lkdtm_\w+\+",
+        text=r"\[ cut here \](?s:.*)Warning message trigger count: 1(?s:.*)\[ end trace \w+ \]---$",
+    ),
+    Crash(
+        name="REFCOUNT_INC_OVERFLOW",
+        error=GuestSplat,
+        verdict=Verdict.SPLAT,
+        seen="WARNING while it was tested",
+        summary=r"WARNING: CPU: 0 PID: \d+ at lib/refcount\.c:\d+ ",
+        text=r"refcount_t: saturated; leaking memory\.",
+    ),
+    Crash(
+        name="EXCEPTION",
+        error=GuestSplat,
+        verdict=Verdict.SPLAT,
+        seen="oops while it was tested",
+        summary=r"Unable to handle kernel (NULL pointer dereference|paging request) at virtual",
+        text=r"lkdtm_EXCEPTION(?s:.*)---\[ end trace 0000000000000000 \]---$",
+    ),
+    Crash(
+        name="CORRUPT_STACK",
+        error=GuestSplat,
+        verdict=Verdict.SPLAT,
+        seen="oops while it was tested",
+        summary=r"Unable to handle kernel |Internal error: ",
+        text=r"Corrupting stack containing char array(?s:.*)---\[ end trace 0+ \]---$",
+    ),
+    Crash(
+        name="SOFTLOCKUP",
+        error=GuestSplat,
+        verdict=Verdict.SPLAT,
+        seen="soft lockup",
+        summary=r"watchdog: BUG: soft lockup - CPU#0 stuck for \d+s! \[provoke:\d+\]$",
+        text=r"lkdtm_SOFTLOCKUP\+",
+    ),
+    Crash(
+        name="HUNG_TASK",
+        error=GuestSplat,
+        verdict=Verdict.SPLAT,
+        seen="hung task while it was tested",
+        summary=r"INFO: task provoke:\d+ blocked for more than 1 seconds\.$",
+        text=r"lkdtm_HUNG_TASK\+",
+    ),
+]
+
+
+def assert_shown_whole(error: KernelvmError, vm: Vm) -> str:
+    """Assert that the excerpt is the console's text; return its last line."""
+    lines = error.evidence.excerpt.splitlines()
+    console = vm.console.text
+    assert [line for line in lines if line not in console and not line.startswith("…")] == []
+    return lines[-1]
+
+
+@pytest.mark.parametrize("crash", CRASHES, ids=lambda crash: crash.name)
+def test_what_the_kernel_itself_notices(crash: Crash, crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    stopwatch = Stopwatch()
+    with pytest.raises(KernelvmError) as raised:
+        vm.run("/provoke", crash.name, timeout_s=60)
+    error = raised.value
+    late_s = stopwatch.since(vm.console.arrival(assert_shown_whole(error, vm)))
+    assert (type(error), error.verdict) == (crash.error, crash.verdict)
+    assert re.search(crash.summary, error.summary)
+    assert error.evidence.seen.startswith(crash.seen)
+    assert f"/provoke {crash.name}" in error.evidence.expected
+    assert re.search(crash.text, error.evidence.excerpt)
+    assert error.evidence.facts[0] == "reached: ready"
+    assert re.match(
+        r"time: guest \d+\.\d{6} s; host \d\d:\d\d:\d\d\.\d{3}, ", error.evidence.facts[1]
+    )
+    assert error.evidence.where[0] == str(vm.console.log)
+    assert f"kernelvm boot {vm.label}" in error.evidence.next_step
+    assert late_s <= PROMPT_S
+
+
+def test_an_oops_that_panics_tells_both(crashing: Callable[..., Vm]) -> None:
+    vm = crashing(cmdline="oops=panic")
+    with pytest.raises(GuestPanic) as panic:
+        vm.run("/provoke", "EXCEPTION")
+    assert re.search("Fatal exception, after: .*Unable to handle kernel", panic.value.summary)
+    assert "lkdtm_EXCEPTION" in panic.value.evidence.excerpt
+    assert "Kernel panic - not syncing" in panic.value.evidence.excerpt
+    assert "QEMU: ended with status 0, SHUTDOWN guest-reset" in panic.value.evidence.facts
+
+
+def test_a_hard_lockup_is_a_hang_of_a_cpu_that_works(crashing: Callable[..., Vm]) -> None:
+    """Nothing in these kernels sees it from outside."""
+    vm = crashing()
+    with pytest.raises(GuestHang) as hang:
+        vm.run("/provoke", "HARDLOCKUP", timeout_s=2.0)
+    assert hang.value.summary == f"{vm.label}: no answer within 2 s"
+    facts = "\n".join(hang.value.evidence.facts)
+    assert re.search(r"^CPU: works \(QEMU ran .* that it could\), at ", facts, re.MULTILINE)
+    assert re.search(r"^waited: .*; limit: 2 s$", facts, re.MULTILINE)
+    assert re.search(r"^last word: guest ", facts, re.MULTILINE)
+
+
+def test_a_stack_that_overflows_is_survived_by_nobody(crashing: Callable[..., Vm]) -> None:
+    """Without a guard page it destroys what lies below; how that ends is the kernel's affair."""
+    vm = crashing("recur_count=20000")
+    with pytest.raises((GuestPanic, GuestSplat, GuestDied, GuestHang)):
+        vm.run("/provoke", "EXHAUST_STACK", timeout_s=3.0)
+
+
+def test_after_a_warning_the_guest_goes_on(crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    with pytest.raises(GuestSplat):
+        vm.run("/provoke", "WARNING")
+    assert vm.read("/proc/version")
+    with pytest.raises(GuestSplat):
+        vm.write(CRASH, "WARNING_MESSAGE")
+    assert len(vm.splats) == 2
+
+
+def test_a_program_that_hangs_is_killed_before_the_next_command(
+    crashing: Callable[..., Vm],
+) -> None:
+    """The splat came while it ran; it sleeps for ever then."""
+    vm = crashing()
+    vm.run("/provoke", "WARNING", "later")
+    with pytest.raises(GuestSplat):
+        vm.run("/provoke", "HUNG_TASK", timeout_s=60)
+    assert [splat.kind for splat in vm.splats][:1] == ["WARNING"]
+
+
+# Splats that are allowed
+
+
+def test_what_is_allowed_ends_no_command(crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    with vm.allow_splats("lkdtm_WARNING", r"WARNING.*bugs\.c", reason="provoked") as allowed:
+        assert vm.run("/provoke", "WARNING").status == 0
+        assert vm.run("/provoke", "WARNING_MESSAGE").status == 0
+    assert [splat.kind for splat in allowed.splats] == ["WARNING", "WARNING"]
+    with pytest.raises(GuestSplat):
+        vm.run("/provoke", "WARNING")
+
+
+def test_what_does_not_fit_is_not_allowed(crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    with pytest.raises(GuestSplat), vm.allow_splats("something else", reason="none"):
+        vm.run("/provoke", "WARNING")
+
+
+@pytest.mark.kernelvm_splats(allow=r"WARNING.*bugs\.c", reason="provoked")
+def test_what_the_marker_allows(crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    assert vm.run("/provoke", "WARNING").status == 0
+    with pytest.raises(GuestSplat, match=r"kernel BUG at|Kernel bug detected"):
+        vm.run("/provoke", "BUG")
+
+
+def test_allowing_wants_a_reason(vm: Vm) -> None:
+    with pytest.raises(TypeError, match="reason"), vm.allow_splats("WARNING", reason=""):
+        pass
+
+
+# Waiting for the console
+
+
+def test_a_splat_comes_before_what_is_waited_for(crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    vm.run("/provoke", "WARNING", "later")
+    stopwatch = Stopwatch()
+    with pytest.raises(GuestSplat) as splat:
+        vm.console.expect("this never comes", timeout_s=60)
+    late_s = stopwatch.since(vm.console.arrival(assert_shown_whole(splat.value, vm)))
+    assert "on the console: this never comes" in splat.value.evidence.expected
+    assert late_s <= PROMPT_S
+
+
+def test_what_is_waited_for_may_be_the_splats_first_line(crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    with vm.allow_splats("WARNING", reason="waited for"):
+        vm.run("/provoke", "WARNING", "later")
+        assert vm.console.expect(r"WARNING: CPU: \d+ PID: \d+ at (\S+)", timeout_s=60)
+        vm.console.expect("end trace", timeout_s=60)
+
+
+def test_the_earlier_one_wins(crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    vm.write("/dev/kmsg", "<4>before\n")
+    vm.run("/provoke", "WARNING", "later")
+    vm.console.expect("before")
+    with pytest.raises(GuestSplat):
+        vm.console.expect("end trace", timeout_s=60)
+
+
+def test_a_panic_while_the_console_is_waited_for(crashing: Callable[..., Vm]) -> None:
+    vm = crashing()
+    vm.run("/provoke", "PANIC", "later")
+    with pytest.raises(GuestPanic, match="dumptest"):
+        vm.console.expect("this never comes", timeout_s=60)
+
+
+def test_qemus_end_while_the_console_is_waited_for(vm: Vm) -> None:
+    vm.kill()
+    with pytest.raises(GuestDied, match="QEMU was killed by SIGKILL"):
+        vm.console.expect("this never comes", timeout_s=60)
+
+
+def test_a_console_that_says_something_else(vm: Vm) -> None:
+    with pytest.raises(CommandFailed, match=r"nothing fitting within 0\.2 s") as failed:
+        vm.console.expect("this never comes", timeout_s=0.2)
+    assert failed.value.evidence.facts[0].startswith("waited: ")
+
+
+# Ends of QEMU
+
+
+@pytest.mark.parametrize(
+    ("key", "words", "shutdown"),
+    [
+        ("o", "the guest switched itself off", "guest-shutdown"),
+        ("b", "the guest restarted itself", "guest-reset"),
+    ],
+)
+def test_power_off_and_reboot_in_the_middle(
+    vm: Vm, cell: Cell, key: str, words: str, shutdown: str
+) -> None:
+    stopwatch = Stopwatch()
+    with pytest.raises(GuestDied) as died:
+        press_and_go_on(vm, key)
+    late_s = stopwatch.since(vm.console.arrival(vm.console.text.rstrip("\n").splitlines()[-1]))
+    assert died.value.summary == f"{cell.config.id}: {words} while it was tested"
+    assert f"QEMU: ended with status 0, SHUTDOWN {shutdown}" in died.value.evidence.facts
+    assert late_s <= PROMPT_S
+
+
+def press_and_go_on(vm: Vm, key: str) -> None:
+    vm.write("/proc/sysrq-trigger", key)
+    while True:
+        vm.read("/proc/version")
+
+
+def test_a_killed_qemu(vm: Vm) -> None:
+    stopwatch, killed = Stopwatch(), time.monotonic()
+    vm.kill()
+    with pytest.raises(GuestDied) as died:
+        vm.read("/proc/version")
+    late_s = stopwatch.since(killed)
+    assert "QEMU: was killed by SIGKILL" in died.value.evidence.facts
+    assert late_s <= PROMPT_S
+
+
+def test_a_stopped_qemu_is_told_from_a_silent_guest(vm: Vm) -> None:
+    stopwatch, stopped = Stopwatch(), time.monotonic()
+    vm.kill(signal.SIGSTOP)
+    with pytest.raises(GuestHang, match="a signal stopped QEMU while it was tested") as hang:
+        vm.read("/proc/version")
+    late_s = stopwatch.since(stopped)
+    assert "state T" in hang.value.evidence.seen
+    assert late_s <= PROMPT_S
+    vm.kill(signal.SIGCONT)
+    assert vm.read("/proc/version")
+
+
+# QEMU that does not start
+
+
+def test_a_flag_that_qemu_does_not_know(cell: Cell, tmp_path: Path) -> None:
+    boot = dataclasses.replace(cell.boot(cell.initramfs()), extra=("-no-such-flag",))
+    with pytest.raises(LaunchFailed) as failed:
+        bare(cell, tmp_path, boot).__enter__()
+    assert "-no-such-flag: invalid option" in failed.value.evidence.excerpt
+    assert cell.config.arch.qemu_binary in failed.value.evidence.command
+
+
+def test_a_qemu_that_is_not_installed(cell: Cell, tmp_path: Path) -> None:
+    arch = dataclasses.replace(cell.config.arch, qemu_arch="nowhere")
+    boot = dataclasses.replace(cell.boot(cell.initramfs()), arch=arch)
+    with pytest.raises(ToolMissing, match="qemu-system-nowhere"):
+        bare(cell, tmp_path, boot).__enter__()
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[Callable[[int], None]]:
+    """Leaves this process so many descriptors."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def leave(number: int) -> None:
+        highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        if number > len(taken):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + number, before[1]))
+        else:
+            for _descriptor in range(number):
+                os.close(taken.pop())
+
+    yield leave
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    for descriptor in taken:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("left", [1, 4, 8, 9, 12])
+def test_no_descriptors_left(
+    cell: Cell, tmp_path: Path, few_descriptors: Callable[[int], None], left: int
+) -> None:
+    guest = bare(cell, tmp_path, cell.boot(cell.initramfs()))
+    few_descriptors(left)
+    with pytest.raises(LaunchFailed, match="Too many open files") as failed:
+        guest.__enter__()
+    assert "ulimit -n" in failed.value.evidence.next_step
+
+
+def test_a_full_disk_for_logs(cell: Cell, tmp_path: Path) -> None:
+    """What the log lacks is kept in memory, and errors say that it lacks something."""
+    for name in ("console.log", "qemu.log"):
+        (tmp_path / name).symlink_to("/dev/full")
+    with bare(cell, tmp_path, cell.boot(cell.initramfs())) as vm:
+        assert "Linux version" in vm.console.text
+        with pytest.raises(GuestPanic) as panic:
+            vm.write("/proc/sysrq-trigger", "c")
+    assert "sysrq triggered crash" in panic.value.evidence.excerpt
+    assert panic.value.evidence.where[0].endswith("(incomplete: No space left on device)")
+
+
+# Boots that lead nowhere
+
+
+@pytest.fixture
+def sleeper(cell: Cell) -> Boot:
+    """A boot whose init never talks to anybody."""
+    program = cell.compile_program(SLEEPER)
+    return cell.boot(cell.initramfs(files={"/sleeper": program}), cmdline="rdinit=/sleeper")
+
+
+def other_console(boot: Boot) -> Boot:
+    """Return a boot whose console= names a port that is not there."""
+    cmdline = boot.cmdline.replace(f"console={boot.arch.console}", "console=ttyS7")
+    return dataclasses.replace(boot, cmdline=cmdline)
+
+
+def verdict_of(guest: Vm) -> KernelvmError:
+    with pytest.raises(KernelvmError) as raised:
+        guest.__enter__()
+    return raised.value
+
+
+def test_a_late_console(cell: Cell, sleeper: Boot, tmp_path: Path) -> None:
+    error = verdict_of(bare(cell, tmp_path, sleeper))
+    assert type(error) is BootHang
+    assert error.summary.endswith("the agent did not answer within 5 s")
+    assert error.evidence.seen == "the guest came as far as: init"
+    assert "Run /sleeper as init process" in error.evidence.excerpt
+
+
+def test_an_early_console_alone(cell: Cell, sleeper: Boot, tmp_path: Path) -> None:
+    """Malta's kernel has one without being asked."""
+    boot = other_console(sleeper)
+    boot = dataclasses.replace(boot, cmdline=f"{boot.cmdline} earlycon=pl011,0x9000000")
+    error = verdict_of(bare(cell, tmp_path, boot))
+    assert type(error) is BootHang
+    assert "; only its early console spoke" in error.evidence.seen
+    assert "bootconsole" in (tmp_path / "console.log").read_text()
+
+
+def test_a_kernel_that_has_no_console_shows_its_log(
+    cell: Cell, sleeper: Boot, tmp_path: Path
+) -> None:
+    """The kernel runs: its log is in its memory. `quiet` keeps Malta's early console silent."""
+    boot = other_console(sleeper)
+    boot = dataclasses.replace(boot, cmdline=f"{boot.cmdline} quiet")
+    error = verdict_of(bare(cell, tmp_path, boot))
+    assert type(error) is NoOutput
+    assert "the kernel wrote a log into its memory" in error.evidence.seen
+    assert "Run /sleeper as init process" in error.evidence.excerpt
+    assert "console=" in error.evidence.next_step
+    assert "CPU: sleeps" in str(error)
+
+
+def test_without_console_on_the_command_line_the_agent_answers(cell: Cell, tmp_path: Path) -> None:
+    boot = cell.boot(cell.initramfs())
+    cmdline = boot.cmdline.replace(f"console={boot.arch.console}", "")
+    with bare(cell, tmp_path, dataclasses.replace(boot, cmdline=cmdline)) as vm:
+        assert "console=" not in vm.read("/proc/cmdline")
+
+
+def test_a_kernel_for_another_cpu(cell: Cell, tmp_path: Path) -> None:
+    """A MIPS32 release 2 kernel on a release 1 CPU; a 64-bit one on a 32-bit CPU."""
+    cpu = {"mips": "4Kc", "arm64": "cortex-a15"}[cell.config.arch.linux_arch]
+    boot = cell.boot(cell.initramfs())
+    boot = dataclasses.replace(boot, machine=dataclasses.replace(boot.machine, cpu=cpu))
+    error = verdict_of(bare(cell, tmp_path, boot))
+    assert type(error) is NoOutput
+    assert "there is no kernel log in its memory" in error.evidence.seen
+    assert "CPU: works" in str(error)
+    assert f"-cpu {cpu}" in error.evidence.command
+
+
+def test_a_kernel_of_the_other_endianness(cell: Cell, tmp_path: Path) -> None:
+    """QEMU refuses an ELF file; of an Image it sees nothing but words, here those swapped."""
+    boot = cell.boot(cell.initramfs())
+    other = {"mips": "mipsel", "mipsel": "mips"}.get(boot.arch.name)
+    if other:
+        error = verdict_of(bare(cell, tmp_path, dataclasses.replace(boot, arch=ARCHES[other])))
+        assert type(error) is LaunchFailed
+        assert "could not load kernel" in error.evidence.excerpt
+        return
+    raw = boot.image.read_bytes()
+    words = memoryview(raw[: len(raw) // 4 * 4])
+    swapped = bytearray(len(words))
+    for place in range(4):
+        swapped[place::4] = words[3 - place :: 4]
+    (tmp_path / "Image").write_bytes(swapped)
+    error = verdict_of(bare(cell, tmp_path, dataclasses.replace(boot, image=tmp_path / "Image")))
+    assert type(error) is NoOutput
+
+
+def test_too_little_memory(cell: Cell, tmp_path: Path) -> None:
+    memory_mib = {"mips": 8, "arm64": 16}[cell.config.arch.linux_arch]
+    boot = cell.boot(cell.initramfs())
+    machine = dataclasses.replace(boot.machine, memory_mib=memory_mib)
+    error = verdict_of(bare(cell, tmp_path, dataclasses.replace(boot, machine=machine)))
+    assert type(error) is GuestPanic
+    assert "System is deadlocked on memory" in error.summary
+    assert "give the guest more memory" in error.evidence.next_step
+
+
+def test_an_initramfs_that_is_no_archive(cell: Cell, tmp_path: Path) -> None:
+    damaged = tmp_path / "initramfs"
+    damaged.write_bytes(b"\x1f\x8b\x08" + os.urandom(4000))
+    boot = dataclasses.replace(cell.boot(cell.initramfs()), initramfs=damaged)
+    error = verdict_of(bare(cell, tmp_path, boot))
+    assert type(error) is GuestPanic
+    assert "Unable to mount root fs" in error.summary
+    assert "the initramfs is damaged" in error.evidence.next_step
+
+
+def test_an_initramfs_that_is_cut_off_behind_init(cell: Cell, tmp_path: Path) -> None:
+    """The guest boots and lacks files; the kernel says so once."""
+    initramfs = cell.initramfs(files={"/large": os.urandom(200_000)})
+    cut = tmp_path / "initramfs"
+    cut.write_bytes(initramfs.path.read_bytes()[:100_000])
+    with bare(cell, tmp_path, dataclasses.replace(cell.boot(initramfs), initramfs=cut)) as vm:
+        vm.answer_for(boot=True)
+        error = vm.splat_error("the boot", ask=True)
+    assert type(error) is GuestSplat
+    assert "Initramfs unpacking failed" in error.summary
+    assert "the initramfs is damaged" in error.evidence.next_step
+
+
+# Deadlines
+
+
+def test_a_deadline_tells_what_it_is_made_of(cell: Cell, tmp_path: Path) -> None:
+    program = cell.compile_program(SLEEPER)
+    bootable = cell.bootable(files={"/sleeper": program}, cmdline="rdinit=/sleeper")
+    with pytest.raises(BootHang) as hang:
+        Vm(bootable, tmp_path).__enter__()
+    [waited] = [fact for fact in hang.value.evidence.facts if fact.startswith("waited: ")]
+    assert re.search(r"limit: \S+ s without a sign of life \(\S+ s .*loops a second here", waited)
+
+
+# Tests that leave something behind
+
+LEFT_BEHIND = """\
+import pytest
+
+CRASH = "/sys/kernel/debug/provoke-crash/DIRECT"
+
+def provoke(vm):
+    vm.mount("debugfs", "/sys/kernel/debug", "debugfs")
+    vm.modprobe("lkdtm")
+    vm.write(CRASH, "WARNING")
+
+pytestmark = pytest.mark.kernelvm(modules=["lkdtm"])
+
+def test_shown_on_the_console(vm):
+    provoke(vm)
+
+@pytest.mark.kernelvm(cmdline="loglevel=1")
+def test_kept_from_the_console(vm):
+    provoke(vm)
+    assert "WARNING" not in vm.console.text
+    print("all assertions passed")
+
+@pytest.mark.kernelvm_splats(allow="lkdtm", reason="provoked")
+def test_allowed(vm):
+    provoke(vm)
+
+@pytest.mark.kernelvm(cmdline="loglevel=1")
+@pytest.mark.kernelvm_splats(allow="lkdtm", reason="provoked")
+def test_allowed_and_kept_from_the_console(vm):
+    provoke(vm)
+
+def test_caught(vm):
+    from pytest_kernelvm.errors import KernelvmError
+    try:
+        provoke(vm)
+    except KernelvmError:
+        pass
+
+@pytest.fixture
+def late(vm):
+    yield
+    provoke(vm)
+
+def test_in_its_teardown(late):
+    pass
+
+def test_another(vm):
+    assert vm.read("/proc/version")
+"""
+
+BOOT_SPLAT = '''\
+import pytest
+
+# In init's place: has a warning in the log, then becomes init.
+EARLY = """
+int main(int argc, char **argv, char **envp)
+{
+	static const char *const lines[] = {
+		"<4>WARNING: CPU: 0 PID: 1 at nowhere.c:1 early+0x0/0x4",
+		"<4>---[ end trace 0000000000000000 ]---",
+	};
+	int file, at;
+
+	mkdir("/dev", 0755);
+	mount("devtmpfs", "/dev", "devtmpfs", 0, 0);
+	file = open("/dev/kmsg", O_WRONLY);
+	for (at = 0; at < 2; at++)
+		write(file, lines[at], strlen(lines[at]));
+	close(file);
+	execve("/init", argv, envp);
+	return 1;
+}
+"""
+
+@pytest.fixture
+def boot(new_vm, cell):
+    return new_vm(files={"/early": cell.compile_program(EARLY)}, cmdline="rdinit=/early")
+
+def test_first(boot):
+    pass
+
+def test_second(boot):
+    pass
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a test run with left behind splats ends. outcomes: of pytest's last line."""
+
+    mode: str
+    outcomes: str
+
+
+def pytest_output(cell: Cell, tmp_path: Path, text: str, *options: str) -> str:
+    """Run a file of tests in a process of its own; return what it said."""
+    (tmp_path / "test_inner.py").write_text(text)
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    argv += [f"--rootdir={tmp_path}", f"--kernelvm-configs={cell.config.file.parent}"]
+    argv += [f"--kernelvm-config={cell.config.id}", f"--kernelvm-store={cell.store.root}"]
+    argv += [f"--basetemp={tmp_path / 'base'}", *options, str(tmp_path / "test_inner.py")]
+    output = tmp_path / "output"
+    with spawn(argv, output=output) as child:
+        assert child.wait(400) is not None, output.read_text()
+    return output.read_text()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run(mode="fail", outcomes="2 failed, 5 passed, 1 error"),
+        Run(mode="warn", outcomes="7 passed, 4 warnings"),
+        Run(mode="off", outcomes="7 passed"),
+    ],
+    ids=lambda run: run.mode,
+)
+def test_a_test_answers_for_what_it_leaves(run: Run, cell: Cell, tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    said = pytest_output(
+        cell, tmp_path, LEFT_BEHIND, f"--kernelvm-splats={run.mode}", f"--junit-xml={junit}"
+    )
+    assert re.search(rf"= {run.outcomes} in ", said), said
+    told = said.count("seen: WARNING while it was tested")
+    if run.mode == "fail":
+        assert re.search(r"test_inner\.py:\d+: GuestSplat", said)
+        assert "ERROR at teardown of test_in_its_teardown" in said
+        assert 'name="kernelvm_verdict" value="splat"' in junit.read_text()
+    assert told == {"fail": 3, "warn": 4, "off": 0}[run.mode], said
+
+
+def test_the_boot_of_a_snapshot_is_answered_for_once(cell: Cell, tmp_path: Path) -> None:
+    for _run in range(2):
+        said = pytest_output(cell, tmp_path, BOOT_SPLAT)
+        assert re.search(r"= 1 passed, 1 error in ", said), said
+        assert "splat: " in said
+        assert "WARNING: CPU: 0 PID: 1 at nowhere.c:1 early+0x0/0x4" in said
