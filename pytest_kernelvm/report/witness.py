@@ -49,10 +49,10 @@ class Witness:
         if self._casts:
             stack.callback(self._record, vm, test)
         if self._live:
-            label, show = vm.label, self._live
+            show, labelled = self._live, Labelled(vm.label)
             since = len(vm.console.raw)
             stack.enter_context(
-                following(vm.console, lambda text: show(prefixed(text, label)), since=since)
+                following(vm.console, lambda text: show(labelled(text)), since=since)
             )
         if self._progress:
             self._watched.append(vm)
@@ -101,6 +101,18 @@ def waited_for(vm: Vm) -> str:
     return f"{vm.label}: waiting for {what}, {waited_s:.0f} s" if waited_s >= PATIENCE_S else ""
 
 
-def prefixed(text: str, label: str) -> str:
-    """Return text with a label before each line that begins in it."""
-    return "".join(f"{label} | {line}" for line in text.splitlines(keepends=True))
+class Labelled:
+    """Puts a label before each line of a text that comes in pieces."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._within = False
+
+    def __call__(self, text: str) -> str:
+        """Return the next piece with the label before each line that begins in it."""
+        lines = text.splitlines(keepends=True)
+        if not lines:
+            return ""
+        first = lines[0] if self._within else f"{self._label} | {lines[0]}"
+        self._within = not text.endswith("\n")
+        return first + "".join(f"{self._label} | {line}" for line in lines[1:])

@@ -117,12 +117,14 @@ def _version(bundle: Bundle) -> str:
 
 
 def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
-    from pytest_kernelvm.report.witness import prefixed
+    from pytest_kernelvm.report.witness import Labelled
     from pytest_kernelvm.vm.recording import following
 
     def show(vm: Vm) -> None:
+        labelled = Labelled(vm.label)
+
         def write(text: str) -> None:
-            sys.stdout.write(prefixed(text, vm.label))
+            sys.stdout.write(labelled(text))
             sys.stdout.flush()
 
         stack.enter_context(following(vm.console, write, since=len(vm.console.raw)))

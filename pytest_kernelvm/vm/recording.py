@@ -90,7 +90,7 @@ def following(console: Console, show: Callable[[str], object], *, since: int = 0
             last = ended.is_set()
             fresh = console.wait_beyond(shown, 0.0 if last else PATIENCE_S)
             if fresh:
-                show(decoder.decode(fresh).replace("\r\n", "\n"))
+                show(decoder.decode(fresh).replace("\r", ""))
                 shown += len(fresh)
             if last or fresh is None:
                 return

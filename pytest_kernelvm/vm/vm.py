@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_kernelvm.errors import CommandFailed, Evidence, GuestDied, KernelvmError
+from pytest_kernelvm.errors import CommandFailed, Evidence, GuestDied, GuestHang, KernelvmError
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline, quoted, tail
@@ -412,7 +412,11 @@ class Vm(Programs):
             return self._judge.splat_verdict(self._judge.deadline(0.0), for_what)
         if not ask or not self._judge.may_ask():
             return None
-        hidden = self._hidden_log()
+        try:
+            hidden = self._hidden_log()
+        except (GuestDied, GuestHang):
+            # The test ended it, or left it as it pleased.
+            return None
         splats = self._judge.watch.not_allowed(read_splats(hidden))
         return self._judge.found_in_log(splats, hidden, for_what) if splats else None
 

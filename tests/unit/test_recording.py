@@ -16,7 +16,7 @@ import pytest
 from pytest_kernelvm.arch import arch_named
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
-from pytest_kernelvm.report.witness import prefixed
+from pytest_kernelvm.report.witness import Labelled
 from pytest_kernelvm.vm.channel import Channel
 from pytest_kernelvm.vm.console import APART_S, Console
 from pytest_kernelvm.vm.judging import Judge
@@ -175,4 +175,11 @@ def test_what_is_typed_is_noted(line: Line) -> None:
 
 
 def test_lines_get_their_guests_name() -> None:
-    assert prefixed("one\ntwo\n", "malta") == "malta | one\nmalta | two\n"
+    labelled = Labelled("malta")
+    pieces = ("one\ntw", "", "o\n", "three")
+    assert [labelled(piece) for piece in pieces] == [
+        "malta | one\nmalta | tw",
+        "",
+        "o\n",
+        "malta | three",
+    ]

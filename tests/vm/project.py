@@ -9,8 +9,8 @@ from pathlib import Path
 from pytest_kernelvm import Cell
 from pytest_kernelvm.process import Completed, run
 
-# What other stores need not make again. Snapshots are theirs: they are linked into bundles.
-SHARED_KINDS = ("sources", "trees", "builders", "kernels", "requests", "guests", "initramfs")
+# What a store has of its own; the rest need not be made again. Snapshots are linked into bundles.
+OWN_KINDS = ("snapshots", "failures", "logs", "tmp", "uses")
 TIMEOUT_S = 240.0
 KERNELVM = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
 
@@ -42,12 +42,7 @@ class Project:
 
     def kernelvm(self, *arguments: str, store: Path | None = None, stdin: str = "") -> Completed:
         """Give the command, by default on the project's store."""
-        argv = [
-            sys.executable,
-            "-c",
-            "import sys; from pytest_kernelvm.cli import main; sys.exit(main())",
-        ]
-        argv += ["--store", str(store or self.store)]
+        argv = [sys.executable, "-c", KERNELVM, "--store", str(store or self.store)]
         argv += ["--configs", str(self.cell.config.file.parent), *arguments]
         return run(argv, cwd=self.directory, stdin=stdin.encode(), timeout_s=TIMEOUT_S, check=False)
 
@@ -63,8 +58,9 @@ def make_project(directory: Path, cell: Cell, tests: str) -> Project:
     assert cell.programs
     store = directory / "store"
     store.mkdir()
-    for kind in SHARED_KINDS:
-        (store / kind).symlink_to(cell.store.root / kind)
+    for kind in cell.store.root.iterdir():
+        if kind.name not in OWN_KINDS:
+            (store / kind.name).symlink_to(kind)
     (directory / "test_it.py").write_text(tests)
     (directory / "pytest.ini").write_text("[pytest]\n")
     return Project(directory=directory, cell=cell, store=store)
