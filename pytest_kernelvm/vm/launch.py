@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from pytest_kernelvm.process import Spawned, spawn
 from pytest_kernelvm.vm.qemu_argv import Boot, Memory, descriptors, qemu_argv
 from pytest_kernelvm.vm.snapshot import Snapshot
 from pytest_kernelvm.vm.streams import Streams
+
+# A guest takes three pairs of sockets, two logs, a state, and what asyncio and a child need.
+DESCRIPTORS = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +49,10 @@ def launch(
     directory: where console.log and qemu.log are written. memory: the guest's, None for anonymous.
     snapshot: what QEMU is to wait for instead of booting, with its state as a descriptor.
     link: its end of the cable to another guest.
-    Raises ToolMissing if this QEMU is not installed.
+    Raises ToolMissing if this QEMU is not installed, OSError if the host does not let us.
     """
     console_log, qemu_log = directory / "console.log", directory / "qemu.log"
+    _find_room()
     with contextlib.ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(3)]
         ours = [pair[0] for pair in pairs]
@@ -89,3 +94,17 @@ def launch(
             qemu_log=qemu_log,
             state_descriptor=numbers[3] if snapshot else None,
         )
+
+
+def _find_room() -> None:
+    """Raise OSError if this process has no room for a guest's descriptors.
+
+    An event loop that gets only some of what it needs leaves them open.
+    """
+    taken: list[int] = []
+    try:
+        for _descriptor in range(DESCRIPTORS):
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)

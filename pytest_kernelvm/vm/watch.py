@@ -27,6 +27,11 @@ REPEATED = frozenset(
     ("soft lockup", "hard lockup", "RCU stall", "hung task", "workqueue lockup", "atomic context")
 )
 
+# These kill the task under which they happen; what comes within so many seconds of the guest's time
+# is their aftermath.
+TASK_ENDS = frozenset(("oops", "BUG", "list corruption"))
+AFTERMATH_S = 1.0
+
 _HINT = re.compile(HINT.pattern.encode())
 _HALTED = re.compile(HALTED.pattern.encode())
 
@@ -178,8 +183,9 @@ class Watch:
         return any(
             told.start <= splat.start < told.end
             or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
+            or _follows(told, splat)
             for told in self._told
-        )
+        ) or any(_follows(provoked, splat) for each in self.allowances for provoked in each.splats)
 
     def not_allowed(self, splats: Iterable[Splat]) -> tuple[Splat, ...]:
         """Return those splats of another text than the console's that no pattern allows."""
@@ -230,6 +236,19 @@ class Watch:
                 return self._floor
             offset = above + 1
         return offset
+
+
+def _follows(oops: Splat, splat: Splat) -> bool:
+    """Whether a splat may come of an oops.
+
+    The kernel kills the task and goes on with whatever that had not put back: on arm64, the next
+    idle CPU warns of the context tracking of an exception that never returned.
+    """
+    if oops.kind not in TASK_ENDS or not oops.start < splat.start or splat.fatal:
+        return False
+    if oops.guest_time_s is None or splat.guest_time_s is None:
+        return False
+    return splat.guest_time_s - oops.guest_time_s < AFTERMATH_S
 
 
 def _without_figures(splat: Splat) -> str:

@@ -87,7 +87,9 @@ def kernel_log(qmp: Qmp, image: Path, scratch: Path) -> str:
     try:
         lines = beside(image).read_text().splitlines()
         address = next(int(line.split()[0], 16) for line in lines if line.endswith(" __log_buf"))
-        qmp.query("memsave", val=address, size=_LOG_BYTES, filename=str(scratch))
+        # QAPI's integers have a sign (docs/devel/qapi-code-gen, int).
+        signed = address - (1 << 64) if address >> 63 else address
+        qmp.query("memsave", val=signed, size=_LOG_BYTES, filename=str(scratch))
         raw = scratch.read_bytes()
     except (KernelvmError, OSError, ValueError, StopIteration):
         return ""

@@ -82,7 +82,7 @@ CRASHES = [
         name="BUG",
         error=GuestSplat,
         verdict=Verdict.SPLAT,
-        seen="BUG while it was tested",
+        seen="BUG",
         summary=r"kernel BUG at drivers/misc/lkdtm/bugs\.c:\d+!$|Kernel bug detected\[#1\]:$",
         text=r"lkdtm_do_action\+.*\[lkdtm\](?s:.*)---\[ end trace 0000000000000000 \]---$",
     ),
@@ -199,7 +199,7 @@ def test_a_hard_lockup_is_a_hang_of_a_cpu_that_works(crashing: Callable[..., Vm]
 
 def test_a_stack_that_overflows_is_survived_by_nobody(crashing: Callable[..., Vm]) -> None:
     """Without a guard page it destroys what lies below; how that ends is the kernel's affair."""
-    vm = crashing("recur_count=20000")
+    vm = crashing("recur_count=200000")
     with pytest.raises((GuestPanic, GuestSplat, GuestDied, GuestHang)):
         vm.run("/provoke", "EXHAUST_STACK", timeout_s=3.0)
 
@@ -399,7 +399,7 @@ def few_descriptors() -> Iterator[Callable[[int], None]]:
         os.close(descriptor)
 
 
-@pytest.mark.parametrize("left", [1, 4, 8, 9, 12])
+@pytest.mark.parametrize("left", [1, 8, 20])
 def test_no_descriptors_left(
     cell: Cell, tmp_path: Path, few_descriptors: Callable[[int], None], left: int
 ) -> None:
@@ -412,8 +412,7 @@ def test_no_descriptors_left(
 
 def test_a_full_disk_for_logs(cell: Cell, tmp_path: Path) -> None:
     """What the log lacks is kept in memory, and errors say that it lacks something."""
-    for name in ("console.log", "qemu.log"):
-        (tmp_path / name).symlink_to("/dev/full")
+    (tmp_path / "console.log").symlink_to("/dev/full")
     with bare(cell, tmp_path, cell.boot(cell.initramfs())) as vm:
         assert "Linux version" in vm.console.text
         with pytest.raises(GuestPanic) as panic:
@@ -534,12 +533,13 @@ def test_an_initramfs_that_is_no_archive(cell: Cell, tmp_path: Path) -> None:
     assert "the initramfs is damaged" in error.evidence.next_step
 
 
-def test_an_initramfs_that_is_cut_off_behind_init(cell: Cell, tmp_path: Path) -> None:
-    """The guest boots and lacks files; the kernel says so once."""
-    initramfs = cell.initramfs(files={"/large": os.urandom(200_000)})
-    cut = tmp_path / "initramfs"
-    cut.write_bytes(initramfs.path.read_bytes()[:100_000])
-    with bare(cell, tmp_path, dataclasses.replace(cell.boot(initramfs), initramfs=cut)) as vm:
+def test_an_initramfs_that_is_damaged_behind_init(cell: Cell, tmp_path: Path) -> None:
+    """The guest boots and may lack files; the kernel says so once."""
+    initramfs = cell.initramfs()
+    before, magic, trailer = initramfs.path.read_bytes().rpartition(b"070701")
+    damaged = tmp_path / "initramfs"
+    damaged.write_bytes(before + b"X" * len(magic) + trailer)
+    with bare(cell, tmp_path, dataclasses.replace(cell.boot(initramfs), initramfs=damaged)) as vm:
         vm.answer_for(boot=True)
         error = vm.splat_error("the boot", ask=True)
     assert type(error) is GuestSplat
