@@ -170,7 +170,7 @@ class Channel:
             return False if self._gone() else None
 
         patience = Deadline(min(patience_s, deadline.remaining_s))
-        found = self._streams.wait_for(look, patience)
+        found = self._streams.wait_for_frames(look, patience)
         if found is False or (found is None and deadline.passed):
             raise NoReply
         return found if isinstance(found, bytes) else None

@@ -1,7 +1,9 @@
-"""All that comes out of a guest, drained by one thread: console, channel, QMP events.
+"""All that comes out of a guest: console and QMP events, drained by a thread, and the channel.
 
 A full socket stalls the guest, so the thread reads as long as QEMU lives; whoever waits is woken
 at each change and looks at what he waits for and at what may have gone wrong at the same time.
+The agent speaks only when it is asked, so that who asks it reads the channel himself: two changes
+of threads take longer than the guest does.
 """
 
 from __future__ import annotations
@@ -75,6 +77,11 @@ class Streams:
         self._log = log.open("wb", buffering=0)
         self._write_log(self.console_text)
         self._changed = threading.Condition()
+        self._reading = threading.Lock()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_listening = False
+        self._channel_ended = False
+        self._sources = select.poll()
         self._reader, self._writer = socket.socketpair()
         self._unread = bytearray(self.console_text)
         self._client: QMPClient | None = None
@@ -87,6 +94,9 @@ class Streams:
         """Start draining."""
         for stream in (self._console, self._channel, self._writer):
             stream.setblocking(False)
+        self._sources.register(self._bell, select.POLLIN)
+        if not self._shared:
+            self._sources.register(self._channel, select.POLLIN)
         self._thread.start()
 
     @property
@@ -119,6 +129,32 @@ class Streams:
         self.settle()
         with self._changed:
             return condition()
+
+    def wait_for_frames(self, condition: Callable[[], T | None], deadline: Deadline) -> T | None:
+        """Wait as `wait_for` does, for something that the channel brings; one thread may."""
+        while not deadline.passed:
+            with self._changed:
+                found = condition()
+                self._is_listening = found is None
+            if found is not None:
+                return found
+            for source, _events in self._sources.poll(1000 * min(LOOK_S, deadline.remaining_s)):
+                if source != self._bell:
+                    self._drain_channel()
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
+        self._is_listening = False
+        self.settle()
+        self._drain_channel()
+        with self._changed:
+            return condition()
+
+    def _tell(self) -> None:
+        """Wake whoever waits; called with the lock held."""
+        self._changed.notify_all()
+        if self._is_listening:
+            self._is_listening = False
+            os.eventfd_write(self._bell, 1)
 
     def now(self, condition: Callable[[], T]) -> T:
         """Return what `condition` returns, called once with the streams' lock held."""
@@ -160,30 +196,34 @@ class Streams:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(self._console, self._drain_console)
-        self._loop.add_reader(self._channel, self._drain_channel)
         self._connection = self._loop.create_task(self._connect())
         self._keep(self._connection)
         self._pass_on()
         self._loop.run_forever()
 
     def _drain_console(self) -> None:
-        data = _received(self._console)
-        if data is None:
-            return
-        payloads, text = self._splitter.feed(data) if self._shared else ([], data)
-        with self._changed:
-            self.payloads += payloads
-            if not data:
-                self.console_ended = True
-                self._loop.remove_reader(self._console)
-            elif text:
-                self.console_times.append((time.monotonic(), len(self.console_text)))
-                self.console_text += text
-                self._write_log(text)
-            self.last_sign = time.monotonic()
-            self._changed.notify_all()
-        self._unread += text
-        self._pass_on()
+        if self._read_console():
+            self._pass_on()
+
+    def _read_console(self) -> bool:
+        """Take what the console has said; return whether there was something, or its end."""
+        with self._reading:
+            data = None if self.console_ended else _received(self._console)
+            if data is None:
+                return False
+            payloads, text = self._splitter.feed(data) if self._shared else ([], data)
+            with self._changed:
+                self.payloads += payloads
+                if not data:
+                    self.console_ended = True
+                elif text:
+                    self.console_times.append((time.monotonic(), len(self.console_text)))
+                    self.console_text += text
+                    self._write_log(text)
+                self.last_sign = time.monotonic()
+                self._unread += text
+                self._tell()
+        return True
 
     def _write_log(self, text: bytes | bytearray) -> None:
         """Write to the log; where its disk is full the text is still kept here."""
@@ -194,9 +234,12 @@ class Streams:
 
     def _pass_on(self) -> None:
         """Give the console's text to whom reads it a second time, as fast as he takes it."""
+        if self.console_ended:
+            self._loop.remove_reader(self._console)
         try:
-            while self._unread:
-                del self._unread[: self._writer.send(self._unread)]
+            with self._changed:
+                while self._unread:
+                    del self._unread[: self._writer.send(self._unread)]
         except BlockingIOError:
             self._loop.add_writer(self._writer, self._pass_on)
             return
@@ -208,20 +251,23 @@ class Streams:
 
     def _drain_channel(self) -> None:
         # What a command made the kernel say came before the command's reply.
-        if not self.console_ended:
-            self._drain_console()
+        if self._read_console():
+            self._loop.call_soon_threadsafe(self._pass_on)
+        if self._shared or self._channel_ended:
+            return
         data = _received(self._channel)
         if data is None:
             return
         if not data:
-            self._loop.remove_reader(self._channel)
+            # The console ends with it, which tells more.
+            self._channel_ended = True
+            self._sources.unregister(self._channel)
             return
         payloads, text = self._splitter.feed(data)
         with self._changed:
             self.payloads += payloads
             self.stray_channel_text += text
             self.last_sign = time.monotonic()
-            self._changed.notify_all()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """Run a coroutine in the thread's event loop and return its result."""
@@ -245,7 +291,7 @@ class Streams:
         if error:
             with self._changed:
                 self.troubles.append(f"{type(error).__name__}: {error}")
-                self._changed.notify_all()
+                self._tell()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         """Remember a task until the end, and have asyncio know that its exception is no news."""
@@ -270,7 +316,7 @@ class Streams:
         async for event in client.events:
             with self._changed:
                 self.qmp_events.append(dict(event))
-                self._changed.notify_all()
+                self._tell()
 
     def close(self) -> None:
         """Stop the thread and close everything; QEMU is gone by now."""
@@ -284,6 +330,7 @@ class Streams:
         self._loop.close()
         for stream in (self._console, self._channel, self._qmp, self._reader, self._writer):
             stream.close()
+        os.close(self._bell)
         self._log.close()
 
     async def _disconnect(self) -> None:
