@@ -7,6 +7,8 @@ SHELL := bash
 .NOTPARALLEL:
 # Kernel builds are not part of this make: neither its flags nor its job server are for them.
 unexport MAKEFLAGS MFLAGS
+# Tests start dozens of Pythons; each would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 

@@ -54,6 +54,8 @@ class Arch:
     max_memory_mib: the most that the machine has in one piece.
     builtin_cmdline_symbols: bool symbols that make CONFIG_CMDLINE count without a bootloader's.
     cookie_patch, cookie_require_symbol, cookie_symbol: how the kernel learns the cmdline cookie.
+    restores_bare: whether QEMU takes a snapshot without being told of the kernel, which is in the
+        machine's memory already; Malta wants one, or firmware (hw/mips/malta.c).
     fixed_initramfs: set where the initramfs' address travels on the command line.
     """
 
@@ -91,6 +93,7 @@ class Arch:
     cookie_symbol: str
     channel_symbols: tuple[str, ...]
     image_magic: bytes = b""
+    restores_bare: bool = False
     fixed_initramfs: FixedInitramfs | None = None
 
     @property
@@ -233,6 +236,7 @@ ARCHES: dict[str, Arch] = {
             network_argv=("-device", "virtio-net-device,netdev=net0"),
             network_modules=("virtio_net",),
             fast_boot_argv=(),
+            restores_bare=True,
             # add x0, x0, #1; b .-4
             spin=bytes.fromhex("00040091 ffffff17"),
             spin_register=r"\bX00=([0-9a-f]{16})\b",

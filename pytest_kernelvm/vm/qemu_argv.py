@@ -105,10 +105,8 @@ def qemu_argv(
         argv += [*_chardev("qmp", ends.qmp), "-mon", "chardev=qmp,mode=control"]
     elif "mux=on" in ends.console:
         argv += ["-mon", "chardev=console,mode=readline"]
-    argv += ["-kernel", str(boot.image)]
-    argv += _initramfs(boot)
-    if boot.cmdline:
-        argv += ["-append", boot.cmdline]
+    if not (incoming and arch.restores_bare):
+        argv += _booted_from(boot)
     if boot.machine.fast_boot:
         argv += arch.fast_boot_argv
     if memory:
@@ -116,6 +114,11 @@ def qemu_argv(
     if incoming:
         argv += ["-incoming", "defer"]
     return (*argv, *boot.extra)
+
+
+def _booted_from(boot: Boot) -> list[str]:
+    argv = ["-kernel", str(boot.image), *_initramfs(boot)]
+    return [*argv, "-append", boot.cmdline] if boot.cmdline else argv
 
 
 def _network(boot: Boot, ends: Ends) -> list[str]:
