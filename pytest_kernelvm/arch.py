@@ -49,6 +49,7 @@ class Arch:
     spin: machine code at the reset vector that counts in a register forever; spin_register: how
         QEMU's monitor shows that; spins_per_s: of the machine that suits default timeouts.
     agent_cflags: what makes a static nolibc program small here.
+    nolibc_cflags: what makes nolibc's system calls right here.
     compact_cflags: a denser instruction set that has no system calls, on the CPUs of compact_cpus
         (models of QEMU's -cpu) only.
     max_memory_mib: the most that the machine has in one piece.
@@ -84,6 +85,7 @@ class Arch:
     spin_register: str
     spins_per_s: float
     agent_cflags: tuple[str, ...]
+    nolibc_cflags: tuple[str, ...]
     compact_cflags: tuple[str, ...]
     compact_cpus: tuple[str, ...]
     max_memory_mib: int
@@ -127,6 +129,10 @@ _MALTA_SPIN = bytes.fromhex("24840001 1000fffe 00000000")
 _MALTA_SERIAL = ("-serial", "chardev:console")
 _MALTA_CHANNEL = ("-serial", "chardev:channel")
 _MALTA_AGENT_CFLAGS = ("-mno-abicalls", "-fno-pic", "-G0", "-msoft-float", "-mips32r2")
+# my_syscall5 and 6 (tools/include/nolibc/arch-mips.h) move the stack's pointer before they store an
+# argument; one that is that very register, the address of a leaf function's first variable, would
+# be wrong. With a frame pointer it is another register.
+_MALTA_NOLIBC_CFLAGS = ("-fno-omit-frame-pointer",)
 
 # MIPS16e, and who has it (target/mips/cpu-defs.c.inc, ASE_MIPS16).
 _MALTA_COMPACT_CFLAGS = ("-mips16", "-minterlink-mips16")
@@ -180,6 +186,7 @@ def _malta(
         spin_register=r"\ba0 ([0-9a-f]{8})\b",
         spins_per_s=240e6,
         agent_cflags=_MALTA_AGENT_CFLAGS,
+        nolibc_cflags=_MALTA_NOLIBC_CFLAGS,
         compact_cflags=_MALTA_COMPACT_CFLAGS,
         compact_cpus=_MALTA_COMPACT_CPUS,
         max_memory_mib=256,
@@ -247,6 +254,7 @@ ARCHES: dict[str, Arch] = {
                 "-no-pie",
                 "-Wl,-z,max-page-size=4096,-z,common-page-size=64",
             ),
+            nolibc_cflags=(),
             compact_cflags=(),
             compact_cpus=(),
             max_memory_mib=4096,

@@ -122,6 +122,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
                 *CFLAGS,
                 *FREESTANDING,
                 *kernel.arch.agent_cflags,
+                *kernel.arch.nolibc_cflags,
                 *compact,
                 kernel.arch.channel,
             ],
@@ -175,7 +176,8 @@ def _compact_cflags(arch: Arch, cpu: str) -> tuple[str, ...]:
 
 
 def _nolibc_flags(kernel: Kernel) -> tuple[str, ...]:
-    return ("-isystem", str(kernel.nolibc), "-include", "nolibc.h")
+    include = ("-isystem", str(kernel.nolibc), "-include", "nolibc.h")
+    return (*include, *kernel.arch.nolibc_cflags)
 
 
 def _compile(kernel: Kernel, source: Path, output: Path, *flags: str) -> None:

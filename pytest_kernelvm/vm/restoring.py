@@ -19,7 +19,8 @@ from pytest_kernelvm.vm.splats import read_splats
 from pytest_kernelvm.vm.streams import Streams
 
 AT_FDCWD = -100
-CLOCK_REALTIME = 0
+CLOCK_REALTIME, CLOCK_MONOTONIC = 0, 1
+TIMER_ABSTIME = 1
 # The kernel's generator takes no more than this as its whole key (drivers/char/random.c).
 SEED_BYTES = 32
 # A clock that is further away from the host's was never set, as on a machine without one.
@@ -87,13 +88,17 @@ def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead
 
     Its random numbers start anew from the host's (RNDADDENTROPY credits the seed, RNDRESEEDCRNG
     has all generators take a new key at once: drivers/char/random.c). Its clock is set as a boot
-    would have set it. ahead_s: by how much its clock was ahead of the host's.
+    would have set it. A timer whose time has passed makes the kernel set its clock event device
+    anew: QEMU does not know any more when the one of a MIPS CPU was to go off next
+    (target/mips/machine.c), and until that came all others would wait.
+    ahead_s: by how much its clock was ahead of the host's.
     """
     order = ">" if byteorder == "big" else "<"
     seed = os.urandom(SEED_BYTES)
     entropy = batch.data(struct.pack(f"{order}ii", 8 * SEED_BYTES, SEED_BYTES) + seed)
     device = batch.text("/dev/urandom")
     now_ns = time.time_ns() + int(ahead_s * 1e9)
+    past = batch.data(struct.pack(_TIMESPEC[byteorder], 0, 1))
     clock = batch.data(struct.pack(_TIMESPEC[byteorder], *divmod(now_ns, 10**9)))
     file = batch.call("openat", AT_FDCWD, device, abi.guest_open_flags(os.O_WRONLY), 0)
     batch.call("ioctl", file, abi.ioctls["RNDADDENTROPY"], entropy)
@@ -101,6 +106,7 @@ def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead
     batch.call("close", file)
     if abs(ahead_s) < SET_CLOCK_S:
         batch.call(_with_64_bits("clock_settime", abi), CLOCK_REALTIME, clock)
+    batch.call(_with_64_bits("clock_nanosleep", abi), CLOCK_MONOTONIC, TIMER_ABSTIME, past, 0)
 
 
 def asks_for_clock(batch: Batch, abi: Abi) -> None:
@@ -117,4 +123,7 @@ def clock_offset_s(reply: Reply, byteorder: Literal["big", "little"]) -> float:
 
 def _with_64_bits(call: str, abi: Abi) -> str:
     """Return the name of the call whose times have 64 bits: on 32-bit machines another one."""
-    return f"{call}64" if f"{call}64" in abi.syscalls else call
+    for name in (f"{call}64", f"{call}_time64"):
+        if name in abi.syscalls:
+            return name
+    return call

@@ -50,7 +50,8 @@ def milestone(text: str) -> str:
 
 def on_early_console(text: str) -> bool:
     """Whether only the early console ever spoke: the one that console= names did not take over."""
-    return bool(re.search(r"\bbootconsole \[", text)) and not re.search(r"\bconsole \[", text)
+    others = re.search(r"\bconsole \[[^]]*\] enabled", text)
+    return bool(re.search(r"\bbootconsole \[", text)) and not others
 
 
 def chain(splats: Sequence[Splat], last: Splat) -> tuple[Splat, ...]:

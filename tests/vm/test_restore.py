@@ -17,6 +17,21 @@ from pytest_kernelvm.vm.snapshot import MEMORY, STATE, find_snapshot, verified
 pytestmark = pytest.mark.kernelvm(modules=["dummy"], fresh="restore")
 
 
+# Writes to the log when it has slept, in a process that stays behind.
+LATE = """
+int main(void)
+{
+	int log = open("/dev/kmsg", O_WRONLY);
+
+	if (fork())
+		return 0;
+	usleep(300000);
+	write(log, "late by a moment\\n", 17);
+	return 0;
+}
+"""
+
+
 @pytest.fixture
 def private(tmp_path: Path) -> tuple[Store, Guests]:
     """A store without snapshots, and guests that use it."""
@@ -86,6 +101,18 @@ def test_its_log_and_console_begin_with_the_boot(vm: Vm) -> None:
     vm.console.expect("Run /init as init process")
     vm.write("/dev/kmsg", "<4>after the restore\n")
     vm.console.expect("after the restore")
+
+
+@pytest.mark.parametrize("modules", [[], ["lkdtm"], ["dummy", "loop"]], ids=len)
+def test_its_timers_go_off(new_vm: BootVm, cell: Cell, modules: list[str]) -> None:
+    """A MIPS CPU's timer is not in a snapshot; whether one was set depends on its moment."""
+    vm = new_vm(modules=modules, files={"/late": cell.compile_program(LATE)})
+    before = float(vm.read("/proc/uptime").split()[0])
+    vm.succeed("/late")
+    vm.console.expect("late by a moment", timeout_s=60)
+    [record] = [each for each in vm.dmesg.records if each.text == "late by a moment"]
+    # Without its timer the CPU sleeps until its counter wraps, after 21 s.
+    assert record.time_s - before < 5
 
 
 def test_it_ends_as_others_do(vm: Vm) -> None:

@@ -1,0 +1,91 @@
+"""Commands and the kernel's log on one console: nothing is lost, misread or done twice."""
+
+import os
+import random
+import re
+
+import pytest
+
+from pytest_kernelvm import BootVm, Cell
+from pytest_kernelvm.guest.protocol import Batch
+from pytest_kernelvm.vm.files import AT_FDCWD
+
+COMMANDS = 10_000
+MOST_BYTES = 3000
+# As many as the guest's clock has milliseconds, in a process that stays when the program ends.
+CHATTER = """
+#ifndef __NR_clock_gettime64
+#define __NR_clock_gettime64 __NR_clock_gettime
+#endif
+
+static long long now_ms(void)
+{
+	long long now[2] = { 0, 0 };
+
+	my_syscall2(__NR_clock_gettime64, 1, now);
+	return now[0] * 1000 + (unsigned int)now[1] / 1000000;
+}
+
+int main(void)
+{
+	int log = open("/dev/kmsg", O_WRONLY);
+	long long begun, said;
+
+	if (log < 0 || fork())
+		return log < 0;
+	begun = now_ms();
+	for (said = 0;;) {
+		while (said < now_ms() - begun) {
+			char line[64] = "<5>chatter, chatter and more chatter, line ";
+			int at = strlen(line);
+			long long rest = ++said;
+			char digits[20];
+			int length = 0;
+
+			do
+				digits[length++] = '0' + (int)(rest % 10);
+			while (rest /= 10);
+			while (length)
+				line[at++] = digits[--length];
+			write(log, line, at);
+		}
+		usleep(1000);
+	}
+}
+"""
+
+
+def appended(content: bytes, flags: int) -> Batch:
+    """Return a command that appends to a file and reads that back."""
+    batch = Batch()
+    where = batch.text("/file")
+    given = batch.data(content)
+    back = batch.space(max(1, len(content)))
+    opened = batch.call("openat", AT_FDCWD, where, flags, 0o600)
+    batch.call("write", opened, given, len(content), loop=bool(content))
+    batch.call("lseek", opened, -len(content), os.SEEK_END)
+    batch.call("read", opened, back, len(content), out=(1, None), loop=bool(content))
+    batch.call("close", opened, always=True)
+    return batch
+
+
+@pytest.mark.slow
+def test_ten_thousand_commands_beside_a_thousand_lines_a_second(new_vm: BootVm, cell: Cell) -> None:
+    program = cell.compile_program(CHATTER)
+    vm = new_vm(modules=(), files={"/chatter": program}, shared_console=True)
+    vm.succeed("/chatter")
+    flags = vm.abi.guest_open_flags(os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    sizes = random.Random(5)
+    written = bytearray()
+    for number in range(COMMANDS):
+        content = os.urandom(int(MOST_BYTES ** sizes.random()) - 1)
+        reply = vm.transact(appended(content, flags), what=f"command {number}")
+        assert min(reply.results) >= 0, (number, reply.results)
+        assert b"".join(reply.outputs) == content, number
+        written += content
+    assert vm.read_bytes("/file") == written
+    said = re.findall(r"\[ *(\d+\.\d+)\] chatter, .* line (\d+)\n", vm.console.text)
+    assert [int(line) for _stamp, line in said] == list(range(1, len(said) + 1))
+    seconds = float(said[-1][0]) - float(said[0][0])
+    print(f"{len(said)} lines in {seconds:.1f} s of the guest's time")
+    assert len(said) > COMMANDS
