@@ -65,7 +65,7 @@ def plain_line(tree: ModuleTree, names: tuple[str, ...]) -> Line | None:
     line is not complete or in a wrong order: then ClosureWalk knows better.
     """
     name = names[0]
-    if len(names) > 1 or name not in tree.modules or tree.weakdeps or tree.modprobe_d.aliases:
+    if len(names) > 1 or tree.weakdeps or tree.modprobe_d.aliases:
         return None
     needs = tree.plain_needs(name)
     if needs is None:

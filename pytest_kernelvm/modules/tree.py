@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import itertools
+import operator
 import os
 import weakref
 from collections.abc import Iterator, Mapping
@@ -243,15 +245,12 @@ class ModuleTree:
         descriptor, access = self._descriptor, os.access
         if descriptor < 0:
             return
-        whole = self.modules.whole_lines()
-        present = [access(file, os.R_OK, dir_fd=descriptor) for _, file, _ in whole]
-        self._present.update(
-            {name: there for (name, _, _), there in zip(whole, present, strict=True)}
-        )
-        self.known_plain_needs.update(
-            {name: needs for (name, _, needs), there in zip(whole, present, strict=True) if there}
-        )
-        self.known_plain_needs.update(dict.fromkeys(self.softdeps, None))
+        names, files, needs = zip(*self.modules.whole_lines(), strict=True)
+        present = [access(file, os.R_OK, dir_fd=descriptor) for file in files]
+        self._present.update(zip(names, present, strict=True))
+        self.known_plain_needs.update(zip(names, needs, strict=True))
+        for without in (self.softdeps, itertools.compress(names, map(operator.not_, present))):
+            self.known_plain_needs.update(dict.fromkeys(without, None))
 
     def line_of(self, name: str) -> str:
         """Return `FILE:LINE` of a module in modules.dep."""
