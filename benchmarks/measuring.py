@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -24,10 +24,26 @@ def paired(
 
     rounds: how often each is measured.
     """
+    return medians(in_turn(ours, plain, rounds))
+
+
+def in_turn(
+    ours: Callable[[], float], plain: Callable[[], float], rounds: int
+) -> list[tuple[float, float]]:
+    """Return what two measurements say, made in turn after one of each unmeasured."""
     ours()
     plain()
-    both = [(ours(), plain()) for _round in range(rounds)]
+    return [(ours(), plain()) for _round in range(rounds)]
+
+
+def medians(both: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the medians of measurements made in turn."""
     return statistics.median(a for a, _ in both), statistics.median(b for _, b in both)
+
+
+def bests(both: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the least of measurements made in turn: what others on the machine disturb least."""
+    return min(a for a, _ in both), min(b for _, b in both)
 
 
 def line(what: str, ours: str, plain: str = "", ratio: str = "") -> None:

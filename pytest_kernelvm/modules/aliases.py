@@ -39,12 +39,13 @@ class AliasIndex:
 
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
-        self._text = f"\n{text}"
+        # depmod writes a comment above; without one, an empty line is as good.
+        self._added = int(text.startswith("alias "))
+        self._text = f"\n{text}" if self._added else text
         # Cut so, each piece but the first starts with a pattern, and thousands cost little.
         self._pieces = self._text.split("\nalias ")
-        # depmod writes one comment; without another line beside aliases none can be a bad one.
-        beside = text.count("\n") - (len(self._pieces) - 1)
-        if beside > text.startswith("#"):
+        # Without another line beside aliases and the one above them none can be a bad one.
+        if self._text.count("\n") > len(self._pieces) or not text.startswith(("#", "alias ")):
             self._check_each_line()
         heads = [piece[:_HEAD_LENGTH] for piece in self._pieces]
         # One text, in which a search takes no time.
@@ -104,11 +105,12 @@ class AliasIndex:
             at = self._heads.find(f"\n{head}", at + 1)
 
     def _check_each_line(self) -> None:
-        if bad := re.search(r"\n(?!alias |#|\n|\Z)", self._text):
+        if bad := re.search(r"^(?!alias |#|\n|\Z)", self._text, re.MULTILINE):
             raise self._bad_line(self._text.count("\n", 0, bad.end()))
 
-    def _bad_line(self, number: int) -> BadInput:
-        seen = self._text.split("\n", number + 1)[number]
+    def _bad_line(self, place: int) -> BadInput:
+        seen = self._text.split("\n", place + 1)[place]
+        number = place + 1 - self._added
         return bad_line(self._path, number, expected="alias PATTERN MODULE", seen=repr(seen))
 
 

@@ -188,7 +188,7 @@ def _names(names: Iterable[str], argument: str, tree: ModuleTree) -> tuple[str, 
         )
     names = tuple(names)
     # A name that modules.dep has is one.
-    if len(names) == 1 and tree.plain_needs(names[0]) is not None:
+    if len(names) == 1 and tree.plain_lines.order(names[0]) is not None:
         return names
     return tuple(dict.fromkeys(checked_name(name) for name in names))
 

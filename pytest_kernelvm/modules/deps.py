@@ -61,14 +61,15 @@ class ModulesDep(Mapping[str, ModuleFile]):
         files, stems, needed = zip(*found, strict=True) if found else ((), (), ())
         # One replacement instead of thousands.
         names = "\n".join(stems).replace("-", "_").split("\n") if found else []
-        self._lines = dict(zip(names, zip(files, needed, strict=True), strict=True))
+        self._relative = dict(zip(names, files, strict=True))
+        self._needed = dict(zip(names, needed, strict=True))
         self._names = dict(zip(files, names, strict=True))
         self._files: dict[str, ModuleFile] = {}
         self._needs: dict[str, tuple[str, ...]] = {}
         self._without_line: dict[str, str] = {}
         # Numbers that agree spare a look at each of thousands of lines.
         outside = ".." in text and any(".." in file for file in files)
-        if outside or not self._text.count("\n") == len(found) == len(self._lines):
+        if outside or not self._text.count("\n") == len(found) == len(self._needed):
             self._check_each_line()
 
     def __getitem__(self, name: str) -> ModuleFile:
@@ -77,7 +78,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
             file = self._files[name] = ModuleFile(
                 name=name,
                 directory=self._path.parent,
-                relative=self._lines[name][0],
+                relative=self._relative[name],
                 dependencies=self.needs(name),
             )
         return file
@@ -87,38 +88,37 @@ class ModulesDep(Mapping[str, ModuleFile]):
         needs = self._needs.get(name)
         if needs is None:
             names = self._names
-            files = self._lines[name][1].split()
+            files = self._needed[name].split()
             needs = self._needs[name] = tuple(
                 [names.get(file) or self._unlisted(name, file) for file in files]
             )
         return needs
 
-    def whole_lines(self) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Return (name, path, needs) of all modules that need none without a line."""
+    def whole_lines(self) -> dict[str, tuple[str, ...]]:
+        """Return what each module needs, as `needs` does; left out who needs one without a line."""
         names = self._names
-        lines = [
-            (name, file, tuple(map(names.get, needed.split())) if needed else ())
-            for name, (file, needed) in self._lines.items()
-        ]
-        return [line for line in lines if None not in line[2]]  # type: ignore[misc]
+        lines = {
+            name: tuple(map(names.get, needed.split())) if needed else ()
+            for name, needed in self._needed.items()
+        }
+        return {name: needs for name, needs in lines.items() if None not in needs}  # type: ignore[misc]
 
     def relative(self, name: str) -> str:
         """Return the path below the tree of a module that has a line, or that one needs."""
-        line = self._lines.get(name)
-        return self._without_line[name] if line is None else line[0]
+        return self._relative.get(name) or self._without_line[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._lines
+        return name in self._needed
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._lines)
+        return iter(self._needed)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._needed)
 
     def line_of(self, name: str) -> str:
         """Return `PATH:LINE` of a module that the file lists."""
-        return f"{self._path}:{self._number_of(self._lines[name][0])}"
+        return f"{self._path}:{self._number_of(self._relative[name])}"
 
     def _number_of(self, file: str) -> int:
         text = f"\n{self._text}"
@@ -126,7 +126,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
 
     def _unlisted(self, owner: str, file: str) -> str:
         """Return the name of a dependency without a line; whether it may be so, others decide."""
-        number = self._number_of(self._lines[owner][0])
+        number = self._number_of(self._relative[owner])
         if not file.endswith(MODULE_SUFFIXES):
             raise bad_line(self._path, number, expected="paths of .ko files", seen=repr(file))
         self._check_inside(number, file)

@@ -64,26 +64,7 @@ def plain_line(tree: ModuleTree, names: tuple[str, ...]) -> Line | None:
     names: what is wanted. None too if somebody wants something softly, a file is absent, or the
     line is not complete or in a wrong order: then ClosureWalk knows better.
     """
-    name = names[0]
     if len(names) > 1 or tree.weakdeps or tree.modprobe_d.aliases:
         return None
-    needs = tree.plain_needs(name)
-    if needs is None:
-        return None
-    order = (*reversed(needs), name)
-    if needs and not _in_order(tree, order):
-        return None
-    return Line(tree, order)
-
-
-def _in_order(tree: ModuleTree, order: tuple[str, ...]) -> bool:
-    """Whether each of some modules is plain, comes once, and behind all that it needs."""
-    known = tree.known_plain_needs
-    before: set[str] = set()
-    for name in order:
-        # Thousands of closures ask for the same few modules: a dictionary is faster than a call.
-        needs = known[name] if name in known else tree.plain_needs(name)
-        if needs is None or (needs and not before.issuperset(needs)):
-            return False
-        before.add(name)
-    return len(before) == len(order)
+    order = tree.plain_lines.order(names[0])
+    return None if order is None else Line(tree, order)

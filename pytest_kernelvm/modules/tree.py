@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import enum
-import itertools
-import operator
-import os
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +15,8 @@ from pytest_kernelvm.modules.deps import ModulesDep
 from pytest_kernelvm.modules.metadata import Metadata, Softdep
 from pytest_kernelvm.modules.modprobe_d import NOTHING, ModprobeD
 from pytest_kernelvm.modules.names import OpenBracket, is_pattern, normalise, pattern_regex
-
-# How many questions about modules make all be learnt at once.
-_MANY = 64
-
-# What is in no dictionary, told apart by its identity.
-_UNKNOWN = ("unknown",)
+from pytest_kernelvm.modules.plain import PlainLines
+from pytest_kernelvm.modules.presence import Presence
 
 _SoftdepLine = tuple[int, str, Softdep]
 
@@ -80,9 +72,7 @@ class ModuleTree:
         self.directory = directory
         self.modprobe_d = modprobe_d
         self.metadata = Metadata(directory, metadata)
-        self._present: dict[str, bool] = {}
-        # What plain_needs has answered so far.
-        self.known_plain_needs: dict[str, tuple[str, ...] | None] = {}
+        self._presence = Presence(directory)
         self._classified: dict[str, Classification] = {}
 
     def __repr__(self) -> str:
@@ -182,9 +172,7 @@ class ModuleTree:
     @cached_property
     def builtin_aliases(self) -> AliasIndex:
         """The aliases of builtin modules, from modules.builtin.modinfo."""
-        text = "".join(
-            f"alias {value} {name}\n" for name, key, value in self._builtin_fields if key == "alias"
-        )
+        text = "".join(f"alias {value} {name}\n" for name, value in self.builtin_values("alias"))
         return AliasIndex(self.metadata.path("modules.builtin.modinfo"), text)
 
     @cached_property
@@ -210,47 +198,12 @@ class ModuleTree:
 
     def has_file(self, name: str) -> bool:
         """Whether the file of a module that modules.dep lists is on the disk and readable."""
-        present = self._present.get(name)
-        if present is None:
-            # From the tree on, the way to each of thousands of files is half as long.
-            file = self.modules.relative(name)
-            if self._descriptor < 0:
-                present = False
-            else:
-                present = os.access(file, os.R_OK, dir_fd=self._descriptor)
-            self._present[name] = present
-        return present
+        return self._presence.has(self.modules.relative(name))
 
     @cached_property
-    def _descriptor(self) -> int:
-        try:
-            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return -1
-        weakref.finalize(self, os.close, descriptor)
-        return descriptor
-
-    def plain_needs(self, name: str) -> tuple[str, ...] | None:
-        """Return what a module needs; None if it has no line, no file, or softdeps."""
-        needs = self.known_plain_needs.get(name, _UNKNOWN)
-        if needs is _UNKNOWN:
-            plain = name in self.modules and name not in self.softdeps and self.has_file(name)
-            needs = self.known_plain_needs[name] = self.modules.needs(name) if plain else None
-            if len(self.known_plain_needs) == _MANY:
-                self._learn_plain_needs()
-        return needs
-
-    def _learn_plain_needs(self) -> None:
-        """Take all modules at once: many questions came, more will, and so each costs half."""
-        descriptor, access = self._descriptor, os.access
-        if descriptor < 0:
-            return
-        names, files, needs = zip(*self.modules.whole_lines(), strict=True)
-        present = [access(file, os.R_OK, dir_fd=descriptor) for file in files]
-        self._present.update(zip(names, present, strict=True))
-        self.known_plain_needs.update(zip(names, needs, strict=True))
-        for without in (self.softdeps, itertools.compress(names, map(operator.not_, present))):
-            self.known_plain_needs.update(dict.fromkeys(without, None))
+    def plain_lines(self) -> PlainLines:
+        """The modules whose load order their line of modules.dep tells."""
+        return PlainLines(self.modules, self.softdeps.keys(), self._presence)
 
     def line_of(self, name: str) -> str:
         """Return `FILE:LINE` of a module in modules.dep."""

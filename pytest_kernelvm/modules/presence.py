@@ -1,0 +1,44 @@
+"""Which files of a module tree are there."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+
+class Presence:
+    """Whether files are on the disk and readable; each is looked for once.
+
+    directory: the tree, which may not be there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._known: dict[str, bool] = {}
+
+    def has(self, file: str) -> bool:
+        """Whether a file is there. file: its path below the tree."""
+        there = self._known.get(file)
+        return self.learn([file])[file] if there is None else there
+
+    def learn(self, files: Iterable[str]) -> Mapping[str, bool]:
+        """Look for some files; return all that is known."""
+        descriptor, access = self._descriptor, os.access
+        if descriptor < 0:
+            self._known.update(dict.fromkeys(files, False))
+        else:
+            # From the tree on, the way to each of thousands of files is half as long.
+            self._known.update({file: access(file, os.R_OK, dir_fd=descriptor) for file in files})
+        return self._known
+
+    @cached_property
+    def _descriptor(self) -> int:
+        try:
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return -1
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
