@@ -128,32 +128,32 @@ def test_module_in_use(vm: Vm, userland: str) -> None:
     assert names(vm) == []
 
 
-@pytest.mark.kernelvm(modules=["nft_ct", "nft_log"])
+@pytest.mark.kernelvm(modules=["nft_hash", "nft_log"])
 def test_remove_with_dependencies(vm: Vm, userland: str) -> None:
     """kmod tries each dependency once, the deepest first (tools/modprobe.c, rmmod_do_module)."""
-    vm.modprobe("nft_ct")
-    assert {"nf_conntrack", "nf_tables", "nfnetlink"} <= set(names(vm))
+    vm.modprobe("nft_hash")
+    assert {"nf_tables", "nfnetlink"} <= set(names(vm))
     if userland == "busybox":
         # It removes all that it can, over and over, and fails if something has to stay.
-        removed = vm.run("modprobe", "-r", "nft_ct")
+        removed = vm.run("modprobe", "-r", "nft_hash")
         assert removed.status == (1 if names(vm) else 0)
-        assert {"nft_ct", "nf_conntrack", "nf_tables", "nfnetlink"}.isdisjoint(names(vm))
+        assert {"nft_hash", "nf_tables", "nfnetlink"}.isdisjoint(names(vm))
         return
-    vm.modprobe("-r", "nft_ct")
-    assert {"nft_ct", "nf_conntrack", "nf_tables"}.isdisjoint(names(vm))
+    vm.modprobe("-r", "nft_hash")
+    assert {"nft_hash", "nf_tables"}.isdisjoint(names(vm))
     assert "nfnetlink" in names(vm)
     vm.modprobe("-r", "nfnetlink")
     assert "nfnetlink" not in names(vm)
 
 
-@pytest.mark.kernelvm(modules=["nft_ct", "nft_log"])
+@pytest.mark.kernelvm(modules=["nft_hash", "nft_log"])
 def test_remove_leaves_what_others_need(vm: Vm, userland: str) -> None:
-    vm.modprobe("-a", "nft_ct", "nft_log")
+    vm.modprobe("-a", "nft_hash", "nft_log")
     # busybox fails because something has to stay.
-    removed = vm.run("modprobe", "-r", "nft_ct")
+    removed = vm.run("modprobe", "-r", "nft_hash")
     assert removed.status == (1 if userland == "busybox" else 0)
     assert "nf_tables" in names(vm)
-    assert "nft_ct" not in names(vm)
+    assert "nft_hash" not in names(vm)
     refused = vm.fail("rmmod", "nf_tables")
     said = {"busybox": "can't unload module 'nf_tables': Resource temporarily unavailable"}
     assert said.get(userland, "Module nf_tables is in use by: nft_log") in refused.errors
