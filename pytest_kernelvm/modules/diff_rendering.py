@@ -23,8 +23,8 @@ def diff_text(diff: TreeDiff, most: int = _MOST_SHOWN) -> str:
     sections: tuple[tuple[str, Sequence[object]], ...] = (
         ("added", diff.added),
         ("removed", diff.removed),
-        ("renamed", diff.renamed),
-        ("split", diff.split),
+        ("renamed", [_heirs(change) for change in diff.renamed]),
+        ("split", [_heirs(change) for change in diff.split]),
         ("turned builtin", diff.turned_builtin),
         ("turned loadable", diff.turned_loadable),
         ("dependencies changed", diff.dependencies),
@@ -60,6 +60,10 @@ def _entry(entry: object) -> str:
             return " ".join([entry.name, *_plus_and_minus(entry.change), sizes])
         case _:
             return str(entry)
+
+
+def _heirs(change: Change) -> str:
+    return f"{change.name} → {', '.join(change.now)}"
 
 
 def _plus_and_minus(change: Change) -> Iterator[str]:

@@ -61,9 +61,14 @@ class Firmware:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each missing name."""
+        """A sentence for each module of whose firmware something is missing."""
+        missing: dict[str, list[str]] = {}
+        for module, name in self.missing:
+            missing.setdefault(module, []).append(name)
         return tuple(
-            f"{module}: firmware {name} is not in {self.directory}" for module, name in self.missing
+            f"{module}: firmware {_named(names)} {'is' if len(names) == 1 else 'are'} "
+            f"not in {self.directory}"
+            for module, names in missing.items()
         )
 
 
@@ -219,13 +224,19 @@ class _Search:
         )
 
 
+def _named(names: Sequence[str]) -> str:
+    """Return names for people, some thousands as a few and how many more."""
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more"
+
+
 def _missing(firmware: Firmware) -> BadInput:
     return BadInput(
         f"{len(firmware.missing)} firmware files are missing",
         Evidence(
             expected="in the firmware directory all that the modules name",
-            seen=", ".join(f"{name} ({module})" for module, name in firmware.missing[:_MOST_NAMED])
-            + (" …" if len(firmware.missing) > _MOST_NAMED else ""),
+            seen=_named([f"{name} ({module})" for module, name in firmware.missing]),
             where=(str(firmware.directory),),
             next_step="put them there, or let missing firmware be a warning",
         ),

@@ -95,10 +95,14 @@ def as_json(closure: Closure) -> str:
 def dot(closure: Closure) -> str:
     """Return the closure as a directed graph for Graphviz, from requirer to required.
 
-    What is not a plain dependency is dashed and labelled.
+    Each module has its size, what was asked for a thick frame; what is not a plain dependency is
+    dashed and labelled.
     """
     lines = ["digraph modules {", "  node [shape=box];"]
-    lines.extend(f"  {_dot_text(module.name)};" for module in closure.modules)
+    for module in closure.modules:
+        label = _dot_text(f"{module.name}\n{size_text(module.size_bytes)}")
+        frame = ", style=bold" if module.name in closure.wanted else ""
+        lines.append(f"  {_dot_text(module.name)} [label={label}{frame}];")
     for requirer, needs in _children(closure).items():
         for relation, name in needs:
             style = "" if relation == "depends" else f' [style=dashed, label="{relation}"]'
@@ -137,7 +141,8 @@ def indented(closure: Closure) -> str:
     if files := closure.firmware.files:
         size = size_text(closure.firmware.size_bytes)
         lines.append(f"firmware: {', '.join(file.relative for file in files)}  {size}")
-    lines.append(f"{len(modules)} modules, {size_text(closure.size_bytes)}")
+    count = "1 module" if len(modules) == 1 else f"{len(modules)} modules"
+    lines.append(f"{count}, {size_text(closure.size_bytes)}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -165,6 +170,9 @@ def _marks(
     module: ClosureModule | None, relation: Relation, *, builtin: bool, seen: bool
 ) -> list[str]:
     notes: list[str] = [] if relation in ("wanted", "depends", "alias") else [relation]
+    if notes and module is not None and not seen and module.relation == "alias":
+        # The first one who asked, which is shown first.
+        notes = [f"{relation}, as {module.requirer.name}"] if module.requirer else notes
     if module is None:
         notes.append("builtin" if builtin else "alias")
     elif module.on_request:
@@ -207,7 +215,7 @@ def size_text(size_bytes: int) -> str:
 
 
 def _dot_text(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 

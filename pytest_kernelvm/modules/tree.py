@@ -95,7 +95,7 @@ class ModuleTree:
             f"{self.directory} is not a module tree",
             Evidence(
                 expected="a directory lib/modules/RELEASE that depmod has seen",
-                seen="no modules.dep in it",
+                seen="no modules.dep in it" if self.directory.is_dir() else "no such directory",
                 where=(str(self.metadata.path("modules.dep")),),
                 next_step=self._where_a_tree_may_be(),
             ),

@@ -22,17 +22,28 @@ if TYPE_CHECKING:
 def add_closure(verbs: Verbs) -> None:
     """Declare the verb."""
     verb = verbs.add_parser("closure", help="show or write all that some modules need, and why")
-    verb.add_argument("modules", nargs="+", metavar="MODULE")
+    verb.add_argument(
+        "modules", nargs="+", metavar="MODULE", help="a module, or an alias as modprobe takes it"
+    )
     where = verb.add_mutually_exclusive_group()
     where.add_argument(
         "--config", metavar="CELL", help="in this cell's kernel; default the first that is built"
     )
     where.add_argument("--tree", type=Path, metavar="DIR", help="in this lib/modules/RELEASE")
     verb.add_argument(
-        "--format", choices=("tree", "list", "json", "dot", "sh"), default="tree", dest="form"
+        "--format",
+        choices=("tree", "list", "json", "dot", "sh"),
+        default="tree",
+        dest="form",
+        help="a tree with sizes and reasons (default), names in load order, JSON, Graphviz, or "
+        "load.sh",
     )
     verb.add_argument(
-        "--allow-missing", action="append", default=[], metavar="MODULE", help="may be missing"
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a name that may be missing",
     )
     verb.add_argument(
         "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
@@ -49,10 +60,16 @@ def add_closure(verbs: Verbs) -> None:
         "--firmware", type=Path, metavar="DIR", help="with firmware of this directory"
     )
     verb.add_argument(
-        "--missing-firmware", choices=("warning", "error"), default="warning", metavar="HOW"
+        "--missing-firmware",
+        choices=("warning", "error"),
+        default="warning",
+        help="what firmware that is not there is; default %(default)s",
     )
     verb.add_argument(
-        "--output", type=Path, metavar="DIR", help="write a root directory with the closure alone"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write a root directory with the closure alone, its load.sh and its unload.sh",
     )
     verb.set_defaults(verb=_closure)
 
@@ -92,7 +109,9 @@ def _closure(arguments: argparse.Namespace) -> int:
         firmware_directory=arguments.firmware,
         missing_firmware=arguments.missing_firmware,
     )
-    for warning in (*tree.modprobe_d.ignored, *found.warnings):
+    # The tree has the closure's own.
+    warnings = () if arguments.form == "tree" else found.warnings
+    for warning in (*tree.modprobe_d.ignored, *warnings):
         print(f"kernelvm: {warning}", file=sys.stderr)
     if arguments.output:
         _check(found)

@@ -112,8 +112,8 @@ def test_as_text(diff: TreeDiff) -> None:
     for line in (
         "added: 1",
         "  fresh",
-        "  skcipher +crypto_skcipher",
-        "  usb +usb_a +usb_b",
+        "  skcipher → crypto_skcipher",
+        "  usb → usb_a, usb_b",
         "  stays -old.bin +new.bin",
     ):
         assert line in lines

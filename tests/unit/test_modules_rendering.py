@@ -49,7 +49,7 @@ def test_tree_for_people(closure: Closure) -> None:
         nft_ct  13 B
           nf_tables  16 B
             libcrc32c  16 B
-              crc32c  13 B  (softdep pre)
+              crc32c  13 B  (softdep pre, as crypto-crc32c)
             asked  12 B  (weakdep, on request)
           nf_conntrack  19 B
             libcrc32c  (above)
