@@ -68,6 +68,23 @@ class TestManyAtOnce:
         vm.modprobe("-r", "test_kmod")
         assert vm.modules == ()
 
+    def test_thousand_at_once(self, vm: Vm, cell: Cell) -> None:
+        """Some may wait too long for their turn, which the kernel says; none is lost or stuck."""
+        vm.modprobe("test_kmod")
+        vm.write(f"{DEVICE}/config_test_driver", "test_module")
+        vm.write(f"{DEVICE}/config_test_case", str(BY_NAME))
+        before = forks(vm)
+        worst = trigger(vm, TRIGGERS)
+        assert forks(vm) - before >= TRIGGERS
+        busy = vm.dmesg.matching("kmod busy with 50 threads")
+        assert worst == (-cell.programs.abi.errnos["ETIME"] if busy else 0)
+        assert "test_module" in names(vm)
+        vm.succeed("rmmod", "test_module")
+        assert trigger(vm, AT_ONCE) == 0
+        vm.succeed("rmmod", "test_module")
+        vm.modprobe("-r", "test_kmod")
+        assert vm.modules == ()
+
     def test_more_than_the_kernel_lets_run(self, vm: Vm) -> None:
         """kmod.sh's 0008: the limit and a sixth more."""
         vm.modprobe("test_kmod")
