@@ -19,6 +19,8 @@ def write_pruned_tree(tree: ModuleTree, closure: Closure, output: Path) -> Path:
     output: gets lib/modules/RELEASE, lib/firmware if the closure has some, and load.sh and
         unload.sh, which do without modprobe in a guest whose root directory it is. It is made if
         need be, and all in it is left alone but load.sh and unload.sh.
+    A depmod on it may put modules that do not need each other in another order: its order depends
+    on all modules that it sees (kmod, tools/depmod.c, depmod_calculate_dependencies).
     Raises BadInput if the release is there already, or something cannot be read or written; then
     there is no half of a tree.
     """

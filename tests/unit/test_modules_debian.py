@@ -13,7 +13,9 @@ import pytest
 from pytest_kernelvm.kernel.store import default_store
 from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.modules.ko_files import tree_of_files
+from pytest_kernelvm.modules.names import normalise
 from pytest_kernelvm.modules.probe import KMOD_VERSIONS, probe
+from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
 from tests.unit.debian_packages import module_root, newer_modprobe, unreachable_is_skipped
@@ -128,6 +130,37 @@ def test_closures_hold_all_that_modprobe_loads(trees: list[Path]) -> None:
             closure = close(tree, [name])
             order = closure.load_order
             assert set(probe(tree, name).load_order) <= set(order)
+            place = {module: at for at, module in enumerate(order)}
+            for module in order:
+                assert all(place[need] < place[module] for need in tree.modules.needs(module))
+
+
+def test_pruned_trees_answer_as_the_whole(trees: list[Path], tmp_path: Path) -> None:
+    """For each of their modules and all of its aliases, and in an order after depmod too."""
+    modprobe = Path(shutil.which("modprobe") or "")
+    chosen = random.Random(1)
+    for number, directory in enumerate(trees):
+        tree = ModuleTree(directory)
+        modules, builtin = list(tree.modules), list(tree.builtin)
+        closure = close(tree, chosen.sample(modules, min(12, len(modules))))
+        root = tmp_path / str(number)
+        pruned = write_pruned_tree(tree, closure, root)
+        kept = {module.name for module in closure.modules}
+        names = [*kept, *chosen.sample(builtin, min(20, len(builtin)))]
+        for index in (tree.aliases, tree.symbols):
+            patterns = [pattern for pattern, module in index.lines() if module in kept]
+            asked = [concrete(pattern, chosen) for pattern in patterns]
+            # A name that others have too is answered with those that are there.
+            names += [name for name in asked if set(index.lookup(normalise(name))) <= kept]
+        whole = shown(modprobe, directory, names, tmp_path)
+        expected = whole.replace(str(directory), str(pruned))
+        assert shown(modprobe, pruned, names, tmp_path) == expected
+        run(["depmod", "-b", root, directory.name], timeout_s=60)
+        # How depmod orders modules that do not need each other depends on all that it sees.
+        again = shown(modprobe, pruned, names, tmp_path)
+        assert sorted(again.splitlines()) == sorted(expected.splitlines())
+        for name in kept:
+            order = probe(ModuleTree(pruned), name).load_order
             place = {module: at for at, module in enumerate(order)}
             for module in order:
                 assert all(place[need] < place[module] for need in tree.modules.needs(module))
