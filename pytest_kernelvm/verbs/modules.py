@@ -80,7 +80,7 @@ def add_modules(verbs: Verbs) -> None:
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
     diff = actions.add_parser("diff", help="what became of the modules from A to B")
     diff.add_argument("before", metavar="A", help="a cell, or a lib/modules/RELEASE")
-    diff.add_argument("after", metavar="B")
+    diff.add_argument("after", metavar="B", help="another one")
     diff.add_argument("--format", choices=("text", "json"), default="text", dest="form")
     diff.add_argument(
         "--closure", action="append", default=[], metavar="MODULE", help="compare its closure too"

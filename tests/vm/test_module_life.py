@@ -43,6 +43,7 @@ def test_each_module_alone(new_vm: BootVm, cell: Cell) -> None:
         unload_all(vm)
 
 
+@pytest.mark.slow
 def test_all_modules_together(new_vm: BootVm, cell: Cell) -> None:
     every = all_of(cell)
     closure = cell.closure(every)
@@ -223,6 +224,7 @@ class TestTheKernelsOwn:
         assert vm.modules == ()
 
 
+@pytest.mark.slow
 def test_external_module_that_does_not_compile(cell: Cell) -> None:
     broken = cell.variant(external={"broken": "int start(void) { return nothing; }\n"})
     with pytest.raises(BuildFailed, match="make modules ended with status") as refused:

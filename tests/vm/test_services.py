@@ -22,6 +22,15 @@ def vm(new_vm: BootVm, cell: Cell) -> Vm:
     return new_vm(modules=wanted)
 
 
+def test_one_comes_and_goes(vm: Vm, cell: Cell) -> None:
+    closure = vm.services.load("bridge")
+    assert names(vm) == set(closure.load_order)
+    assert set(cell.services.requirement("bridge").modules) <= names(vm)
+    assert vm.services.unload("bridge") == closure.unload_order
+    assert vm.modules == ()
+
+
+@pytest.mark.slow
 def test_two_come_and_go(vm: Vm, cell: Cell) -> None:
     firewall = vm.services.load("firewall")
     assert names(vm) == set(firewall.load_order)
