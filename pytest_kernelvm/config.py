@@ -150,9 +150,10 @@ class KernelConfig:
     the path of a complete .config. fragments: files. symbols: of the vm-config and what cookie,
     built-in command line and patches imply. conditional: symbols that depend on others.
     auto_modules: answer m to every tristate that nobody names; prefer_builtin: y.
-    patches: those for this version, in order. image: the make target that is booted.
-    further_images: others that are made and kept. release: what `uname -r` must be, empty for
-    anything.
+    patches: those that may be for this version, in order; the source's own version decides.
+    image: the make target that is booted. further_images: others that are made and kept.
+    release: what `uname -r` must be, empty for anything.
+    llvm: what make is told as LLVM=, empty for gcc.
     """
 
     version: str
@@ -167,16 +168,25 @@ class KernelConfig:
     image: str
     release: str
     further_images: tuple[str, ...] = ()
+    llvm: str = ""
 
     @property
     def images(self) -> tuple[str, ...]:
         """All make targets of images, the one that is booted first."""
         return tuple(dict.fromkeys((self.image, *self.further_images)))
 
+    def patches_for(self, version: str) -> tuple[Patch, ...]:
+        """Return the patches that are for a version, which is the source's own."""
+        return tuple(patch for patch in self.patches if patch.versions.includes(version))
+
     @property
     def features(self) -> tuple[str, ...]:
-        """What the patches bring, for tests to ask for."""
+        """What the patches may bring, for tests to ask for; the source's version is not known."""
         return tuple(dict.fromkeys(name for patch in self.patches for name in patch.features))
+
+    def features_for(self, version: str) -> tuple[str, ...]:
+        """Return what the patches for a version bring."""
+        return replace(self, patches=self.patches_for(version)).features
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -459,6 +469,12 @@ SCHEMA = Record(
                     doc="Answer y to every tristate that nobody names; with auto_modules: keep y "
                     "where that is the default. Default false."
                 ),
+                "LLVM": Text(
+                    doc="Compile with clang and lld: true, or their version, such as 16. "
+                    "Default false: gcc.",
+                    pattern=r"true|false|[0-9]+",
+                    shape="true, false or a version such as 16",
+                ),
                 "patches": _PATCHES,
                 "image": ListOf(
                     doc="Make targets of images; the first is booted. vmlinux is always kept.",
@@ -643,25 +659,32 @@ def _patch(base: Path, given: Located | dict[str, Any], version: str) -> Patch:
     detailed: dict[str, Any] = {"file": given} if isinstance(given, Located) else given
     located: Located = detailed["file"]
     versions = detailed.get("versions")
+    of = VersionRange(versions.text) if versions else EVERY_VERSION
     builtin = BUILTIN_PATCHES / f"{located.text}.patch"
     file = builtin if builtin.is_file() else _existing(base, located, "the patch", version)
     return Patch(
         name=str(detailed.get("name", _SUFFIXES.sub("", file.name))),
         file=file,
         where=str(located.place),
-        versions=VersionRange(versions.text) if versions else EVERY_VERSION,
-        symbols=_symbols(detailed.get("config", {})),
+        versions=of,
+        symbols=tuple(_within(each, of) for each in _symbols(detailed.get("config", {}))),
         features=tuple(detailed.get("features", ())),
         fuzz=int(detailed.get("fuzz", 0)),
     )
 
 
+def _within(request: Requested, versions: VersionRange) -> Requested:
+    """Return what a patch for some versions asks for: of others it asks nothing."""
+    both = (each.text for each in (versions, request.versions) if each.text)
+    return replace(request, versions=VersionRange(",".join(both)))
+
+
 def _patches(base: Path, given: Iterable[Any], version: str) -> list[Patch]:
-    """Return the patches for a version; files of the others need not be there."""
+    """Return the patches that may be for a version; files of the others need not be there."""
     chosen = []
     for each in given:
         versions = None if isinstance(each, Located) else each.get("versions")
-        if versions is None or VersionRange(versions.text).includes(version):
+        if versions is None or VersionRange(versions.text).may_include(version):
             chosen.append(_patch(base, each, version))
     return chosen
 
@@ -845,7 +868,13 @@ def _kernel(raw: dict[str, Any], arch: Arch, file: Path, version: str) -> Kernel
         image=images[0].text if images else arch.default_image,
         further_images=tuple(image.text for image in images[1:]),
         release=kernel.get("release", ""),
+        llvm=_llvm(kernel.get("LLVM", "false")),
     )
+
+
+def _llvm(text: str) -> str:
+    """Return what make is told as LLVM= (Documentation/kbuild/llvm.rst): 1, or a suffix."""
+    return {"false": "", "true": "1"}.get(text, f"-{text}")
 
 
 def read_config(file: Path, *, version: str = "") -> tuple[VmConfig, ...]:

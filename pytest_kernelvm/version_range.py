@@ -51,24 +51,55 @@ class VersionRange:
             the whole version where a bound may have three numbers.
         Raises BadInput if it does not begin with a number.
         """
-        found = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
-        if not found:
-            raise BadInput(
-                f"{version!r} is no kernel version", Evidence(expected="6.12 or 6.12.30")
-            )
-        numbers = _numbers(found[0])
-        return all(_meets(numbers, bound.strip()) for bound in self.text.split(",") if self.text)
+        numbers = _numbers(version)
+        return all(_meets(numbers, bound) for bound in self._bounds)
+
+    def may_include(self, beginning: str) -> bool:
+        """Return whether some version that begins with these numbers is in the range.
+
+        beginning: such as 6.12, of 6.12.30. Raises BadInput as `includes` does.
+        """
+        numbers = _numbers(beginning)
+        return all(_may_meet(numbers, bound) for bound in self._bounds)
+
+    def beyond(self, beginning: str) -> VersionRange:
+        """Return what of the range these numbers do not decide: the bounds that have more."""
+        known = len(_numbers(beginning))
+        return VersionRange(",".join(b for b in self._bounds if len(_limit(b)) > known))
+
+    @property
+    def _bounds(self) -> tuple[str, ...]:
+        return tuple(bound.strip() for bound in self.text.split(",") if bound.strip())
 
 
 EVERY_VERSION = VersionRange()
 
 
 def _meets(version: tuple[int, ...], bound: str) -> bool:
-    sign = next(sign for sign in _COMPARISONS if bound.startswith(sign))
-    limit = _numbers(bound.removeprefix(sign).strip())
+    limit = _limit(bound)
     padded = (*version, *(0 for _ in limit))[: len(limit)]
-    return _COMPARISONS[sign](padded, limit)
+    return _COMPARISONS[_sign(bound)](padded, limit)
+
+
+def _may_meet(beginning: tuple[int, ...], bound: str) -> bool:
+    limit, sign = _limit(bound), _sign(bound)
+    if len(limit) <= len(beginning):
+        return _meets(beginning, bound)
+    # The numbers that are still to come may be smaller or larger than the bound's.
+    undecided = {"<": "<=", ">": ">="}.get(sign, sign)
+    return sign == "!=" or _COMPARISONS[undecided](beginning, limit[: len(beginning)])
+
+
+def _sign(bound: str) -> str:
+    return next(sign for sign in _COMPARISONS if bound.startswith(sign))
+
+
+def _limit(bound: str) -> tuple[int, ...]:
+    return _numbers(bound.removeprefix(_sign(bound)))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+    found = re.match(r"[0-9]+(?:\.[0-9]+)*", version.strip())
+    if not found:
+        raise BadInput(f"{version!r} is no kernel version", Evidence(expected="6.12 or 6.12.30"))
+    return tuple(int(part) for part in found[0].split("."))

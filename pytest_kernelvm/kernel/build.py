@@ -24,6 +24,8 @@ from pytest_kernelvm.kernel.compiler import (
     ccache_summary,
     compiler_directory,
     compiler_version,
+    require_arch,
+    tool_variables,
 )
 from pytest_kernelvm.kernel.config_uses import write_uses
 from pytest_kernelvm.kernel.configuring import Configuration
@@ -42,7 +44,7 @@ from pytest_kernelvm.kernel.outputs import (
 )
 from pytest_kernelvm.kernel.prebuilt import is_prebuilt, obtain_prebuilt, prebuilt_digest
 from pytest_kernelvm.kernel.remote import remote_of_environment
-from pytest_kernelvm.kernel.source import Located, kernel_version, locate, patched
+from pytest_kernelvm.kernel.source import Located, kernel_version, locate, patched_for
 from pytest_kernelvm.kernel.store import (
     Store,
     Work,
@@ -88,6 +90,7 @@ class Kernel:
     features: what they bring.
     shared_console: whether it has no port for the agent alone.
     headers_digest: names the headers that programs for it are compiled with.
+    llvm: what make was told as LLVM=, empty for gcc.
     """
 
     digest: str
@@ -99,6 +102,7 @@ class Kernel:
     headers_digest: str
     features: tuple[str, ...] = ()
     shared_console: bool = False
+    llvm: str = ""
 
     @property
     def module_tree(self) -> Path:
@@ -141,13 +145,20 @@ def request_key(cell: VmConfig, source: str, compiler: str) -> dict[str, Any]:
     return {
         "recipe": RECIPE,
         "source": source,
-        "patches": [file_digest(patch.file) for patch in kernel.patches],
+        "patches": [_patch_key(patch, kernel.version) for patch in kernel.patches],
         "base": file_digest(base) if base.is_file() else kernel.base,
         "requests": requests_key(kernel),
         "linux_arch": cell.arch.linux_arch,
         "images": kernel.images,
         "compiler": compiler,
     }
+
+
+def _patch_key(patch: Patch, version: str) -> Any:
+    digest = file_digest(patch.file)
+    # Whether it is for a source is known of most from the vm-config's version, of the others later.
+    open_yet = patch.versions.beyond(version).text
+    return [digest, open_yet] if open_yet else digest
 
 
 def find_kernel(store: Store, cell: VmConfig) -> Kernel | None:
@@ -159,8 +170,8 @@ def find_kernel(store: Store, cell: VmConfig) -> Kernel | None:
         entry = store.find("kernels", prebuilt_digest(store, cell.kernel.source))
         return _kernel(store, entry, cell) if entry else None
     located = locate(store, cell.kernel.source)
-    request = digest_of(request_key(cell, located.digest, compiler_version(cell.arch)))
-    return _stored(store, cell, request)
+    compiler = compiler_version(cell.arch, cell.kernel.llvm)
+    return _stored(store, cell, digest_of(request_key(cell, located.digest, compiler)))
 
 
 def _stored(store: Store, cell: VmConfig, request: str) -> Kernel | None:
@@ -185,8 +196,9 @@ def _kernel(store: Store, entry: Path, cell: VmConfig) -> Kernel:
         patches=tuple(about["patches"]),
         headers_digest=_headers_digest(about, entry.name),
         # Not of the entry: whoever names a feature anew does not build a kernel for it.
-        features=cell.kernel.features,
+        features=() if is_prebuilt(cell) else cell.kernel.features_for(about["version"]),
         shared_console=about.get("shared_console", False),
+        llvm=about.get("llvm", ""),
     )
     parts = tuple((text, place) for text, place in about.get("release_parts", ()))
     wanted = cell.kernel.release
@@ -209,7 +221,7 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
     if is_prebuilt(cell):
         return _kernel(store, store.path("kernels", obtain_prebuilt(store, cell)), cell)
     located = locate(store, cell.kernel.source)
-    compiler = compiler_version(cell.arch)
+    compiler = compiler_version(cell.arch, cell.kernel.llvm)
     request = digest_of(request_key(cell, located.digest, compiler))
     found = _stored(store, cell, request)
     if found:
@@ -223,9 +235,10 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
         if digest:
             return _noted(store, cell, request, digest)
         with (
-            source_tree(store, located, cell.kernel.patches) as (tree, files),
+            source_tree(store, located, cell) as (tree, files),
             store.work(f"build-{request}") as work,
         ):
+            require_arch(cell.arch, cell.kernel.llvm, work.directory)
             build = replace(_build_in(store, cell, tree, work.directory, jobs), files=files)
             digest = _build_into(store, build, located, compiler)
         if remote:
@@ -247,18 +260,18 @@ def _noted(store: Store, cell: VmConfig, request: str, digest: str) -> Kernel:
 
 @contextlib.contextmanager
 def source_tree(
-    store: Store, located: Located, patches: Sequence[Patch]
+    store: Store, located: Located, cell: VmConfig
 ) -> Iterator[tuple[Path, Mapping[str, str] | None]]:
-    """Give the tree of a source with its patches, and digests of its files if they may change.
+    """Give the tree of a source with a cell's patches, and digests of its files if they may change.
 
     A working tree's is a copy that follows it, and stays as it is until the context is left.
     """
     if isinstance(located, WorkingTree):
-        kernel_version(located.path)
+        patches = cell.kernel.patches_for(kernel_version(located.path))
         with mirrored(store, located, patches) as mirror:
             yield mirror.tree, mirror.files
     else:
-        yield patched(store, located, patches), None
+        yield patched_for(store, located, cell.kernel), None
 
 
 def _build_in(
@@ -270,7 +283,7 @@ def _build_in(
         files=None,
         variables=make_variables(cell, kernel_version(tree)),
         env={
-            **build_environment(store, cell.arch),
+            **build_environment(store, cell.arch, cell.kernel.llvm),
             "CCACHE_STATSLOG": str(directory / "ccache.log"),
         },
         directory=directory / "build",
@@ -290,7 +303,7 @@ def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
     with store.lock(name, f"the configuration of {cell.id}"):
         located = locate(store, cell.kernel.source)
         with (
-            source_tree(store, located, cell.kernel.patches) as (tree, _files),
+            source_tree(store, located, cell) as (tree, _files),
             store.work(name) as work,
         ):
             yield _configuration(_build_in(store, cell, tree, work.directory))
@@ -309,16 +322,19 @@ def make_variables(cell: VmConfig, version: str = "") -> tuple[str, ...]:
     )
     return (
         f"ARCH={cell.arch.linux_arch}",
-        f"CROSS_COMPILE={cell.arch.toolchain_prefix}",
+        *tool_variables(cell.arch, cell.kernel.llvm),
         "LOCALVERSION=",
         *hidden,
     )
 
 
-def build_environment(store: Store, arch: Arch) -> dict[str, str]:
-    """Return the environment of a kernel's make: what is pinned, and our compiler in PATH."""
+def build_environment(store: Store, arch: Arch, llvm: str = "") -> dict[str, str]:
+    """Return the environment of a kernel's make: what is pinned, and our compiler in PATH.
+
+    llvm: as in compiler_name.
+    """
     path = os.environ.get("PATH", os.defpath)
-    return {**PINNED, "PATH": f"{compiler_directory(store, arch)}{os.pathsep}{path}"}
+    return {**PINNED, "PATH": f"{compiler_directory(store, arch, llvm)}{os.pathsep}{path}"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -386,6 +402,26 @@ def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
     return tuple(shown[:TAIL_LINES])
 
 
+def kernel_digest(
+    *, source: str, patches: Sequence[str], config: str, compiler: str, images: Sequence[str]
+) -> str:
+    """Return what names a kernel: all that decides its bytes, and nothing else.
+
+    source, patches: digests. config: the text of the final .config. compiler: its version.
+    images: the make targets that are kept.
+    """
+    return digest_of(
+        {
+            "recipe": RECIPE,
+            "source": source,
+            "patches": patches,
+            "config": config,
+            "compiler": compiler,
+            "images": images,
+        }
+    )
+
+
 def _build_into(store: Store, build: _Build, located: Located, compiler: str) -> str:
     cell = build.cell
     version = kernel_version(build.tree)
@@ -399,15 +435,13 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
             ),
         )
     final = _final_config(store, build, located, compiler, version)
-    digest = digest_of(
-        {
-            "recipe": RECIPE,
-            "source": located.digest,
-            "patches": [file_digest(patch.file) for patch in cell.kernel.patches],
-            "config": final,
-            "compiler": compiler,
-            "images": cell.kernel.images,
-        }
+    patches = cell.kernel.patches_for(version)
+    digest = kernel_digest(
+        source=located.digest,
+        patches=[file_digest(patch.file) for patch in patches],
+        config=final,
+        compiler=compiler,
+        images=cell.kernel.images,
     )
 
     wanted = Wanted(
@@ -456,8 +490,9 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
             "version": version,
             "arch": cell.arch.name,
             "image": Path(cell.arch.images[cell.kernel.image]).name,
-            "patches": [patch.name for patch in cell.kernel.patches],
+            "patches": [patch.name for patch in patches],
             "compiler": compiler,
+            "llvm": cell.kernel.llvm,
             "source": located.label,
             "first_cell": cell.id,
             "built_s": round(elapsed_s, 1),

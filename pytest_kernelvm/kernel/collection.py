@@ -24,7 +24,6 @@ PUBLISHED = (
     "packages",
     "downloads",
     "userlands",
-    "builders",
     "trees",
     "snapshots",
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.errors import Evidence, ToolMissing
+from pytest_kernelvm.kernel.elf_head import fits
 from pytest_kernelvm.kernel.store import Store, Work, digest_of
-from pytest_kernelvm.process import find_program, run
+from pytest_kernelvm.process import find_program, quoted, run
 
 KIND = "compilers"
 
@@ -18,20 +21,74 @@ KIND = "compilers"
 BLIND = "-fdebug-prefix-map=${PWD%/*}=/kernelvm"
 
 
-def compiler_version(arch: Arch) -> str:
-    """Return the first lines of the compiler's and linker's --version, native or cross.
+def compiler_name(arch: Arch, llvm: str = "") -> str:
+    """Return the name of the compiler, native or cross.
 
-    Raises ToolMissing if the cross compiler is not installed.
+    llvm: what make is told as LLVM=, a suffix of programs being one; empty for gcc
+    (Documentation/kbuild/llvm.rst).
     """
-    hint = f"apt-get install {arch.debian_packages[0]}"
+    return f"clang{_suffix(llvm)}" if llvm else f"{arch.toolchain_prefix}gcc"
+
+
+def _suffix(llvm: str) -> str:
+    return llvm if llvm.startswith("-") else ""
+
+
+def tool_variables(arch: Arch, llvm: str = "") -> tuple[str, ...]:
+    """Return the variables that name the tools to make."""
+    cross = f"CROSS_COMPILE={arch.toolchain_prefix}"
+    return (cross, f"LLVM={llvm}") if llvm else (cross,)
+
+
+def compiler_version(arch: Arch, llvm: str = "") -> str:
+    """Return the first lines of the compiler's and linker's --version.
+
+    llvm: as in compiler_name. Raises ToolMissing if one of the tools is not installed.
+    """
+    if llvm:
+        suffix = _suffix(llvm)
+        tools = (f"clang{suffix}", f"ld.lld{suffix}")
+        hint = "apt-get install " + " ".join(f"{name}{suffix}" for name in ("clang", "lld", "llvm"))
+        # The first of LLVM's other tools that a build asks for.
+        find_program(f"llvm-ar{suffix}", hint)
+    else:
+        tools = (f"{arch.toolchain_prefix}gcc", f"{arch.toolchain_prefix}ld")
+        hint = f"apt-get install {arch.debian_packages[0]}"
     lines = []
-    for tool in ("gcc", "ld"):
-        program = find_program(f"{arch.toolchain_prefix}{tool}", hint)
+    for tool in tools:
+        program = find_program(tool, hint)
         lines.append(run([program, "--version"], timeout_s=30).stdout.partition("\n")[0])
     return "; ".join(lines)
 
 
-def compiler_directory(store: Store, arch: Arch) -> Path:
+def require_arch(arch: Arch, llvm: str, directory: Path) -> None:
+    """Compile nothing, and look whether what comes out is an architecture's.
+
+    directory: for what comes out. Raises ToolMissing with the compiler's words if it is not.
+    """
+    made = directory / "nothing.o"
+    name = compiler_name(arch, llvm)
+    argv: list[str | Path] = [name, "-x", "c", "-c", "-o", made, os.devnull]
+    if llvm:
+        argv[1:1] = [f"--target={arch.toolchain_prefix.rstrip('-')}"]
+    done = run(argv, timeout_s=60, check=False)
+    if done.status == 0 and fits(made, arch):
+        return
+    raise ToolMissing(
+        f"{name} does not compile for {arch.name}",
+        Evidence(
+            expected=f"ELF files of {arch.elf_class} bits, {arch.endianness}-endian, "
+            f"machine {arch.elf_machine}",
+            seen="another machine's" if done.status == 0 else f"status {done.status}",
+            excerpt=done.stderr.strip(),
+            where=(find_program(name),),
+            command=quoted(argv),
+            next_step="look which one comes first in PATH",
+        ),
+    )
+
+
+def compiler_directory(store: Store, arch: Arch, llvm: str = "") -> Path:
     """Return a directory for the head of PATH, with a program that stands for the compiler.
 
     It adds one flag, so that what is built does not depend on the build directory's path, and goes
@@ -39,7 +96,7 @@ def compiler_directory(store: Store, arch: Arch) -> Path:
     neither see the flag (Kconfig compares $(CC) with what it noted, and a path would differ in a
     copied build directory) nor the program's path.
     """
-    name = f"{arch.toolchain_prefix}gcc"
+    name = compiler_name(arch, llvm)
     program = find_program(name)
     ccache = shutil.which("ccache")
     lines = [

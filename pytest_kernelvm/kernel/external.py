@@ -1,29 +1,27 @@
 """Modules from a few lines of C, built against a kernel of the store and put into a tree with its.
 
-Nothing of the kernel itself is compiled again: `make modules_prepare` from its .config makes the
-headers and tools that a module's build needs, and its Module.symvers tells the addresses' owners
-(Documentation/kbuild/modules.rst).
+They are made as those of a directory are (own_modules.py); besides, they may include files of the
+kernel's source.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.config import VmConfig
-from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
-from pytest_kernelvm.kernel.build import PINNED, Kernel, compiler_complaints, make_variables
-from pytest_kernelvm.kernel.source import locate, patched
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, raise_if_full
-from pytest_kernelvm.process import failure, run
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.kernel.build import Kernel, source_tree
+from pytest_kernelvm.kernel.own_modules import make_modules
+from pytest_kernelvm.kernel.source import locate
+from pytest_kernelvm.kernel.store import Store, Work, digest_of
+from pytest_kernelvm.process import run
 
 # Counts up whenever the way of building changes what comes out.
-RECIPE = 1
-BUILDERS = "builders"
+RECIPE = 2
 TREES = "trees"
 # Where `make modules_install` puts modules from outside (scripts/Makefile.modinst).
 DIRECTORY = "updates"
@@ -45,10 +43,10 @@ def tree_with(store: Store, cell: VmConfig, kernel: Kernel, sources: Mapping[str
 
     def make(work: Work) -> dict[str, Any]:
         store.progress.say(f"building {label}")
-        objects, modules = work.directory / "objects", work.directory / "modules"
-        shutil.copytree(_builder(store, cell, kernel), objects, symlinks=True)
-        _write_sources(modules, sources)
-        _make(store, cell, work, objects, [f"M={modules}", "modules"])
+        modules = work.directory / "modules"
+        with source_tree(store, locate(store, cell.kernel.source), cell) as (tree, _files):
+            _write_sources(modules, sources, tree)
+            make_modules(kernel, modules, log=work.directory / "make.log", shown_as=Path(label))
         root = work.entry / "lib/modules" / kernel.release
         (root / DIRECTORY).mkdir(parents=True)
         for name in sources:
@@ -76,52 +74,12 @@ def _check_names(kernel: Kernel, sources: Mapping[str, str]) -> None:
             )
 
 
-def _builder(store: Store, cell: VmConfig, kernel: Kernel) -> Path:
-    """Return what a kernel's build directory has that modules are built with."""
-
-    def make(work: Work) -> dict[str, Any]:
-        work.entry.mkdir(exist_ok=True)
-        shutil.copy2(kernel.directory / "config", work.entry / ".config")
-        shutil.copy2(kernel.directory / "Module.symvers", work.entry)
-        _make(store, cell, work, work.entry, ["modules_prepare"])
-        return {"kernel": kernel.digest}
-
-    label = f"what modules for {cell.id} are built with"
-    key = digest_of({"recipe": RECIPE, "kernel": kernel.digest})
-    return store.obtain(BUILDERS, key, make, label=label, sized=False)
-
-
-def _write_sources(directory: Path, sources: Mapping[str, str]) -> None:
+def _write_sources(directory: Path, sources: Mapping[str, str], tree: Path) -> None:
     directory.mkdir()
     for name, text in sources.items():
         (directory / f"{name}.c").write_text(text)
     objects = " ".join(f"{name}.o" for name in sources)
-    (directory / "Makefile").write_text(f"obj-m := {objects}\nccflags-y := -I$(srctree)\n")
-
-
-def _make(store: Store, cell: VmConfig, work: Work, objects: Path, goals: Sequence[str]) -> None:
-    tree = patched(store, locate(store, cell.kernel.source), cell.kernel.patches)
-    log = work.directory / "make.log"
-    argv = ["make", f"--directory={tree}", f"O={objects}", *make_variables(cell)]
-    done = run(
-        [*argv, f"-j{os.cpu_count() or 1}", *goals],
-        env=PINNED,
-        timeout_s=cell.timeouts.build_s,
-        check=False,
-        log=log,
-    )
-    if done.status != 0:
-        evidence = failure(done, log)
-        raise_if_full(evidence.excerpt)
-        complaints = compiler_complaints(log.read_text(errors="replace"), tree)
-        raise BuildFailed(
-            f"{cell.id}: make {goals[-1]} {evidence.seen}",
-            Evidence(
-                seen=complaints[0] if complaints else evidence.seen,
-                excerpt="\n".join(complaints) or evidence.excerpt,
-                command=evidence.command,
-            ),
-        )
+    (directory / "Makefile").write_text(f"obj-m := {objects}\nccflags-y := -I{tree}\n")
 
 
 def _add_kernels_own(kernel: Kernel, root: Path) -> None:

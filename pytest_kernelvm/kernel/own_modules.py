@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
 from pytest_kernelvm.kernel.build import PINNED, Kernel, compiler_complaints
+from pytest_kernelvm.kernel.compiler import tool_variables
 from pytest_kernelvm.kernel.following import content_digest, files_below, follow_digests
 from pytest_kernelvm.kernel.store import Store, digest_of, raise_if_full, write_whole
 from pytest_kernelvm.process import failure, run
@@ -62,43 +63,11 @@ def build_modules(
     kernel is a finished one.
     """
     directory = directory.absolute()
-    if not kernel.devel.is_dir():
-        raise BadInput(
-            f"nothing can be built against {kernel.release}: it is a finished kernel",
-            Evidence(next_step="name a cell whose kernel is built here"),
-        )
     sources = sources_of(directory)
     with _copy(store, kernel, directory, sources) as copy:
         # Below /tmp and away afterwards is no place: make's work is spared the next time.
         log = copy.parent / "make.log"
-        log.unlink(missing_ok=True)
-        argv = [
-            "make",
-            f"--directory={kernel.devel}",
-            f"M={copy}",
-            f"ARCH={kernel.arch.linux_arch}",
-            f"CROSS_COMPILE={kernel.arch.toolchain_prefix}",
-            "LOCALVERSION=",
-            f"-j{jobs or os.cpu_count() or 1}",
-            "modules",
-        ]
-        done = run(argv, env=PINNED, timeout_s=MAKE_TIMEOUT_S, check=False, log=log)
-        said = log.read_text(errors="replace").replace(str(copy), str(directory))
-        if done.status != 0:
-            raise_if_full(said)
-            evidence = failure(done, log)
-            complaints = compiler_complaints(said, directory)
-            raise BuildFailed(
-                f"{directory.name} does not compile for {kernel.release}",
-                Evidence(
-                    seen=complaints[0] if complaints else evidence.seen,
-                    excerpt="\n".join(complaints) or evidence.excerpt,
-                    where=(str(directory),),
-                    command=evidence.command,
-                ),
-            )
-        listed = (copy / "modules.order").read_text().split()
-        files = tuple(_ko(copy, name) for name in listed)
+        files, said = make_modules(kernel, copy, log=log, shown_as=directory, jobs=jobs)
     if not files:
         raise BadInput(
             f"{directory} makes no modules",
@@ -106,6 +75,49 @@ def build_modules(
         )
     warnings = [line for line in said.splitlines() if "warning: " in line]
     return ExternalModules(files=files, said="\n".join(warnings), files_digest=digest_of(sources))
+
+
+def make_modules(
+    kernel: Kernel, directory: Path, *, log: Path, shown_as: Path, jobs: int | None = None
+) -> tuple[tuple[Path, ...], str]:
+    """Make the modules of a directory, in the directory; return the .ko files and make's words.
+
+    log: where make's words go. shown_as: the directory to name in them instead.
+    Raises as build_modules.
+    """
+    if not kernel.devel.is_dir():
+        raise BadInput(
+            f"nothing can be built against {kernel.release}: it is a finished kernel",
+            Evidence(next_step="name a cell whose kernel is built here"),
+        )
+    log.unlink(missing_ok=True)
+    argv = [
+        "make",
+        f"--directory={kernel.devel}",
+        f"M={directory}",
+        f"ARCH={kernel.arch.linux_arch}",
+        *tool_variables(kernel.arch, kernel.llvm),
+        "LOCALVERSION=",
+        f"-j{jobs or os.cpu_count() or 1}",
+        "modules",
+    ]
+    done = run(argv, env=PINNED, timeout_s=MAKE_TIMEOUT_S, check=False, log=log)
+    said = log.read_text(errors="replace").replace(str(directory), str(shown_as))
+    if done.status != 0:
+        raise_if_full(said)
+        evidence = failure(done, log)
+        complaints = compiler_complaints(said, shown_as)
+        raise BuildFailed(
+            f"{shown_as.name} does not compile for {kernel.release}",
+            Evidence(
+                seen=complaints[0] if complaints else evidence.seen,
+                excerpt="\n".join(complaints) or evidence.excerpt,
+                where=(str(shown_as),),
+                command=evidence.command,
+            ),
+        )
+    listed = (directory / "modules.order").read_text().split()
+    return tuple(_ko(directory, name) for name in listed), said
 
 
 def _ko(copy: Path, listed: str) -> Path:

@@ -21,6 +21,7 @@ from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.config import Source, VmConfig
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.kernel.debian import download, find_package, unpack_deb
+from pytest_kernelvm.kernel.elf_head import fits
 from pytest_kernelvm.kernel.headers import headers_of_source
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.kernel.kernel_packages import deb_field, host_suite, kernel_packages
@@ -87,7 +88,7 @@ def arch_of(store: Store, source: Source) -> Arch:
         work.directory.mkdir(exist_ok=True)
         image = _unpacked_image(_find(_roots(source), source).image, work.directory / "image")
         for arch in ARCHES.values():
-            if _fits(image, arch):
+            if fits(image, arch):
                 return arch
     raise BadInput(
         f"the kernel in {source.value} is of none of our architectures",
@@ -146,7 +147,7 @@ def _import(store: Store, cell: VmConfig, work: Work) -> dict[str, Any]:
     source, arch, entry = cell.kernel.source, cell.arch, work.entry
     found = _find(_unpacked_roots(store, source, work), source)
     image = _unpacked_image(found.image, entry / arch.default_image)
-    if not _fits(image, arch):
+    if not fits(image, arch):
         raise BadInput(
             f"{found.image.name} is no {arch.name} kernel that QEMU can boot",
             Evidence(where=(source.where, str(found.image))),
@@ -332,18 +333,6 @@ def _unpacked_image(path: Path, to: Path) -> Path:
     kept = to.with_name("vmlinux") if data.startswith(b"\x7fELF") else to
     kept.write_bytes(data)
     return kept
-
-
-def _fits(image: Path, arch: Arch) -> bool:
-    """Whether an image is one of an architecture, by what its first bytes say."""
-    with image.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"\x7fELF"):
-        order = {1: "little", 2: "big"}.get(head[5])
-        machine = int.from_bytes(head[18:20], arch.endianness)
-        bits = {1: 32, 2: 64}.get(head[4])
-        return (order, bits, machine) == (arch.endianness, arch.elf_class, arch.elf_machine)
-    return bool(arch.image_magic) and head[56:60] == arch.image_magic
 
 
 # Headers for the agent

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pytest_kernelvm.config import Patch, Source
+from pytest_kernelvm.config import KernelConfig, Patch, Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.kernel.commit import find_commit
 from pytest_kernelvm.kernel.kernel_packages import fetch_source_package
@@ -180,3 +180,12 @@ def patched(store: Store, located: Located, patches: Sequence[Patch]) -> Path:
     key = digest_of({"source": located.digest, "patches": digests})
     label = f"the patched source of {located.label}"
     return store.obtain("sources", key, make, label=label, sized=False) / "tree"
+
+
+def patched_for(store: Store, located: Located, kernel: KernelConfig) -> Path:
+    """Return the tree of a source with those of a kernel's patches that are for its version.
+
+    Raises BuildFailed, BadInput and HarnessError as `patched` and `unpacked` do.
+    """
+    version = kernel_version(unpacked(store, located)) if kernel.patches else ""
+    return patched(store, located, kernel.patches_for(version) if version else ())

@@ -23,7 +23,6 @@ CLEANED = (
     "configs",
     "devel",
     "external",
-    "builders",
     "trees",
     "guests",
     "userlands",

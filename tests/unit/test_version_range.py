@@ -55,3 +55,32 @@ def test_a_bound_divides_all_versions_in_two(version: str, bound: str) -> None:
         includes = VersionRange(f"{one}{bound}").includes(version)
         assert includes != VersionRange(f"{other}{bound}").includes(version)
     assert EVERY_VERSION.includes(version)
+
+
+@pytest.mark.parametrize(
+    ("text", "may", "beyond"),
+    [
+        (">=6.12.30", True, ">=6.12.30"),
+        ("<6.12.30", True, "<6.12.30"),
+        ("==6.12.30", True, "==6.12.30"),
+        ("!=6.12.30", True, "!=6.12.30"),
+        (">=6.13.1", False, ">=6.13.1"),
+        ("<6.11.9", False, "<6.11.9"),
+        (">=6.1,<6.12.30", True, "<6.12.30"),
+        (">=6.1,<6.17", True, ""),
+        ("", True, ""),
+    ],
+)
+def test_what_the_beginning_of_a_version_decides(text: str, may: bool, beyond: str) -> None:
+    assert VersionRange(text).may_include("6.12") is may
+    assert VersionRange(text).beyond("6.12").text == beyond
+
+
+@given(version=_VERSIONS, bound=_VERSIONS, last=st.integers(0, 30))
+def test_what_is_in_a_range_may_be_by_its_beginning(version: str, bound: str, last: int) -> None:
+    for sign in ("<", "<=", ">", ">=", "==", "!="):
+        versions = VersionRange(f"{sign}{bound}")
+        if versions.includes(f"{version}.{last}"):
+            assert versions.may_include(version)
+        if not versions.beyond(version).text:
+            assert versions.includes(f"{version}.{last}") == versions.may_include(version)
