@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_kernelvm.config import Requested, Source, VmConfig
 from pytest_kernelvm.kernel.build import (
-    build_environment,
+    PINNED,
     build_kernel,
     find_kernel,
     make_variables,
@@ -76,10 +76,9 @@ def bench_build(config: VmConfig, store: Store, line: Line) -> None:
         argv = ["make", f"--directory={tree}", f"O={directory}", *make_variables(config)]
         argv.append(f"-j{JOBS}")
         log = directory / "log"
-        env = build_environment(store, config.arch)
         goals = [*config.kernel.images, "modules"]
         for words in (["olddefconfig"], goals, ["headers"]):
-            run([*argv, *words], env=env, timeout_s=7200, log=log)
+            run([*argv, *words], env=PINNED, timeout_s=7200, log=log)
         run([*argv, f"INSTALL_MOD_PATH={directory}/m", "modules_install"], timeout_s=600, log=log)
 
     with scratch(store) as one, scratch(store) as other:

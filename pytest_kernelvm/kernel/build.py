@@ -22,7 +22,7 @@ from pytest_kernelvm.kernel import devel, kconfig
 from pytest_kernelvm.kernel.compiler import (
     BLIND,
     ccache_summary,
-    compiler_directory,
+    compiler_environment,
     compiler_version,
     require_arch,
     tool_variables,
@@ -31,7 +31,7 @@ from pytest_kernelvm.kernel.config_uses import write_uses
 from pytest_kernelvm.kernel.configuring import Configuration
 from pytest_kernelvm.kernel.devel import keep_devel
 from pytest_kernelvm.kernel.kconfig_requests import requests_key, requests_of
-from pytest_kernelvm.kernel.kept import Wanted, kept_build
+from pytest_kernelvm.kernel.kept import Bench, Wanted, kept_build
 from pytest_kernelvm.kernel.mirror import mirrored
 from pytest_kernelvm.kernel.naming import check_release, release_parts
 from pytest_kernelvm.kernel.outputs import (
@@ -52,6 +52,13 @@ from pytest_kernelvm.kernel.store import (
     file_digest,
     raise_if_full,
     write_whole,
+)
+from pytest_kernelvm.kernel.unchanged import (
+    Earlier,
+    earlier_kernel,
+    link_tree,
+    module_stamps,
+    note_of,
 )
 from pytest_kernelvm.kernel.worktree import WorkingTree
 from pytest_kernelvm.process import TAIL_LINES, failure, run
@@ -283,7 +290,8 @@ def _build_in(
         files=None,
         variables=make_variables(cell, kernel_version(tree)),
         env={
-            **build_environment(store, cell.arch, cell.kernel.llvm),
+            **PINNED,
+            **compiler_environment(store, cell.arch, cell.kernel.llvm, answers=directory),
             "CCACHE_STATSLOG": str(directory / "ccache.log"),
         },
         directory=directory / "build",
@@ -328,15 +336,6 @@ def make_variables(cell: VmConfig, version: str = "") -> tuple[str, ...]:
     )
 
 
-def build_environment(store: Store, arch: Arch, llvm: str = "") -> dict[str, str]:
-    """Return the environment of a kernel's make: what is pinned, and our compiler in PATH.
-
-    llvm: as in compiler_name.
-    """
-    path = os.environ.get("PATH", os.defpath)
-    return {**PINNED, "PATH": f"{compiler_directory(store, arch, llvm)}{os.pathsep}{path}"}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Build:
     cell: VmConfig
@@ -348,6 +347,12 @@ class _Build:
     log: Path
     kept_log: Path
     jobs: int
+
+    def moved_to(self, store: Store, bench: Bench) -> _Build:
+        """The same in a build directory that is kept, with what the compiler answered there."""
+        arch, llvm = self.cell.arch, self.cell.kernel.llvm
+        env = compiler_environment(store, arch, llvm, answers=bench.objects)
+        return replace(self, tree=bench.tree, directory=bench.objects, env={**self.env, **env})
 
     def make_argv(self, *goals: str) -> list[str]:
         return [
@@ -456,21 +461,26 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
     def make(work: Work) -> dict[str, Any]:
         started = time.monotonic()
         with kept_build(store, wanted, f"the kernel of {cell.id}") as bench:
-            kept = replace(build, tree=bench.tree, directory=bench.objects)
+            kept = build.moved_to(store, bench)
             parts = release_parts(bench.tree, version, kconfig.parse_config(final))
             if cell.kernel.release:
                 # Known before all is compiled.
                 kept.make(RELEASE_FILE)
                 _check_release(cell, bench.objects, parts)
-            files = _compile(store, kept, work.directory / "installed")
+            installed = work.directory / "installed"
+            earlier = earlier_kernel(store, bench)
+            same_headers = earlier if earlier and earlier.has_headers else None
+            files = _compile(store, kept, headers=not same_headers)
+            _install_modules(kept, earlier, installed)
             release = (bench.objects / RELEASE_FILE).read_text().strip()
             built = Built(
                 arch=cell.arch,
                 tree=bench.tree,
                 objects=bench.objects,
-                installed=work.directory / "installed",
+                installed=installed,
                 log=build.log,
                 images=cell.kernel.images,
+                earlier=same_headers,
             )
             collect(built, work.entry)
             write_uses(bench.objects, work.entry)
@@ -481,6 +491,7 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
                 objects=bench.objects,
                 linux_arch=cell.arch.linux_arch,
             )
+            bench.note_made(note_of(digest, bench.objects))
         elapsed_s = time.monotonic() - started
         if cached := ccache_summary(Path(build.env["CCACHE_STATSLOG"])):
             store.progress.say(cached)
@@ -562,7 +573,7 @@ def _configure(store: Store, build: _Build) -> None:
         store.progress.say(f"{build.cell.id} goes without {request}, {request.where}")
 
 
-def _compile(store: Store, build: _Build, installed: Path) -> int:
+def _compile(store: Store, build: _Build, *, headers: bool) -> int:
     cell = build.cell
     started = time.monotonic()
     compiled = 0
@@ -581,7 +592,17 @@ def _compile(store: Store, build: _Build, installed: Path) -> int:
     goals = [*cell.kernel.images]
     if config.get("MODULES") == "y":
         goals.append("modules")
-    build.make(*goals, "headers", on_line=count)
-    if "modules" in goals:
-        build.make(f"INSTALL_MOD_PATH={installed}", "modules_install")
+    if headers:
+        goals.append("headers")
+    build.make(*goals, on_line=count)
     return compiled
+
+
+def _install_modules(build: _Build, earlier: Earlier | None, installed: Path) -> None:
+    config = kconfig.parse_config((build.directory / ".config").read_text())
+    if config.get("MODULES") != "y":
+        return
+    if earlier and earlier.modules == module_stamps(build.directory):
+        link_tree(earlier.entry / "modules", installed)
+    else:
+        build.make(f"INSTALL_MOD_PATH={installed}", "modules_install")

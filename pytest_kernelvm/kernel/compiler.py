@@ -21,6 +21,32 @@ KIND = "compilers"
 BLIND = "-fdebug-prefix-map=${PWD%/*}=/kernelvm"
 
 
+# At each start of make kbuild asks the compiler for some 50 flags, one after the other, whether it
+# knows them (scripts/Makefile.compiler, cc-option). What was answered with yes is answered from the
+# file that this variable names; it belongs to one compiler.
+ASKED = "KERNELVM_ASKED"
+_WRAPPER = """\
+#!/bin/sh
+# {identity}
+case "${ASKED}:$*" in
+:*) ;;
+*:-Werror\\ *' -c -x c /dev/null -o '*tmp)
+	asked=${{*%% -o *}}
+	case $asked in
+	*\\'*) ;;
+	*)
+		[ ! -f "${ASKED}" ] || . "${ASKED}"
+		"{program}" "$@" "{blind}" || exit
+		printf "[ \\"\\$asked\\" != '%s' ] || exit 0\\n" "$asked" >>"${ASKED}"
+		exit 0
+		;;
+	esac
+	;;
+esac
+exec {ccache} "{program}" "$@" "{blind}"
+"""
+
+
 def compiler_name(arch: Arch, llvm: str = "") -> str:
     """Return the name of the compiler, native or cross.
 
@@ -98,20 +124,38 @@ def compiler_directory(store: Store, arch: Arch, llvm: str = "") -> Path:
     """
     name = compiler_name(arch, llvm)
     program = find_program(name)
-    ccache = shutil.which("ccache")
-    lines = [
-        "#!/bin/sh",
-        f'exec {ccache or ""} {program} "$@" "{BLIND}"',
-    ]
-    text = "".join(f"{line}\n" for line in lines)
+    ccache = shutil.which("ccache") or ""
+    about = Path(program).stat()
+    text = _WRAPPER.format(
+        ASKED=ASKED,
+        program=program,
+        # Another one of that name has other answers.
+        identity=f"{about.st_size} bytes of {about.st_mtime_ns}",
+        ccache=ccache,
+        blind=BLIND,
+    )
 
     def make(work: Work) -> dict[str, Any]:
         script = work.entry / name
         script.write_text(text)
         script.chmod(0o755)
-        return {"compiler": program, "ccache": ccache or ""}
+        return {"compiler": program, "ccache": ccache}
 
     return store.obtain(KIND, digest_of([name, text]), make, label=f"the compiler {name}")
+
+
+def compiler_environment(
+    store: Store, arch: Arch, llvm: str = "", *, answers: Path | None = None
+) -> dict[str, str]:
+    """Return what makes a kernel's make take the program that stands for the compiler.
+
+    answers: a directory for what the compiler answered, for makes of one kernel; None to ask again.
+    """
+    directory = compiler_directory(store, arch, llvm)
+    found = {"PATH": f"{directory}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    if answers:
+        found[ASKED] = str(answers / f".asked-{directory.name[:16]}")
+    return found
 
 
 def ccache_summary(log: Path) -> str:

@@ -46,7 +46,8 @@ def tree_with(store: Store, cell: VmConfig, kernel: Kernel, sources: Mapping[str
         modules = work.directory / "modules"
         with source_tree(store, locate(store, cell.kernel.source), cell) as (tree, _files):
             _write_sources(modules, sources, tree)
-            make_modules(kernel, modules, log=work.directory / "make.log", shown_as=Path(label))
+            log = work.directory / "make.log"
+            make_modules(store, kernel, modules, log=log, shown_as=Path(label))
         root = work.entry / "lib/modules" / kernel.release
         (root / DIRECTORY).mkdir(parents=True)
         for name in sources:

@@ -12,6 +12,7 @@ A kept build is a directory `builds/DIGEST` of the store:
     tree/.objects  what make is given as O=; being below the source, kbuild writes `..` for it into
                    its notes (Makefile, `srctree := ..`), so that the whole can be copied elsewhere
     files.json     digests of the files of a working tree, as they are in tree/
+    made.json      what the last build in it made, if that succeeded (unchanged.py)
     note.json      what it was built from; absent while somebody builds in it, and after he was
                    killed: make cannot know then which objects are whole, and it is not used again
 
@@ -43,6 +44,7 @@ from pytest_kernelvm.process import run
 
 KIND = "builds"
 NOTE = "note.json"
+MADE = "made.json"
 FILES = "files.json"
 COPY_TIMEOUT_S = 1800.0
 
@@ -85,12 +87,18 @@ class Bench:
     tree: the source. objects: make's O=, with the .config in it.
     changed: files of the source, relative, that differ from those it was last built from; None if
     it never was. parent: the kept build that it is a copy of, empty for none.
+    made: what the last build in it noted of what it made, empty unless it succeeded.
     """
 
     tree: Path
     objects: Path
     changed: tuple[str, ...] | None
     parent: str
+    made: str = ""
+
+    def note_made(self, text: str) -> None:
+        """Note what was made, for the next build."""
+        write_whole(self.tree.with_name(MADE), text.encode())
 
 
 @contextlib.contextmanager
@@ -109,6 +117,7 @@ def kept_build(store: Store, wanted: Wanted, label: str) -> Iterator[Bench]:
             parent = _begin(store, wanted, directory)
         fresh = not (directory / "tree" / OBJECTS).is_dir()
         note.unlink(missing_ok=True)
+        made = _taken(directory / MADE)
         try:
             changed = _follow(wanted, directory)
             objects = directory / "tree" / OBJECTS
@@ -119,6 +128,7 @@ def kept_build(store: Store, wanted: Wanted, label: str) -> Iterator[Bench]:
                 objects=objects,
                 changed=None if fresh else changed,
                 parent=parent,
+                made=made,
             )
         except BuildFailed:
             _keep(wanted, directory)
@@ -128,6 +138,15 @@ def kept_build(store: Store, wanted: Wanted, label: str) -> Iterator[Bench]:
             raise
         _keep(wanted, directory)
     forget(store, most=MOST_KEPT, most_bytes=MOST_BYTES)
+
+
+def _taken(path: Path) -> str:
+    try:
+        text = path.read_text()
+    except OSError:
+        return ""
+    path.unlink()
+    return text
 
 
 def _keep(wanted: Wanted, directory: Path) -> None:

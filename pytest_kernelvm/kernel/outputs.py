@@ -13,6 +13,7 @@ from typing import Any
 from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.kernel.following import content_digest
 from pytest_kernelvm.kernel.headers import copy_headers
+from pytest_kernelvm.kernel.unchanged import Earlier, link_outputs
 from pytest_kernelvm.process import run
 
 STRIPPED = "vmlinux.stripped"
@@ -26,6 +27,7 @@ class Built:
 
     tree, objects: its source and build directory. installed: what modules_install made.
     log: make's output. images: the make targets that were built.
+    earlier: a kernel whose headers are the same.
     """
 
     arch: Arch
@@ -34,6 +36,7 @@ class Built:
     installed: Path
     log: Path
     images: tuple[str, ...]
+    earlier: Earlier | None
 
 
 def collect(built: Built, entry: Path) -> None:
@@ -53,7 +56,10 @@ def collect(built: Built, entry: Path) -> None:
             for link in built.installed.glob(f"lib/modules/*/{name}"):
                 link.unlink()
         built.installed.rename(entry / "modules")
-    copy_headers(built.objects / "usr/include", built.tree, entry)
+    if built.earlier:
+        link_outputs(built.earlier, entry, ("headers", "nolibc"))
+    else:
+        copy_headers(built.objects / "usr/include", built.tree, entry)
     shutil.copy2(built.log, entry / "build.log")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
 from pytest_kernelvm.kernel.build import PINNED, Kernel, compiler_complaints
-from pytest_kernelvm.kernel.compiler import tool_variables
+from pytest_kernelvm.kernel.compiler import compiler_environment, tool_variables
 from pytest_kernelvm.kernel.following import content_digest, files_below, follow_digests
 from pytest_kernelvm.kernel.store import Store, digest_of, raise_if_full, write_whole
 from pytest_kernelvm.process import failure, run
@@ -67,7 +67,7 @@ def build_modules(
     with _copy(store, kernel, directory, sources) as copy:
         # Below /tmp and away afterwards is no place: make's work is spared the next time.
         log = copy.parent / "make.log"
-        files, said = make_modules(kernel, copy, log=log, shown_as=directory, jobs=jobs)
+        files, said = make_modules(store, kernel, copy, log=log, shown_as=directory, jobs=jobs)
     if not files:
         raise BadInput(
             f"{directory} makes no modules",
@@ -78,11 +78,18 @@ def build_modules(
 
 
 def make_modules(
-    kernel: Kernel, directory: Path, *, log: Path, shown_as: Path, jobs: int | None = None
+    store: Store,
+    kernel: Kernel,
+    directory: Path,
+    *,
+    log: Path,
+    shown_as: Path,
+    jobs: int | None = None,
 ) -> tuple[tuple[Path, ...], str]:
     """Make the modules of a directory, in the directory; return the .ko files and make's words.
 
-    log: where make's words go. shown_as: the directory to name in them instead.
+    log: where make's words go, and beside it what the compiler answered.
+    shown_as: the directory to name in them instead.
     Raises as build_modules.
     """
     if not kernel.devel.is_dir():
@@ -101,7 +108,9 @@ def make_modules(
         f"-j{jobs or os.cpu_count() or 1}",
         "modules",
     ]
-    done = run(argv, env=PINNED, timeout_s=MAKE_TIMEOUT_S, check=False, log=log)
+    answers = log.parent
+    env = PINNED | compiler_environment(store, kernel.arch, kernel.llvm, answers=answers)
+    done = run(argv, env=env, timeout_s=MAKE_TIMEOUT_S, check=False, log=log)
     said = log.read_text(errors="replace").replace(str(directory), str(shown_as))
     if done.status != 0:
         raise_if_full(said)

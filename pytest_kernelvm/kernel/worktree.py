@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.kernel.following import content_digest, files_below, follow_digests
+from pytest_kernelvm.kernel.following import content_digest, follow_digests
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, write_whole
+from pytest_kernelvm.process import run
 
 KIND = "worktrees"
 
@@ -30,7 +30,8 @@ _IGNORED_NAMES = frozenset({"tags", "TAGS", "cscope.out", "cscope.files", "compi
 
 # Whoever changes a file twice within the clock's granularity leaves no trace in its times: files
 # that were that young when they were read are read again.
-RACY_NS = 2_000_000_000
+RACY_S = 2.0
+WALK_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +85,9 @@ def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
             )
     noted = store.root / KIND / f"{digest_of(str(path))}.json"
     known = _known(noted)
-    fresh = _fresh(path, known)
-    if fresh != known:
+    files, fresh = _fresh(path, known)
+    if fresh.keys() != known.keys():
         write_whole(noted, json.dumps(fresh).encode())
-    files = {name: str(entry[-1]) for name, entry in fresh.items()}
     deciding = {name: digest for name, digest in files.items() if _may_decide(name)}
     return WorkingTree(
         path=path,
@@ -101,7 +101,7 @@ def _may_decide(name: str) -> bool:
     return name.startswith("scripts/") or not name.endswith(_COMPILED)
 
 
-def _known(noted: Path) -> dict[str, list[int | str]]:
+def _known(noted: Path) -> dict[str, str]:
     try:
         known = json.loads(noted.read_bytes())
     except (OSError, ValueError):
@@ -109,28 +109,49 @@ def _known(noted: Path) -> dict[str, list[int | str]]:
     return known if isinstance(known, dict) else {}
 
 
-def _fresh(path: Path, known: Mapping[str, list[int | str]]) -> dict[str, list[int | str]]:
-    """Return size, times, inode and digest of each file."""
-    now = time.time_ns()
-    fresh: dict[str, list[int | str]] = {}
-    unread = []
-    for name, about in files_below(path).items():
-        if _ignored(name):
+def _stamped(path: Path) -> list[str]:
+    """Return a line for each file: size, times, inode, mode, kind, and behind them its name."""
+    argv: list[str | Path] = ["find", path, "-name", ".git", "-prune"]
+    argv += ["-o", "!", "-type", "d", "-printf", r"%s %T@ %C@ %i %m %y %P\0"]
+    # What vanishes meanwhile makes it complain, and is not there.
+    done = run(argv, timeout_s=WALK_TIMEOUT_S, check=False)
+    return os.fsdecode(done.raw_stdout).split("\0")[:-1]
+
+
+def _fresh(path: Path, known: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return digests of the files by name, and what to note: digests by the files' lines."""
+    racy = time.time() - RACY_S
+    files: dict[str, str] = {}
+    noted: dict[str, str] = {}
+    unread: dict[str, str] = {}
+    for line in _stamped(path):
+        _size, modified, changed, _inode, _mode, kind, name = line.split(" ", 6)
+        if kind not in "fl" or _ignored(name):
             continue
-        stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, about.st_mode]
-        before = known.get(name)
-        if before and before[:-1] == stamp:
-            fresh[name] = before
-        elif stat.S_ISREG(about.st_mode) or stat.S_ISLNK(about.st_mode):
-            unread.append(name)
-            # A time of 0 fits no file: it will be read again.
-            racy = now - max(about.st_mtime_ns, about.st_ctime_ns) < RACY_NS
-            fresh[name] = [*([0] * len(stamp) if racy else stamp), ""]
+        digest = known.get(line, "")
+        files[name] = digest
+        if digest:
+            noted[line] = digest
+        else:
+            unread[name] = line if max(float(modified), float(changed)) < racy else ""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = pool.map(lambda name: content_digest(path / name), unread)
-        for name, digest in zip(unread, digests, strict=True):
-            fresh[name][-1] = digest
-    return fresh
+        digests = pool.map(lambda name: _digest(path / name), unread)
+        for (name, line), digest in zip(unread.items(), digests, strict=True):
+            if digest:
+                files[name] = digest
+            else:
+                del files[name]
+            if digest and line:
+                noted[line] = digest
+    return files, noted
+
+
+def _digest(path: Path) -> str:
+    """Return a file's digest, empty if it is gone."""
+    try:
+        return content_digest(path)
+    except FileNotFoundError:
+        return ""
 
 
 def _ignored(name: str) -> bool:

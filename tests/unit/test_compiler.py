@@ -1,12 +1,23 @@
 """The compiler that builds are given: what it makes does not depend on where."""
 
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.compiler import ccache_summary, compiler_directory
+from pytest_kernelvm.kernel.compiler import (
+    ASKED,
+    ccache_summary,
+    compiler_directory,
+    compiler_version,
+    require_arch,
+)
 from pytest_kernelvm.kernel.store import Store, file_digest
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
@@ -44,3 +55,104 @@ def test_what_ccache_had(tmp_path: Path) -> None:
         "# -\ncalled_for_link\n"
     )
     assert ccache_summary(log) == "ccache had 2 of 3 objects"
+
+
+COUNTING = """\
+#!/bin/sh
+echo "$@" >>{log}
+exec {program} "$@"
+"""
+FLAG = ["-Werror", "-fno-common", "-c", "-x", "c", "/dev/null", "-o"]
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The program that stands for a compiler whose calls are counted, and their log."""
+    prefix = ARCHES["mips"].toolchain_prefix
+    program = shutil.which(f"{prefix}gcc")
+    if not program:
+        pytest.skip(f"{prefix}gcc is not installed")
+    (tmp_path / "bin").mkdir()
+    log = tmp_path / "calls"
+    stand_in = tmp_path / "bin" / f"{prefix}gcc"
+    stand_in.write_text(COUNTING.format(log=log, program=program))
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    store = Store(tmp_path / "store", Silent())
+    return compiler_directory(store, ARCHES["mips"]) / f"{prefix}gcc", log
+
+
+def test_a_flag_that_it_knows_is_asked_for_once(counted: tuple[Path, Path], tmp_path: Path) -> None:
+    compiler, log = counted
+    answers = {ASKED: str(tmp_path / "answers")}
+    for number in range(3):
+        run(
+            [compiler, *FLAG, tmp_path / f".tmp_{number}/tmp"],
+            env=answers,
+            timeout_s=60,
+            check=False,
+        )
+    calls = log.read_text().splitlines()
+    assert len(calls) == 3, "its directory was missing: no answer"
+    for number in range(3):
+        (tmp_path / f".tmp_{number}").mkdir()
+        run([compiler, *FLAG, tmp_path / f".tmp_{number}/tmp"], env=answers, timeout_s=60)
+    assert len(log.read_text().splitlines()) == 4
+    run([compiler, *FLAG, tmp_path / ".tmp_0/tmp"], timeout_s=60)
+    assert len(log.read_text().splitlines()) == 5
+
+
+def test_what_it_does_not_know_is_asked_again(counted: tuple[Path, Path], tmp_path: Path) -> None:
+    compiler, log = counted
+    answers = {ASKED: str(tmp_path / "answers")}
+    argv = [
+        compiler,
+        "-Werror",
+        "-fnot-known",
+        "-c",
+        "-x",
+        "c",
+        "/dev/null",
+        "-o",
+        tmp_path / "tmp",
+    ]
+    assert [run(argv, env=answers, timeout_s=60, check=False).status for _ in range(2)] == [1, 1]
+    assert len(log.read_text().splitlines()) == 2
+    assert not (tmp_path / "answers").exists()
+
+
+@pytest.mark.parametrize("llvm", ["", "1"])
+@pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES)
+def test_compilers_for_all(arch: Arch, llvm: str, tmp_path: Path) -> None:
+    try:
+        version = compiler_version(arch, llvm)
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
+    assert ("clang" in version, "LLD" in version) == (bool(llvm), bool(llvm))
+    require_arch(arch, llvm, tmp_path)
+
+
+def test_a_compiler_without_the_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = shutil.which("gcc")
+    if not host or os.uname().machine.startswith("mips"):
+        pytest.skip("no gcc of another architecture is installed")
+    name = f"{ARCHES['mips'].toolchain_prefix}gcc"
+    (tmp_path / name).symlink_to(host)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ToolMissing, match=f"{name} does not compile for mips") as failed:
+        require_arch(ARCHES["mips"], "", tmp_path)
+    assert failed.value.evidence.seen == "another machine's"
+    assert failed.value.evidence.where == (str(tmp_path / name),)
+    little = replace(ARCHES["mips"], toolchain_prefix="nowhere-none-")
+    if shutil.which("clang"):
+        with pytest.raises(ToolMissing, match="clang does not compile for mips") as failed:
+            require_arch(little, "1", tmp_path)
+        assert failed.value.evidence.excerpt.startswith("error: un")
+
+
+def test_a_version_of_llvm_that_is_not_installed() -> None:
+    with pytest.raises(ToolMissing) as missing:
+        compiler_version(ARCHES["mips"], "-3")
+    assert missing.value.evidence.next_step == "apt-get install clang-3 lld-3 llvm-3"

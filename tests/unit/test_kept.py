@@ -239,3 +239,21 @@ def test_the_oldest_are_forgotten(store: Store, wanted: Wanted) -> None:
     with store.lock(f"builds-{several[1].name}", "the kernel"):
         assert forget(store, most=0, most_bytes=1 << 30) == (several[2].name,)
     assert forget(store, most=9, most_bytes=0) == (several[1].name,)
+
+
+def test_what_was_made_is_known_to_the_next_alone(store: Store, wanted: Wanted) -> None:
+    def making(text: str, wanted: Wanted = wanted) -> str:
+        with kept_build(store, wanted, "the kernel") as bench:
+            make(bench)
+            if text == "fails":
+                raise BuildFailed("no")
+            bench.note_made(text)
+            return bench.made
+
+    assert making("first") == ""
+    assert making("second") == "first"
+    # A copy has made nothing yet.
+    assert making("copy", replace(wanted, config="CONFIG_B=y\n")) == ""
+    with pytest.raises(BuildFailed):
+        making("fails")
+    assert making("third") == ""

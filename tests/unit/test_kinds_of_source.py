@@ -19,7 +19,7 @@ from pytest_kernelvm.kernel.mirror import mirrored
 from pytest_kernelvm.kernel.source import kernel_version, locate, patched, unpacked
 from pytest_kernelvm.kernel.store import Store, file_digest
 from pytest_kernelvm.kernel.tarball import Tarball
-from pytest_kernelvm.kernel.worktree import RACY_NS, WorkingTree, read_tree
+from pytest_kernelvm.kernel.worktree import RACY_S, WorkingTree, read_tree
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
 from tests.unit.test_source import FILES, FITS, MAKEFILE, make_tarball, write_patch
@@ -222,7 +222,7 @@ def test_a_repository_that_is_gone_serves_from_the_store(store: Store, repositor
 def tree(tmp_path: Path) -> Path:
     path = tmp_path / "tree"
     write_files(path, {**FILES, ".git/HEAD": "ref", "init/main.c": "int main;\n"})
-    long_ago = time.time_ns() - 10 * RACY_NS
+    long_ago = time.time_ns() - int(10e9 * RACY_S)
     for each in path.rglob("*"):
         os.utime(each, ns=(long_ago, long_ago))
     return path
