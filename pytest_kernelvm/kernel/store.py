@@ -323,11 +323,20 @@ class Store:
 
     @contextlib.contextmanager
     def disk_errors(self) -> Iterator[None]:
-        """Turn errors of the operating system into HarnessError with advice."""
+        """Turn errors of the operating system into HarnessError with advice.
+
+        A program that met a full disk says so in words.
+        """
         try:
             yield
         except OSError as error:
             raise self._failed(error) from error
+        except HarnessError as error:
+            try:
+                raise_if_full(error.evidence.excerpt)
+            except OSError as full:
+                raise self._failed(full) from error
+            raise
 
     def _not_writable(self, error: OSError) -> KernelvmError:
         if error.errno in FULL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -87,7 +88,9 @@ def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
     known = _known(noted)
     files, fresh = _fresh(path, known)
     if fresh.keys() != known.keys():
-        write_whole(noted, json.dumps(fresh).encode())
+        # Where nothing can be written, all is read again the next time.
+        with contextlib.suppress(OSError):
+            write_whole(noted, json.dumps(fresh).encode())
     deciding = {name: digest for name, digest in files.items() if _may_decide(name)}
     return WorkingTree(
         path=path,

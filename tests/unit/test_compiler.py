@@ -105,7 +105,7 @@ def test_a_flag_that_it_knows_is_asked_for_once(counted: tuple[Path, Path], tmp_
 def test_what_it_does_not_know_is_asked_again(counted: tuple[Path, Path], tmp_path: Path) -> None:
     compiler, log = counted
     answers = {ASKED: str(tmp_path / "answers")}
-    argv = [
+    argv: list[str | Path] = [
         compiler,
         "-Werror",
         "-fnot-known",
