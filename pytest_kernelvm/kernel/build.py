@@ -484,14 +484,7 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
             )
             collect(built, work.entry)
             write_uses(bench.objects, work.entry)
-            keep_devel(
-                store,
-                digest,
-                tree=bench.tree,
-                objects=bench.objects,
-                linux_arch=cell.arch.linux_arch,
-            )
-            bench.note_made(note_of(digest, bench.objects))
+            _keep_devel(store, digest, kept, bench)
         elapsed_s = time.monotonic() - started
         if cached := ccache_summary(Path(build.env["CCACHE_STATSLOG"])):
             store.progress.say(cached)
@@ -517,7 +510,19 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
         }
 
     store.obtain("kernels", digest, make, label=f"the kernel of {cell.id}")
+    if not store.find(devel.KIND, digest):
+        # It was collected alone.
+        with kept_build(store, wanted, f"the kernel of {cell.id}") as bench:
+            kept = build.moved_to(store, bench)
+            _compile(store, kept, headers=False)
+            _keep_devel(store, digest, kept, bench)
     return digest
+
+
+def _keep_devel(store: Store, digest: str, build: _Build, bench: Bench) -> None:
+    arch = build.cell.arch.linux_arch
+    keep_devel(store, digest, tree=bench.tree, objects=bench.objects, linux_arch=arch)
+    bench.note_made(note_of(digest, bench.objects))
 
 
 def _check_release(cell: VmConfig, objects: Path, parts: tuple[tuple[str, str], ...]) -> None:

@@ -29,7 +29,7 @@ allnoconfig:
 	@: >$(O)/.config
 
 olddefconfig:
-	@:
+	@sort -u -o $(O)/.config $(O)/.config
 
 vmlinux: $(O)/vmlinux $(O)/System.map $(O)/include/config/kernel.release
 
@@ -67,6 +67,7 @@ kernel:
   source: {{{source}}}
   symbols: {{{symbols}}}
   patches: [{patches}]
+  fragments: [{fragments}]
 """
 
 
@@ -81,15 +82,21 @@ def write_small_kernel(tree: Path, changes: Mapping[str, str] | None = None) -> 
 
 
 def write_cell(
-    directory: Path, source: str, symbols: str = "", patches: str = "", name: str = "small"
+    directory: Path,
+    source: str,
+    symbols: str = "",
+    patches: str = "",
+    fragments: str = "",
+    name: str = "small",
 ) -> VmConfig:
     """Write a vm-config and return its cell.
 
-    source, symbols, patches: as they stand in the YAML between brackets.
+    source, symbols, patches, fragments: as they stand in the YAML between brackets.
     """
     file = directory / "vm-configs" / f"{name}.yaml"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(CONFIG.format(source=source, symbols=symbols, patches=patches))
+    text = CONFIG.format(source=source, symbols=symbols, patches=patches, fragments=fragments)
+    file.write_text(text)
     (cell,) = read_config(file)
     return cell
 

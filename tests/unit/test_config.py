@@ -243,6 +243,35 @@ def test_patches_for_some_versions(write: Path) -> None:
     assert "OLD" not in {request.name for request in new.symbols}
 
 
+def test_patches_whose_versions_only_the_source_decides(write: Path) -> None:
+    (write.parent / "p.patch").write_text("")
+    write.write_text(
+        "arch: mips\nkernel:\n  version: '6.12'\n  patches:\n"
+        "    - {file: p.patch, versions: '>=6.12.30', features: [f],"
+        " config: {A: {value: y, versions: '<6.12.90'}}}\n"
+    )
+    (cell,) = read_config(write)
+    assert [patch.name for patch in cell.kernel.patches_for("6.12.117")] == ["p"]
+    assert cell.kernel.patches_for("6.12.29") == ()
+    assert cell.kernel.features_for("6.12.29") == ()
+    asked = {request.name: request.versions for request in cell.kernel.symbols}
+    found = [asked["A"].includes(f"6.12.{number}") for number in (29, 30, 89, 90)]
+    assert found == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "llvm"), [("", ""), ("false", ""), ("true", "1"), ("16", "-16"), ("-16", None)]
+)
+def test_llvm(write: Path, text: str, llvm: str | None) -> None:
+    line = f"  LLVM: {text}\n" if text else ""
+    write.write_text(f"arch: mips\nkernel:\n  version: '6.12'\n{line}")
+    if llvm is None:
+        with pytest.raises(BadInput, match="expected true, false or a version such as 16"):
+            read_config(write)
+    else:
+        assert read_config(write)[0].kernel.llvm == llvm
+
+
 @pytest.mark.parametrize(
     ("patch", "complaint"),
     [

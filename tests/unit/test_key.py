@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_kernelvm.config import VmConfig, read_config
 from pytest_kernelvm.kernel import build
-from pytest_kernelvm.kernel.build import request_key
+from pytest_kernelvm.kernel.build import kernel_digest, request_key
 from pytest_kernelvm.kernel.store import digest_of
 
 CONFIG = """\
@@ -62,6 +64,8 @@ def rewrite(name: str, old: str, new: str) -> Callable[[Path], None]:
         rewrite("m.yaml", "arch: mips", "arch: mipsel\ncookie: liminix"),
         rewrite("m.yaml", "modules:", "builtin_cmdline: quiet\nmodules:"),
         rewrite("m.yaml", "  base:", "  image: [vmlinux, vmlinuz]\n  base:"),
+        rewrite("m.yaml", "[p.patch]", "[{file: p.patch, versions: '>=6.12.30'}]"),
+        rewrite("m.yaml", "[p.patch]", "[{file: p.patch, versions: '<6.12'}]"),
     ],
 )
 def test_what_makes_another_kernel(project: Path, change: Callable[[Path], None]) -> None:
@@ -74,6 +78,44 @@ def test_source_compiler_and_recipe(project: Path, monkeypatch: pytest.MonkeyPat
     keys = {key(project), key(project, source="other"), key(project, compiler="gcc 13")}
     monkeypatch.setattr(build, "RECIPE", build.RECIPE + 1)
     assert len(keys | {key(project)}) == 4
+
+
+DIGESTED: dict[str, Any] = {
+    "source": "s",
+    "patches": ["p", "q"],
+    "config": "CONFIG_A=y\n",
+    "compiler": "gcc 12; ld 2.40",
+    "images": ["vmlinux"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("source", "t"),
+        ("patches", ["p"]),
+        ("patches", ["q", "p"]),
+        ("config", "CONFIG_A=m\n"),
+        ("compiler", "gcc 12; ld 2.41"),
+        ("compiler", "clang 14; LLD 14"),
+        ("images", ["vmlinux", "vmlinuz"]),
+    ],
+)
+def test_what_names_a_kernel(name: str, other: Any) -> None:
+    assert kernel_digest(**DIGESTED) == kernel_digest(**DIGESTED)
+    assert kernel_digest(**{**DIGESTED, name: other}) != kernel_digest(**DIGESTED)
+
+
+def test_the_recipe_names_a_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = kernel_digest(**DIGESTED)
+    monkeypatch.setattr(build, "RECIPE", build.RECIPE + 1)
+    assert kernel_digest(**DIGESTED) != before
+
+
+def test_nothing_else_names_a_kernel() -> None:
+    """What is not in here cannot change it: cell, requests, fragments, jobs, paths, times."""
+    names = set(inspect.signature(kernel_digest).parameters)
+    assert names == DIGESTED.keys()
 
 
 def rename(project: Path) -> None:

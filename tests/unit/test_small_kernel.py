@@ -215,6 +215,31 @@ def test_an_edit_makes_one_object(
     assert outputs(last) == outputs(build_kernel(Store(tmp_path / "other", Silent()), cell))
 
 
+def test_the_same_configuration_is_the_same_kernel(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked for it, in which words, by which name and with how many jobs is not in the key."""
+    (tmp_path / "vm-configs").mkdir()
+    (tmp_path / "vm-configs" / "f.config").write_text("CONFIG_A=y\nCONFIG_HEX=0x10\n")
+    one = write_cell(tmp_path, f"tree: {tree}", "A: y, HEX: 0x10")
+    other = write_cell(tmp_path, f"tree: {tree}", "A: y", fragments="f.config", name="other")
+    store = Store(tmp_path / "store", Silent())
+    kernel = build_kernel(store, one, jobs=1)
+    monkeypatch.setenv("COMPILED", str(tmp_path / "compiled"))
+    assert find_kernel(store, other) is None
+    assert build_kernel(store, other, jobs=3).digest == kernel.digest
+    assert not (tmp_path / "compiled").exists()
+
+
+def test_a_kernel_whose_module_building_tree_is_gone(tree: Path, tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, f"tree: {tree}")
+    store = Store(tmp_path / "store", Silent())
+    kernel = build_kernel(store, cell)
+    assert store.remove("devel", kernel.digest)
+    again = build_kernel(store, cell)
+    assert (again, again.devel.is_dir()) == (kernel, True)
+
+
 def test_what_the_compiler_refuses_is_shown(tree: Path, tmp_path: Path) -> None:
     (tree / "init/main.c").write_text("int start = ;\n")
     write_cell(tmp_path, f"tree: {tree}")
