@@ -54,6 +54,19 @@ def bench_second_run(cell: Cell) -> None:
     line(f"second pytest -m vm, {cell.config.id}", f"{done.elapsed_s:.1f} s", last[:30])
 
 
+def bench_builds(config: VmConfig, store: Store, rounds: int, *, whole: bool) -> None:
+    """Measure builds: of the smallest configuration, and of a whole cell."""
+    small = builds.tiny(config)
+    builds.bench_build(small, store, rounds, compared)
+    builds.bench_ccache(small, store, compared)
+    if whole:
+        builds.bench_found(config, store, rounds, compared)
+        builds.bench_modules(config, store, rounds, compared)
+        builds.bench_edits(config, store, rounds, compared)
+        builds.bench_variant(config, store, compared)
+        builds.bench_build(config, store, 1, compared)
+
+
 def main() -> None:
     """Print the figures that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -62,7 +75,12 @@ def main() -> None:
     parser.add_argument(
         "--modules", type=Path, metavar="TREE", help="only of a lib/modules/RELEASE"
     )
-    parser.add_argument("--build", action="store_true", help="builds of kernels too: half an hour")
+    parser.add_argument(
+        "--build", action="store_true", help="only of building kernels, small and whole: an hour"
+    )
+    parser.add_argument(
+        "--build-small", action="store_true", help="only of building small kernels: minutes"
+    )
     arguments = parser.parse_args()
     if arguments.modules:
         line("", "ours", "plain", "ratio")
@@ -70,6 +88,10 @@ def main() -> None:
         return
     store = Store(default_store(), StreamProgress())
     configs = select_cells(Path("vm-configs"), names=arguments.config)
+    if arguments.build or arguments.build_small:
+        line("", "ours", "plain", "ratio")
+        bench_builds(configs[0], store, arguments.rounds, whole=arguments.build)
+        return
     cells = [Cell(config, store) for config in configs]
     for cell in cells:
         cell.initramfs(cell.closure(()))
@@ -83,11 +105,6 @@ def main() -> None:
     bench_second_run(cells[0])
     bench_modules(cells[0].kernel.module_tree, arguments.rounds)
     builds.bench_modules(configs[0], store, arguments.rounds, compared)
-    if arguments.build:
-        builds.bench_build(configs[0], store, compared)
-        builds.bench_variant(configs[0], store, compared)
-        builds.bench_found(configs[0], store, arguments.rounds, compared)
-        builds.bench_edits(configs[0], store, arguments.rounds, compared)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ from tests.unit.test_store import mounted
 LARGE = "char start[3 << 20] = {1};\n"
 
 
+@pytest.fixture(autouse=True)
+def no_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KERNELVM_REMOTE", raising=False)
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return write_small_kernel(tmp_path / "linux")
@@ -188,6 +193,28 @@ def test_a_store_on_another_file_system(tree: Path, disk: Path, tmp_path: Path) 
     cell = write_cell(tmp_path, f"tree: {tree}")
     kernel = build_kernel(Store(disk, Silent()), cell)
     assert outputs(kernel) == outputs(build_kernel(Store(tmp_path / "store", Silent()), cell))
+
+
+def test_a_remote_store(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one machine built another one takes, and builds where it cannot be had."""
+    pytest.importorskip("fsspec")
+    cell = write_cell(tmp_path, f"tarball: {pack(tree)}")
+    monkeypatch.setenv("KERNELVM_REMOTE", f"file://{tmp_path / 'remote'}")
+    monkeypatch.setenv("KERNELVM_REMOTE_WRITE", "1")
+    built = build_kernel(Store(tmp_path / "one", Silent()), cell)
+    compiled = tmp_path / "compiled"
+    monkeypatch.setenv("COMPILED", str(compiled))
+    taken = build_kernel(Store(tmp_path / "two", Silent()), cell)
+    assert (taken.digest, outputs(taken)) == (built.digest, outputs(built))
+    assert not compiled.exists()
+    for archive in (tmp_path / "remote").rglob("*.tar*"):
+        archive.write_bytes(archive.read_bytes()[:-100])
+    damaged = build_kernel(Store(tmp_path / "three", Silent()), cell)
+    assert outputs(damaged) == outputs(built)
+    assert sorted(compiled.read_text().split()) == ["main", "other"]
+    monkeypatch.setenv("KERNELVM_REMOTE", "http://127.0.0.1:1/store")
+    alone = build_kernel(Store(tmp_path / "four", Silent()), cell)
+    assert outputs(alone) == outputs(built)
 
 
 # What is made again
