@@ -47,7 +47,7 @@ def tree_with(store: Store, cell: VmConfig, kernel: Kernel, sources: Mapping[str
         with source_tree(store, locate(store, cell.kernel.source), cell) as (tree, _files):
             _write_sources(modules, sources, tree)
             log = work.directory / "make.log"
-            make_modules(store, kernel, modules, log=log, shown_as=Path(label))
+            make_modules(store, kernel, modules, log=log, shown_as=Path(", ".join(sources)))
         root = work.entry / "lib/modules" / kernel.release
         (root / DIRECTORY).mkdir(parents=True)
         for name in sources:
