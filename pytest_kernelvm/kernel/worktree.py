@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,12 @@ def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
                 ),
             )
     noted = store.root / KIND / f"{digest_of(str(path))}.json"
-    known = _known(noted)
-    files, fresh = _fresh(path, known)
+    with ThreadPoolExecutor(1) as pool:
+        # find(1) walks meanwhile, in a process of its own.
+        reading = pool.submit(_known, noted)
+        lines = _stamped(path)
+        known = reading.result()
+    files, fresh = _fresh(path, lines, known)
     if fresh.keys() != known.keys():
         # Where nothing can be written, all is read again the next time.
         with contextlib.suppress(OSError):
@@ -121,13 +125,15 @@ def _stamped(path: Path) -> list[str]:
     return os.fsdecode(done.raw_stdout).split("\0")[:-1]
 
 
-def _fresh(path: Path, known: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def _fresh(
+    path: Path, lines: Iterable[str], known: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
     """Return digests of the files by name, and what to note: digests by the files' lines."""
     racy = time.time() - RACY_S
     files: dict[str, str] = {}
     noted: dict[str, str] = {}
     unread: dict[str, str] = {}
-    for line in _stamped(path):
+    for line in lines:
         _size, modified, changed, _inode, _mode, kind, name = line.split(" ", 6)
         if kind not in "fl" or _ignored(name):
             continue
