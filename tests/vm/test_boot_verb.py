@@ -17,6 +17,8 @@ from pytest_kernelvm import Cell
 from pytest_kernelvm.process import run
 from tests.vm.project import KERNELVM, Project, make_project
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(cell: Cell, tmp_path: Path) -> Project:

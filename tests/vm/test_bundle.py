@@ -12,6 +12,8 @@ import pytest
 from pytest_kernelvm import Cell
 from tests.vm.project import Project, make_project
 
+pytestmark = pytest.mark.slow
+
 FAILING = """\
 def test_fails(vm):
     vm.modprobe("dummy")

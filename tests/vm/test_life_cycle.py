@@ -13,6 +13,9 @@ from pytest_kernelvm.process import Deadline, spawn
 
 pytestmark = pytest.mark.slow
 
+# What pytest itself has of a timeout.
+DUMP = ("-ofaulthandler_timeout=3", "-ofaulthandler_exit_on_timeout=true")
+
 # The second test's guest is restored while the first one runs.
 TEST = """\
 import os
@@ -33,11 +36,11 @@ def guests():
 @pytest.mark.parametrize("number", range(2))
 def test_waits(vm, number):
     assert vm.pid in map(int, guests())
-    while len(list(guests())) < 2:
+    while not number and len(list(guests())) < 2:
         time.sleep(0.01)
     Path("qemu.tmp").write_text(" ".join(guests()))
     Path("qemu.tmp").rename("qemu.pids")
-    time.sleep(600)
+    END
 """
 
 
@@ -48,6 +51,22 @@ def runs(pid: int) -> bool:
     except OSError:
         # Gone before the file was opened, or while it was read.
         return False
+
+
+def argv_of(cell: Cell, directory: Path, end: str, *options: str) -> list[str]:
+    """Return the command of a run whose first test ends in a certain way, in a directory."""
+    (directory / "test_waits.py").write_text(TEST.replace("END", end))
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+    argv += [f"--kernelvm-configs={cell.config.file.parent}"]
+    argv += [f"--kernelvm-config={cell.config.id}", f"--kernelvm-store={cell.store.root}"]
+    return [*argv, f"--basetemp={directory / 'base'}"]
+
+
+def assert_gone(pids: list[int]) -> None:
+    deadline = Deadline(20)
+    while any(runs(pid) for pid in pids) and not deadline.passed:
+        time.sleep(0.02)
+    assert not any(runs(pid) for pid in pids)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +86,8 @@ def test_no_qemu_survives(
     number: signal.Signals,
     workers: int,
 ) -> None:
-    (tmp_path / "test_waits.py").write_text(TEST)
     monkeypatch.chdir(tmp_path)
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"-n{workers}"]
-    argv += [f"--kernelvm-configs={cell.config.file.parent}"]
-    argv += [f"--kernelvm-config={cell.config.id}", f"--kernelvm-store={cell.store.root}"]
-    argv += [f"--basetemp={tmp_path / 'base'}"]
+    argv = argv_of(cell, tmp_path, "time.sleep(600)", f"-n{workers}")
     output = tmp_path / "output"
     with spawn(argv, output=output) as child:
         deadline = Deadline(120)
@@ -85,7 +100,33 @@ def test_no_qemu_survives(
         assert all(runs(pid) for pid in pids)
         os.kill(child.pid, number)
         assert child.wait(60) is not None
-        deadline = Deadline(20)
-        while any(runs(pid) for pid in pids) and not deadline.passed:
-            time.sleep(0.02)
-        assert not any(runs(pid) for pid in pids)
+        assert_gone(pids)
+
+
+@pytest.mark.parametrize(
+    ("end", "options", "says"),
+    [
+        pytest.param("os._exit(3)", ["-n0"], "", id="exit"),
+        pytest.param("os._exit(3)", ["-n1"], "crashed", id="crash-of-a-worker"),
+        pytest.param("os.kill(os.getpid(), 9)", ["-n1"], "crashed", id="SIGKILL-of-a-worker"),
+        pytest.param("assert not number", ["-n0", "-x"], "1 failed, 1 passed", id="x"),
+        pytest.param("assert number", ["-n0", "-x"], "stopping after 1 failures", id="x-first"),
+        pytest.param("assert number", ["-n0", "--pdb"], "Exit: Quitting debugger", id="pdb"),
+        pytest.param("time.sleep(600)", ["-n0", *DUMP], "Timeout (0:00:03)!", id="timeout"),
+    ],
+)
+def test_no_qemu_survives_an_end_from_inside(
+    cell: Cell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+    options: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "output"
+    with spawn(argv_of(cell, tmp_path, end, *options), output=output) as child:
+        assert child.wait(120) is not None, output.read_text()
+        said = output.read_text()
+        assert says in said
+        assert_gone([int(pid) for pid in Path("qemu.pids").read_text().split()])

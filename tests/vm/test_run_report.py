@@ -10,6 +10,8 @@ import pytest
 from pytest_kernelvm import Cell
 from tests.vm.project import make_project
 
+pytestmark = pytest.mark.slow
+
 TESTS = """\
 import pytest
 
@@ -67,7 +69,6 @@ def test_the_console_is_shown_live(cell: Cell, tmp_path: Path) -> None:
     assert "said by test" not in project.pytest("-k", "2").stdout
 
 
-@pytest.mark.slow
 def test_what_is_waited_for_is_shown(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, SLOW)
     waited = project.pytest("-v")
