@@ -87,8 +87,8 @@ def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead
     """Add to a batch what makes a restored guest unlike all others of its snapshot.
 
     Its random numbers start anew from the host's (RNDADDENTROPY credits the seed, RNDRESEEDCRNG
-    has all generators take a new key at once: drivers/char/random.c). Its clock is set as a boot
-    would have set it. A timer whose time has passed makes the kernel set its clock event device
+    has all generators take a new key at once: drivers/char/random.c). Its clock is the host's, if a
+    boot sets it at all. A timer whose time has passed makes the kernel set its clock event device
     anew: QEMU does not know any more when the one of a MIPS CPU was to go off next
     (target/mips/machine.c), and until that came all others would wait.
     ahead_s: by how much its clock was ahead of the host's.
@@ -97,7 +97,7 @@ def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead
     seed = os.urandom(SEED_BYTES)
     entropy = batch.data(struct.pack(f"{order}ii", 8 * SEED_BYTES, SEED_BYTES) + seed)
     device = batch.text("/dev/urandom")
-    now_ns = time.time_ns() + int(ahead_s * 1e9)
+    now_ns = time.time_ns()
     past = batch.data(struct.pack(_TIMESPEC[byteorder], 0, 1))
     clock = batch.data(struct.pack(_TIMESPEC[byteorder], *divmod(now_ns, 10**9)))
     file = batch.call("openat", AT_FDCWD, device, abi.guest_open_flags(os.O_WRONLY), 0)
