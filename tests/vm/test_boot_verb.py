@@ -107,7 +107,7 @@ def booted(project: Project, *words: str) -> Any:
     argv = ["-c", KERNELVM, "--store", str(project.store)]
     argv += ["--configs", str(project.cell.config.file.parent)]
     argv += ["boot", project.cell.config.id, *words]
-    child = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=60, echo=False)
+    child = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=60)
     child.delaybeforesend = None
     return child
 
