@@ -9,8 +9,8 @@ from pathlib import Path
 from pytest_kernelvm import Cell
 from pytest_kernelvm.process import Completed, run
 
-# What other stores need not make again. Snapshots are theirs: they are linked into bundles.
-SHARED_KINDS = ("sources", "trees", "kernels", "devel", "requests", "guests", "initramfs")
+# What a store has of its own; the rest need not be made again. Snapshots are linked into bundles.
+OWN_KINDS = ("snapshots", "failures", "logs", "tmp", "uses")
 TIMEOUT_S = 240.0
 KERNELVM = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
 

@@ -13,6 +13,8 @@ from pytest_kernelvm.errors import BadInput, GuestHang, HarnessError
 from pytest_kernelvm.guest.protocol import Batch
 from pytest_kernelvm.vm.network import AF_INET, Network
 
+pytestmark = pytest.mark.slow
+
 # include/uapi/asm-generic/socket.h and, for mips, arch/mips/include/asm/socket.h
 SOCK_STREAM = {"mips": 2, "arm64": 1}
 SOCK_DGRAM = {"mips": 1, "arm64": 2}

@@ -155,6 +155,7 @@ def test_one_is_restored_while_another_is_tested(cell: Cell, private: tuple[Stor
     guests.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [MEMORY, STATE])
 @pytest.mark.parametrize("how", ["cut", "changed"])
 def test_damage_is_noticed(cell: Cell, private: tuple[Store, Guests], name: str, how: str) -> None:
@@ -180,6 +181,7 @@ def damage(path: Path, how: str) -> None:
         file.write(b"damage")
 
 
+@pytest.mark.slow
 def test_what_does_not_restore_is_made_anew(cell: Cell, private: tuple[Store, Guests]) -> None:
     """Its bytes are those that were stored; this QEMU refuses them."""
     store, guests = private

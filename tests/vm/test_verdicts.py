@@ -33,6 +33,8 @@ from pytest_kernelvm.process import spawn
 from pytest_kernelvm.vm.qemu_argv import Boot
 from tests.vm.provoking import CRASH, PROVOKE, SLEEPER, Stopwatch, bare, ready_to_crash
 
+pytestmark = pytest.mark.slow
+
 # From the event's text, or the event itself, to the error.
 PROMPT_S = 1.0
 
@@ -215,7 +217,6 @@ def test_an_oops_that_panics_tells_both(crashing: Callable[..., Vm]) -> None:
     assert "QEMU: ended with status 0, SHUTDOWN guest-reset" in panic.value.evidence.facts
 
 
-@pytest.mark.slow
 def test_a_hard_lockup_is_a_hang_of_a_cpu_that_works(crashing: Callable[..., Vm]) -> None:
     """Nothing in these kernels sees it from outside."""
     vm = crashing()
@@ -228,7 +229,6 @@ def test_a_hard_lockup_is_a_hang_of_a_cpu_that_works(crashing: Callable[..., Vm]
     assert re.search(r"^last word: guest ", facts, re.MULTILINE)
 
 
-@pytest.mark.slow
 @pytest.mark.kernelvm(modules=["overflow"], external={"overflow": OVERFLOW})
 def test_a_stack_that_overflows_is_survived_by_nobody(vm: Vm) -> None:
     """Without a guard page it destroys what lies below; how that ends is the kernel's affair."""
@@ -431,7 +431,6 @@ def few_descriptors() -> Iterator[Callable[[int], None]]:
         os.close(descriptor)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("left", [1, 8, 20])
 def test_no_descriptors_left(
     cell: Cell, tmp_path: Path, few_descriptors: Callable[[int], None], left: int
@@ -483,7 +482,6 @@ def verdict_of(guest: Vm) -> KernelvmError:
     return raised.value
 
 
-@pytest.mark.slow
 def test_a_late_console(cell: Cell, sleeper: Boot, tmp_path: Path) -> None:
     error = verdict_of(bare(cell, tmp_path, sleeper))
     assert type(error) is BootHang
@@ -492,7 +490,6 @@ def test_a_late_console(cell: Cell, sleeper: Boot, tmp_path: Path) -> None:
     assert "Run /sleeper as init process" in error.evidence.excerpt
 
 
-@pytest.mark.slow
 def test_an_early_console_alone(cell: Cell, sleeper: Boot, tmp_path: Path) -> None:
     error = verdict_of(bare(cell, tmp_path, other_console(sleeper, early=True)))
     assert type(error) is BootHang
@@ -500,7 +497,6 @@ def test_an_early_console_alone(cell: Cell, sleeper: Boot, tmp_path: Path) -> No
     assert "bootconsole" in (tmp_path / "console.log").read_text()
 
 
-@pytest.mark.slow
 def test_a_kernel_that_has_no_console_shows_its_log(
     cell: Cell, sleeper: Boot, tmp_path: Path
 ) -> None:
@@ -522,7 +518,6 @@ def test_without_console_on_the_command_line_the_agent_answers(cell: Cell, tmp_p
         assert word not in vm.cmdline
 
 
-@pytest.mark.slow
 def test_a_kernel_for_another_cpu(cell: Cell, tmp_path: Path) -> None:
     """A MIPS32 release 2 kernel on a release 1 CPU; a 64-bit one on a 32-bit CPU."""
     cpu = {"mips": "4Kc", "arm64": "cortex-a15"}[cell.config.arch.linux_arch]
@@ -535,7 +530,6 @@ def test_a_kernel_for_another_cpu(cell: Cell, tmp_path: Path) -> None:
     assert f"-cpu {cpu}" in error.evidence.command
 
 
-@pytest.mark.slow
 def test_a_kernel_of_the_other_endianness(cell: Cell, tmp_path: Path) -> None:
     """QEMU refuses an ELF file; of an Image it sees nothing but words, here those swapped."""
     boot = cell.boot(cell.initramfs())
@@ -592,7 +586,6 @@ def test_an_initramfs_that_is_damaged_behind_init(cell: Cell, tmp_path: Path) ->
 # Deadlines
 
 
-@pytest.mark.slow
 def test_a_deadline_tells_what_it_is_made_of(cell: Cell, tmp_path: Path) -> None:
     program = cell.compile_program(SLEEPER)
     bootable = cell.bootable(files={"/sleeper": program}, cmdline="rdinit=/sleeper")
@@ -710,7 +703,6 @@ def pytest_output(cell: Cell, tmp_path: Path, text: str, *options: str) -> str:
     return output.read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "run",
     [
@@ -734,7 +726,6 @@ def test_a_test_answers_for_what_it_leaves(run: Run, cell: Cell, tmp_path: Path)
     assert told == {"fail": 3, "warn": 4, "off": 0}[run.mode], said
 
 
-@pytest.mark.slow
 def test_the_boot_of_a_snapshot_is_answered_for_once(cell: Cell, tmp_path: Path) -> None:
     for _run in range(2):
         said = pytest_output(cell, tmp_path, BOOT_SPLAT)
