@@ -74,7 +74,7 @@ help: ## show this list
 	echo "PYTEST_ARGS='-k modprobe -x' goes to pytest, PYTHON=/path/to/python3 makes .venv"
 
 .PHONY: vm
-vm: setup ## build the kernels that the store lacks, boot them, run the tests in guests
+vm: setup ## build the kernels that the store lacks, boot them, run the main job's tests
 	@$(BIN)/kernelvm build
 	$(BIN)/pytest -m 'vm and not slow' -n $$(nproc) $(PYTEST_ARGS)
 

@@ -9,6 +9,9 @@ import pytest
 from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.errors import CommandFailed, SyscallFailed
 
+# Around the size of a chunk, and several of them.
+LARGE = (49151, 49152, 49153, 100_000)
+
 PROGRAM = r"""
 static void say(int fd, const char *text) { write(fd, text, strlen(text)); }
 
@@ -61,7 +64,9 @@ def guest(new_vm: BootVm, program: bytes) -> Vm:
     return new_vm(modules=(), files={"/program": program})
 
 
-@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 4095, 49151, 49152, 49153, 100_000])
+@pytest.mark.parametrize(
+    "size", [0, 1, 6, 7, 8, 4095, *(pytest.param(each, marks=pytest.mark.slow) for each in LARGE)]
+)
 def test_any_bytes_in_any_length(vm: Vm, size: int) -> None:
     content = random.Random(size).randbytes(size)
     vm.write("/file", content)
@@ -129,12 +134,13 @@ def test_program_that_dies_of_a_signal(guest: Vm) -> None:
     assert guest.run("/program", "killed").status == -9
 
 
-@pytest.mark.parametrize("size", [0, 10, 4096, 60_000])
+@pytest.mark.parametrize("size", [0, 10, 4096, pytest.param(60_000, marks=pytest.mark.slow)])
 def test_input_and_output_of_programs(guest: Vm, size: int) -> None:
     content = random.Random(size).randbytes(size)
     assert guest.run("/program", "copy", stdin=content).raw_output == content
 
 
+@pytest.mark.slow
 def test_long_output_comes_whole(guest: Vm, program: bytes) -> None:
     """Longer than the protocol's memory, and than what a request may bring along as input."""
     copies = 100_000 // len(program) + 1
@@ -177,6 +183,7 @@ def test_succeed_and_fail(guest: Vm) -> None:
         guest.fail("/program")
 
 
+@pytest.mark.slow
 def test_kernel_log_in_the_middle_of_replies_does_no_harm(new_vm: BootVm, program: bytes) -> None:
     """The agent shares the console with a kernel that logs as fast as it can."""
     vm = new_vm(modules=(), files={"/program": program}, shared_console=True)

@@ -14,6 +14,8 @@ from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.process import run
 from tests.vm.external import EXTERNAL
 
+pytestmark = pytest.mark.slow
+
 # Its init asks for a file, and says what is in it.
 ASKING = """
 #include <linux/device.h>

@@ -9,6 +9,8 @@ from pytest_kernelvm import BootVm, Cell, Closure, Vm
 from pytest_kernelvm.errors import BadInput, BuildFailed, SyscallFailed
 from tests.vm.external import EXTERNAL
 
+pytestmark = pytest.mark.slow
+
 AT_FDCWD = -100
 QUOTES = str.maketrans("‘’", "''")
 # AF_NETLINK, SOCK_RAW, and the protocol that nfnetlink has.

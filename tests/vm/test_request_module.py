@@ -11,6 +11,8 @@ from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.errors import SyscallFailed
 from tests.vm.external import EXTERNAL
 
+pytestmark = pytest.mark.slow
+
 AT_FDCWD = -100
 
 # test_kmod's ways to ask (lib/test_kmod.c, enum kmod_test_case), and where it is talked to.

@@ -7,6 +7,8 @@ import pytest
 from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.errors import BadInput, CommandFailed
 
+pytestmark = pytest.mark.slow
+
 
 def names(vm: Vm) -> set[str]:
     return {module.name for module in vm.modules}
