@@ -11,7 +11,7 @@ from pytest_kernelvm.guest.protocol import Batch
 from pytest_kernelvm.vm.files import AT_FDCWD
 
 COMMANDS = 10_000
-MOST_BYTES = 3000
+MOST_BYTES = 600
 # As many as the guest's clock has milliseconds, in a process that stays when the program ends.
 CHATTER = """
 #ifndef __NR_clock_gettime64
@@ -84,8 +84,9 @@ def test_ten_thousand_commands_beside_a_thousand_lines_a_second(new_vm: BootVm, 
         assert b"".join(reply.outputs) == content, number
         written += content
     assert vm.read_bytes("/file") == written
-    said = re.findall(r"\[ *(\d+\.\d+)\] chatter, .* line (\d+)\n", vm.console.text)
-    assert [int(line) for _stamp, line in said] == list(range(1, len(said) + 1))
-    seconds = float(said[-1][0]) - float(said[0][0])
-    print(f"{len(said)} lines in {seconds:.1f} s of the guest's time")
-    assert len(said) > COMMANDS
+    lines = [int(line) for line in re.findall(r"\] chatter, .* line (\d+)\n", vm.console.text)]
+    assert lines == sorted(set(lines))
+    # Where the console cannot keep up, the kernel leaves out lines, and says how many.
+    dropped = re.findall(r"\*\* (\d+) printk messages dropped \*\*", vm.console.text)
+    assert lines[-1] - len(lines) <= sum(map(int, dropped))
+    assert len(lines) > COMMANDS
