@@ -494,7 +494,12 @@ def pytest_runtest_protocol(
 ) -> Generator[None, object, object]:
     """Remember which test is next, so that its guest can be restored while this one runs."""
     item.config.stash[_NEXT] = nextitem
-    return (yield)
+    try:
+        return (yield)
+    finally:
+        # Items live as long as the run; consoles and journals need not.
+        if _FACTORY in item.stash:
+            del item.stash[_FACTORY]
 
 
 @pytest.hookimpl(wrapper=True)
