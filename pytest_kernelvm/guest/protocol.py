@@ -35,6 +35,7 @@ _POINTER = 1
 _RESULT = 2
 
 _LOW_BITS = bytes(byte & 0x7F | 0x80 for byte in range(256))
+_SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 
 
 def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
@@ -55,6 +56,11 @@ def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
 
 
 @functools.cache
+def _as_top_bit_table(place: int) -> bytes:
+    return bytes((byte >> place & 1) << 7 for byte in range(256))
+
+
+@functools.cache
 def _top_bit_table(place: int) -> bytes:
     return bytes((byte >> 7) << place for byte in range(256))
 
@@ -65,13 +71,13 @@ def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | No
     if rest == 1 or len(wire) < 5:
         return None
     padded = wire + bytes(8 * (groups + 1) - len(wire))
-    data = bytearray(7 * (groups + 1))
+    low = padded.translate(_SEVEN_BITS)
     tops = padded[0::8]
+    data = bytearray(7 * (groups + 1))
     for place in range(7):
-        column = int.from_bytes(padded[place + 1 :: 8], "big")
-        column &= int.from_bytes(b"\x7f" * (groups + 1), "big")
-        top = bytes((byte >> place & 1) << 7 for byte in tops)
-        data[place::7] = (column | int.from_bytes(top, "big")).to_bytes(groups + 1, "big")
+        top = tops.translate(_as_top_bit_table(place))
+        column = int.from_bytes(low[place + 1 :: 8], "big") | int.from_bytes(top, "big")
+        data[place::7] = column.to_bytes(groups + 1, "big")
     whole = bytes(data[: 7 * groups + (rest - 1 if rest else 0)])
     payload, crc = whole[:-4], whole[-4:]
     return payload if zlib.crc32(payload).to_bytes(4, byteorder) == crc else None
