@@ -11,7 +11,7 @@ from pytest_kernelvm.config import Source
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.debian import Package, download, find_package, unpack_deb
 from pytest_kernelvm.kernel.store import Store, Work, digest_of
-from pytest_kernelvm.kernel.tarball import extract
+from pytest_kernelvm.kernel.tarball import NamedAsAWhole, extract
 from pytest_kernelvm.process import find_program, run
 
 # What a kernel's package is made of: sid has image and modules in packages of their own.
@@ -19,7 +19,7 @@ _KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules)-[a-z0-9.+~-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourcePackage:
+class SourcePackage(NamedAsAWhole):
     """A linux-source package of some suite, downloaded when it is needed."""
 
     package: Package
@@ -28,16 +28,6 @@ class SourcePackage:
     def digest(self) -> str:
         """Names the content."""
         return digest_of(["deb", self.package.sha256])
-
-    @property
-    def family(self) -> str:
-        """Names the kernels that are built upon each other's objects."""
-        return self.digest
-
-    @property
-    def config_digest(self) -> str:
-        """Names all that can decide a configuration."""
-        return self.digest
 
     @property
     def label(self) -> str:

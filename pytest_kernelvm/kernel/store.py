@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -359,16 +360,21 @@ class Store:
             ),
         )
 
+    def _lock_path(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
+
+    def _open_lock(self, path: Path) -> io.FileIO:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._not_writable(error) from None
+
     @contextlib.contextmanager
     def lock(self, name: str, label: str) -> Iterator[None]:
         """Hold the lock of a name; while another process has it, say who and wait."""
-        path = self.root / "locks" / f"{name}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise self._not_writable(error) from None
-        with file:
+        path = self._lock_path(name)
+        with self._open_lock(path) as file:
             self._wait_for(file.fileno(), path, label)
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "label": label}
             # Only told to those who wait; a full disk is complained of by what is made here.
@@ -380,13 +386,7 @@ class Store:
     @contextlib.contextmanager
     def lock_if_free(self, name: str) -> Iterator[bool]:
         """Hold the lock of a name if nobody has it; give whether it is held."""
-        path = self.root / "locks" / f"{name}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise self._not_writable(error) from None
-        with file:
+        with self._open_lock(self._lock_path(name)) as file:
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

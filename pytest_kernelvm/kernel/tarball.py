@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.download import fetch
@@ -25,8 +26,29 @@ _COMPRESSIONS = (
 )
 
 
+class _Named(Protocol):
+    @property
+    def digest(self) -> str: ...
+
+
+class NamedAsAWhole:
+    """A source of which nothing is known but the digest of all of it."""
+
+    __slots__ = ()
+
+    @property
+    def family(self: _Named) -> str:
+        """Names the kernels that are built upon each other's objects: those of this source."""
+        return self.digest
+
+    @property
+    def config_digest(self: _Named) -> str:
+        """Names all that can decide a configuration."""
+        return self.digest
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tarball:
+class Tarball(NamedAsAWhole):
     """A kernel tarball and the name of its content.
 
     digest: of the content, in hex: the same bytes always have the same one.
@@ -34,16 +56,6 @@ class Tarball:
 
     path: Path
     digest: str
-
-    @property
-    def family(self) -> str:
-        """Names the kernels that are built upon each other's objects: those of this tarball."""
-        return self.digest
-
-    @property
-    def config_digest(self) -> str:
-        """Names all that can decide a configuration."""
-        return self.digest
 
     @property
     def label(self) -> str:
@@ -56,22 +68,12 @@ class Tarball:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RemoteTarball:
+class RemoteTarball(NamedAsAWhole):
     """A tarball that is downloaded when it is needed. digest: its sha256, in hex."""
 
     url: str
     digest: str
     where: str
-
-    @property
-    def family(self) -> str:
-        """Names the kernels that are built upon each other's objects: those of this tarball."""
-        return self.digest
-
-    @property
-    def config_digest(self) -> str:
-        """Names all that can decide a configuration."""
-        return self.digest
 
     @property
     def label(self) -> str:

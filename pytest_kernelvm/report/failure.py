@@ -66,11 +66,10 @@ def _left(
     if bundle is None:
         return {}
     lines: dict[Vm, list[str]] = {guests[0]: [f"replay it:  {leaving.command('replay')}"]}
-    launched = [vm for vm in guests if vm.started]
-    for vm, kept in zip(launched, bundle.guests, strict=True):
+    for vm, kept in zip(guests, bundle.guests, strict=True):
         if kept.left:
             told = f"attach:     {leaving.command('attach')}"
-            if len(launched) > 1:
+            if len(guests) > 1:
                 told += f" --guest {kept.directory.name}"
             lines.setdefault(vm, []).append(told)
         elif leaving.keep:

@@ -42,9 +42,6 @@ from pytest_kernelvm.vm.vm import Bootable
 
 KIND = "failures"
 FORMAT = 1
-# The oldest are removed when there are more, or when they are older than this.
-KEPT_BUNDLES = 50
-KEPT_DAYS = 14
 ABOUT, GUEST, JOURNAL = "bundle.json", "guest.json", "journal.jsonl"
 SNAPSHOT, LEFT = "snapshot", "left"
 PACKING_TIMEOUT_S = 600.0

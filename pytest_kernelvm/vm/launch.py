@@ -14,7 +14,7 @@ from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Spawned, spawn
 from pytest_kernelvm.vm.qemu_argv import Boot, Memory, descriptors, qemu_argv
 from pytest_kernelvm.vm.snapshot import Snapshot
-from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.streams import Streams, connected
 
 # A guest takes three pairs of sockets, two logs, a state, and what asyncio and a child need.
 DESCRIPTORS = 24
@@ -54,31 +54,25 @@ def launch(
     console_log, qemu_log = directory / "console.log", directory / "qemu.log"
     _find_room()
     with contextlib.ExitStack() as stack:
-        pairs = [socket.socketpair() for _ in range(3)]
-        ours = [pair[0] for pair in pairs]
-        theirs = [pair[1] for pair in pairs]
-        for end in theirs:
-            stack.enter_context(end)
-        numbers = [end.fileno() for end in theirs]
         before: tuple[bytes, list[tuple[float, int]]] = (b"", [])
         if snapshot:
-            numbers.append(stack.enter_context(snapshot.state.open("rb")).fileno())
             # A kept guest that was booted for itself has its memory in its state.
             memory = (
                 Memory(path=snapshot.memory, written=False) if snapshot.memory.exists() else None
             )
             now = time.monotonic()
             before = snapshot.console, [(now - age_s, at) for age_s, at in snapshot.console_ages_s]
-        streams = Streams(
-            console=ours[0],
-            channel=ours[1],
-            qmp=ours[2],
-            splitter=FrameSplitter(boot.arch.endianness),
-            log=console_log,
-            shared=boot.shared_console,
-            before=before,
+        streams, theirs = stack.enter_context(
+            connected(
+                splitter=FrameSplitter(boot.arch.endianness),
+                log=console_log,
+                shared=boot.shared_console,
+                before=before,
+            )
         )
-        stack.callback(streams.close)
+        numbers = [end.fileno() for end in theirs]
+        if snapshot:
+            numbers.append(stack.enter_context(snapshot.state.open("rb")).fileno())
         ends = descriptors(numbers[0], numbers[1], numbers[2], link=link.fileno() if link else None)
         argv = qemu_argv(boot, ends, memory=memory, incoming=snapshot is not None)
         inherited = [*numbers, link.fileno()] if link else numbers

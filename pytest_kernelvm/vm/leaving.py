@@ -106,23 +106,22 @@ class Leaving:
         return quoted(["kernelvm", *where, verb, self.bundle.name])
 
     def leave(self, failure: Failure, guests: Sequence[Vm]) -> Bundle | None:
-        """Leave the bundle of a failure, the test's first; None if there was no guest.
+        """Leave the bundle of a failure, the test's first; None if no guest was launched.
 
         Raises OSError if the store cannot take it.
         """
-        launched = [vm for vm in guests if vm.started]
-        if self.bundle or not launched:
+        if self.bundle or not guests:
             return self.bundle
-        for vm in launched:
+        for vm in guests:
             self.keep_state(vm)
         kind = self._store.root / KIND
         kind.mkdir(parents=True, exist_ok=True)
         _remove_old(kind, KEPT_BUNDLES - 1)
         _remove_old(self._store.root / "tmp", None)
-        name = f"{launched[0].label}-{secrets.token_hex(3)}"
+        name = f"{guests[0].label}-{secrets.token_hex(3)}"
         directory = self._new_directory()
         try:
-            about = self._write(directory, failure, launched)
+            about = self._write(directory, failure, guests)
             directory.chmod(0o755)
             directory.rename(kind / name)
         finally:

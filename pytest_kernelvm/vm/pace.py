@@ -10,7 +10,6 @@ import contextlib
 import os
 import platform
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from pytest_kernelvm.process import spawn
 from pytest_kernelvm.vm.deadlines import Pace, work_of
 from pytest_kernelvm.vm.qmp import Qmp
 from pytest_kernelvm.vm.snapshot import qemu_version
-from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.streams import connected
 
 KIND = "paces"
 ROUNDS = 3
@@ -104,24 +103,15 @@ def _monitored(argv: tuple[str, ...], arch: Arch) -> Iterator[tuple[int, Qmp]]:
     """Run a QEMU that has nothing but its monitor."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelvm-")))
-        pairs = [socket.socketpair() for _ in range(3)]
-        for pair in pairs:
-            stack.enter_context(pair[1])
-        streams = Streams(
-            console=pairs[0][0],
-            channel=pairs[1][0],
-            qmp=pairs[2][0],
-            splitter=FrameSplitter(arch.endianness),
-            log=Path(os.devnull),
-            shared=False,
+        streams, theirs = stack.enter_context(
+            connected(splitter=FrameSplitter(arch.endianness), log=Path(os.devnull))
         )
-        stack.callback(streams.close)
-        number = pairs[2][1].fileno()
+        number = theirs[2].fileno()
         monitor = ("-chardev", f"socket,id=qmp,fd={number}", "-mon", "chardev=qmp,mode=control")
         process = stack.enter_context(
             spawn((*argv, *monitor), pass_fds=[number], output=directory / "qemu.log")
         )
-        for pair in pairs:
-            pair[1].close()
+        for end in theirs:
+            end.close()
         streams.start()
         yield process.pid, Qmp(streams)

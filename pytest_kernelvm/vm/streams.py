@@ -17,7 +17,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -340,6 +340,36 @@ class Streams:
         if self._client is not None:
             with contextlib.suppress(EOFError, Exception):
                 await self._client.disconnect()
+
+
+@contextlib.contextmanager
+def connected(
+    *,
+    splitter: FrameSplitter,
+    log: Path,
+    shared: bool = False,
+    before: tuple[bytes, Sequence[tuple[float, int]]] = (b"", ()),
+) -> Iterator[tuple[Streams, tuple[socket.socket, socket.socket, socket.socket]]]:
+    """Give streams that are not started yet, and their far ends: of console, channel and QMP.
+
+    splitter, log, shared, before: as Streams takes them. All is closed at the end.
+    """
+    with contextlib.ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(3)]
+        for _ours, theirs in pairs:
+            stack.enter_context(theirs)
+        (console, one), (channel, two), (qmp, three) = pairs
+        streams = Streams(
+            console=console,
+            channel=channel,
+            qmp=qmp,
+            splitter=splitter,
+            log=log,
+            shared=shared,
+            before=before,
+        )
+        stack.callback(streams.close)
+        yield streams, (one, two, three)
 
 
 def _received(stream: socket.socket) -> bytes | None:

@@ -19,7 +19,7 @@ from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline, quoted, tail
 from pytest_kernelvm.vm.channel import Channel, NoReply
 from pytest_kernelvm.vm.console import Console
-from pytest_kernelvm.vm.deadlines import GuestDeadline, Limits
+from pytest_kernelvm.vm.deadlines import Limits
 from pytest_kernelvm.vm.diagnosis import launch_failed
 from pytest_kernelvm.vm.journal import Exchange, Journal
 from pytest_kernelvm.vm.judging import END_S, Judge
@@ -213,7 +213,7 @@ class Vm(Programs):
         try:
             self._channel.wait_ready(deadline)
         except NoReply:
-            raise self._verdict(deadline, "the agent to answer") from None
+            raise self._judge.verdict(deadline, "the agent to answer") from None
 
     def _await_restored(self) -> None:
         try:
@@ -308,9 +308,6 @@ class Vm(Programs):
     def _gone(self) -> bool:
         return self._judge.gone()
 
-    def _verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
-        return self._judge.verdict(deadline, for_what)
-
     def transact(self, batch: Batch, timeout_s: float | None = None, what: str = "") -> Reply:
         """Have the agent make a batch of system calls; see Requests.transact."""
         return self._exchange(batch, timeout_s, what or "a system call", cancel=False)
@@ -324,7 +321,9 @@ class Vm(Programs):
         A reply does not count where the kernel found something wrong that it may not.
         """
         if self._owing and not self._cancel():
-            raise self._verdict(self._judge.deadline(CANCEL_S), "the end of the program before")
+            raise self._judge.verdict(
+                self._judge.deadline(CANCEL_S), "the end of the program before"
+            )
         deadline = self._judge.command_deadline(self.limits, timeout_s)
         self._close_stale(batch)
         reply = None
@@ -341,7 +340,7 @@ class Vm(Programs):
                     "and was killed",
                     Evidence(facts=(f"waited: {deadline.told}",), next_step=LONGER),
                 ) from None
-            raise self._verdict(deadline, what) from None
+            raise self._judge.verdict(deadline, what) from None
         finally:
             self.journal.end(noted, reply)
         if self._judge.is_refused():
@@ -485,7 +484,7 @@ class Vm(Programs):
         ended = streams.wait_for(lambda: streams.console_ended or None, deadline)
         status = self._launch.process.wait(END_S) if ended else None
         if status != 0:
-            raise self._verdict(deadline, what)
+            raise self._judge.verdict(deadline, what)
 
     def wait_end(self, timeout_s: float) -> int | None:
         """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""

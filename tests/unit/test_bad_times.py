@@ -26,17 +26,13 @@ from tests.unit.test_kept import build, contents, from_nothing, write_source
 from tests.unit.test_kinds_of_source import write_files
 from tests.unit.test_process import wait_until
 from tests.unit.test_source import FILES, FITS, make_tarball, write_patch
-from tests.unit.test_store import mounted
+from tests.unit.test_store import disk_of
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB, which is not that of the sources."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount")
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    with mounted(directory, "1m"):
+    with disk_of("1m", tmp_path) as directory:
         yield directory
 
 

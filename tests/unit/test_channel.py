@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from pytest_kernelvm.guest.protocol import (
 )
 from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.channel import Channel, NoReply
-from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.streams import connected
 
 ARCH = ARCHES["mipsel"]
 NUMBERS = {"getpid": 4020}
@@ -46,16 +47,10 @@ class Peer:
     def __init__(
         self, tmp_path: Path, greeting: bytes, answer: Callable[[int, int], bytes]
     ) -> None:
-        pairs = [socket.socketpair() for _ in range(3)]
-        self.streams = Streams(
-            console=pairs[0][0],
-            channel=pairs[1][0],
-            qmp=pairs[2][0],
-            splitter=FrameSplitter("little"),
-            log=tmp_path / "console.log",
-            shared=False,
+        self._stack = contextlib.ExitStack()
+        self.streams, self.ends = self._stack.enter_context(
+            connected(splitter=FrameSplitter("little"), log=tmp_path / "console.log")
         )
-        self.ends = [pair[1] for pair in pairs]
         self.requests: list[int] = []
         self._answer = answer
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -78,9 +73,7 @@ class Peer:
         for end in self.ends:
             end.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
-        self.streams.close()
-        for end in self.ends:
-            end.close()
+        self._stack.close()
 
 
 Start = Callable[..., Peer]

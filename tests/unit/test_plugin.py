@@ -177,6 +177,16 @@ def test_tests_of_guests_without_vm_configs(pytester: pytest.Pytester) -> None:
     )
 
 
+def assert_found_at_collection(
+    pytester: pytest.Pytester, marked: str, complaint: str, usage: str
+) -> None:
+    """Assert that a marker with its arguments is complained of, and how it is used is said."""
+    pytester.makepyfile(f"import pytest\n@pytest.mark.{marked}\ndef test_x(vm):\n    pass\n")
+    result = pytester.runpytest_inprocess("--collect-only")
+    assert_usage_error(result, f"ERROR: *::test_x[aarch64-6.12]: *{complaint}*")
+    assert usage in result.stderr.str()
+
+
 @with_configs
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
@@ -192,12 +202,7 @@ def test_tests_of_guests_without_vm_configs(pytester: pytest.Pytester) -> None:
 def test_misuse_of_the_marker_is_found_at_collection(
     arguments: str, complaint: str, pytester: pytest.Pytester, store: Path
 ) -> None:
-    pytester.makepyfile(
-        f"import pytest\n@pytest.mark.kernelvm({arguments})\ndef test_x(vm):\n    pass\n"
-    )
-    result = pytester.runpytest_inprocess("--collect-only")
-    assert_usage_error(result, f"ERROR: *::test_x[aarch64-6.12]: *{complaint}*")
-    assert MARKER in result.stderr.str()
+    assert_found_at_collection(pytester, f"kernelvm({arguments})", complaint, MARKER)
     assert list(store.iterdir()) == []
 
 
@@ -216,12 +221,7 @@ def test_misuse_of_the_marker_is_found_at_collection(
 def test_misuse_of_the_marker_for_splats_is_found_at_collection(
     arguments: str, complaint: str, pytester: pytest.Pytester, store: Path
 ) -> None:
-    pytester.makepyfile(
-        f"import pytest\n@pytest.mark.kernelvm_splats({arguments})\ndef test_x(vm):\n    pass\n"
-    )
-    result = pytester.runpytest_inprocess("--collect-only")
-    assert_usage_error(result, f"ERROR: *::test_x[aarch64-6.12]: *{complaint}*")
-    assert SPLATS_MARKER in result.stderr.str()
+    assert_found_at_collection(pytester, f"kernelvm_splats({arguments})", complaint, SPLATS_MARKER)
     assert list(store.iterdir()) == []
 
 

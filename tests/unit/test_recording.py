@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from pytest_kernelvm.vm.judging import Judge
 from pytest_kernelvm.vm.launch import Launch
 from pytest_kernelvm.vm.qmp import Qmp
 from pytest_kernelvm.vm.recording import following, two_clocks, write_cast
-from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.streams import connected
 
 BEFORE = b"[    0.000000] Linux version 6.12\r\n[    0.1"
 
@@ -39,21 +38,14 @@ class Line:
     """A console whose other end is ours."""
 
     def __init__(self, directory: Path, before: bytes = b"") -> None:
-        pairs = [socket.socketpair() for _ in range(3)]
         self.now = time.monotonic()
         at = [(self.now - 3.0, 0), (self.now - 2.0, before.find(b"\n") + 1)] if before else []
-        self.streams = Streams(
-            console=pairs[0][0],
-            channel=pairs[1][0],
-            qmp=pairs[2][0],
-            splitter=FrameSplitter("little"),
-            log=directory / "console.log",
-            shared=False,
-            before=(before, at),
+        self._stack = contextlib.ExitStack()
+        log = directory / "console.log"
+        self.streams, self.ends = self._stack.enter_context(
+            connected(splitter=FrameSplitter("little"), log=log, before=(before, at))
         )
-        self.ends = [pair[1] for pair in pairs]
         self.typed: list[str] = []
-        self._process = contextlib.ExitStack()
         self.console = Console(
             self.streams, directory / "console.log", 5.0, self._judge(directory), self.typed.append
         )
@@ -64,7 +56,7 @@ class Line:
         qemu_log = directory / "qemu.log"
         sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
         started = Launch(
-            process=self._process.enter_context(spawn(sleeper, output=qemu_log)),
+            process=self._stack.enter_context(spawn(sleeper, output=qemu_log)),
             streams=self.streams,
             console_log=directory / "console.log",
             qemu_log=qemu_log,
@@ -85,8 +77,7 @@ class Line:
     def end(self) -> None:
         for end in self.ends:
             end.close()
-        self.streams.close()
-        self._process.close()
+        self._stack.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pytest_kernelvm.process import run, spawn
 from pytest_kernelvm.progress import Silent
 from tests.unit.small_kernel import ARCH, build_argv, kernelvm_build, write_cell, write_small_kernel
 from tests.unit.test_process import wait_until
-from tests.unit.test_store import mounted
+from tests.unit.test_store import disk_of
 
 LARGE = "char start[3 << 20] = {1};\n"
 
@@ -35,11 +35,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount")
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    with mounted(directory, "4m"):
+    with disk_of("4m", tmp_path) as directory:
         yield directory
 
 

@@ -308,14 +308,20 @@ def mounted(directory: Path, size: str) -> Iterator[None]:
         run(["umount", directory], timeout_s=60)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+@contextlib.contextmanager
+def disk_of(size: str, tmp_path: Path) -> Iterator[Path]:
+    """Give a file system of its own; skips the test where none can be mounted."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount")
     directory = tmp_path / "disk"
     directory.mkdir()
-    with mounted(directory, "256k"):
+    with mounted(directory, size):
+        yield directory
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with disk_of("256k", tmp_path) as directory:
         yield directory
 
 

@@ -16,7 +16,7 @@ import pytest
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline, Spawned, spawn
 from pytest_kernelvm.vm.deadlines import GuestDeadline
-from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.streams import Streams, connected
 from pytest_kernelvm.vm.watch import Trouble, Watch, allowance
 from tests.unit.test_transcript import console
 
@@ -42,26 +42,18 @@ class Guest:
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[Guest]:
-    pairs = [socket.socketpair() for _ in range(3)]
-    streams = Streams(
-        console=pairs[0][0],
-        channel=pairs[1][0],
-        qmp=pairs[2][0],
-        splitter=FrameSplitter("big"),
-        log=tmp_path / "console.log",
-        shared=False,
-    )
-    streams.start()
-    with spawn(SLEEPER, output=tmp_path / "output") as process:
+    splitter, log = FrameSplitter("big"), tmp_path / "console.log"
+    with (
+        connected(splitter=splitter, log=log) as (streams, ends),
+        spawn(SLEEPER, output=tmp_path / "output") as process,
+    ):
+        streams.start()
         yield Guest(
-            console=pairs[0][1],
+            console=ends[0],
             streams=streams,
             process=process,
             watch=Watch(streams, process.pid, 0),
         )
-    for _, theirs in pairs:
-        theirs.close()
-    streams.close()
 
 
 def test_nothing_is_wrong_with_a_boot(guest: Guest) -> None:
@@ -220,22 +212,11 @@ def test_what_is_no_allowance(patterns: object, reason: object, complaint: str) 
 def test_a_full_disk_costs_the_log_and_nothing_else(tmp_path: Path) -> None:
     log = tmp_path / "console.log"
     log.symlink_to("/dev/full")
-    pairs = [socket.socketpair() for _ in range(3)]
-    streams = Streams(
-        console=pairs[0][0],
-        channel=pairs[1][0],
-        qmp=pairs[2][0],
-        splitter=FrameSplitter("big"),
-        log=log,
-        shared=False,
-        before=(b"before\n", [(0.0, 0)]),
-    )
-    streams.start()
-    pairs[0][1].sendall(b"after\n")
-    assert streams.wait_for(
-        lambda: bytes(streams.console_text) == b"before\nafter\n" or None, Deadline(20)
-    )
-    assert streams.log_trouble == "No space left on device"
-    for _, theirs in pairs:
-        theirs.close()
-    streams.close()
+    before = (b"before\n", [(0.0, 0)])
+    with connected(splitter=FrameSplitter("big"), log=log, before=before) as (streams, ends):
+        streams.start()
+        ends[0].sendall(b"after\n")
+        assert streams.wait_for(
+            lambda: bytes(streams.console_text) == b"before\nafter\n" or None, Deadline(20)
+        )
+        assert streams.log_trouble == "No space left on device"

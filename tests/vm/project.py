@@ -15,6 +15,14 @@ TIMEOUT_S = 240.0
 KERNELVM = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
 
 
+def pytest_argv(cell: Cell, store: Path, directory: Path, *arguments: str) -> list[str]:
+    """Return the command of a run of one cell's tests that keeps what it writes in a directory."""
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    argv += [f"--kernelvm-configs={cell.config.file.parent}"]
+    argv += [f"--kernelvm-config={cell.config.id}", f"--kernelvm-store={store}"]
+    return [*argv, f"--basetemp={directory / 'base'}", *arguments]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Project:
     """A directory with tests of one cell. store: its store, which has the cell's kernel."""
@@ -25,19 +33,7 @@ class Project:
 
     def pytest(self, *arguments: str) -> Completed:
         """Run its tests."""
-        argv = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:hypothesispytest",
-        ]
-        argv += [f"--kernelvm-configs={self.cell.config.file.parent}"]
-        argv += [f"--kernelvm-config={self.cell.config.id}", f"--kernelvm-store={self.store}"]
-        argv += [f"--basetemp={self.directory / 'base'}", *arguments]
-        argv += ["test_it.py"]
+        argv = pytest_argv(self.cell, self.store, self.directory, *arguments, "test_it.py")
         return run(argv, cwd=self.directory, timeout_s=TIMEOUT_S, check=False)
 
     def kernelvm(self, *arguments: str, store: Path | None = None, stdin: str = "") -> Completed:

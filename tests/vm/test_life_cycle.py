@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from pytest_kernelvm import Cell
 from pytest_kernelvm.process import Deadline, spawn
+from tests.vm.project import pytest_argv
 
 pytestmark = pytest.mark.slow
 
@@ -56,10 +56,7 @@ def runs(pid: int) -> bool:
 def argv_of(cell: Cell, directory: Path, end: str, *options: str) -> list[str]:
     """Return the command of a run whose first test ends in a certain way, in a directory."""
     (directory / "test_waits.py").write_text(TEST.replace("END", end))
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-    argv += [f"--kernelvm-configs={cell.config.file.parent}"]
-    argv += [f"--kernelvm-config={cell.config.id}", f"--kernelvm-store={cell.store.root}"]
-    return [*argv, f"--basetemp={directory / 'base'}"]
+    return pytest_argv(cell, cell.store.root, directory, *options)
 
 
 def assert_gone(pids: list[int]) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import resource
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from pytest_kernelvm.errors import (
 )
 from pytest_kernelvm.process import spawn
 from pytest_kernelvm.vm.qemu_argv import Boot
+from tests.vm.project import pytest_argv
 from tests.vm.provoking import CRASH, PROVOKE, SLEEPER, Stopwatch, bare, ready_to_crash
 
 pytestmark = pytest.mark.slow
@@ -693,10 +693,8 @@ class Run:
 def pytest_output(cell: Cell, tmp_path: Path, text: str, *options: str) -> str:
     """Run a file of tests in a process of its own; return what it said."""
     (tmp_path / "test_inner.py").write_text(text)
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    argv += [f"--rootdir={tmp_path}", f"--kernelvm-configs={cell.config.file.parent}"]
-    argv += [f"--kernelvm-config={cell.config.id}", f"--kernelvm-store={cell.store.root}"]
-    argv += [f"--basetemp={tmp_path / 'base'}", *options, str(tmp_path / "test_inner.py")]
+    inner = (f"--rootdir={tmp_path}", *options, str(tmp_path / "test_inner.py"))
+    argv = pytest_argv(cell, cell.store.root, tmp_path, *inner)
     output = tmp_path / "output"
     with spawn(argv, output=output) as child:
         assert child.wait(400) is not None, output.read_text()
