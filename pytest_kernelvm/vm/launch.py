@@ -12,12 +12,14 @@ from pathlib import Path
 
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Spawned, spawn
-from pytest_kernelvm.vm.qemu_argv import Boot, Memory, descriptors, qemu_argv
+from pytest_kernelvm.vm.qemu_argv import Boot, Memory, inherited_ends, qemu_argv
+from pytest_kernelvm.vm.serial_line import named
 from pytest_kernelvm.vm.snapshot import Snapshot
 from pytest_kernelvm.vm.streams import Streams, connected
 
-# A guest takes three pairs of sockets, two logs, a state, and what asyncio and a child need.
-DESCRIPTORS = 24
+# A guest takes two serial lines, two pairs of sockets, two logs, a state, and what asyncio and a
+# child need.
+DESCRIPTORS = 28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,7 @@ def launch(
             )
             now = time.monotonic()
             before = snapshot.console, [(now - age_s, at) for age_s, at in snapshot.console_ages_s]
-        streams, theirs = stack.enter_context(
+        streams, far = stack.enter_context(
             connected(
                 splitter=FrameSplitter(boot.arch.endianness),
                 log=console_log,
@@ -70,23 +72,30 @@ def launch(
                 before=before,
             )
         )
-        numbers = [end.fileno() for end in theirs]
+        inherited = [*far.console.descriptors, *far.channel.descriptors, far.qmp.fileno()]
+        state_descriptor = None
         if snapshot:
-            numbers.append(stack.enter_context(snapshot.state.open("rb")).fileno())
-        ends = descriptors(numbers[0], numbers[1], numbers[2], link=link.fileno() if link else None)
+            state_descriptor = stack.enter_context(snapshot.state.open("rb")).fileno()
+            inherited.append(state_descriptor)
+        if link:
+            inherited.append(link.fileno())
+        ends = inherited_ends(
+            console=stack.enter_context(named(far.console, directory / "console")),
+            channel=stack.enter_context(named(far.channel, directory / "channel")),
+            qmp=far.qmp.fileno(),
+            link=link.fileno() if link else None,
+        )
         argv = qemu_argv(boot, ends, memory=memory, incoming=snapshot is not None)
-        inherited = [*numbers, link.fileno()] if link else numbers
         process = stack.enter_context(spawn(argv, pass_fds=inherited, output=qemu_log))
         # Our copies of its ends would keep the streams open after QEMU's death.
-        for end in theirs:
-            end.close()
+        far.close()
         streams.start()
         yield Launch(
             process=process,
             streams=streams,
             console_log=console_log,
             qemu_log=qemu_log,
-            state_descriptor=numbers[3] if snapshot else None,
+            state_descriptor=state_descriptor,
         )
 
 

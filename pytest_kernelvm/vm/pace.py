@@ -103,15 +103,14 @@ def _monitored(argv: tuple[str, ...], arch: Arch) -> Iterator[tuple[int, Qmp]]:
     """Run a QEMU that has nothing but its monitor."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelvm-")))
-        streams, theirs = stack.enter_context(
+        streams, far = stack.enter_context(
             connected(splitter=FrameSplitter(arch.endianness), log=Path(os.devnull))
         )
-        number = theirs[2].fileno()
+        number = far.qmp.fileno()
         monitor = ("-chardev", f"socket,id=qmp,fd={number}", "-mon", "chardev=qmp,mode=control")
         process = stack.enter_context(
             spawn((*argv, *monitor), pass_fds=[number], output=directory / "qemu.log")
         )
-        for end in theirs:
-            end.close()
+        far.close()
         streams.start()
         yield process.pid, Qmp(streams)

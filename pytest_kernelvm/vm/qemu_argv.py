@@ -67,14 +67,15 @@ NETWORKS = {"user": "user,restrict=on", "outside": "user", "link": "hubport,hubi
 BY_HAND = Ends(console="stdio,mux=on,signal=off", channel="null")
 
 
-def descriptors(console: int, channel: int, qmp: int, link: int | None = None) -> Ends:
-    """Return ends that are inherited socket descriptors: no path, no race, death reads as EOF.
+def inherited_ends(*, console: Path, channel: Path, qmp: int, link: int | None = None) -> Ends:
+    """Return ends that QEMU inherits: nobody else can connect, and its death reads as their end.
 
-    link: of a cable to another guest, None if there is none.
+    console, channel: the names of serial lines. qmp, link: descriptors of sockets; link is the
+    cable to another guest, None if there is none.
     """
     return Ends(
-        console=f"socket,fd={console}",
-        channel=f"socket,fd={channel}",
+        console=f"pipe,path={_escaped(console)}",
+        channel=f"pipe,path={_escaped(channel)}",
         qmp=f"socket,fd={qmp}",
         network="" if link is None else f"socket,fd={link}",
     )

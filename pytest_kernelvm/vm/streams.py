@@ -1,6 +1,6 @@
 """All that comes out of a guest: console and QMP events, drained by a thread, and the channel.
 
-A full socket stalls the guest, so the thread reads as long as QEMU lives; whoever waits is woken
+A full pipe stalls the guest, so the thread reads as long as QEMU lives; whoever waits is woken
 at each change and looks at what he waits for and at what may have gone wrong at the same time.
 The agent speaks only when it is asked, so that who asks it reads the channel himself: two changes
 of threads take longer than the guest does.
@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +27,14 @@ from qemu.qmp import QMPClient
 from pytest_kernelvm.errors import LaunchFailed
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.serial_line import LineEnd, serial_line
 
 T = TypeVar("T")
 
-READ_BYTES = 65536
+# As much as an unprivileged process gets (pipe(7), pipe-max-size); memory is taken as it fills.
+# A Malta whose kernel does nothing but talk fills it in most of a second.
+CONSOLE_BYTES = 1 << 20
+CHANNEL_BYTES = 1 << 16
 # What no stream tells, a process that a signal stopped, is looked at so often by those who wait.
 LOOK_S = 0.25
 # The thread that reads does nothing that takes longer, but may be kept from running.
@@ -42,7 +47,8 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 class Streams:
     """The host's ends of a guest's streams, and the thread that drains them.
 
-    console, channel, qmp: connected sockets. log: the file that gets the console's text.
+    console, channel: serial lines. qmp: a connected socket.
+    log: the file that gets the console's text.
     shared: whether the agent's frames come and go on the console.
     before: what a restored guest's console had said, and when on the monotonic clock from which
     offset on.
@@ -52,8 +58,8 @@ class Streams:
     def __init__(
         self,
         *,
-        console: socket.socket,
-        channel: socket.socket,
+        console: LineEnd,
+        channel: LineEnd,
         qmp: socket.socket,
         splitter: FrameSplitter,
         log: Path,
@@ -180,15 +186,15 @@ class Streams:
         return self._send(self._console, data, deadline)
 
     @staticmethod
-    def _send(stream: socket.socket, data: bytes, deadline: Deadline) -> bool:
+    def _send(line: LineEnd, data: bytes, deadline: Deadline) -> bool:
         view = memoryview(data)
         while view:
             try:
-                view = view[stream.send(view) :]
+                view = view[line.write(view) :]
             except BlockingIOError:
                 if deadline.passed:
                     return False
-                select.select([], [stream], [], min(0.5, deadline.remaining_s))
+                select.select([], [line.outgoing], [], min(0.5, deadline.remaining_s))
             except OSError:
                 return False
         return True
@@ -208,7 +214,7 @@ class Streams:
     def _read_console(self) -> bool:
         """Take what the console has said; return whether there was something, or its end."""
         with self._reading:
-            data = None if self.console_ended else _received(self._console)
+            data = None if self.console_ended else self._console.read()
             if data is None:
                 return False
             payloads, text = self._splitter.feed(data) if self._shared else ([], data)
@@ -255,7 +261,7 @@ class Streams:
             self._loop.call_soon_threadsafe(self._pass_on)
         if self._shared or self._channel_ended:
             return
-        data = _received(self._channel)
+        data = self._channel.read()
         if data is None:
             return
         if not data:
@@ -342,6 +348,20 @@ class Streams:
                 await self._client.disconnect()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FarEnds:
+    """What a guest has of its streams."""
+
+    console: LineEnd
+    channel: LineEnd
+    qmp: socket.socket
+
+    def close(self) -> None:
+        """Close them all; a QEMU that has inherited them keeps its own."""
+        for end in (self.console, self.channel, self.qmp):
+            end.close()
+
+
 @contextlib.contextmanager
 def connected(
     *,
@@ -349,16 +369,16 @@ def connected(
     log: Path,
     shared: bool = False,
     before: tuple[bytes, Sequence[tuple[float, int]]] = (b"", ()),
-) -> Iterator[tuple[Streams, tuple[socket.socket, socket.socket, socket.socket]]]:
-    """Give streams that are not started yet, and their far ends: of console, channel and QMP.
+) -> Iterator[tuple[Streams, FarEnds]]:
+    """Give streams that are not started yet, and their far ends.
 
     splitter, log, shared, before: as Streams takes them. All is closed at the end.
     """
-    with contextlib.ExitStack() as stack:
-        pairs = [socket.socketpair() for _ in range(3)]
-        for _ours, theirs in pairs:
-            stack.enter_context(theirs)
-        (console, one), (channel, two), (qmp, three) = pairs
+    console, far_console = serial_line(CONSOLE_BYTES)
+    channel, far_channel = serial_line(CHANNEL_BYTES)
+    qmp, far_qmp = socket.socketpair()
+    far = FarEnds(console=far_console, channel=far_channel, qmp=far_qmp)
+    with contextlib.closing(far):
         streams = Streams(
             console=console,
             channel=channel,
@@ -368,15 +388,5 @@ def connected(
             shared=shared,
             before=before,
         )
-        stack.callback(streams.close)
-        yield streams, (one, two, three)
-
-
-def _received(stream: socket.socket) -> bytes | None:
-    """Return what has come; empty at the end, None if there is nothing yet."""
-    try:
-        return os.read(stream.fileno(), READ_BYTES)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""
+        with contextlib.closing(streams):
+            yield streams, far

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,13 +47,13 @@ class Peer:
         self, tmp_path: Path, greeting: bytes, answer: Callable[[int, int], bytes]
     ) -> None:
         self._stack = contextlib.ExitStack()
-        self.streams, self.ends = self._stack.enter_context(
+        self.streams, self.far = self._stack.enter_context(
             connected(splitter=FrameSplitter("little"), log=tmp_path / "console.log")
         )
         self.requests: list[int] = []
         self._answer = answer
         self._thread = threading.Thread(target=self._serve, daemon=True)
-        self.ends[1].sendall(greeting)
+        self.far.channel.write(greeting)
         self.streams.start()
         self._thread.start()
         self.channel = Channel(
@@ -63,17 +62,15 @@ class Peer:
 
     def _serve(self) -> None:
         splitter = FrameSplitter("little")
-        while data := self.ends[1].recv(4096):
+        while data := self.far.channel.read():
             for payload in splitter.feed(data)[0]:
                 request_id = int.from_bytes(payload[:4], "little")
                 self.requests.append(request_id)
-                self.ends[1].sendall(self._answer(request_id, len(self.requests)))
+                self.far.channel.write(self._answer(request_id, len(self.requests)))
 
     def end(self) -> None:
-        for end in self.ends:
-            end.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
         self._stack.close()
+        self._thread.join(5)
 
 
 Start = Callable[..., Peer]

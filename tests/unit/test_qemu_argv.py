@@ -15,11 +15,12 @@ from pytest_kernelvm.vm.qemu_argv import (
     Boot,
     Ends,
     Memory,
-    descriptors,
+    inherited_ends,
     qemu_argv,
 )
 
-ENDS = descriptors(5, 6, 7)
+CONSOLE, CHANNEL = Path("/run/console"), Path("/run/channel")
+ENDS = inherited_ends(console=CONSOLE, channel=CHANNEL, qmp=7)
 SANDBOXED = ("-sandbox", SANDBOX)
 ALONE = ("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot")
 CMDLINE = "console=ttyS0 panic=-1 printk.devkmsg=on liminix"
@@ -51,8 +52,8 @@ MALTA_BEGINNING = (
     *SANDBOXED,
     *("-m", "128M"),
     *ALONE,
-    *("-chardev", "socket,id=console,fd=5", "-serial", "chardev:console"),
-    *("-chardev", "socket,id=channel,fd=6", "-serial", "chardev:channel"),
+    *("-chardev", "pipe,id=console,path=/run/console", "-serial", "chardev:console"),
+    *("-chardev", "pipe,id=channel,path=/run/channel", "-serial", "chardev:channel"),
     *("-chardev", "socket,id=qmp,fd=7", "-mon", "chardev=qmp,mode=control"),
     *("-kernel", "/store/kernels/1/vmlinux"),
 )
@@ -100,8 +101,8 @@ def test_aarch64_has_no_fixed_address_and_no_fast_boot(fixed_initramfs: bool) ->
         *SANDBOXED,
         *("-m", "128M"),
         *ALONE,
-        *("-chardev", "socket,id=console,fd=5", "-serial", "chardev:console"),
-        *("-chardev", "socket,id=channel,fd=6"),
+        *("-chardev", "pipe,id=console,path=/run/console", "-serial", "chardev:console"),
+        *("-chardev", "pipe,id=channel,path=/run/channel"),
         *("-device", "virtio-serial-device"),
         *("-device", "virtserialport,chardev=channel"),
         *("-chardev", "socket,id=qmp,fd=7", "-mon", "chardev=qmp,mode=control"),
@@ -182,10 +183,10 @@ def test_a_restored_machine_waits() -> None:
 )
 def test_a_network_card(arch: str, device: str, kind: str, link: int | None, backend: str) -> None:
     with_card = dataclasses.replace(boot(arch), network=kind)
-    argv = qemu_argv(with_card, descriptors(5, 6, 7, link=link))
+    argv = qemu_argv(with_card, inherited_ends(console=CONSOLE, channel=CHANNEL, qmp=7, link=link))
     at = argv.index("-netdev")
     assert argv[at : at + 4] == ("-netdev", backend, "-device", device)
     # The agent's port is the last virtio device: so it has the first number.
     assert at < argv.index("-chardev")
     without = (*argv[:at], *argv[at + 4 :])
-    assert without == qemu_argv(boot(arch), descriptors(5, 6, 7))
+    assert without == qemu_argv(boot(arch), ENDS)

@@ -42,7 +42,7 @@ class Line:
         at = [(self.now - 3.0, 0), (self.now - 2.0, before.find(b"\n") + 1)] if before else []
         self._stack = contextlib.ExitStack()
         log = directory / "console.log"
-        self.streams, self.ends = self._stack.enter_context(
+        self.streams, self.far = self._stack.enter_context(
             connected(splitter=FrameSplitter("little"), log=log, before=(before, at))
         )
         self.typed: list[str] = []
@@ -68,15 +68,14 @@ class Line:
     def say(self, data: bytes) -> None:
         """Have the guest say something, and wait until it was heard."""
         expected = len(self.streams.console_text) + len(data)
-        self.ends[0].sendall(data)
+        self.far.console.write(data)
         heard = self.streams.wait_for(
             lambda: len(self.streams.console_text) >= expected or None, Deadline(10)
         )
         assert heard
 
     def end(self) -> None:
-        for end in self.ends:
-            end.close()
+        self.far.close()
         self._stack.close()
 
 
@@ -153,8 +152,8 @@ def test_following_misses_nothing_and_shows_nothing_twice(line: Line) -> None:
 def test_following_ends_with_the_console(line: Line) -> None:
     shown: list[str] = []
     with following(line.console, shown.append):
-        line.ends[0].sendall(b"last words")
-        line.ends[0].close()
+        line.far.console.write(b"last words")
+        line.far.console.close()
         line.streams.wait_for(lambda: line.streams.console_ended or None, Deadline(10))
     assert "".join(shown).endswith("last words")
 
@@ -162,7 +161,7 @@ def test_following_ends_with_the_console(line: Line) -> None:
 def test_what_is_typed_is_noted(line: Line) -> None:
     line.console.write("help\n")
     assert line.typed == ["help\n"]
-    assert line.ends[0].recv(16) == b"help\n"
+    assert line.far.console.read() == b"help\n"
 
 
 def test_lines_get_their_guests_name() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pytest
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline, Spawned, spawn
 from pytest_kernelvm.vm.deadlines import GuestDeadline
+from pytest_kernelvm.vm.serial_line import LineEnd
 from pytest_kernelvm.vm.streams import Streams, connected
 from pytest_kernelvm.vm.watch import Trouble, Watch, allowance
 from tests.unit.test_transcript import console
@@ -27,13 +27,13 @@ SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 class Guest:
     """The far end of a guest's console, and a process in QEMU's place."""
 
-    console: socket.socket
+    console: LineEnd
     streams: Streams
     process: Spawned
     watch: Watch
 
     def says(self, text: str | bytes) -> None:
-        self.console.sendall(text.encode() if isinstance(text, str) else text)
+        self.console.write(text.encode() if isinstance(text, str) else text)
         self.streams.settle()
 
     def trouble(self, timeout_s: float = 20.0) -> Trouble | None:
@@ -44,12 +44,12 @@ class Guest:
 def guest(tmp_path: Path) -> Iterator[Guest]:
     splitter, log = FrameSplitter("big"), tmp_path / "console.log"
     with (
-        connected(splitter=splitter, log=log) as (streams, ends),
+        connected(splitter=splitter, log=log) as (streams, far),
         spawn(SLEEPER, output=tmp_path / "output") as process,
     ):
         streams.start()
         yield Guest(
-            console=ends[0],
+            console=far.console,
             streams=streams,
             process=process,
             watch=Watch(streams, process.pid, 0),
@@ -98,7 +98,7 @@ def test_a_splat_however_it_comes(guest: Guest, name: str, size: int) -> None:
     guest.watch.refusing = True
     raw = console(name).replace("\n", "\r\n").encode()
     for at in range(0, len(raw), size):
-        guest.console.sendall(raw[at : at + size])
+        guest.console.write(raw[at : at + size])
         if at % 50 == 0:
             guest.streams.now(guest.watch.look)
     guest.streams.settle()
@@ -213,9 +213,9 @@ def test_a_full_disk_costs_the_log_and_nothing_else(tmp_path: Path) -> None:
     log = tmp_path / "console.log"
     log.symlink_to("/dev/full")
     before = (b"before\n", [(0.0, 0)])
-    with connected(splitter=FrameSplitter("big"), log=log, before=before) as (streams, ends):
+    with connected(splitter=FrameSplitter("big"), log=log, before=before) as (streams, far):
         streams.start()
-        ends[0].sendall(b"after\n")
+        far.console.write(b"after\n")
         assert streams.wait_for(
             lambda: bytes(streams.console_text) == b"before\nafter\n" or None, Deadline(20)
         )

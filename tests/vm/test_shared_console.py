@@ -12,7 +12,7 @@ from pytest_kernelvm.vm.files import AT_FDCWD
 
 COMMANDS = 10_000
 MOST_BYTES = 600
-# As many as the guest's clock has milliseconds, in a process that stays when the program ends.
+# A line for so many milliseconds, in a process that stays when the program ends.
 CHATTER = """
 #ifndef __NR_clock_gettime64
 #define __NR_clock_gettime64 __NR_clock_gettime
@@ -35,7 +35,7 @@ int main(void)
 		return log < 0;
 	begun = now_ms();
 	for (said = 0;;) {
-		while (said < now_ms() - begun) {
+		while (said < (now_ms() - begun) / PERIOD_MS) {
 			char line[64] = "<5>chatter, chatter and more chatter, line ";
 			int at = strlen(line);
 			long long rest = ++said;
@@ -71,7 +71,9 @@ def appended(content: bytes, flags: int) -> Batch:
 
 @pytest.mark.slow
 def test_ten_thousand_commands_beside_a_thousand_lines_a_second(new_vm: BootVm, cell: Cell) -> None:
-    program = cell.compile_program(CHATTER)
+    # With icount a busy guest has several seconds in one of ours.
+    period_ms = 5 if cell.config.arch.fast_boot_argv else 1
+    program = cell.compile_program(f"#define PERIOD_MS {period_ms}\n{CHATTER}")
     vm = new_vm(modules=(), files={"/chatter": program}, shared_console=True)
     vm.succeed("/chatter")
     flags = vm.abi.guest_open_flags(os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -86,7 +88,8 @@ def test_ten_thousand_commands_beside_a_thousand_lines_a_second(new_vm: BootVm, 
     assert vm.read_bytes("/file") == written
     lines = [int(line) for line in re.findall(r"\] chatter, .* line (\d+)\n", vm.console.text)]
     assert lines == sorted(set(lines))
-    # Where the console cannot keep up, the kernel leaves out lines, and says how many.
+    # Where the console cannot keep up, the kernel leaves out lines, and says how many; where we
+    # cannot, it writes over what is in the port's FIFO after 10 ms of its time.
     dropped = re.findall(r"\*\* (\d+) printk messages dropped \*\*", vm.console.text)
-    assert lines[-1] - len(lines) <= sum(map(int, dropped))
+    assert lines[-1] - len(lines) <= sum(map(int, dropped)) + len(lines) // 1000
     assert len(lines) > COMMANDS
