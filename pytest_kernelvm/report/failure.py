@@ -84,7 +84,12 @@ def _without_our_frames(excinfo: pytest.ExceptionInfo[BaseException], error: Ker
         if not Path(entry.path).is_relative_to(PACKAGE) and "_pytest" not in str(entry.path)
     ]
     tests = [entry for entry in frames if "pluggy" not in str(entry.path)]
-    if not tests:
-        return str(error)
-    kept = type(excinfo.traceback)(tests)
-    return excinfo.getrepr(style="long", tbfilter=lambda _found: kept)
+    if tests:
+        kept = type(excinfo.traceback)(tests)
+        shown = excinfo.getrepr(style="long", tbfilter=lambda _found: kept)
+    else:
+        shown = excinfo.getrepr(style="value")
+    if shown.reprcrash:
+        # The summary has a line for each failure; in CI pytest does not cut what is too long.
+        shown.reprcrash.message = f"{error.verdict}: {error.summary}"
+    return shown

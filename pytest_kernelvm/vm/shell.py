@@ -6,7 +6,7 @@ import cmd
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -29,32 +29,44 @@ class GuestShell(cmd.Cmd):
         self._out = out
         self._terminal = sys.stdin.isatty()
         self._asking = False
+        # What the console said of a line that has no end yet, and how much of it is to be seen.
+        self._begun = ""
+        self._visible = 0
         self.prompt = f"{vm.label}> " if self._terminal else ""
 
     def show_console(self, text: str) -> None:
-        """Show what the console said, and again what the user is typing."""
-        if not (self._terminal and self._asking):
-            self._out.write(text)
+        """Show what the console said, and again what the user is typing.
+
+        Beside the prompt a line is shown when it is complete.
+        """
+        said = self._begun + text
+        complete, end, begun = said.rpartition("\n")
+        if self._terminal and self._asking:
+            if end:
+                self._out.write(f"\r\x1b[K{complete}\n{self.prompt}{_typed()}")
+                self._visible = 0
         else:
-            typed = _typed()
-            self._out.write(f"\r\x1b[K{text}")
-            self._out.write("" if text.endswith("\n") else "\n")
-            self._out.write(f"{self.prompt}{typed}")
+            self._out.write(said[self._visible :])
+            self._visible = len(begun)
+        self._begun = begun
         self._out.flush()
 
     def preloop(self) -> None:
-        """Note that the prompt is about to be shown."""
+        """Have readline say when it has shown the prompt."""
+        if self._terminal:
+            _when_prompted(self._note_prompt)
+
+    def _note_prompt(self) -> None:
         self._asking = True
+
+    def postloop(self) -> None:
+        """Show what is left of the console."""
+        self.show_console("")
 
     def precmd(self, line: str) -> str:
         """Note that a line was given."""
         self._asking = False
         return line
-
-    def postcmd(self, stop: bool, _line: str) -> bool:
-        """Note that the prompt is about to be shown again."""
-        self._asking = not stop
-        return stop
 
     def _show(self, text: str) -> None:
         if text:
@@ -181,6 +193,13 @@ class GuestShell(cmd.Cmd):
     def do_exit(self, _line: str) -> bool:
         """exit: end the guest."""
         return True
+
+
+def _when_prompted(note: Callable[[], None]) -> None:
+    with contextlib.suppress(ImportError):
+        import readline
+
+        readline.set_pre_input_hook(note)
 
 
 def _typed() -> str:
