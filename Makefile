@@ -82,6 +82,11 @@ vm: setup ## build the kernels that the store lacks, boot them, run the main job
 check: setup lint ## everything: lint, unit tests, kernels, tests in guests
 	@$(BIN)/pytest -m 'not vm' -n $$(nproc) $(PYTEST_ARGS)
 	$(BIN)/kernelvm build
+	$(BIN)/pytest -m vm -n $$(nproc) --spread $(PYTEST_ARGS)
+
+.PHONY: matrix
+matrix: setup ## all tests in guests on all cells; `make check` has each slow one on two
+	@$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: lint

@@ -1,5 +1,11 @@
 """What all tests of this repository share."""
 
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ["pytester"]
@@ -7,3 +13,40 @@ pytest_plugins = ["pytester"]
 # On a busy machine an example takes as long as it takes.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add this repository's own option."""
+    parser.addoption(
+        "--spread",
+        action="store_true",
+        help="run each slow test on one MIPS and one aarch64 cell, other ones for other tests, "
+        "unless it is marked every_cell",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the cells of slow tests where they are to be spread."""
+    if not config.getoption("--spread"):
+        return
+    groups: dict[tuple[str, bool], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        cell = _cell_id(item)
+        if cell and item.get_closest_marker("slow") and not item.get_closest_marker("every_cell"):
+            test = item.nodeid.replace(cell, "", 1)
+            groups[test, cell.startswith("aarch64")].append(item)
+    left_out = set()
+    for (test, _is_aarch64), alike in groups.items():
+        left_out |= {*alike} - {alike[zlib.crc32(test.encode()) % len(alike)]}
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=[*left_out])
+
+
+def _cell_id(item: pytest.Item) -> str:
+    params = (
+        item.callspec.params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else {}
+    )
+    cell = params.get("cell", params.get("config", ""))
+    return str(getattr(cell, "id", cell))

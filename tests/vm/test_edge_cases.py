@@ -14,7 +14,7 @@ from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.process import run
 from tests.vm.external import EXTERNAL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_cell]
 
 # Its init asks for a file, and says what is in it.
 ASKING = """

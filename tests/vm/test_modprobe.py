@@ -13,7 +13,7 @@ from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing
 from pytest_kernelvm.fixtures import Wishes
 from pytest_kernelvm.process import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_cell]
 
 AF_KEY, PF_KEY_V2 = 15, 2
 AF_PACKET = 17

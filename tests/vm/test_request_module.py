@@ -11,7 +11,7 @@ from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.errors import SyscallFailed
 from tests.vm.external import EXTERNAL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_cell]
 
 AT_FDCWD = -100
 

@@ -7,7 +7,7 @@ import pytest
 from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.errors import BadInput, CommandFailed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_cell]
 
 
 def names(vm: Vm) -> set[str]:

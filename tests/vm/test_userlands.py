@@ -11,7 +11,7 @@ from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from tests.vm.external import EXTERNAL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_cell]
 
 CONFIGURATION = """\
 # As modprobe.d(5) has it, with what our modprobe can do without a shell.
