@@ -15,8 +15,9 @@ TIMEOUT_S = 240.0
 KERNELVM = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
 
 
-def pytest_argv(cell: Cell, store: Path, directory: Path, *arguments: str) -> list[str]:
+def pytest_argv(cell: Cell, directory: Path, *arguments: str) -> list[str]:
     """Return the command of a run of one cell's tests that keeps what it writes in a directory."""
+    store = own_store(directory, cell)
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
     argv += [f"--kernelvm-configs={cell.config.file.parent}"]
     argv += [f"--kernelvm-config={cell.config.id}", f"--kernelvm-store={store}"]
@@ -33,7 +34,7 @@ class Project:
 
     def pytest(self, *arguments: str) -> Completed:
         """Run its tests."""
-        argv = pytest_argv(self.cell, self.store, self.directory, *arguments, "test_it.py")
+        argv = pytest_argv(self.cell, self.directory, *arguments, "test_it.py")
         return run(argv, cwd=self.directory, timeout_s=TIMEOUT_S, check=False)
 
     def kernelvm(self, *arguments: str, store: Path | None = None, stdin: str = "") -> Completed:
@@ -50,13 +51,23 @@ class Project:
 
 def make_project(directory: Path, cell: Cell, tests: str) -> Project:
     """Make a project with one file of tests."""
+    (directory / "test_it.py").write_text(tests)
+    (directory / "pytest.ini").write_text("[pytest]\n")
+    return Project(directory=directory, cell=cell, store=own_store(directory, cell))
+
+
+def own_store(directory: Path, cell: Cell) -> Path:
+    """Return a directory's store: it has the cell's kernel and keeps what tests leave.
+
+    It is made with the first call.
+    """
+    store = directory / "store"
+    if store.exists():
+        return store
     assert cell.kernel
     assert cell.programs
-    store = directory / "store"
     store.mkdir()
     for kind in cell.store.root.iterdir():
         if kind.name not in OWN_KINDS:
             (store / kind.name).symlink_to(kind)
-    (directory / "test_it.py").write_text(tests)
-    (directory / "pytest.ini").write_text("[pytest]\n")
-    return Project(directory=directory, cell=cell, store=store)
+    return store

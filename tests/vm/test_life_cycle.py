@@ -56,7 +56,7 @@ def runs(pid: int) -> bool:
 def argv_of(cell: Cell, directory: Path, end: str, *options: str) -> list[str]:
     """Return the command of a run whose first test ends in a certain way, in a directory."""
     (directory / "test_waits.py").write_text(TEST.replace("END", end))
-    return pytest_argv(cell, cell.store.root, directory, *options)
+    return pytest_argv(cell, directory, *options, "test_waits.py")
 
 
 def assert_gone(pids: list[int]) -> None:

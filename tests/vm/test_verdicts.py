@@ -694,7 +694,7 @@ def pytest_output(cell: Cell, tmp_path: Path, text: str, *options: str) -> str:
     """Run a file of tests in a process of its own; return what it said."""
     (tmp_path / "test_inner.py").write_text(text)
     inner = (f"--rootdir={tmp_path}", *options, str(tmp_path / "test_inner.py"))
-    argv = pytest_argv(cell, cell.store.root, tmp_path, *inner)
+    argv = pytest_argv(cell, tmp_path, *inner)
     output = tmp_path / "output"
     with spawn(argv, output=output) as child:
         assert child.wait(400) is not None, output.read_text()
