@@ -6,11 +6,12 @@ import cmd
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from pytest_kernelvm.errors import CommandFailed, KernelvmError, SyscallFailed
+from pytest_kernelvm.vm.prompting import Prompting, signals_get_through
 from pytest_kernelvm.vm.vm import Vm
 
 LEAVE = "`exit` or Ctrl-D ends the guest; `help` lists the commands"
@@ -28,7 +29,7 @@ class GuestShell(cmd.Cmd):
         self._vm = vm
         self._out = out
         self._terminal = sys.stdin.isatty()
-        self._asking = False
+        self._prompting = Prompting()
         # What the console said of a line that has no end yet, and how much of it is to be seen.
         self._begun = ""
         self._visible = 0
@@ -39,34 +40,40 @@ class GuestShell(cmd.Cmd):
 
         Beside the prompt a line is shown when it is complete.
         """
-        said = self._begun + text
-        complete, end, begun = said.rpartition("\n")
-        if self._terminal and self._asking:
-            if end:
+        with self._prompting.settled() as prompted:
+            said = self._begun + text
+            complete, end, begun = said.rpartition("\n")
+            if not prompted:
+                self._out.write(said[self._visible :])
+                self._visible = len(begun)
+            elif end:
                 self._out.write(f"\r\x1b[K{complete}\n{self.prompt}{_typed()}")
                 self._visible = 0
-        else:
-            self._out.write(said[self._visible :])
-            self._visible = len(begun)
-        self._begun = begun
-        self._out.flush()
+            self._begun = begun
+            self._out.flush()
+
+    def _begin_prompt(self) -> None:
+        if self._terminal:
+            self._prompting.begin()
 
     def preloop(self) -> None:
-        """Have readline say when it has shown the prompt."""
-        if self._terminal:
-            _when_prompted(self._note_prompt)
+        """Note that the prompt is about to be shown."""
+        self._begin_prompt()
 
-    def _note_prompt(self) -> None:
-        self._asking = True
+    def precmd(self, line: str) -> str:
+        """Note that a line was given."""
+        self._prompting.end()
+        return line
+
+    def postcmd(self, stop: bool, _line: str) -> bool:
+        """Note that the prompt is about to be shown again."""
+        if not stop:
+            self._begin_prompt()
+        return stop
 
     def postloop(self) -> None:
         """Show what is left of the console."""
         self.show_console("")
-
-    def precmd(self, line: str) -> str:
-        """Note that a line was given."""
-        self._asking = False
-        return line
 
     def _show(self, text: str) -> None:
         if text:
@@ -195,13 +202,6 @@ class GuestShell(cmd.Cmd):
         return True
 
 
-def _when_prompted(note: Callable[[], None]) -> None:
-    with contextlib.suppress(ImportError):
-        import readline
-
-        readline.set_pre_input_hook(note)
-
-
 def _typed() -> str:
     """Return what is typed so far."""
     try:
@@ -239,7 +239,7 @@ def interact(shell: GuestShell, *, history: Path | None = None, intro: str = "")
     history: the file with the lines of earlier sessions. intro: what is said first.
     Raises the error that says how a guest ended under the user's hands.
     """
-    with _history(history):
+    with _history(history), signals_get_through():
         while True:
             try:
                 shell.cmdloop(intro)

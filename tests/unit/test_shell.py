@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pexpect
@@ -37,3 +38,23 @@ def test_a_line_that_comes_in_pieces() -> None:
     child.sendeof()
     child.expect_exact("[ 3.0] the rest")
     child.expect(pexpect.EOF)
+
+
+ENDED = """
+from pytest_kernelvm.process import signals_interrupt
+try:
+    with signals_interrupt():
+        interact(Talking(SimpleNamespace(label="guest"), sys.stdout), intro="begun")
+except KeyboardInterrupt as interrupt:
+    print("ended by", *interrupt.args)
+"""
+
+
+def test_a_signal_just_before_the_prompt() -> None:
+    program = SHELL.replace("\\\\", "\\").rpartition("interact(")[0] + ENDED
+    for _time in range(10):
+        child = pexpect.spawn(sys.executable, ["-c", program], encoding="utf-8")
+        child.expect_exact("begun")
+        child.kill(signal.SIGTERM)
+        child.expect_exact("ended by SIGTERM")
+        child.expect(pexpect.EOF)

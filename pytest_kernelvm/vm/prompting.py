@@ -1,0 +1,86 @@
+"""readline's prompt beside a thread that writes, and signals that come while it is shown."""
+
+from __future__ import annotations
+
+import cmd
+import contextlib
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+# What ends a shell or a line.
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN_AFTER_S = 0.1
+# The longest that readline may take to show a prompt.
+DRAWN_S = 1.0
+
+
+class Prompting:
+    """Whether a prompt is on the terminal's last line. Without readline it is when it is asked for.
+
+    readline draws piece by piece: what somebody else writes in between tears the prompt up.
+    """
+
+    def __init__(self) -> None:
+        self._asking = False
+        self._undrawn = threading.Lock()
+        # Held by whom writes, so that nothing is decided on what is no longer so.
+        self.turn = threading.Lock()
+
+    def begin(self) -> None:
+        """Note that readline will show a prompt."""
+        with contextlib.suppress(ImportError):
+            import readline
+
+            self._undrawn.acquire(blocking=False)
+            # A function of Python's own could be where a signal raises, and readline forgets that.
+            readline.set_pre_input_hook(self._undrawn.release)
+        with self.turn:
+            self._asking = True
+
+    def end(self) -> None:
+        """Note that a line was given."""
+        with self.turn:
+            self._asking = False
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[bool]:
+        """Give whether a prompt is shown, which stays so in this context."""
+        if self._asking and self._undrawn.acquire(timeout=DRAWN_S):
+            self._undrawn.release()
+        with self.turn:
+            yield self._asking
+
+
+@contextlib.contextmanager
+def signals_get_through() -> Iterator[None]:
+    """Have signals heeded that come just before readline waits for a key; in the main thread.
+
+    Such a one would be when the key comes (CPython's Modules/readline.c: between the last look at
+    signals and select(2)). Sent again it ends that wait.
+    """
+    main = threading.get_ident()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def send_again() -> None:
+        while numbers := ours.recv(64):
+            time.sleep(AGAIN_AFTER_S)
+            # Of what cmdloop() calls, only the wait for a line has no frame of its own.
+            frame = sys._current_frames().get(main)
+            if frame and frame.f_code is cmd.Cmd.cmdloop.__code__ and numbers[-1] in ENDS:
+                signal.pthread_kill(main, numbers[-1])
+
+    thread = threading.Thread(target=send_again, name="kernelvm-signals", daemon=True)
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        theirs.close()
+        thread.join()
+        ours.close()
