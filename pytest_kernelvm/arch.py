@@ -23,6 +23,11 @@ class FixedInitramfs:
     size_bytes: int
     cmdline: str
 
+    def announced(self, line: str) -> str:
+        """Return the words of a command line that say where an initramfs lies, but for these."""
+        words = (word for word in line.split() if word.startswith(("rd_start=", "rd_size=")))
+        return " ".join(word for word in words if word not in self.cmdline.split())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Arch:
@@ -54,7 +59,8 @@ class Arch:
         (models of QEMU's -cpu) only.
     max_memory_mib: the most that the machine has in one piece.
     builtin_cmdline_symbols: bool symbols that make CONFIG_CMDLINE count without a bootloader's.
-    cookie_patch, cookie_require_symbol, cookie_symbol: how the kernel learns the cmdline cookie.
+    cookie_patch, cookie_require_symbol, cookie_symbol: how the kernel learns the cmdline cookie;
+        cookie_word_symbol: that it must be a word of its own.
     restores_bare: whether QEMU takes a snapshot without being told of the kernel, which is in the
         machine's memory already; Malta wants one, or firmware (hw/mips/malta.c).
     fixed_initramfs: set where the initramfs' address travels on the command line.
@@ -93,6 +99,7 @@ class Arch:
     cookie_patch: str
     cookie_require_symbol: str
     cookie_symbol: str
+    cookie_word_symbol: str
     channel_symbols: tuple[str, ...]
     image_magic: bytes = b""
     restores_bare: bool = False
@@ -194,6 +201,7 @@ def _malta(
         cookie_patch="mips-cmdline-cookie",
         cookie_require_symbol="MIPS_BOOTLOADER_CMDLINE_REQUIRE_COOKIE",
         cookie_symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE",
+        cookie_word_symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE_WORD",
         channel_symbols=("SERIAL_8250",),
         fixed_initramfs=_MALTA_INITRAMFS,
     )
@@ -262,6 +270,7 @@ ARCHES: dict[str, Arch] = {
             cookie_patch="of-cmdline-cookie",
             cookie_require_symbol="OF_BOOTARGS_REQUIRE_COOKIE",
             cookie_symbol="OF_BOOTARGS_COOKIE",
+            cookie_word_symbol="OF_BOOTARGS_COOKIE_WORD",
             channel_symbols=("VIRTIO_MMIO", "VIRTIO_CONSOLE"),
             # Documentation/arch/arm64/booting.rst, `magic number`.
             image_magic=b"ARM\x64",

@@ -415,6 +415,12 @@ _SOURCE = Record(
     },
 )
 
+_COOKIE = Text(
+    doc="The kernel heeds the bootloader's command line only if it contains this.",
+    pattern=r"[A-Za-z0-9_.=-]+",
+    shape="one word of letters, digits, and _.=-",
+)
+
 SCHEMA = Record(
     doc="A machine of pytest-kernelvm, with one or several kernels.",
     required=("arch", "kernel"),
@@ -530,10 +536,18 @@ SCHEMA = Record(
             pattern=_ONE_LINE,
             shape="one line without quotes and backslashes",
         ),
-        "cookie": Text(
-            doc="The kernel heeds the bootloader's command line only if it contains this.",
-            pattern=r"[A-Za-z0-9_.=-]+",
-            shape="one word of letters, digits, and _.=-",
+        "cookie": ByShape(
+            scalar=_COOKIE,
+            mapping=Record(
+                doc="A cookie with its circumstances.",
+                required=("text",),
+                keys={
+                    "text": _COOKIE,
+                    "whole_word": Flag(
+                        doc="It must be a word of its own, not part of one; default false."
+                    ),
+                },
+            ),
         ),
         "guest": Record(
             doc="What is in the initramfs besides agent and modules.",
@@ -819,25 +833,37 @@ def with_source(cells: Iterable[VmConfig], source: Source) -> tuple[VmConfig, ..
     return tuple(replace(cell, kernel=replace(cell.kernel, source=source)) for cell in cells)
 
 
-def _implied_symbols(arch: Arch, cookie: str, builtin: str, file: Path) -> list[Requested]:
+def _cookie(raw: dict[str, Any]) -> tuple[str, bool]:
+    """Return the cookie, empty for none, and whether it must be a word of its own."""
+    given = raw.get("cookie", "")
+    if isinstance(given, str):
+        return given, False
+    return given["text"], given.get("whole_word", False)
+
+
+def _implied_symbols(arch: Arch, raw: dict[str, Any], file: Path) -> list[Requested]:
     """Symbols that the cookie and the built-in command line stand for."""
     where = f"{file} (builtin_cmdline)"
-    line = " ".join(part for part in (arch.builtin_cmdline, builtin) if part)
+    words = (arch.builtin_cmdline, raw.get("builtin_cmdline", ""))
+    line = " ".join(part for part in words if part)
     implied = [
         Requested(name=name, value="y", where=where) for name in arch.builtin_cmdline_symbols
     ]
     implied.append(Requested(name="CMDLINE", value=f'"{line}"', where=where))
+    cookie, whole_word = _cookie(raw)
+    where = f"{file} (cookie)"
     if cookie:
-        where = f"{file} (cookie)"
         implied.append(Requested(name=arch.cookie_require_symbol, value="y", where=where))
         implied.append(Requested(name=arch.cookie_symbol, value=f'"{cookie}"', where=where))
+    if whole_word:
+        implied.append(Requested(name=arch.cookie_word_symbol, value="y", where=where))
     return implied
 
 
 def _kernel(raw: dict[str, Any], arch: Arch, file: Path, version: str) -> KernelConfig:
     base = file.parent
     kernel = raw["kernel"]
-    cookie = raw.get("cookie", "")
+    cookie, _whole_word = _cookie(raw)
     patches = _patches(base, kernel.get("patches", ()), version)
     if cookie:
         name = arch.cookie_patch
@@ -850,7 +876,7 @@ def _kernel(raw: dict[str, Any], arch: Arch, file: Path, version: str) -> Kernel
                 f"{arch.name} has no image target {image.text!r}",
                 Evidence(where=(str(image.place),), expected=f"one of {', '.join(arch.images)}"),
             )
-    implied = _implied_symbols(arch, cookie, raw.get("builtin_cmdline", ""), file)
+    implied = _implied_symbols(arch, raw, file)
     asked = (request for patch in patches for request in patch.symbols)
     return KernelConfig(
         version=version,
@@ -913,7 +939,7 @@ def read_config(file: Path, *, version: str = "") -> tuple[VmConfig, ...]:
             services=services_of(raw.get("services", {}), str(file)),
             cmdline=raw.get("cmdline", ""),
             builtin_cmdline=raw.get("builtin_cmdline", ""),
-            cookie=raw.get("cookie", ""),
+            cookie=_cookie(raw)[0],
             userland=raw.get("guest", {}).get("userland", "none"),
             machine=Machine(
                 memory_mib=memory_mib,

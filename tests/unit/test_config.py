@@ -100,6 +100,19 @@ def test_cookie_and_builtin_cmdline_become_symbols_and_a_patch(write: Path) -> N
     assert "liminix" not in cell.bootloader_cmdline(cookie=False)
 
 
+def test_a_cookie_that_must_be_a_word(write: Path) -> None:
+    word = "cookie: {text: liminix, whole_word: true}"
+    write.write_text(GOOD.replace("cookie: liminix", word))
+    (cell,) = read_config(write)
+    values = {request.name: request.value for request in cell.kernel.symbols}
+    assert cell.cookie == "liminix"
+    assert values["MIPS_BOOTLOADER_CMDLINE_COOKIE"] == '"liminix"'
+    assert values["MIPS_BOOTLOADER_CMDLINE_COOKIE_WORD"] == "y"
+    write.write_text(GOOD)
+    (cell,) = read_config(write)
+    assert "MIPS_BOOTLOADER_CMDLINE_COOKIE_WORD" not in {each.name for each in cell.kernel.symbols}
+
+
 def test_versions_make_cells(write: Path) -> None:
     write.write_text('arch: aarch64\nkernel: {version: ["6.1", "6.12", "6.1"]}\n')
     cells = read_config(write)
