@@ -63,6 +63,7 @@ class Arch:
         cookie_word_symbol: that it must be a word of its own.
     restores_bare: whether QEMU takes a snapshot without being told of the kernel, which is in the
         machine's memory already; Malta wants one, or firmware (hw/mips/malta.c).
+    cmdline_bytes: the longest command line that reaches the kernel, without a zero byte.
     fixed_initramfs: set where the initramfs' address travels on the command line.
     """
 
@@ -101,6 +102,7 @@ class Arch:
     cookie_symbol: str
     cookie_word_symbol: str
     channel_symbols: tuple[str, ...]
+    cmdline_bytes: int
     image_magic: bytes = b""
     restores_bare: bool = False
     fixed_initramfs: FixedInitramfs | None = None
@@ -203,6 +205,8 @@ def _malta(
         cookie_symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE",
         cookie_word_symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE_WORD",
         channel_symbols=("SERIAL_8250",),
+        # QEMU's bootloader has entries of 256 bytes for it (malta.c, ENVP_ENTRY_SIZE).
+        cmdline_bytes=255,
         fixed_initramfs=_MALTA_INITRAMFS,
     )
 
@@ -272,6 +276,8 @@ ARCHES: dict[str, Arch] = {
             cookie_symbol="OF_BOOTARGS_COOKIE",
             cookie_word_symbol="OF_BOOTARGS_COOKIE_WORD",
             channel_symbols=("VIRTIO_MMIO", "VIRTIO_CONSOLE"),
+            # COMMAND_LINE_SIZE (arch/arm64/include/uapi/asm/setup.h).
+            cmdline_bytes=2047,
             # Documentation/arch/arm64/booting.rst, `magic number`.
             image_magic=b"ARM\x64",
         ),

@@ -1,0 +1,39 @@
+"""Kernels that differ from a cell's in a few symbols or patches, and guests that boot them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pytest_kernelvm import Cell
+from pytest_kernelvm.config import Patch, Requested
+
+PATCHES = Path(__file__).parent / "patches"
+
+
+def variant(
+    cell: Cell,
+    symbols: Mapping[str, str],
+    *,
+    without: Sequence[str] = (),
+    patches: Sequence[str] = (),
+    builtin_patches: Sequence[Path] = (),
+) -> Cell:
+    """Return a cell whose kernel has other symbols and further patches.
+
+    symbols: values by name. without: what is not asked for any more, as a choice has other members.
+    patches: names of files beside this one, without .patch.
+    """
+    config = cell.config
+    dropped = {*without, *symbols}
+    kept = tuple(each for each in config.kernel.symbols if each.name not in dropped)
+    asked = tuple(
+        Requested(name=name, value=value, where="the test") for name, value in symbols.items()
+    )
+    files = (*(PATCHES / f"{name}.patch" for name in patches), *builtin_patches)
+    further = tuple(Patch(name=file.stem, file=file, where="the test") for file in files)
+    kernel = dataclasses.replace(
+        config.kernel, symbols=(*kept, *asked), patches=(*config.kernel.patches, *further)
+    )
+    return Cell(dataclasses.replace(config, kernel=kernel), cell.store)
