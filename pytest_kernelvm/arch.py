@@ -29,6 +29,19 @@ class FixedInitramfs:
         return " ".join(word for word in words if word not in self.cmdline.split())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstStage:
+    """A bootloader of ours that enters the kernel with registers of our choice.
+
+    source: its file in guest/. address: physical, where it lies. virtual: what the kernel's
+    addresses have besides.
+    """
+
+    source: str
+    address: int
+    virtual: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Arch:
     """One architecture on one QEMU machine.
@@ -65,6 +78,8 @@ class Arch:
         machine's memory already; Malta wants one, or firmware (hw/mips/malta.c).
     cmdline_bytes: the longest command line that reaches the kernel, without a zero byte.
     fixed_initramfs: set where the initramfs' address travels on the command line.
+    kexec_symbol: what lets a kernel load another one by the system call that suits it.
+    first_stage: set where a command line or tree reaches a kernel in its registers.
     """
 
     name: str
@@ -103,9 +118,11 @@ class Arch:
     cookie_word_symbol: str
     channel_symbols: tuple[str, ...]
     cmdline_bytes: int
+    kexec_symbol: str
     image_magic: bytes = b""
     restores_bare: bool = False
     fixed_initramfs: FixedInitramfs | None = None
+    first_stage: FirstStage | None = None
 
     @property
     def qemu_binary(self) -> str:
@@ -152,6 +169,11 @@ _MALTA_INITRAMFS = FixedInitramfs(
     address=0x0600_0000,
     size_bytes=0x0020_0000,
     cmdline="rd_start=0xffffffff86000000 rd_size=0x200000",
+)
+
+# Below the initramfs, with room for a command line or a tree.
+_MALTA_FIRST_STAGE = FirstStage(
+    source="mips_first_stage.S", address=0x05F0_0000, virtual=0x8000_0000
 )
 
 
@@ -207,7 +229,9 @@ def _malta(
         channel_symbols=("SERIAL_8250",),
         # QEMU's bootloader has entries of 256 bytes for it (malta.c, ENVP_ENTRY_SIZE).
         cmdline_bytes=255,
+        kexec_symbol="KEXEC",
         fixed_initramfs=_MALTA_INITRAMFS,
+        first_stage=_MALTA_FIRST_STAGE,
     )
 
 
@@ -278,6 +302,7 @@ ARCHES: dict[str, Arch] = {
             channel_symbols=("VIRTIO_MMIO", "VIRTIO_CONSOLE"),
             # COMMAND_LINE_SIZE (arch/arm64/include/uapi/asm/setup.h).
             cmdline_bytes=2047,
+            kexec_symbol="KEXEC_FILE",
             # Documentation/arch/arm64/booting.rst, `magic number`.
             image_magic=b"ARM\x64",
         ),

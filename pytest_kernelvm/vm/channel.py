@@ -124,6 +124,30 @@ class Channel:
                 return batch.decode(payload, self._byteorder)
             repeat_s *= 2
 
+    def hand_over(self, batch: Batch, deadline: Deadline) -> Reply | None:
+        """Have a batch made that ends this agent and lets another one begin on this channel.
+
+        Return the reply of an agent that lives on, None once another one said hello.
+        Raises NoReply.
+        """
+        self._current = self._next_id()
+        before = self.boot_id
+        self._send(batch, self._current, deadline)
+        while True:
+            self.boot_id = 0
+            payload = self._await(self._is_reply_or_hello, deadline, self._repeat_after_s)
+            if payload is None:
+                self._send(Batch(), HELLO_ID, deadline)
+            elif self._is_current(payload):
+                self.boot_id = before
+                return batch.decode(payload, self._byteorder)
+            elif self.boot_id != before:
+                self._owed.pop(self._current, None)
+                return None
+
+    def _is_reply_or_hello(self, payload: bytes) -> bool:
+        return reply_id(payload, self._byteorder) in (self._current, HELLO_ID)
+
     def cancel(self, deadline: Deadline) -> None:
         """Have the program killed that the last request waits for, and await that request's end.
 

@@ -63,6 +63,11 @@ class Judge:
         self._image = image
         self._started = time.monotonic()
 
+    def begin_anew(self, image: Path) -> None:
+        """Judge a guest as one that is not ready yet, as it boots another kernel."""
+        self._image = image
+        self.ready = False
+
     def boot_deadline(self, limits: Limits) -> BootDeadline:
         """Return the deadline of the boot that begins now."""
         streams = self._launch.streams

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from pytest_kernelvm.errors import CommandFailed, Evidence, GuestDied, GuestHang, KernelvmError
 from pytest_kernelvm.guest.programs import Abi
@@ -23,6 +23,7 @@ from pytest_kernelvm.vm.deadlines import Limits
 from pytest_kernelvm.vm.diagnosis import launch_failed
 from pytest_kernelvm.vm.journal import Exchange, Journal
 from pytest_kernelvm.vm.judging import END_S, Judge
+from pytest_kernelvm.vm.kexec import load
 from pytest_kernelvm.vm.launch import Launch, launch
 from pytest_kernelvm.vm.network import Network
 from pytest_kernelvm.vm.programs import Programs
@@ -61,6 +62,7 @@ from pytest_kernelvm.vm.watch import Allowance, Trouble, allowance
 REBOOT_MAGIC = (0xFEE1DEAD, 672274793)
 REBOOT_POWER_OFF = 0x4321FEDC
 REBOOT_RESTART = 0x01234567
+REBOOT_KEXEC = 0x45584543
 
 # A console whose level is not above this one does not show warnings (include/linux/kern_levels.h).
 WARNING_LEVEL = 4
@@ -83,6 +85,13 @@ class Bootable:
     limits: Limits
     by_hand: str
     services: ServiceCatalogue
+
+
+class Bootables(Protocol):
+    """What guests are made of: a cell."""
+
+    def bootable(self, *, cmdline: str = "", cookie: bool = True) -> Bootable:
+        """Return what one is made of."""
 
 
 class Vm(Programs):
@@ -485,6 +494,42 @@ class Vm(Programs):
         status = self._launch.process.wait(END_S) if ended else None
         if status != 0:
             raise self._judge.verdict(deadline, what)
+
+    def kexec(
+        self,
+        kernel: Bootables,
+        *,
+        cmdline: str = "",
+        cookie: bool = True,
+        device_tree: bytes = b"",
+    ) -> None:
+        """Have the guest's kernel load another one and enter it; its agent answers then.
+
+        kernel: the cell whose kernel and default initramfs it is, with words for its command line.
+        device_tree: passed in the registers instead of a command line; for MIPS, by a kernel that
+        has the patch mips-kexec-tree.
+        Raises SyscallFailed if the kernel can't, and what a boot raises. The guest is like one
+        that was just booted, on another kernel.
+        """
+        second = kernel.bootable(cmdline=cmdline, cookie=cookie)
+        load(self, second.boot, device_tree)
+        batch = Batch()
+        batch.call("reboot", *REBOOT_MAGIC, REBOOT_KEXEC, 0)
+        self._judge.begin_anew(second.boot.image)
+        deadline = self._judge.boot_deadline(second.limits)
+        noted = self.journal.begin(batch, "kexec", deadline.timeout_s, program=False)
+        reply = None
+        try:
+            reply = self._channel.hand_over(batch, deadline)
+        except NoReply:
+            raise self._verdict(deadline, "the second kernel's agent to answer") from None
+        finally:
+            self.journal.end(noted, reply)
+        self._ready = self._judge.ready = True
+        if reply:
+            self._syscall_failed("kexec", -reply.results[0])
+        self.abi, self.boot, self._stale = second.abi, second.boot, []
+        self.services = Services(self, second.services)
 
     def wait_end(self, timeout_s: float) -> int | None:
         """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config import Patch, Requested
+from pytest_kernelvm.config import BUILTIN_PATCHES, Fragment, Patch, Requested
 
 PATCHES = Path(__file__).parent / "patches"
 
@@ -18,12 +18,14 @@ def variant(
     *,
     without: Sequence[str] = (),
     patches: Sequence[str] = (),
-    builtin_patches: Sequence[Path] = (),
+    builtin_patches: Sequence[str] = (),
+    fragments: Sequence[str] = (),
 ) -> Cell:
     """Return a cell whose kernel has other symbols and further patches.
 
     symbols: values by name. without: what is not asked for any more, as a choice has other members.
-    patches: names of files beside this one, without .patch.
+    patches: names of files beside this one, without .patch; builtin_patches: those that we ship.
+    fragments: names of files beside the cell's vm-config.
     """
     config = cell.config
     dropped = {*without, *symbols}
@@ -31,9 +33,32 @@ def variant(
     asked = tuple(
         Requested(name=name, value=value, where="the test") for name, value in symbols.items()
     )
-    files = (*(PATCHES / f"{name}.patch" for name in patches), *builtin_patches)
+    files = [PATCHES / f"{name}.patch" for name in patches]
+    files += [BUILTIN_PATCHES / f"{name}.patch" for name in builtin_patches]
     further = tuple(Patch(name=file.stem, file=file, where="the test") for file in files)
+    directory = config.file.parent / "fragments"
+    partial = tuple(
+        Fragment(path=directory / f"{name}.config", where="the test") for name in fragments
+    )
     kernel = dataclasses.replace(
-        config.kernel, symbols=(*kept, *asked), patches=(*config.kernel.patches, *further)
+        config.kernel,
+        symbols=(*kept, *asked),
+        patches=(*config.kernel.patches, *further),
+        fragments=(*config.kernel.fragments, *partial),
     )
     return Cell(dataclasses.replace(config, kernel=kernel), cell.store)
+
+
+def with_boot_paths(cell: Cell) -> Cell:
+    """Return a cell whose kernel can do all that the tests of boot paths ask of it."""
+    arch = cell.config.arch
+    tree = ("malta-device-tree", "mips-kexec-tree") if arch.first_stage else ()
+    # A tree's bootargs count, where there are some; otherwise it is as FROM_BOOTLOADER.
+    choice = {"MIPS_CMDLINE_FROM_DTB": "y"} if arch.first_stage else {}
+    return variant(
+        cell,
+        {arch.kexec_symbol: "y", **choice},
+        without=("MIPS_CMDLINE_FROM_BOOTLOADER",) if choice else (),
+        builtin_patches=tree,
+        fragments=["boot-paths"],
+    )
