@@ -1,0 +1,81 @@
+"""One kernel enters another in the same guest, and the agent answers on the same channel."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import Cell, Vm
+from pytest_kernelvm.errors import SyscallFailed
+from pytest_kernelvm.kernel.kconfig import parse_config
+from pytest_kernelvm.vm.kexec import kexec_files
+from tests.vm.boot_variants import with_boot_paths
+
+pytestmark = pytest.mark.slow
+
+WORDS = "said.by=kexec"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+Start = Callable[[Cell], Vm]
+
+
+@pytest.fixture
+def start(cell: Cell, tmp_path: Path) -> Iterator[Start]:
+    """Boots a cell that has at hand what it needs to enter the kernel under test."""
+    with contextlib.ExitStack() as stack:
+
+        def give(first: Cell) -> Vm:
+            files = kexec_files(cell.bootable(cmdline=WORDS).boot)
+            return stack.enter_context(Vm(first.bootable(modules=(), files=files), tmp_path))
+
+        yield give
+
+
+def configuration(vm: Vm) -> dict[str, str]:
+    return parse_config(gzip.decompress(vm.read_bytes("/proc/config.gz")).decode())
+
+
+def test_a_kernel_enters_another(cell: Cell, start: Start) -> None:
+    vm = start(with_boot_paths(cell))
+    symbol = cell.config.arch.kexec_symbol
+    assert configuration(vm)[symbol] == "y"
+    before = vm.read(BOOT_ID)
+    vm.kexec(cell, cmdline=WORDS)
+    assert vm.read(BOOT_ID) != before
+    assert symbol not in configuration(vm)
+    assert WORDS in vm.cmdline
+    vm.modprobe("loop")
+    assert [module.name for module in vm.modules] == ["loop"]
+    vm.power_off()
+
+
+def test_there_and_back(cell: Cell, start: Start) -> None:
+    """The second kernel is one that can enter a third."""
+    first = with_boot_paths(cell)
+    vm = start(first)
+    ids = [vm.read(BOOT_ID)]
+    for number in range(2):
+        vm.kexec(first, cmdline=f"number={number}")
+        assert f"number={number}" in vm.cmdline
+        ids.append(vm.read(BOOT_ID))
+    assert len(set(ids)) == 3
+
+
+def test_without_the_cookie(cell: Cell, start: Start) -> None:
+    vm = start(with_boot_paths(cell))
+    vm.kexec(cell, cmdline=WORDS, cookie=False)
+    assert WORDS not in vm.cmdline
+    assert "no cookie, ignoring" in vm.dmesg
+
+
+def test_a_kernel_that_cannot(cell: Cell, start: Start) -> None:
+    vm = start(cell)
+    before = vm.read(BOOT_ID)
+    with pytest.raises(SyscallFailed) as failed:
+        vm.kexec(cell, cmdline=WORDS)
+    assert failed.value.errno == errno.ENOSYS
+    assert vm.read(BOOT_ID) == before
