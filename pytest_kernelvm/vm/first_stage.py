@@ -12,12 +12,13 @@ from __future__ import annotations
 import functools
 import struct
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.arch import Arch, FirstStage
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.process import run
+from pytest_kernelvm.vm.qemu_argv import Boot, loader_argv
 
 SOURCES = Path(__file__).parents[1] / "guest"
 ASSEMBLER_TIMEOUT_S = 60.0
@@ -25,7 +26,9 @@ UHI = 0xFFFFFFFE
 # arch/mips/include/asm/setup.h
 COMMAND_LINE_SIZE = 4096
 PAGE_BYTES = 4096
-TREE_ALIGN_BYTES = 8
+ALIGN_BYTES = 8
+# Behind a branch and its delay slot.
+WORDS_AT = 8
 
 _PT_LOAD = 1
 _ORDERS = {"little": "<", "big": ">"}
@@ -77,11 +80,17 @@ def read_image(path: Path, arch: Arch) -> Image:
     return Image(loaded=Loaded(address=start, content=bytes(memory)), entry=entry)
 
 
-def with_entry(kernel: bytes, entry: int, arch: Arch) -> bytes:
-    """Return an ELF kernel that begins elsewhere, at a virtual address."""
-    changed = bytearray(kernel)
-    struct.pack_into(f"{_ORDERS[arch.endianness]}I", changed, 24, entry)
-    return bytes(changed)
+def put_before(boot: Boot, stage: Loaded, directory: Path) -> Boot:
+    """Return what to boot so that QEMU's bootloader enters a first stage, and that the kernel.
+
+    stage: of `by_yamon` or `by_uhi`. directory: takes the kernel with another entry, and the stage.
+    """
+    kernel, blob = directory / "kernel", directory / "first-stage"
+    changed = bytearray(boot.image.read_bytes())
+    struct.pack_into(f"{_ORDERS[boot.arch.endianness]}I", changed, 24, entry_of(boot.arch))
+    kernel.write_bytes(changed)
+    blob.write_bytes(stage.content)
+    return replace(boot, image=kernel, extra=(*boot.extra, *loader_argv(blob, stage.address)))
 
 
 def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> Loaded:
@@ -89,30 +98,31 @@ def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> Load
 
     entry: the kernel's, virtual. Raises BadInput for a line that the kernel would cut off.
     """
-    line = cmdline.encode()
+    line = cmdline.encode("utf-8", "surrogateescape")
     if len(line) >= COMMAND_LINE_SIZE:
         raise BadInput(
             f"the command line has {len(line)} bytes",
             Evidence(expected=f"at most {COMMAND_LINE_SIZE - 1}"),
         )
-    memory = f"{memory_bytes}".encode()
-    return _stage(
-        arch,
-        entry,
-        arguments=(b"kernel", line),
-        environment=(b"memsize", memory, b"ememsize", memory, b"modetty0", b"38400n8r"),
-        memory_bytes=memory_bytes,
-    )
+    arguments = _vector(arch, _behind_code(arch), (b"kernel", line))
+    at = _behind_code(arch) + len(arguments)
+    words = (entry, 2, _behind_code(arch), at, memory_bytes)
+    content = _filled(arch, words) + arguments + _environment(arch, at, memory_bytes)
+    return Loaded(address=_first_stage(arch).address, content=content)
 
 
-def by_uhi(arch: Arch, entry: int, tree: bytes) -> Loaded:
-    """Return a first stage that gives the kernel a device tree. entry: the kernel's, virtual."""
-    stage = _first_stage(arch)
-    code = _code(arch)
-    at = -(-(len(code) + 20) // TREE_ALIGN_BYTES) * TREE_ALIGN_BYTES
-    words = (entry, UHI, _virtual(arch) + stage.address + at, 0, 0)
-    head = code + struct.pack(f"{_ORDERS[arch.endianness]}5I", *words)
-    return Loaded(address=stage.address, content=head.ljust(at, b"\0") + tree)
+def by_uhi(arch: Arch, entry: int, tree: bytes, *, memory_bytes: int) -> Loaded:
+    """Return a first stage that gives the kernel a device tree. entry: the kernel's, virtual.
+
+    Unlike UHI it gives an environment too: a kernel that knows nothing of UHI learns from there
+    how much memory it has, if no tree tells it.
+    """
+    environment = _environment(arch, _behind_code(arch), memory_bytes)
+    environment += bytes(-len(environment) % ALIGN_BYTES)
+    at = _behind_code(arch)
+    words = (entry, UHI, at + len(environment), at, 0)
+    content = _filled(arch, words) + environment + tree
+    return Loaded(address=_first_stage(arch).address, content=content)
 
 
 def entry_of(arch: Arch) -> int:
@@ -120,29 +130,36 @@ def entry_of(arch: Arch) -> int:
     return _virtual(arch) + _first_stage(arch).address
 
 
-def _stage(
-    arch: Arch,
-    entry: int,
-    *,
-    arguments: tuple[bytes, ...],
-    environment: tuple[bytes, ...],
-    memory_bytes: int,
-) -> Loaded:
-    order = _ORDERS[arch.endianness]
-    code = _code(arch)
-    at = entry_of(arch) + len(code) + 20
-    vectors_bytes = 4 * (len(arguments) + len(environment) + 2)
-    texts = b""
+def _environment(arch: Arch, at: int, memory_bytes: int) -> bytes:
+    size = f"{memory_bytes}".encode()
+    texts = (b"memsize", size, b"ememsize", size, b"modetty0", b"38400n8r")
+    return _vector(arch, at, texts)
+
+
+def _vector(arch: Arch, at: int, texts: tuple[bytes, ...]) -> bytes:
+    """Return pointers to texts with a null pointer behind them, then the texts.
+
+    at: the virtual address where it lies.
+    """
     pointers = []
-    for text in (*arguments, *environment):
-        pointers.append(at + vectors_bytes + len(texts))
-        texts += text + b"\0"
-    pointers.insert(len(arguments), 0)
-    pointers.append(0)
-    words = (entry, len(arguments), at, at + 4 * (len(arguments) + 1), memory_bytes)
-    content = code + struct.pack(f"{order}5I", *words)
-    content += struct.pack(f"{order}{len(pointers)}I", *pointers) + texts
-    return Loaded(address=_first_stage(arch).address, content=content)
+    behind = b""
+    for text in texts:
+        pointers.append(at + 4 * (len(texts) + 1) + len(behind))
+        behind += text + b"\0"
+    packed = struct.pack(f"{_ORDERS[arch.endianness]}{len(texts) + 1}I", *pointers, 0)
+    return packed + behind + bytes(-len(behind) % 4)
+
+
+def _behind_code(arch: Arch) -> int:
+    return entry_of(arch) + len(_filled(arch, ()))
+
+
+def _filled(arch: Arch, words: tuple[int, ...]) -> bytes:
+    """Return the machine code with the kernel's entry and a0 to a3."""
+    code = _code(arch)
+    filled = bytearray(code + bytes(-len(code) % ALIGN_BYTES))
+    struct.pack_into(f"{_ORDERS[arch.endianness]}{len(words)}I", filled, WORDS_AT, *words)
+    return bytes(filled)
 
 
 def _first_stage(arch: Arch) -> FirstStage:

@@ -150,9 +150,13 @@ def _initramfs(boot: Boot) -> list[str]:
         return []
     fixed = boot.arch.fixed_initramfs
     if boot.fixed_initramfs and fixed:
-        path = _escaped(boot.initramfs)
-        return ["-device", f"loader,file={path},addr={fixed.address:#x},force-raw=on"]
+        return loader_argv(boot.initramfs, fixed.address)
     return ["-initrd", str(boot.initramfs)]
+
+
+def loader_argv(file: Path, address: int) -> list[str]:
+    """Return the flags that have a file's bytes at a physical address from reset on."""
+    return ["-device", f"loader,file={_escaped(file)},addr={address:#x},force-raw=on"]
 
 
 def _escaped(path: Path) -> str:

@@ -467,6 +467,14 @@ class Vm(Programs):
         batch.call("uname", buffer, out=(0, UTSNAME_BYTES))
         return parse_utsname(self._succeed(batch, "uname").outputs[0])
 
+    @property
+    def device_tree(self) -> bytes:
+        """The flat tree that the kernel was booted with, after the board's code changed it.
+
+        Raises SyscallFailed where there is none.
+        """
+        return self.read_bytes("/sys/firmware/fdt")
+
     # Ends
 
     def power_off(self, timeout_s: float = 20.0) -> None:

@@ -49,16 +49,24 @@ def variant(
     return Cell(dataclasses.replace(config, kernel=kernel), cell.store)
 
 
+# A tree's bootargs count where there are some; otherwise it is as FROM_BOOTLOADER.
+FROM_TREE = {"MIPS_CMDLINE_FROM_DTB": "y"}
+NOT_FROM_TREE = ("MIPS_CMDLINE_FROM_BOOTLOADER",)
+
+
+def with_device_tree(cell: Cell) -> Cell:
+    """Return a cell of a Malta whose kernel takes the bootloader's device tree."""
+    return variant(cell, FROM_TREE, without=NOT_FROM_TREE, builtin_patches=["malta-device-tree"])
+
+
 def with_boot_paths(cell: Cell) -> Cell:
     """Return a cell whose kernel can do all that the tests of boot paths ask of it."""
     arch = cell.config.arch
-    tree = ("malta-device-tree", "mips-kexec-tree") if arch.first_stage else ()
-    # A tree's bootargs count, where there are some; otherwise it is as FROM_BOOTLOADER.
-    choice = {"MIPS_CMDLINE_FROM_DTB": "y"} if arch.first_stage else {}
+    takes_tree = bool(arch.first_stage)
     return variant(
         cell,
-        {arch.kexec_symbol: "y", **choice},
-        without=("MIPS_CMDLINE_FROM_BOOTLOADER",) if choice else (),
-        builtin_patches=tree,
+        {arch.kexec_symbol: "y", **(FROM_TREE if takes_tree else {})},
+        without=NOT_FROM_TREE if takes_tree else (),
+        builtin_patches=("malta-device-tree", "mips-kexec-tree") if takes_tree else (),
         fragments=["boot-paths"],
     )
