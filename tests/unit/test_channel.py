@@ -190,3 +190,31 @@ def test_another_boot(start: Start) -> None:
     with pytest.raises(NoReply):
         peer.channel.transact(getpid(), Deadline(5))
     assert peer.channel.began_anew
+
+
+def test_another_agent_begins_on_the_same_channel(start: Start) -> None:
+    """The first one says hello once more; the second one has to be asked."""
+    peer = start(lambda request_id, nr: hello(77) if request_id or nr < 3 else hello(78))
+    peer.channel.wait_ready(Deadline(5))
+    assert peer.channel.hand_over(getpid(), Deadline(10)) is None
+    assert peer.channel.boot_id == 78
+    assert not peer.channel.began_anew
+    assert peer.requests[0] == 1
+    assert set(peer.requests[1:]) == {0}
+    assert peer.channel.oddities == ""
+
+
+def test_an_agent_that_lives_on_says_why(start: Start) -> None:
+    peer = start(lambda request_id, _nr: frame(request_id, 1, 2**32 - 22))
+    peer.channel.wait_ready(Deadline(5))
+    reply = peer.channel.hand_over(getpid(), Deadline(5))
+    assert reply is not None
+    assert reply.results == (-22,)
+    assert peer.channel.boot_id == 77
+
+
+def test_nobody_begins(start: Start) -> None:
+    peer = start(lambda _id, _nr: b"")
+    peer.channel.wait_ready(Deadline(5))
+    with pytest.raises(NoReply):
+        peer.channel.hand_over(getpid(), Deadline(0.6))

@@ -1,0 +1,85 @@
+"""What the first stage has in memory, for both byte orders."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+
+import pytest
+
+from pytest_kernelvm.arch import ARCHES, Arch
+from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.vm.first_stage import (
+    COMMAND_LINE_SIZE,
+    UHI,
+    WORDS_AT,
+    Loaded,
+    by_uhi,
+    by_yamon,
+    entry_of,
+)
+
+ENTRY = 0x80123450
+MEMORY_BYTES = 128 << 20
+ORDERS = {"big": ">", "little": "<"}
+
+
+@pytest.fixture(params=[name for name, arch in ARCHES.items() if arch.first_stage])
+def arch(request: pytest.FixtureRequest) -> Arch:
+    found = ARCHES[request.param]
+    if not shutil.which(f"{found.toolchain_prefix}gcc"):
+        pytest.skip(f"apt-get install {found.debian_packages[0]}")
+    return found
+
+
+def words(arch: Arch, stage: Loaded, address: int, count: int) -> tuple[int, ...]:
+    """Return words of a stage as the CPU reads them. address: virtual."""
+    at = address - entry_of(arch)
+    return struct.unpack_from(f"{ORDERS[arch.endianness]}{count}I", stage.content, at)
+
+
+def texts(arch: Arch, stage: Loaded, vector: int) -> list[bytes]:
+    """Return what a vector of pointers with a null pointer at its end points at."""
+    found = []
+    while pointer := words(arch, stage, vector, 1)[0]:
+        found.append(stage.content[pointer - entry_of(arch) :].partition(b"\0")[0])
+        vector += 4
+    return found
+
+
+def test_arguments_and_environment(arch: Arch) -> None:
+    stage = by_yamon(arch, ENTRY, cmdline="a=b größe", memory_bytes=MEMORY_BYTES)
+    entry, argc, argv, environment, size = words(arch, stage, entry_of(arch) + WORDS_AT, 5)
+    assert (entry, argc, size) == (ENTRY, 2, MEMORY_BYTES)
+    assert texts(arch, stage, argv) == [b"kernel", "a=b größe".encode()]
+    assert dict(zip(*[iter(texts(arch, stage, environment))] * 2, strict=True)) == {
+        b"memsize": b"134217728",
+        b"ememsize": b"134217728",
+        b"modetty0": b"38400n8r",
+    }
+
+
+def test_a_tree(arch: Arch) -> None:
+    stage = by_uhi(arch, ENTRY, b"the tree", memory_bytes=MEMORY_BYTES)
+    entry, mark, tree, environment, last = words(arch, stage, entry_of(arch) + WORDS_AT, 5)
+    assert (entry, mark, last) == (ENTRY, UHI, 0)
+    assert tree % 8 == 0
+    assert stage.content[tree - entry_of(arch) :] == b"the tree"
+    assert texts(arch, stage, environment)[:2] == [b"memsize", b"134217728"]
+
+
+def test_the_first_instruction_is_a_branch_over_the_words(arch: Arch) -> None:
+    """`bal .+28`: REGIMM, BGEZAL $0, six instructions behind the delay slot."""
+    stage = by_yamon(arch, ENTRY, cmdline="", memory_bytes=MEMORY_BYTES)
+    assert words(arch, stage, entry_of(arch), 2) == (0x0411_0006, 0)
+
+
+def test_a_line_that_the_kernel_would_cut_off(arch: Arch) -> None:
+    by_yamon(arch, ENTRY, cmdline="x" * (COMMAND_LINE_SIZE - 1), memory_bytes=MEMORY_BYTES)
+    with pytest.raises(BadInput, match="4096 bytes"):
+        by_yamon(arch, ENTRY, cmdline="x" * COMMAND_LINE_SIZE, memory_bytes=MEMORY_BYTES)
+
+
+def test_others_have_none() -> None:
+    with pytest.raises(BadInput, match="aarch64 has no first stage"):
+        by_yamon(ARCHES["aarch64"], ENTRY, cmdline="", memory_bytes=MEMORY_BYTES)
