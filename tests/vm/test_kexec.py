@@ -53,18 +53,6 @@ def test_a_kernel_enters_another(cell: Cell, start: Start) -> None:
     vm.power_off()
 
 
-def test_there_and_back(cell: Cell, start: Start) -> None:
-    """The second kernel is one that can enter a third."""
-    first = with_boot_paths(cell)
-    vm = start(first)
-    ids = [vm.read(BOOT_ID)]
-    for number in range(2):
-        vm.kexec(first, cmdline=f"number={number}")
-        assert f"number={number}" in vm.cmdline
-        ids.append(vm.read(BOOT_ID))
-    assert len(set(ids)) == 3
-
-
 def test_without_the_cookie(cell: Cell, start: Start) -> None:
     vm = start(with_boot_paths(cell))
     vm.kexec(cell, cmdline=WORDS, cookie=False)

@@ -1,0 +1,85 @@
+"""A file system in memory that the kernel is kept off, put there by QEMU's loader device."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import Cell, Vm
+from pytest_kernelvm.process import run
+from pytest_kernelvm.vm.qemu_argv import loader_argv
+from pytest_kernelvm.vm.vm import Bootable
+from tests.vm.boot_variants import with_boot_paths
+
+pytestmark = pytest.mark.slow
+
+IMAGE_BYTES = 1 << 20
+# Below the end of 128 MiB; on an aarch64 virt machine memory begins elsewhere, and what phram maps
+# there without a device tree's node is no memory that memcpy() may read unaligned.
+ADDRESS = 0x0700_0000
+CONTENT = "kept in memory\n"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    if not shutil.which("mke2fs"):
+        pytest.skip("apt-get install e2fsprogs")
+    root = tmp_path / "root"
+    (root / "nix/store").mkdir(parents=True)
+    (root / "nix/store/file").write_text(CONTENT)
+    file = tmp_path / "root.ext4"
+    argv: list[str | Path] = [
+        "mke2fs",
+        "-q",
+        "-t",
+        "ext4",
+        "-b",
+        "1024",
+        "-d",
+        root,
+        file,
+        f"{IMAGE_BYTES >> 10}",
+    ]
+    run(argv, timeout_s=60)
+    return file
+
+
+def bootable(cell: Cell, image: Path | None) -> Bootable:
+    """Return a guest with a phram device, its kernel kept below; skips where that is elsewhere.
+
+    QEMU's bootloader would put the initramfs at memory's end, where the kernel may not look.
+    """
+    fixed = cell.config.arch.fixed_initramfs
+    if not fixed:
+        pytest.skip("the addresses are a Malta's")
+    words = f"mem={ADDRESS >> 20}M phram.phram=rootfs,{ADDRESS:#x},{IMAGE_BYTES:#x}"
+    made_of = with_boot_paths(cell).bootable(modules=(), cmdline=f"{fixed.cmdline} {words}")
+    extra = tuple(loader_argv(image, ADDRESS)) if image else ()
+    boot = dataclasses.replace(made_of.boot, fixed_initramfs=True, extra=extra)
+    return dataclasses.replace(made_of, boot=boot)
+
+
+def test_a_file_system_outside_of_the_kernels_memory(
+    cell: Cell, image: Path, tmp_path: Path
+) -> None:
+    with Vm(bootable(cell, image), tmp_path) as vm:
+        assert '"rootfs"' in vm.read("/proc/mtd")
+        vm.mkdir("/persist")
+        vm.mount("/dev/mtdblock0", "/persist", "ext4")
+        assert vm.read("/persist/nix/store/file") == CONTENT
+        vm.write("/persist/nix/store/file", "changed\n")
+        vm.syscall("umount2", "/persist", 0)
+        vm.mount("/dev/mtdblock0", "/persist", "ext4")
+        assert vm.read("/persist/nix/store/file") == "changed\n"
+        total_kib = int(vm.read("/proc/meminfo").split()[1])
+        assert total_kib * 1024 < ADDRESS
+
+
+def test_without_the_image_it_is_no_file_system(cell: Cell, tmp_path: Path) -> None:
+    with Vm(bootable(cell, None), tmp_path) as vm:
+        vm.mkdir("/persist")
+        with pytest.raises(OSError, match="Invalid argument"):
+            vm.mount("/dev/mtdblock0", "/persist", "ext4")
