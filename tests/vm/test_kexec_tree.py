@@ -1,0 +1,58 @@
+"""A device tree reaches the second kernel in its registers, if the first one hands it over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import Cell, Vm
+from pytest_kernelvm.errors import KernelvmError, Verdict
+from pytest_kernelvm.vm.cmdline import BUILTIN, TREE, assert_cmdline_from
+from pytest_kernelvm.vm.device_tree import set_property
+from pytest_kernelvm.vm.kexec import kexec_files
+from tests.vm.boot_variants import FROM_TREE, NOT_FROM_TREE, variant, with_boot_paths
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _has_first_stage(cell: Cell) -> None:
+    if not cell.config.arch.first_stage:
+        pytest.skip(f"{cell.config.arch.name} makes the tree in its kernel")
+    pytest.importorskip("libfdt", reason="pip install pytest-kernelvm[device-tree]")
+
+
+def tree_of(vm: Vm) -> bytes:
+    """Return the guest's tree with what the second kernel is to be recognised by."""
+    tree = set_property(vm.device_tree, "/", "model", "handed over")
+    return set_property(tree, "/chosen", "bootargs", "said.by=tree")
+
+
+def test_with_the_patch(cell: Cell, tmp_path: Path) -> None:
+    paths = with_boot_paths(cell)
+    files = kexec_files(paths.bootable(cookie=False).boot)
+    with Vm(paths.bootable(modules=(), files=files), tmp_path) as vm:
+        vm.kexec(paths, cookie=False, device_tree=tree_of(vm))
+        assert vm.read("/proc/device-tree/model") == "handed over\0"
+        assert_cmdline_from(vm, TREE, BUILTIN)
+
+
+def test_without_the_patch(cell: Cell, tmp_path: Path) -> None:
+    """The second kernel has no tree but its own, and no word of how much memory there is."""
+    paths = with_boot_paths(cell)
+    first = variant(
+        cell,
+        {cell.config.arch.kexec_symbol: "y", **FROM_TREE},
+        without=NOT_FROM_TREE,
+        builtin_patches=["malta-device-tree"],
+        fragments=["boot-paths"],
+    )
+    files = kexec_files(paths.bootable(cookie=False).boot)
+    with (
+        Vm(first.bootable(modules=(), files=files), tmp_path) as vm,
+        pytest.raises(KernelvmError) as failed,
+    ):
+        vm.kexec(paths, cookie=False, device_tree=tree_of(vm))
+    assert "defaulting to 32MB" in (tmp_path / "console.log").read_text(errors="replace")
+    assert failed.value.verdict is Verdict.PANIC
