@@ -79,13 +79,13 @@ vm: setup ## build the kernels that the store lacks, boot them, run the main job
 	$(BIN)/pytest -m 'vm and not slow' -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: check
-check: setup lint ## everything: lint, unit tests, kernels, tests in guests
+check: libfdt lint ## everything: lint, unit tests, kernels, tests in guests
 	@$(BIN)/pytest -m 'not vm' -n $$(nproc) $(PYTEST_ARGS)
 	$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $$(nproc) --spread $(PYTEST_ARGS)
 
 .PHONY: matrix
-matrix: setup ## all tests in guests on all cells; `make check` has each slow one on two
+matrix: libfdt ## all tests in guests on all cells; `make check` has each slow one on two
 	@$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $$(nproc) $(PYTEST_ARGS)
 
@@ -114,6 +114,21 @@ setup: $(INSTALLED) ## install what is missing here: .venv, Debian packages
 	[ -n "$$missing" ] || exit 0
 	$(BIN)/kernelvm doctor >&2 || true
 	exit 1
+
+# Its bindings come as source, which wants a compiler and Python.h.
+.PHONY: libfdt
+libfdt: setup
+	@$(apt_install)
+	! $(BIN)/python -c 'import libfdt' 2>/dev/null || exit 0
+	python=$$(realpath $(BIN)/python)
+	include=$$("$$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+	if [ ! -e "$$include/Python.h" ] && [[ "$$python" = /usr/bin/* ]]; then
+	    apt_install "$${python##*/}-dev" || true
+	fi
+	if ! said=$$($(BIN)/python -m pip install --quiet --editable '.[device-tree]' 2>&1); then
+	    tail -n 3 <<<"$$said" >&2
+	    echo 'no libfdt: the tests that change device trees are skipped' >&2
+	fi
 
 $(INSTALLED): pyproject.toml
 	@$(apt_install)

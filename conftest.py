@@ -20,8 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--spread",
         action="store_true",
-        help="run each slow test on one MIPS and one aarch64 cell, other ones for other tests, "
-        "unless it is marked every_cell",
+        help="run each slow test on one MIPS and one aarch64 cell, other ones for other tests; "
+        "those marked spread(NAME) go together, those marked every_cell have all",
     )
 
 
@@ -29,15 +29,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Choose the cells of slow tests where they are to be spread."""
     if not config.getoption("--spread"):
         return
-    groups: dict[tuple[str, bool], list[pytest.Item]] = defaultdict(list)
+    groups: dict[tuple[str, str, bool], list[pytest.Item]] = defaultdict(list)
     for item in items:
         cell = _cell_id(item)
         if cell and item.get_closest_marker("slow") and not item.get_closest_marker("every_cell"):
+            together = item.get_closest_marker("spread")
             test = item.nodeid.replace(cell, "", 1)
-            groups[test, cell.startswith("aarch64")].append(item)
+            name = together.args[0] if together else test
+            groups[test, name, cell.startswith("aarch64")].append(item)
     left_out = set()
-    for (test, _is_aarch64), alike in groups.items():
-        left_out |= {*alike} - {alike[zlib.crc32(test.encode()) % len(alike)]}
+    for (_test, name, _is_aarch64), alike in groups.items():
+        left_out |= {*alike} - {alike[zlib.crc32(name.encode()) % len(alike)]}
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=[*left_out])
 

@@ -530,7 +530,7 @@ class Vm(Programs):
         try:
             reply = self._channel.hand_over(batch, deadline)
         except NoReply:
-            raise self._verdict(deadline, "the second kernel's agent to answer") from None
+            raise self._judge.verdict(deadline, "the second kernel's agent to answer") from None
         finally:
             self.journal.end(noted, reply)
         self._ready = self._judge.ready = True

@@ -25,6 +25,8 @@ from pytest_kernelvm.vm.layout import PAGE_BYTES, Extent, lay_out
 from tests.vm.boot_variants import with_device_tree
 from tests.vm.provoking import bare
 
+pytestmark = pytest.mark.spread("boot paths")
+
 Enter = Callable[[Cell, Loaded, str], Vm]
 
 

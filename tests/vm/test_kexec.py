@@ -16,7 +16,7 @@ from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.vm.kexec import kexec_files
 from tests.vm.boot_variants import with_boot_paths
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
 
 WORDS = "said.by=kexec"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"

@@ -13,7 +13,7 @@ from pytest_kernelvm.vm.device_tree import set_property
 from pytest_kernelvm.vm.kexec import kexec_files
 from tests.vm.boot_variants import FROM_TREE, NOT_FROM_TREE, variant, with_boot_paths
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
 
 
 @pytest.fixture(autouse=True)

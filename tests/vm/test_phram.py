@@ -14,7 +14,7 @@ from pytest_kernelvm.vm.qemu_argv import loader_argv
 from pytest_kernelvm.vm.vm import Bootable
 from tests.vm.boot_variants import with_boot_paths
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
 
 IMAGE_BYTES = 1 << 20
 # Below the end of 128 MiB; on an aarch64 virt machine memory begins elsewhere, and what phram maps
