@@ -90,6 +90,7 @@ class Streams:
         self._sources = select.poll()
         self._reader, self._writer = socket.socketpair()
         self._unread = bytearray(self.console_text)
+        self._writer_is_full = False
         self._client: QMPClient | None = None
         self._loop = asyncio.new_event_loop()
         self._tasks: list[asyncio.Future[Any]] = []
@@ -209,7 +210,7 @@ class Streams:
 
     def _drain_console(self) -> None:
         if self._read_console():
-            self._pass_on()
+            self._pass_on_more()
 
     def _read_console(self) -> bool:
         """Take what the console has said; return whether there was something, or its end."""
@@ -238,6 +239,11 @@ class Streams:
         except OSError as error:
             self.log_trouble = error.strerror or str(error)
 
+    def _pass_on_more(self) -> None:
+        # Mostly nobody reads: then there is no room for the rest of the guest's life.
+        if self.console_ended or not self._writer_is_full:
+            self._pass_on()
+
     def _pass_on(self) -> None:
         """Give the console's text to whom reads it a second time, as fast as he takes it."""
         if self.console_ended:
@@ -247,10 +253,12 @@ class Streams:
                 while self._unread:
                     del self._unread[: self._writer.send(self._unread)]
         except BlockingIOError:
+            self._writer_is_full = True
             self._loop.add_writer(self._writer, self._pass_on)
             return
         except OSError:
             self._unread.clear()
+        self._writer_is_full = False
         self._loop.remove_writer(self._writer)
         if self.console_ended:
             self._writer.close()
@@ -258,7 +266,7 @@ class Streams:
     def _drain_channel(self) -> None:
         # What a command made the kernel say came before the command's reply.
         if self._read_console():
-            self._loop.call_soon_threadsafe(self._pass_on)
+            self._loop.call_soon_threadsafe(self._pass_on_more)
         if self._shared or self._channel_ended:
             return
         data = self._channel.read()

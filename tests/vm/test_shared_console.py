@@ -1,8 +1,10 @@
 """Commands and the kernel's log on one console: nothing is lost, misread or done twice."""
 
+import fcntl
 import os
 import random
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -69,7 +71,21 @@ def appended(content: bytes, flags: int) -> Batch:
     return batch
 
 
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One such test at a time: two of them leave commands no time beside the lines."""
+    base = tmp_path_factory.getbasetemp()
+    with (
+        (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+        .joinpath("alone")
+        .open("w") as lock
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("alone")
 def test_ten_thousand_commands_beside_a_thousand_lines_a_second(new_vm: BootVm, cell: Cell) -> None:
     # With icount a busy guest has several seconds in one of ours.
     period_ms = 5 if cell.config.arch.fast_boot_argv else 1
