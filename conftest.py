@@ -45,10 +45,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _cell_id(item: pytest.Item) -> str:
-    params = (
-        item.callspec.params
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-        else {}
-    )
+    params = getattr(getattr(item, "callspec", None), "params", {})
     cell = params.get("cell", params.get("config", ""))
     return str(getattr(cell, "id", cell))

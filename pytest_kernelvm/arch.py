@@ -9,6 +9,11 @@ from typing import Literal
 from pytest_kernelvm.errors import BadInput, Evidence
 
 
+def struct_order(byteorder: Literal["big", "little"]) -> str:
+    """Return the sign that stands for a byte order in the formats of the module `struct`."""
+    return ">" if byteorder == "big" else "<"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FixedInitramfs:
     """Where the initramfs lies when the kernel must not read its address from the bootloader.

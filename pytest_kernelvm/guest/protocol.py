@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pytest_kernelvm.arch import struct_order
 from pytest_kernelvm.errors import Evidence, GuestDied, HarnessError
 
 PROTOCOL_VERSION = 2
@@ -246,7 +247,7 @@ class Batch:
         numbers: system calls by name, of the guest's architecture.
         Raises HarnessError for an unknown name or a batch that is too large.
         """
-        order = ">" if byteorder == "big" else "<"
+        order = struct_order(byteorder)
         body = b"".join(_encode_step(step, order, numbers) for step in self.steps)
         start = 8 + len(body)
         start += -start % 8
@@ -261,7 +262,7 @@ class Batch:
 
         Raises GuestDied if the payload is not one.
         """
-        order = ">" if byteorder == "big" else "<"
+        order = struct_order(byteorder)
         try:
             _id, count = struct.unpack_from(f"{order}II", payload)
             results = struct.unpack_from(f"{order}{count}i", payload, 8)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.vm.vm import Vm
 
 BOOTLOADER = "bootloader"
@@ -108,11 +106,10 @@ def composition(vm: Vm) -> Composition:
 
 def sources_of(vm: Vm) -> dict[str, str]:
     """Return the lines that a guest's kernel was offered, by whose they are."""
-    config = parse_config(gzip.decompress(vm.read_bytes("/proc/config.gz")).decode())
     bootloader = vm.boot.cmdline
     if fixed := vm.boot.arch.fixed_initramfs:
         bootloader = f"{fixed.announced(vm.read('/proc/cmdline'))} {bootloader}".strip()
-    sources = {BOOTLOADER: bootloader, BUILTIN: _unquoted(config.get("CMDLINE", ""))}
+    sources = {BOOTLOADER: bootloader, BUILTIN: _unquoted(vm.configuration.get("CMDLINE", ""))}
     if vm.exists(BOOTARGS):
         bootargs = vm.read(BOOTARGS).rstrip("\0")
         # Where the bootloader passes its line in the tree, it is not another one.

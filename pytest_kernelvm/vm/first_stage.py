@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_kernelvm.arch import Arch, FirstStage
+from pytest_kernelvm.arch import Arch, FirstStage, struct_order
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.process import run
 from pytest_kernelvm.vm.qemu_argv import Boot, loader_argv
@@ -25,13 +25,11 @@ ASSEMBLER_TIMEOUT_S = 60.0
 UHI = 0xFFFFFFFE
 # arch/mips/include/asm/setup.h
 COMMAND_LINE_SIZE = 4096
-PAGE_BYTES = 4096
 ALIGN_BYTES = 8
 # Behind a branch and its delay slot.
 WORDS_AT = 8
 
 _PT_LOAD = 1
-_ORDERS = {"little": "<", "big": ">"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +58,7 @@ def read_image(path: Path, arch: Arch) -> Image:
 
     Raises BadInput if it is no 32-bit ELF file with segments.
     """
-    order = _ORDERS[arch.endianness]
+    order = struct_order(arch.endianness)
     data = path.read_bytes()
     if data[:5] != b"\x7fELF\x01":
         raise BadInput(f"{path} is no 32-bit ELF file", Evidence(where=(str(path),)))
@@ -87,7 +85,7 @@ def put_before(boot: Boot, stage: Loaded, directory: Path) -> Boot:
     """
     kernel, blob = directory / "kernel", directory / "first-stage"
     changed = bytearray(boot.image.read_bytes())
-    struct.pack_into(f"{_ORDERS[boot.arch.endianness]}I", changed, 24, entry_of(boot.arch))
+    struct.pack_into(f"{struct_order(boot.arch.endianness)}I", changed, 24, entry_of(boot.arch))
     kernel.write_bytes(changed)
     blob.write_bytes(stage.content)
     return replace(boot, image=kernel, extra=(*boot.extra, *loader_argv(blob, stage.address)))
@@ -146,7 +144,7 @@ def _vector(arch: Arch, at: int, texts: tuple[bytes, ...]) -> bytes:
     for text in texts:
         pointers.append(at + 4 * (len(texts) + 1) + len(behind))
         behind += text + b"\0"
-    packed = struct.pack(f"{_ORDERS[arch.endianness]}{len(texts) + 1}I", *pointers, 0)
+    packed = struct.pack(f"{struct_order(arch.endianness)}{len(texts) + 1}I", *pointers, 0)
     return packed + behind + bytes(-len(behind) % 4)
 
 
@@ -158,7 +156,7 @@ def _filled(arch: Arch, words: tuple[int, ...]) -> bytes:
     """Return the machine code with the kernel's entry and a0 to a3."""
     code = _code(arch)
     filled = bytearray(code + bytes(-len(code) % ALIGN_BYTES))
-    struct.pack_into(f"{_ORDERS[arch.endianness]}{len(words)}I", filled, WORDS_AT, *words)
+    struct.pack_into(f"{struct_order(arch.endianness)}{len(words)}I", filled, WORDS_AT, *words)
     return bytes(filled)
 
 

@@ -7,16 +7,17 @@ import os
 import struct
 from dataclasses import dataclass
 
+from pytest_kernelvm.arch import struct_order
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.vm.files import AT_FDCWD, Files
 from pytest_kernelvm.vm.first_stage import (
-    PAGE_BYTES,
     Image,
     Loaded,
     by_yamon,
     entry_of,
     read_image,
 )
+from pytest_kernelvm.vm.layout import page_up
 from pytest_kernelvm.vm.qemu_argv import Boot
 
 # Where the guest has what is to be loaded; a guest that was given it need not be sent it.
@@ -24,14 +25,13 @@ DIRECTORY = "/kexec"
 
 # Sizes of one kexec_segment's fields (include/uapi/linux/kexec.h).
 _POINTERS = {32: "I", 64: "Q"}
-_ORDERS = {"little": "<", "big": ">"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A file that is loaded. path: in the guest. address: physical, None where the kernel decides.
+    """A file that is loaded.
 
-    memory_bytes: what it takes there, at least its content.
+    path: in the guest. address: physical, None where the kernel decides.
     """
 
     path: str
@@ -144,18 +144,18 @@ def _load_segments(vm: Files, wanted: Load, entry: int, boot: Boot) -> None:
     """kexec_load(2), from memory that the agent gets by brk(2), as that needs few arguments."""
     sizes = [len(part.content) for part in wanted.parts]
     before = vm.syscall("brk", 0)
-    start = -(-before // PAGE_BYTES) * PAGE_BYTES
+    start = page_up(before)
     vm.syscall("brk", start + sum(sizes))
     try:
         segments = []
         at = start
         for part, size in zip(wanted.parts, sizes, strict=True):
             _read_into(vm, part.path, at, size)
-            room = -(-size // PAGE_BYTES) * PAGE_BYTES
+            room = page_up(size)
             segments += [at, size, part.address or 0, room]
             at += size
-        pointer = _POINTERS[boot.arch.elf_class]
-        packed = struct.pack(f"{_ORDERS[boot.arch.endianness]}{len(segments)}{pointer}", *segments)
+        order, pointer = struct_order(boot.arch.endianness), _POINTERS[boot.arch.elf_class]
+        packed = struct.pack(f"{order}{len(segments)}{pointer}", *segments)
         # linux/kexec.h: KEXEC_ARCH_DEFAULT is 0.
         vm.syscall("kexec_load", entry, len(wanted.parts), packed, 0)
     finally:

@@ -32,6 +32,11 @@ class Extent:
         return f"{self.name} {self.address:#x}-{self.end:#x}"
 
 
+def page_up(number: int, page_bytes: int = PAGE_BYTES) -> int:
+    """Return an address, or a size, rounded up to whole pages."""
+    return -(-number // page_bytes) * page_bytes
+
+
 def lay_out(
     room: Extent,
     sizes: Sequence[tuple[str, int]],
@@ -47,7 +52,7 @@ def lay_out(
     at = room.address
     placed: list[Extent] = []
     for name, size_bytes in sizes:
-        extent = _behind(taken, name, -(-at // page_bytes) * page_bytes, size_bytes, page_bytes)
+        extent = _behind(taken, name, page_up(at, page_bytes), size_bytes, page_bytes)
         if extent.end > room.end:
             raise BadInput(
                 f"{extent} is not in {room}",
@@ -69,7 +74,7 @@ def _behind(
     extent = Extent(name=name, address=at, size_bytes=size_bytes)
     for other in sorted(taken, key=lambda each: each.address):
         if _overlap(extent, other):
-            behind = -(-other.end // page_bytes) * page_bytes
+            behind = page_up(other.end, page_bytes)
             extent = Extent(name=name, address=behind, size_bytes=size_bytes)
     return extent
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NoReturn, Protocol
 
+from pytest_kernelvm.arch import struct_order
 from pytest_kernelvm.errors import BadInput, Evidence, GuestHang, HarnessError, SyscallFailed
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
@@ -92,7 +93,7 @@ class Network:
         restored: Callable[[], bool],
     ) -> None:
         self._guest = guest
-        self._order = ">" if byteorder == "big" else "<"
+        self._order = struct_order(byteorder)
         self._modules = modules
         self._kind = kind
         self._restored = restored

@@ -28,7 +28,7 @@ class Prompting:
         self._asking = False
         self._undrawn = threading.Lock()
         # Held by whom writes, so that nothing is decided on what is no longer so.
-        self.turn = threading.Lock()
+        self._turn = threading.Lock()
 
     def begin(self) -> None:
         """Note that readline will show a prompt."""
@@ -38,12 +38,12 @@ class Prompting:
             self._undrawn.acquire(blocking=False)
             # A function of Python's own could be where a signal raises, and readline forgets that.
             readline.set_pre_input_hook(self._undrawn.release)
-        with self.turn:
+        with self._turn:
             self._asking = True
 
     def end(self) -> None:
         """Note that a line was given."""
-        with self.turn:
+        with self._turn:
             self._asking = False
 
     @contextlib.contextmanager
@@ -51,7 +51,7 @@ class Prompting:
         """Give whether a prompt is shown, which stays so in this context."""
         if self._asking and self._undrawn.acquire(timeout=DRAWN_S):
             self._undrawn.release()
-        with self.turn:
+        with self._turn:
             yield self._asking
 
 

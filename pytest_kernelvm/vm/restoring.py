@@ -12,6 +12,7 @@ from typing import Literal
 
 from qemu.qmp import QMPError
 
+from pytest_kernelvm.arch import struct_order
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline
@@ -93,7 +94,7 @@ def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead
     (target/mips/machine.c), and until that came all others would wait.
     ahead_s: by how much its clock was ahead of the host's.
     """
-    order = ">" if byteorder == "big" else "<"
+    order = struct_order(byteorder)
     seed = os.urandom(SEED_BYTES)
     entropy = batch.data(struct.pack(f"{order}ii", 8 * SEED_BYTES, SEED_BYTES) + seed)
     device = batch.text("/dev/urandom")

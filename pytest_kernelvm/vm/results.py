@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from pytest_kernelvm.arch import struct_order
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommandResult:
@@ -159,7 +161,7 @@ STATX_BYTES = 256
 
 def parse_statx(raw: bytes, byteorder: Literal["big", "little"]) -> FileStatus:
     """Return the status in a struct statx (include/uapi/linux/stat.h)."""
-    order = ">" if byteorder == "big" else "<"
+    order = struct_order(byteorder)
     _mask, _block, _attributes, links, uid, gid, mode, _pad, _inode, size = struct.unpack_from(
         f"{order}IIQIIIHHQQ", raw
     )
@@ -168,7 +170,7 @@ def parse_statx(raw: bytes, byteorder: Literal["big", "little"]) -> FileStatus:
 
 def parse_directory(raw: bytes, byteorder: Literal["big", "little"]) -> list[str]:
     """Return the names in a run of struct linux_dirent64 (getdents64(2)), without . and .."""
-    order = ">" if byteorder == "big" else "<"
+    order = struct_order(byteorder)
     names = []
     at = 0
     while at < len(raw):

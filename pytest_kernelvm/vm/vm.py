@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from pytest_kernelvm.errors import CommandFailed, Evidence, GuestDied, GuestHang, KernelvmError
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
+from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.process import Deadline, quoted, tail
 from pytest_kernelvm.vm.channel import Channel, NoReply
 from pytest_kernelvm.vm.console import Console
@@ -466,6 +468,14 @@ class Vm(Programs):
         buffer = batch.space(UTSNAME_BYTES)
         batch.call("uname", buffer, out=(0, UTSNAME_BYTES))
         return parse_utsname(self._succeed(batch, "uname").outputs[0])
+
+    @property
+    def configuration(self) -> dict[str, str]:
+        """The running kernel's configuration, values by symbol without CONFIG_.
+
+        Raises SyscallFailed where it has no /proc/config.gz.
+        """
+        return parse_config(gzip.decompress(self.read_bytes("/proc/config.gz")).decode())
 
     @property
     def device_tree(self) -> bytes:

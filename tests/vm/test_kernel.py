@@ -1,9 +1,6 @@
 """The kernel that runs is the one that was asked for."""
 
-import gzip
-
 from pytest_kernelvm import Cell, Kernel, Vm
-from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.kernel.kconfig_requests import requests_of
 
 
@@ -40,7 +37,7 @@ def test_command_line(vm: Vm, cell: Cell) -> None:
 
 
 def test_configuration_is_the_requested_one(vm: Vm, kernel: Kernel, cell: Cell) -> None:
-    running = parse_config(gzip.decompress(vm.read_bytes("/proc/config.gz")).decode())
+    running = vm.configuration
     assert running == kernel.config
     for name, request in requests_of(cell.config.kernel).items():
         assert running.get(name, "n") == request.value, request.where

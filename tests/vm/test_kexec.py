@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.errors import SyscallFailed
-from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.vm.kexec import kexec_files
 from tests.vm.boot_variants import with_boot_paths
 
@@ -35,18 +33,14 @@ def start(cell: Cell, tmp_path: Path) -> Iterator[Start]:
         yield give
 
 
-def configuration(vm: Vm) -> dict[str, str]:
-    return parse_config(gzip.decompress(vm.read_bytes("/proc/config.gz")).decode())
-
-
 def test_a_kernel_enters_another(cell: Cell, start: Start) -> None:
     vm = start(with_boot_paths(cell))
     symbol = cell.config.arch.kexec_symbol
-    assert configuration(vm)[symbol] == "y"
+    assert vm.configuration[symbol] == "y"
     before = vm.read(BOOT_ID)
     vm.kexec(cell, cmdline=WORDS)
     assert vm.read(BOOT_ID) != before
-    assert symbol not in configuration(vm)
+    assert symbol not in vm.configuration
     assert WORDS in vm.cmdline
     vm.modprobe("loop")
     assert [module.name for module in vm.modules] == ["loop"]
