@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config import BUILTIN_PATCHES, Fragment, Patch, Requested
+from pytest_kernelvm.config import BUILTIN_PATCHES, Patch, Requested
 
 PATCHES = Path(__file__).parent / "patches"
 
@@ -19,13 +19,11 @@ def variant(
     without: Sequence[str] = (),
     patches: Sequence[str] = (),
     builtin_patches: Sequence[str] = (),
-    fragments: Sequence[str] = (),
 ) -> Cell:
     """Return a cell whose kernel has other symbols and further patches.
 
     symbols: values by name. without: what is not asked for any more, as a choice has other members.
     patches: names of files beside this one, without .patch; builtin_patches: those that we ship.
-    fragments: names of files beside the cell's vm-config.
     """
     config = cell.config
     dropped = {*without, *symbols}
@@ -36,15 +34,10 @@ def variant(
     files = [PATCHES / f"{name}.patch" for name in patches]
     files += [BUILTIN_PATCHES / f"{name}.patch" for name in builtin_patches]
     further = tuple(Patch(name=file.stem, file=file, where="the test") for file in files)
-    directory = config.file.parent / "fragments"
-    partial = tuple(
-        Fragment(path=directory / f"{name}.config", where="the test") for name in fragments
-    )
     kernel = dataclasses.replace(
         config.kernel,
         symbols=(*kept, *asked),
         patches=(*config.kernel.patches, *further),
-        fragments=(*config.kernel.fragments, *partial),
     )
     return Cell(dataclasses.replace(config, kernel=kernel), cell.store)
 
@@ -54,19 +47,15 @@ FROM_TREE = {"MIPS_CMDLINE_FROM_DTB": "y"}
 NOT_FROM_TREE = ("MIPS_CMDLINE_FROM_BOOTLOADER",)
 
 
-def with_device_tree(cell: Cell) -> Cell:
-    """Return a cell of a Malta whose kernel takes the bootloader's device tree."""
-    return variant(cell, FROM_TREE, without=NOT_FROM_TREE, builtin_patches=["malta-device-tree"])
+def with_device_tree(cell: Cell, *further_patches: str) -> Cell:
+    """Return a cell of a Malta whose kernel takes the bootloader's device tree.
+
+    further_patches: names of those that we ship.
+    """
+    patches = ("malta-device-tree", *further_patches)
+    return variant(cell, FROM_TREE, without=NOT_FROM_TREE, builtin_patches=patches)
 
 
-def with_boot_paths(cell: Cell) -> Cell:
-    """Return a cell whose kernel can do all that the tests of boot paths ask of it."""
-    arch = cell.config.arch
-    takes_tree = bool(arch.first_stage)
-    return variant(
-        cell,
-        {arch.kexec_symbol: "y", **(FROM_TREE if takes_tree else {})},
-        without=NOT_FROM_TREE if takes_tree else (),
-        builtin_patches=("malta-device-tree", "mips-kexec-tree") if takes_tree else (),
-        fragments=["boot-paths"],
-    )
+def without_kexec(cell: Cell) -> Cell:
+    """Return a cell whose kernel cannot load another one."""
+    return variant(cell, {cell.config.arch.kexec_symbol: "n"})

@@ -12,7 +12,7 @@ import pytest
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.errors import SyscallFailed
 from pytest_kernelvm.vm.kexec import kexec_files
-from tests.vm.boot_variants import with_boot_paths
+from tests.vm.boot_variants import without_kexec
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
 
@@ -22,23 +22,29 @@ Start = Callable[[Cell], Vm]
 
 
 @pytest.fixture
-def start(cell: Cell, tmp_path: Path) -> Iterator[Start]:
-    """Boots a cell that has at hand what it needs to enter the kernel under test."""
+def second(cell: Cell) -> Cell:
+    """A cell whose kernel is another one than the guest's, and says so."""
+    return without_kexec(cell)
+
+
+@pytest.fixture
+def start(second: Cell, tmp_path: Path) -> Iterator[Start]:
+    """Boots a cell that has at hand what it needs to enter the second kernel."""
     with contextlib.ExitStack() as stack:
 
         def give(first: Cell) -> Vm:
-            files = kexec_files(cell.bootable(cmdline=WORDS).boot)
+            files = kexec_files(second.bootable(cmdline=WORDS).boot)
             return stack.enter_context(Vm(first.bootable(modules=(), files=files), tmp_path))
 
         yield give
 
 
-def test_a_kernel_enters_another(cell: Cell, start: Start) -> None:
-    vm = start(with_boot_paths(cell))
+def test_a_kernel_enters_another(cell: Cell, second: Cell, start: Start) -> None:
+    vm = start(cell)
     symbol = cell.config.arch.kexec_symbol
     assert vm.configuration[symbol] == "y"
     before = vm.read(BOOT_ID)
-    vm.kexec(cell, cmdline=WORDS)
+    vm.kexec(second, cmdline=WORDS)
     assert vm.read(BOOT_ID) != before
     assert symbol not in vm.configuration
     assert WORDS in vm.cmdline
@@ -47,17 +53,17 @@ def test_a_kernel_enters_another(cell: Cell, start: Start) -> None:
     vm.power_off()
 
 
-def test_without_the_cookie(cell: Cell, start: Start) -> None:
-    vm = start(with_boot_paths(cell))
-    vm.kexec(cell, cmdline=WORDS, cookie=False)
+def test_without_the_cookie(cell: Cell, second: Cell, start: Start) -> None:
+    vm = start(cell)
+    vm.kexec(second, cmdline=WORDS, cookie=False)
     assert WORDS not in vm.cmdline
     assert "no cookie, ignoring" in vm.dmesg
 
 
-def test_a_kernel_that_cannot(cell: Cell, start: Start) -> None:
-    vm = start(cell)
+def test_a_kernel_that_cannot(second: Cell, start: Start) -> None:
+    vm = start(second)
     before = vm.read(BOOT_ID)
     with pytest.raises(SyscallFailed) as failed:
-        vm.kexec(cell, cmdline=WORDS)
+        vm.kexec(second, cmdline=WORDS)
     assert failed.value.errno == errno.ENOSYS
     assert vm.read(BOOT_ID) == before

@@ -11,9 +11,11 @@ from pytest_kernelvm.errors import KernelvmError, Verdict
 from pytest_kernelvm.vm.cmdline import BUILTIN, TREE, assert_cmdline_from
 from pytest_kernelvm.vm.device_tree import set_property
 from pytest_kernelvm.vm.kexec import kexec_files
-from tests.vm.boot_variants import FROM_TREE, NOT_FROM_TREE, variant, with_boot_paths
+from tests.vm.boot_variants import with_device_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
+
+HANDS_OVER = "mips-kexec-tree"
 
 
 @pytest.fixture(autouse=True)
@@ -30,29 +32,23 @@ def tree_of(vm: Vm) -> bytes:
 
 
 def test_with_the_patch(cell: Cell, tmp_path: Path) -> None:
-    paths = with_boot_paths(cell)
-    files = kexec_files(paths.bootable(cookie=False).boot)
-    with Vm(paths.bootable(modules=(), files=files), tmp_path) as vm:
-        vm.kexec(paths, cookie=False, device_tree=tree_of(vm))
+    second = with_device_tree(cell, HANDS_OVER)
+    files = kexec_files(second.bootable(cookie=False).boot)
+    with Vm(second.bootable(modules=(), files=files), tmp_path) as vm:
+        vm.kexec(second, cookie=False, device_tree=tree_of(vm))
         assert vm.read("/proc/device-tree/model") == "handed over\0"
         assert_cmdline_from(vm, TREE, BUILTIN)
 
 
 def test_without_the_patch(cell: Cell, tmp_path: Path) -> None:
     """The second kernel has no tree but its own, and no word of how much memory there is."""
-    paths = with_boot_paths(cell)
-    first = variant(
-        cell,
-        {cell.config.arch.kexec_symbol: "y", **FROM_TREE},
-        without=NOT_FROM_TREE,
-        builtin_patches=["malta-device-tree"],
-        fragments=["boot-paths"],
-    )
-    files = kexec_files(paths.bootable(cookie=False).boot)
+    second = with_device_tree(cell, HANDS_OVER)
+    first = with_device_tree(cell)
+    files = kexec_files(second.bootable(cookie=False).boot)
     with (
         Vm(first.bootable(modules=(), files=files), tmp_path) as vm,
         pytest.raises(KernelvmError) as failed,
     ):
-        vm.kexec(paths, cookie=False, device_tree=tree_of(vm))
+        vm.kexec(second, cookie=False, device_tree=tree_of(vm))
     assert "defaulting to 32MB" in (tmp_path / "console.log").read_text(errors="replace")
     assert failed.value.verdict is Verdict.PANIC

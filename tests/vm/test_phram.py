@@ -12,7 +12,6 @@ from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.process import run
 from pytest_kernelvm.vm.qemu_argv import loader_argv
 from pytest_kernelvm.vm.vm import Bootable
-from tests.vm.boot_variants import with_boot_paths
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
 
@@ -21,6 +20,7 @@ IMAGE_BYTES = 1 << 20
 # there without a device tree's node is no memory that memcpy() may read unaligned.
 ADDRESS = 0x0700_0000
 CONTENT = "kept in memory\n"
+MODULES = ("phram", "mtdblock", "ext4")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def bootable(cell: Cell, image: Path | None) -> Bootable:
     if not fixed:
         pytest.skip("the addresses are a Malta's")
     words = f"mem={ADDRESS >> 20}M phram.phram=rootfs,{ADDRESS:#x},{IMAGE_BYTES:#x}"
-    made_of = with_boot_paths(cell).bootable(modules=(), cmdline=f"{fixed.cmdline} {words}")
+    made_of = cell.bootable(modules=MODULES, cmdline=f"{fixed.cmdline} {words}")
     extra = tuple(loader_argv(image, ADDRESS)) if image else ()
     boot = dataclasses.replace(made_of.boot, fixed_initramfs=True, extra=extra)
     return dataclasses.replace(made_of, boot=boot)
@@ -66,6 +66,7 @@ def test_a_file_system_outside_of_the_kernels_memory(
     cell: Cell, image: Path, tmp_path: Path
 ) -> None:
     with Vm(bootable(cell, image), tmp_path) as vm:
+        vm.modprobe("-a", *MODULES)
         assert '"rootfs"' in vm.read("/proc/mtd")
         vm.mkdir("/persist")
         vm.mount("/dev/mtdblock0", "/persist", "ext4")
@@ -80,6 +81,7 @@ def test_a_file_system_outside_of_the_kernels_memory(
 
 def test_without_the_image_it_is_no_file_system(cell: Cell, tmp_path: Path) -> None:
     with Vm(bootable(cell, None), tmp_path) as vm:
+        vm.modprobe("-a", *MODULES)
         vm.mkdir("/persist")
         with pytest.raises(OSError, match="Invalid argument"):
             vm.mount("/dev/mtdblock0", "/persist", "ext4")
