@@ -1,7 +1,8 @@
 """Those of the forty cases of modules that only a kernel can show; tests/unit has all of them.
 
 More of them: options, blacklists and files of other kernels in test_modprobe.py, files that vanish
-and modules in use in test_module_life.py, loops and commands in test_userlands.py.
+and modules in use in test_module_life.py, loops and commands in test_userlands.py, firmware in
+test_firmware.py, signatures in test_prebuilt.py.
 """
 
 import lzma
@@ -10,39 +11,10 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
-from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.process import run
 from tests.vm.external import EXTERNAL
 
 pytestmark = [pytest.mark.slow, pytest.mark.every_cell]
-
-# Its init asks for a file, and says what is in it.
-ASKING = """
-#include <linux/device.h>
-#include <linux/firmware.h>
-#include <linux/module.h>
-static int __init start(void)
-{
-	struct device *device = root_device_register("asking");
-	const struct firmware *firmware;
-	int error;
-
-	if (IS_ERR(device))
-		return PTR_ERR(device);
-	error = request_firmware(&firmware, "asking/first.bin", device);
-	root_device_unregister(device);
-	if (error)
-		return error;
-	pr_info("asking: got %.*s\\n", (int)firmware->size, firmware->data);
-	release_firmware(firmware);
-	return 0;
-}
-static void __exit end(void) { }
-module_init(start);
-module_exit(end);
-MODULE_FIRMWARE("asking/first.bin");
-MODULE_LICENSE("GPL");
-"""
 
 
 def names(vm: Vm) -> set[str]:
@@ -96,31 +68,3 @@ def test_stripped_module(new_vm: BootVm, cell: Cell, tmp_path: Path) -> None:
     assert vm.dmesg.matching(r"has no symbols \(stripped\?\)")
     vm.succeed("insmod", "/debug.ko")
     assert names(vm) == {"dummy"}
-
-
-class TestFirmware:
-    """Case 39: a chain of links is packed, and the kernel follows it."""
-
-    @pytest.fixture
-    def place(self, tmp_path: Path) -> Path:
-        (tmp_path / "asking").mkdir()
-        (tmp_path / "real").mkdir()
-        (tmp_path / "asking" / "first.bin").symlink_to("second.bin")
-        (tmp_path / "asking" / "second.bin").symlink_to("../real/last.bin")
-        (tmp_path / "real" / "last.bin").write_bytes(b"firmware")
-        return tmp_path
-
-    def test_is_found(self, new_vm: BootVm, cell: Cell, place: Path) -> None:
-        external = {"asking": ASKING}
-        tree = cell.variant(external=external).tree
-        closure = close(tree, ["asking"], firmware_directory=place)
-        assert len(closure.firmware.files) == 3
-        vm = new_vm(closure=closure, external=external)
-        vm.modprobe("asking")
-        assert "asking: got firmware" in vm.dmesg
-
-    def test_is_missed(self, new_vm: BootVm) -> None:
-        vm = new_vm(modules=["asking"], external={"asking": ASKING})
-        assert vm.fail("modprobe", "asking").status == 1
-        assert vm.dmesg.matching(r"Direct firmware load for asking/first\.bin failed")
-        assert names(vm) == set()
