@@ -5,7 +5,6 @@ agent.c describes the bytes; this is the host's end of it.
 
 from __future__ import annotations
 
-import functools
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,8 @@ HELLO_ID = 0
 # The word on the kernel's command line that makes the console the agent's channel too.
 SHARED_CONSOLE = "kernelvm.channel=console"
 
-SOH = 0x01
-EOT = 0x04
+SOH = b"\x01"
+EOT = b"\x04"
 
 NR_RUN = 0xFFFF
 NOT_MADE = -0x10000
@@ -35,35 +34,27 @@ _OUT_RESULT = 0x8000
 _POINTER = 1
 _RESULT = 2
 
-_LOW_BITS = bytes(byte & 0x7F | 0x80 for byte in range(256))
-_SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
+# Eight wire bytes are one with the top bits of seven payload bytes, and each of those with its own
+# top bit set: by place among the seven, where its top bit goes to, and comes from.
+_WITH_TOP_BIT = bytes(byte & 0x7F | 0x80 for byte in range(256))
+_WITHOUT_TOP_BIT = bytes(byte & 0x7F for byte in range(256))
+_TOP_TO_PLACE = tuple(bytes((byte >> 7) << place for byte in range(256)) for place in range(7))
+_PLACE_TO_TOP = tuple(bytes((byte >> place & 1) << 7 for byte in range(256)) for place in range(7))
 
 
 def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
     """Return a payload with its CRC as wire bytes: SOH, seven bytes in eight, EOT."""
     data = payload + zlib.crc32(payload).to_bytes(4, byteorder)
-    groups, rest = divmod(len(data), 7)
-    padded = data + bytes(7 * (groups + 1) - len(data))
-    low = padded.translate(_LOW_BITS)
-    tops = int.from_bytes(b"\x80" * (groups + 1), "big")
-    wire = bytearray(8 * (groups + 1))
-    for place in range(7):
-        column = padded[place::7].translate(_top_bit_table(place))
-        tops |= int.from_bytes(column, "big")
-        wire[place + 1 :: 8] = low[place::7]
-    wire[0::8] = tops.to_bytes(groups + 1, "big")
-    length = 8 * groups + (rest + 1 if rest else 0)
-    return bytes([SOH]) + bytes(wire[:length]) + bytes([EOT])
-
-
-@functools.cache
-def _as_top_bit_table(place: int) -> bytes:
-    return bytes((byte >> place & 1) << 7 for byte in range(256))
-
-
-@functools.cache
-def _top_bit_table(place: int) -> bytes:
-    return bytes((byte >> 7) << place for byte in range(256))
+    groups = -(-len(data) // 7)
+    padded = data.ljust(7 * groups, b"\0")
+    wire = bytearray(8 * groups)
+    tops = int.from_bytes(b"\x80" * groups, "big")
+    for place, table in enumerate(_TOP_TO_PLACE):
+        column = padded[place::7]
+        tops |= int.from_bytes(column.translate(table), "big")
+        wire[place + 1 :: 8] = column.translate(_WITH_TOP_BIT)
+    wire[::8] = tops.to_bytes(groups, "big")
+    return b"".join((SOH, wire[: groups + len(data)], EOT))
 
 
 def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | None:
@@ -71,16 +62,16 @@ def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | No
     groups, rest = divmod(len(wire), 8)
     if rest == 1 or len(wire) < 5:
         return None
-    padded = wire + bytes(8 * (groups + 1) - len(wire))
-    low = padded.translate(_SEVEN_BITS)
-    tops = padded[0::8]
-    data = bytearray(7 * (groups + 1))
-    for place in range(7):
-        top = tops.translate(_as_top_bit_table(place))
-        column = int.from_bytes(low[place + 1 :: 8], "big") | int.from_bytes(top, "big")
-        data[place::7] = column.to_bytes(groups + 1, "big")
-    whole = bytes(data[: 7 * groups + (rest - 1 if rest else 0)])
-    payload, crc = whole[:-4], whole[-4:]
+    length = len(wire) - groups - bool(rest)
+    groups += bool(rest)
+    padded = wire.ljust(8 * groups, b"\0")
+    tops = padded[::8]
+    data = bytearray(7 * groups)
+    for place, table in enumerate(_PLACE_TO_TOP):
+        low = padded[place + 1 :: 8].translate(_WITHOUT_TOP_BIT)
+        column = int.from_bytes(low, "big") | int.from_bytes(tops.translate(table), "big")
+        data[place::7] = column.to_bytes(groups, "big")
+    payload, crc = bytes(data[: length - 4]), data[length - 4 : length]
     return payload if zlib.crc32(payload).to_bytes(4, byteorder) == crc else None
 
 
@@ -101,14 +92,14 @@ class FrameSplitter:
         text = bytearray()
         while data:
             if self._frame is None:
-                before, mark, data = data.partition(bytes([SOH]))
+                before, mark, data = data.partition(SOH)
                 text += before
                 if mark:
                     self._frame = bytearray()
                 continue
-            inside, mark, data = data.partition(bytes([EOT]))
+            inside, mark, data = data.partition(EOT)
             # A frame that was cut off is followed by a new one without its EOT.
-            cut, again, inside_new = inside.rpartition(bytes([SOH]))
+            cut, again, inside_new = inside.rpartition(SOH)
             if again:
                 self.damaged += 1
                 text += cut.translate(None, _FRAME_BYTES)

@@ -146,10 +146,10 @@ class Streams:
             if found is not None:
                 return found
             for source, _events in self._sources.poll(1000 * min(LOOK_S, deadline.remaining_s)):
-                if source != self._bell:
+                if source == self._bell:
+                    os.eventfd_read(self._bell)
+                else:
                     self._drain_channel()
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._bell)
         self._is_listening = False
         self.settle()
         self._drain_channel()
