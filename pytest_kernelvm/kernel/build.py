@@ -27,6 +27,7 @@ from pytest_kernelvm.kernel.compiler import (
     require_arch,
     tool_variables,
 )
+from pytest_kernelvm.kernel.conf_programs import put_conf_programs
 from pytest_kernelvm.kernel.config_uses import write_uses
 from pytest_kernelvm.kernel.configuring import Configuration
 from pytest_kernelvm.kernel.devel import keep_devel
@@ -311,10 +312,12 @@ def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
     with store.lock(name, f"the configuration of {cell.id}"):
         located = locate(store, cell.kernel.source)
         with (
-            source_tree(store, located, cell) as (tree, _files),
+            source_tree(store, located, cell) as (tree, files),
             store.work(name) as work,
         ):
-            yield _configuration(_build_in(store, cell, tree, work.directory))
+            build = replace(_build_in(store, cell, tree, work.directory), files=files)
+            _put_conf_programs(store, build)
+            yield _configuration(build)
 
 
 def make_variables(cell: VmConfig, version: str = "") -> tuple[str, ...]:
@@ -561,7 +564,20 @@ def _configuration(build: _Build) -> Configuration:
     )
 
 
+def _put_conf_programs(store: Store, build: _Build) -> None:
+    """Spare a build directory the compilation of conf, where the source stays as it is."""
+    if build.files is not None:
+        return
+
+    def configure(directory: Path) -> None:
+        replace(build, directory=directory).make("allnoconfig")
+
+    llvm = build.cell.kernel.llvm
+    put_conf_programs(store, build.tree, llvm, build.directory, configure)
+
+
 def _configure(store: Store, build: _Build) -> None:
+    _put_conf_programs(store, build)
     configuration = _configuration(build)
     decision = configuration.settle()
     if decision.lost:

@@ -13,20 +13,6 @@ from pytest_kernelvm.kernel.kept import KIND as BUILDS
 from pytest_kernelvm.kernel.kept import NOTE
 from pytest_kernelvm.kernel.store import ENTRY, Store, remove_tree
 
-# What is published whole, and found by its digest.
-PUBLISHED = (
-    "kernels",
-    "devel",
-    "guests",
-    "sources",
-    "headers",
-    "compilers",
-    "packages",
-    "downloads",
-    "userlands",
-    "trees",
-    "snapshots",
-)
 # What is only work that is spared the next time.
 KEPT = ("builds", "mirrors", "external")
 # Interrupted work is left alone while it may go on.
@@ -52,17 +38,17 @@ def items(store: Store) -> tuple[Item, ...]:
 
 
 def _published(store: Store) -> Iterator[Item]:
-    for kind in PUBLISHED:
-        for path in (store.root / kind).glob(f"*/{ENTRY}"):
-            digest = path.parent.name
-            yield Item(
-                kind=kind,
-                digest=digest,
-                path=path.parent,
-                size_bytes=_size_bytes(path.parent),
-                used_s=store.last_use(kind, digest),
-                about=_words(store, path.parent),
-            )
+    for entry in store.root.glob(f"*/*/{ENTRY}"):
+        path = entry.parent
+        kind, digest = path.parent.name, path.name
+        yield Item(
+            kind=kind,
+            digest=digest,
+            path=path,
+            size_bytes=_size_bytes(path),
+            used_s=store.last_use(kind, digest),
+            about=_words(store, path),
+        )
 
 
 def _words(store: Store, path: Path) -> str:
@@ -130,7 +116,7 @@ def collect_garbage(
 
 
 def _remove(store: Store, item: Item) -> bool:
-    if item.kind in PUBLISHED:
+    if item.kind not in KEPT:
         return store.remove(item.kind, item.digest)
     with store.lock_if_free(f"{item.kind}-{item.digest}") as ours:
         if ours:
@@ -161,7 +147,7 @@ def verify(store: Store) -> dict[Item, tuple[str, ...]]:
     """Return the damaged entries and what is wrong with each, by the digests of their files."""
     found = {}
     for item in items(store):
-        if item.kind in PUBLISHED:
+        if item.kind not in KEPT:
             faults = store.damage(item.kind, item.digest)
             if faults:
                 found[item] = faults

@@ -1,0 +1,50 @@
+"""The programs that decide a configuration, compiled once for each source.
+
+Every new build directory would compile fixdep and conf again, a dozen files, before conf answers in
+a fraction of that time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pytest_kernelvm.kernel.store import Store, Work, digest_of
+
+KIND = "conf"
+# Where scripts/kconfig/Makefile and scripts/basic/Makefile have them made.
+DIRECTORIES = ("scripts/basic", "scripts/kconfig")
+
+
+def put_conf_programs(
+    store: Store, tree: Path, llvm: str, directory: Path, configure: Callable[[Path], None]
+) -> None:
+    """Put the compiled programs of a source into a build directory, where make finds them fresh.
+
+    tree: the source, in the store, where it never changes; kbuild's .cmd files name its path.
+    llvm: as in the vm-config, as it decides the host's compiler. directory: make's O=.
+    configure: has make configure anything in a build directory.
+    Raises what `configure` does.
+    """
+
+    def make(work: Work) -> dict[str, str]:
+        made = work.directory / "build"
+        made.mkdir()
+        configure(made)
+        _copy(made, work.entry)
+        return {"source": tree.name}
+
+    digest = digest_of([str(tree), llvm])
+    entry = store.obtain(KIND, digest, make, label="the kernel's configuration programs")
+    for copy in _copy(entry, directory):
+        # The store's are read-only; a make that is of another mind must be able to replace these.
+        copy.chmod(copy.stat().st_mode | 0o200)
+
+
+def _copy(made: Path, directory: Path) -> Iterator[Path]:
+    """Copy the programs with their times, by which make goes; return what is there then."""
+    for name in DIRECTORIES:
+        if (made / name).is_dir():
+            shutil.copytree(made / name, directory / name)
+    return directory.glob("scripts/*/**/*")
