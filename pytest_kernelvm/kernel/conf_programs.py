@@ -35,7 +35,7 @@ def put_conf_programs(
         _copy(made, work.entry)
         return {"source": tree.name}
 
-    digest = digest_of([str(tree), llvm])
+    digest = digest_of([str(tree.resolve()), llvm])
     entry = store.obtain(KIND, digest, make, label="the kernel's configuration programs")
     for copy in _copy(entry, directory):
         # The store's are read-only; a make that is of another mind must be able to replace these.

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from pytest_kernelvm import Cell
+from pytest_kernelvm.config import VmConfig
+from pytest_kernelvm.errors import ToolMissing
+from pytest_kernelvm.kernel.build import configuring
+from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import Completed, run
 
 # What a store has of its own; the rest need not be made again. Snapshots are linked into bundles.
@@ -54,6 +61,24 @@ def make_project(directory: Path, cell: Cell, tests: str) -> Project:
     (directory / "test_it.py").write_text(tests)
     (directory / "pytest.ini").write_text("[pytest]\n")
     return Project(directory=directory, cell=cell, store=own_store(directory, cell))
+
+
+def store_of_sources(directory: Path, shared: Store, cells: Iterable[VmConfig]) -> Path:
+    """Return a new store in a directory that has what cells are configured with, and no more.
+
+    shared: the store that gets all of it, if it does not have it. Skips where a source is missing.
+    """
+    try:
+        for cell in cells:
+            with configuring(shared, cell):
+                pass
+    except ToolMissing as error:
+        pytest.skip(error.summary)
+    store = directory / "store"
+    store.mkdir()
+    for kind in ("sources", "conf"):
+        (store / kind).symlink_to(shared.root / kind)
+    return store
 
 
 def own_store(directory: Path, cell: Cell) -> Path:

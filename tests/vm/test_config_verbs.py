@@ -12,10 +12,10 @@ import pexpect
 import pytest
 
 from pytest_kernelvm.config import select_cells
-from pytest_kernelvm.errors import ToolMissing, Verdict
-from pytest_kernelvm.kernel.source import locate, unpacked
+from pytest_kernelvm.errors import Verdict
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import Completed, run
+from tests.vm.project import store_of_sources
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
@@ -26,17 +26,9 @@ NCURSES_HEADERS = ("/usr/include/ncurses.h", "/usr/include/ncursesw/ncurses.h")
 
 
 @pytest.fixture
-def store(kernelvm_store: Store, tmp_path: Path) -> Path:
-    """A store of our own that has the unpacked sources of the shared one."""
-    for cell in select_cells(ROOT / "vm-configs", names=["malta"]):
-        try:
-            tree = unpacked(kernelvm_store, locate(kernelvm_store, cell.kernel.source))
-        except ToolMissing as error:
-            pytest.skip(error.summary)
-    directory = tmp_path / "store"
-    directory.mkdir()
-    (directory / "sources").symlink_to(tree.parent.parent)
-    return directory
+def store(kernelvm_store: Store, project: Path, tmp_path: Path) -> Path:
+    cells = select_cells(project / "vm-configs", names=["small"])
+    return store_of_sources(tmp_path, kernelvm_store, cells)
 
 
 @pytest.fixture

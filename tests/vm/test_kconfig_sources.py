@@ -25,6 +25,7 @@ from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.version_range import VersionRange
 from tests.kconfig_examples import EXAMPLES, Example, write_tree
+from tests.vm.project import store_of_sources
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
@@ -57,12 +58,8 @@ def tree(config: VmConfig, sources: Store) -> Path:
 
 
 @pytest.fixture
-def store(tree: Path, tmp_path: Path) -> Store:
-    """A store of our own that has the unpacked source of the shared one."""
-    shared = tree.parent.parent
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "sources").symlink_to(shared)
-    return Store(tmp_path / "store", Silent())
+def store(config: VmConfig, sources: Store, tmp_path: Path) -> Store:
+    return Store(store_of_sources(tmp_path, sources, [config]), Silent())
 
 
 def asking(config: VmConfig, *symbols: str | Requested, **changes: object) -> VmConfig:
@@ -75,6 +72,14 @@ def asking(config: VmConfig, *symbols: str | Requested, **changes: object) -> Vm
     )
     kernel = dataclasses.replace(config.kernel, symbols=requests, **changes)  # type: ignore[arg-type]
     return dataclasses.replace(config, kernel=kernel)
+
+
+def test_conf_is_compiled_once_for_a_source(config: VmConfig, store: Store) -> None:
+    with configuring(store, config) as configuration:
+        configuration.settle()
+        log = configuration.directory.with_name("build.log").read_text()
+    assert "configuration written to .config" in log
+    assert "HOSTCC" not in log
 
 
 # The small tree, with the real conf
