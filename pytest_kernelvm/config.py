@@ -122,6 +122,14 @@ class Source:
         """Whether it is fetched from a network."""
         return "://" in self.value
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and directories of this machine that it names."""
+        named = self.kind in ("tree", "git", "tarball", "prebuilt") and not self.is_url
+        if not named or self.value.startswith(("debian:", "host:")):
+            return ()
+        return tuple(self.value.split(",")) if self.kind == "prebuilt" else (self.value,)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patch:
@@ -406,8 +414,8 @@ _SOURCE = Record(
         ),
         "prebuilt": Placed(
             text=Text(
-                doc="A finished kernel: a directory, .deb files joined by commas, host:/boot "
-                "(host:RELEASE for one of several), or debian:PACKAGE[:ARCH][@SUITE].",
+                doc="A finished kernel: a directory, .deb or .rpm files joined by commas, "
+                "host:/boot (host:RELEASE for one of several), or debian:PACKAGE[:ARCH][@SUITE].",
                 pattern=r".+",
                 shape="a path, host:/boot, or debian:PACKAGE",
             )

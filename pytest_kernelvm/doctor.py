@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pytest_kernelvm.arch import Arch
-from pytest_kernelvm.config import VmConfig
+from pytest_kernelvm.config import KernelConfig, VmConfig
 from pytest_kernelvm.errors import KernelvmError
+from pytest_kernelvm.kernel.compiler import llvm_suffix
+from pytest_kernelvm.kernel.image_tools import IMAGE_TOOLS
 from pytest_kernelvm.kernel.source import DEBIAN_SOURCES
 from pytest_kernelvm.process import run
 
@@ -273,6 +275,7 @@ def examine(
         *_general_needs(cells),
         *_arch_needs(cells),
         *_source_needs(cells, debian_sources),
+        *_choice_needs(cells),
         *_optional_needs(cells),
     )
     # Each look is mostly a wait for `PROGRAM --version`.
@@ -488,29 +491,70 @@ def _compiler_notes(arch: Arch) -> Mapping[System, str]:
 
 
 def _source_needs(cells: Sequence[VmConfig], debian_sources: Path) -> Iterable[_Need]:
-    users: dict[tuple[str, str], list[str]] = {}
+    packages: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
     for cell in cells:
         source = cell.kernel.source
-        users.setdefault((source.kind, source.value), []).append(cell.id)
-    for (kind, value), ids in users.items():
-        if kind == "debian":
-            instead = f"{value} is a package of Debian; give the vm-config a kernel.source.tarball"
-            yield _Need(
-                name=value,
-                look=partial(_debian_source, value, debian_sources),
-                reason="kernel source",
-                cells=tuple(ids),
-                packages={"apt": (value,)},
-                notes={system: instead for system in SYSTEMS if system != "apt"},
+        if source.kind == "debian" and not source.suite:
+            packages.setdefault(source.value, []).append(cell.id)
+        for path in source.paths:
+            files.setdefault(path, []).append(cell.id)
+    for package, ids in packages.items():
+        instead = f"{package} is a package of Debian; give the vm-config a kernel.source.tarball"
+        yield _Need(
+            name=package,
+            look=partial(_debian_source, package, debian_sources),
+            reason="kernel source",
+            cells=tuple(ids),
+            packages={"apt": (package,)},
+            notes={system: instead for system in SYSTEMS if system != "apt"},
+        )
+    for path, ids in files.items():
+        yield _Need(
+            name=path,
+            look=partial(_file, Path(path)),
+            reason="kernel source, named by the vm-config",
+            cells=tuple(ids),
+            packages={},
+            notes=dict.fromkeys(SYSTEMS, f"put kernel source at {path}"),
+        )
+
+
+def _choice_needs(cells: Sequence[VmConfig]) -> Iterable[_Need]:
+    """Programs that only some sources, compilers and images want."""
+    users: dict[_Program, list[str]] = {}
+    for cell in cells:
+        for program in _chosen_programs(cell.kernel):
+            users.setdefault(program, []).append(cell.id)
+    for program, ids in users.items():
+        yield _program_need(program, tuple(ids))
+
+
+def _chosen_programs(kernel: KernelConfig) -> Iterable[_Program]:
+    if kernel.llvm:
+        suffix = llvm_suffix(kernel.llvm)
+        for name, package in (("clang", "clang"), ("ld.lld", "lld"), ("llvm-ar", "llvm")):
+            yield _Program(
+                name=f"{name}{suffix}",
+                reason="compiles and links kernels with LLVM in their vm-config",
+                # Others than Debian have one version of it.
+                packages=(f"{package}{suffix}", package, package, package, package),
             )
-        else:
-            yield _Need(
-                name=value,
-                look=partial(_file, Path(value)),
-                reason="kernel source, named by the vm-config",
-                cells=tuple(ids),
-                packages={},
-                notes=dict.fromkeys(SYSTEMS, f"put kernel source at {value}"),
+    if kernel.source.kind == "git":
+        yield _Program(name="git", reason="fetches kernel source", packages=("git",))
+    if kernel.source.kind == "prebuilt" and kernel.source.value.endswith(".rpm"):
+        yield _Program(
+            name="bsdtar",
+            reason="unpacks .rpm files",
+            packages=("libarchive-tools", "bsdtar", "libarchive", "libarchive", "libarchive"),
+        )
+    for image in kernel.images:
+        if image in IMAGE_TOOLS:
+            yield _Program(
+                name=IMAGE_TOOLS[image].program,
+                reason=f"makes {image}",
+                flag="-V",
+                packages=IMAGE_TOOLS[image].packages,
             )
 
 

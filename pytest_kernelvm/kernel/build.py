@@ -31,6 +31,7 @@ from pytest_kernelvm.kernel.conf_programs import put_conf_programs
 from pytest_kernelvm.kernel.config_uses import write_uses
 from pytest_kernelvm.kernel.configuring import Configuration
 from pytest_kernelvm.kernel.devel import keep_devel
+from pytest_kernelvm.kernel.image_tools import require_image_tools
 from pytest_kernelvm.kernel.kconfig_requests import requests_key, requests_of
 from pytest_kernelvm.kernel.kept import Bench, Wanted, kept_build
 from pytest_kernelvm.kernel.mirror import mirrored
@@ -247,6 +248,7 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
             store.work(f"build-{request}") as work,
         ):
             require_arch(cell.arch, cell.kernel.llvm, work.directory)
+            require_image_tools(cell.kernel.images)
             build = replace(_build_in(store, cell, tree, work.directory, jobs), files=files)
             digest = _build_into(store, build, located, compiler)
         if remote:

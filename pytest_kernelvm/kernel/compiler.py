@@ -53,10 +53,11 @@ def compiler_name(arch: Arch, llvm: str = "") -> str:
     llvm: what make is told as LLVM=, a suffix of programs being one; empty for gcc
     (Documentation/kbuild/llvm.rst).
     """
-    return f"clang{_suffix(llvm)}" if llvm else f"{arch.toolchain_prefix}gcc"
+    return f"clang{llvm_suffix(llvm)}" if llvm else f"{arch.toolchain_prefix}gcc"
 
 
-def _suffix(llvm: str) -> str:
+def llvm_suffix(llvm: str) -> str:
+    """Return what the names of LLVM's programs end with, of what make is told as LLVM=."""
     return llvm if llvm.startswith("-") else ""
 
 
@@ -72,7 +73,7 @@ def compiler_version(arch: Arch, llvm: str = "") -> str:
     llvm: as in compiler_name. Raises ToolMissing if one of the tools is not installed.
     """
     if llvm:
-        suffix = _suffix(llvm)
+        suffix = llvm_suffix(llvm)
         tools = (f"clang{suffix}", f"ld.lld{suffix}")
         hint = "apt-get install " + " ".join(f"{name}{suffix}" for name in ("clang", "lld", "llvm"))
         # The first of LLVM's other tools that a build asks for.

@@ -25,6 +25,7 @@ from pytest_kernelvm.kernel.elf_head import fits
 from pytest_kernelvm.kernel.headers import headers_of_source
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.kernel.kernel_packages import deb_field, host_suite, kernel_packages
+from pytest_kernelvm.kernel.rpm import unpack_rpm
 from pytest_kernelvm.kernel.source import DEBIAN_SOURCES
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
 from pytest_kernelvm.process import run
@@ -32,6 +33,7 @@ from pytest_kernelvm.process import run
 # Counts up whenever an entry made from the same files changes.
 RECIPE = 1
 COPY_TIMEOUT_S = 1800.0
+UNPACK = {".deb": unpack_deb, ".rpm": unpack_rpm}
 MODULE_ROOTS = ("lib/modules", "usr/lib/modules", "modules/lib/modules", "modules")
 IMAGE_NAMES = ("Image", "vmlinuz", "vmlinux", "Image.gz")
 
@@ -81,12 +83,12 @@ def arch_of(store: Store, source: Source) -> Arch:
     package = named_package(source)
     if package:
         return _of_debian(package.arch, source)
-    debs = _debs(source)
-    if debs:
-        return _of_debian(deb_field(debs[0], "Architecture"), source)
+    files = _package_files(source)
+    if files and files[0].suffix == ".deb":
+        return _of_debian(deb_field(files[0], "Architecture"), source)
     with store.work(f"look-{digest_of(source.value)}") as work:
-        work.directory.mkdir(exist_ok=True)
-        image = _unpacked_image(_find(_roots(source), source).image, work.directory / "image")
+        found = _find(_unpacked_roots(store, source, work), source)
+        image = _unpacked_image(found.image, work.directory / "image")
         for arch in ARCHES.values():
             if fits(image, arch):
                 return arch
@@ -118,9 +120,9 @@ def prebuilt_digest(store: Store, source: Source) -> str:
         )
         packages = kernel_packages(store, first, source.where)
         return digest_of([RECIPE, "packages", sorted(each.sha256 for each in packages)])
-    debs = _debs(source)
-    if debs:
-        return digest_of([RECIPE, "debs", sorted(file_digest(deb) for deb in debs)])
+    given = _package_files(source)
+    if given:
+        return digest_of([RECIPE, "debs", sorted(file_digest(each) for each in given)])
     found = _find(_roots(source), source)
     files = [found.image, *(path for path in sorted(_all_below(found.modules)) if path.is_file())]
     stamps = [[str(each), each.stat().st_size, each.stat().st_mtime_ns] for each in files]
@@ -162,10 +164,11 @@ def _import(store: Store, cell: VmConfig, work: Work) -> dict[str, Any]:
         if not (tree / "modules.dep").is_file():
             base = f"--basedir={entry / 'modules'}"
             run(["depmod", base, found.release], timeout_s=COPY_TIMEOUT_S)
-    for name, kept in (("config", "config"), ("System.map", "System.map")):
-        beside = found.image.with_name(f"{name}-{found.release}")
-        if beside.is_file():
-            shutil.copyfile(beside, entry / kept)
+    for name in ("config", "System.map"):
+        for beside in (f"{name}-{found.release}", name):
+            if found.image.with_name(beside).is_file():
+                shutil.copyfile(found.image.with_name(beside), entry / name)
+                break
     config = entry / "config"
     if not config.is_file():
         config.write_text("")
@@ -201,31 +204,31 @@ class _Found:
     modules: Path | None
 
 
-def _debs(source: Source) -> list[Path]:
-    paths = source.value.split(",")
-    if not all(path.endswith(".deb") for path in paths):
+def _package_files(source: Source) -> list[Path]:
+    """Return the .deb or .rpm files that a source names; empty if it names something else."""
+    paths = [Path(path) for path in source.value.split(",")]
+    if not all(path.suffix in UNPACK for path in paths):
         return []
-    debs = [Path(path) for path in paths]
-    for deb in debs:
-        if not deb.is_file():
-            raise BadInput(f"{deb} does not exist", Evidence(where=(source.where,)))
-    return debs
+    for path in paths:
+        if not path.is_file():
+            raise BadInput(f"{path} does not exist", Evidence(where=(source.where,)))
+    return paths
 
 
 def _unpacked_roots(store: Store, source: Source, work: Work) -> Path:
     """Return a directory with the kernel: the given one, or where packages are unpacked."""
     package = named_package(source)
-    debs = _debs(source)
-    if not package and not debs:
+    given = _package_files(source)
+    if not package and not given:
         return _roots(source)
     if package:
         first = find_package(store, package.name, arch=package.arch, suite=package.suite)
-        debs = [download(store, each) for each in kernel_packages(store, first)]
+        given = [download(store, each) for each in kernel_packages(store, first)]
     root = work.directory / "root"
     root.mkdir()
-    for deb in debs:
-        store.progress.say(f"unpacking {deb.name}")
-        unpack_deb(deb, root)
+    for path in given:
+        store.progress.say(f"unpacking {path.name}")
+        UNPACK[path.suffix](path, root)
     return root
 
 
@@ -237,7 +240,7 @@ def _roots(source: Source) -> Path:
         raise BadInput(
             f"the prebuilt kernel {path} does not exist",
             Evidence(
-                expected="a directory, .deb files, host:/boot, or debian:PACKAGE",
+                expected="a directory, .deb or .rpm files, host:/boot, or debian:PACKAGE",
                 where=(source.where,),
             ),
         )
@@ -280,23 +283,23 @@ def _kernels_in(root: Path) -> Iterator[_Found]:
         for path in sorted((root / place).glob("[0-9]*"))
         if path.is_dir()
     }
-    releases = {
-        path.name.partition("-")[2]
-        for name in IMAGE_NAMES
-        for path in (root / "boot").glob(f"{name}-*")
-    }
-    for release in sorted(releases):
-        for name in IMAGE_NAMES:
-            image = root / "boot" / f"{name}-{release}"
+    # Fedora and openSUSE keep the image with its modules, and copy it to /boot at installation.
+    images = {release: image for release, tree in trees.items() if (image := _image_in(tree))}
+    for name in reversed(IMAGE_NAMES):
+        for image in (root / "boot").glob(f"{name}-*"):
             if image.is_file():
-                yield _Found(release=release, image=image, modules=trees.get(release))
-                break
-    if not releases:
-        images = [root / name for name in IMAGE_NAMES if (root / name).is_file()]
-        for release, tree in list(trees.items())[: 1 if images else 0]:
-            yield _Found(release=release, image=images[0], modules=tree)
-        if images and not trees:
-            yield _Found(release=_release_in(images[0]), image=images[0], modules=None)
+                images[image.name.removeprefix(f"{name}-")] = image
+    for release in sorted(images):
+        yield _Found(release=release, image=images[release], modules=trees.get(release))
+    flat = _image_in(root)
+    if not images and flat:
+        release, tree = next(iter(trees.items()), (_release_in(flat), None))
+        yield _Found(release=release, image=flat, modules=tree)
+
+
+def _image_in(directory: Path) -> Path | None:
+    paths = (directory / name for name in IMAGE_NAMES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _release_in(image: Path) -> str:

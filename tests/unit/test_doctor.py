@@ -215,6 +215,44 @@ def test_a_tarball_of_the_users_own_needs_no_package(tmp_path: Path, machine: Ma
     assert notes([finding], "apt") == (f"put kernel source at {tarball}",)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "lacking"),
+    [
+        ("source: {tarball: 'https://host/l.tar.xz', sha256: %s}" % ("a" * 64), set()),
+        ("source: {version: '6.12.30'}", set()),
+        ("source: {debian: linux-source-6.12, suite: sid}", set()),
+        ("source: {debian: linux-source-6.12}", {"linux-source-6.12"}),
+        ("source: {git: 'https://host/linux', ref: v6.12}", {"git"}),
+        ("source: {git: absent, ref: v6.12}", {"git", "absent"}),
+        ("source: {tree: absent}", {"absent"}),
+        ("source: {prebuilt: 'debian:linux-image-4kc-malta:mipsel'}", set()),
+        ("source: {prebuilt: 'k.deb,m.deb'}", {"k.deb", "m.deb"}),
+        ("source: {prebuilt: k.rpm}", {"bsdtar", "k.rpm"}),
+        ("source: {version: '6.12'}, LLVM: true", {"clang", "ld.lld", "llvm-ar"}),
+        ("source: {version: '6.12'}, LLVM: 16", {"clang-16", "ld.lld-16", "llvm-ar-16"}),
+        ("source: {version: '6.12'}, image: [vmlinux, uImage]", {"mkimage"}),
+    ],
+)
+def test_what_a_choice_needs(
+    kernel: str, lacking: set[str], tmp_path: Path, machine: Machine
+) -> None:
+    """Beside what all cells need."""
+    machine({})
+    findings = found(tmp_path, f"arch: mipsel\nkernel: {{version: '6.12', {kernel}}}\n")
+    (tmp_path / "l.tar").write_bytes(b"")
+    plain = "arch: mipsel\nkernel: {version: '6.12', source: {tarball: l.tar}}\n"
+    more = findings.keys() - found(tmp_path, plain).keys()
+    assert {name.removeprefix(f"{tmp_path}/") for name in more} == lacking
+    assert all(findings[name].required and not findings[name].path for name in more)
+
+
+def test_packages_of_a_version_of_llvm(tmp_path: Path, machine: Machine) -> None:
+    machine({})
+    text = "arch: mips\nkernel: {version: '6.12', LLVM: 16}\n"
+    packages = missing_packages(found(tmp_path, text).values(), "apt")
+    assert {"clang-16", "lld-16", "llvm-16"} <= set(packages)
+
+
 COMMANDS: list[tuple[System, str, str]] = [
     (
         "apt",

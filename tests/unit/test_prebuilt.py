@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,83 @@ def test_a_damaged_package(store: Store, tmp_path: Path) -> None:
         arch_of(store, cell_of(str(tmp_path / "k.deb")).kernel.source)
     with pytest.raises(BadInput, match="cannot be unpacked"):
         build_kernel(store, cell_of(str(tmp_path / "k.deb")))
+
+
+SPEC = """\
+Name: {name}
+Version: 6.1.0
+Release: 9
+Summary: a kernel
+License: GPL-2.0-only
+%global _build_id_links none
+%global __os_install_post %nil
+%global debug_package %nil
+%description
+A kernel.
+%install
+mkdir -p %{{buildroot}}
+cp -a {root}/. %{{buildroot}}
+%files
+{files}
+"""
+
+
+def rpm(root: Path, name: str) -> Path:
+    """Let rpmbuild make a package of a directory."""
+    if not shutil.which("bsdtar"):
+        pytest.skip("bsdtar is not installed")
+    spec = root.with_name(f"{name}.spec")
+    files = "\n".join(f"/{path.name}" for path in root.iterdir())
+    spec.write_text(SPEC.format(name=name, root=root, files=files))
+    top = root.with_name(f"{name}-top")
+    argv = ["rpmbuild", "-bb", "--target=aarch64", f"--define=_topdir {top}"]
+    try:
+        run([*argv, spec], timeout_s=60)
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
+    return top / "RPMS/aarch64" / f"{name}-6.1.0-9.aarch64.rpm"
+
+
+def test_packages_of_fedora(store: Store, tmp_path: Path) -> None:
+    """The image lies with the modules, of which most are in another package."""
+    core = write_root(tmp_path / "core")
+    tree = core / "lib/modules" / RELEASE
+    (core / f"boot/vmlinuz-{RELEASE}").rename(tree / "vmlinuz")
+    (core / f"boot/config-{RELEASE}").rename(tree / "config")
+    (core / "boot").rmdir()
+    modules = tmp_path / "modules" / "lib/modules" / RELEASE
+    (modules / "kernel").mkdir(parents=True)
+    (modules / "kernel/a.ko.xz").write_bytes(b"")
+    paths = rpm(core, "kernel-core"), rpm(tmp_path / "modules", "kernel-modules")
+    value = ",".join(str(path) for path in paths)
+    assert arch_of(store, cell_of(value).kernel.source).name == "aarch64"
+    kernel = imported(store, value)
+    assert (kernel.release, kernel.image.read_bytes()) == (RELEASE, ARM64)
+    assert kernel.config == {"VIRTIO_CONSOLE": "y", "VIRTIO_MMIO": "m"}
+    assert (kernel.module_tree / "kernel/a.ko.xz").is_file()
+    assert not (kernel.module_tree / "build").is_symlink()
+
+
+def test_a_damaged_rpm(store: Store, tmp_path: Path) -> None:
+    if not shutil.which("bsdtar"):
+        pytest.skip("bsdtar is not installed")
+    (tmp_path / "k.rpm").write_bytes(b"\xed\xab\xee\xdb\x03" + bytes(200))
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        build_kernel(store, cell_of(str(tmp_path / "k.rpm")))
+
+
+def test_an_rpm_without_a_program_for_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "k.rpm").write_bytes(b"")
+    setpriv = shutil.which("setpriv")
+    assert setpriv
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "setpriv").symlink_to(setpriv)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(ToolMissing) as missing:
+        build_kernel(store, cell_of(str(tmp_path / "k.rpm")))
+    assert "libarchive-tools" in missing.value.evidence.next_step
 
 
 @pytest.mark.parametrize(

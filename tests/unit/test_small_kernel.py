@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,27 @@ def test_a_compiler_of_another_machine(
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(ToolMissing, match=f"{name} does not compile for mips"):
         build_kernel(Store(tmp_path / "store", Silent()), cell)
+
+
+def test_an_image_without_the_program_that_makes_it(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known before anything is compiled."""
+    cell = write_cell(tmp_path, f"tree: {tree}")
+    cell = replace(cell, kernel=replace(cell.kernel, further_images=("uImage",)))
+    monkeypatch.setenv("COMPILED", str(tmp_path / "compiled"))
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    places = os.environ["PATH"].split(os.pathsep)
+    for program in (each for place in reversed(places) for each in Path(place).glob("*")):
+        (tools / program.name).unlink(missing_ok=True)
+        (tools / program.name).symlink_to(program)
+    (tools / "mkimage").unlink(missing_ok=True)
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(ToolMissing, match="'mkimage' is not installed") as missing:
+        build_kernel(Store(tmp_path / "store", Silent()), cell)
+    assert "u-boot-tools, or leave out uImage" in missing.value.evidence.next_step
+    assert not (tmp_path / "compiled").exists()
 
 
 # Patches for some versions of the source
