@@ -16,6 +16,7 @@ from pathlib import Path
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
 from pytest_kernelvm.kernel.build import Kernel
 from pytest_kernelvm.kernel.config_uses import differences, read_uses
+from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.process import run
 
 TOOL_TIMEOUT_S = 60.0
@@ -108,6 +109,24 @@ def require_fit(
                 next_step="build image and modules from one configuration",
             ),
         )
+
+
+def config_near(modules: Sequence[Path]) -> dict[str, str] | None:
+    """Return the configuration that lies with modules in the build directory they were made in.
+
+    A kernel of the store has it too. None if there is none, or if they come from several places.
+    """
+    found = {_config_above(module.absolute()) for module in modules}
+    path = found.pop() if len(found) == 1 else None
+    return parse_config(path.read_text()) if path else None
+
+
+def _config_above(module: Path) -> Path | None:
+    for directory in module.parents:
+        for name in (".config", "config"):
+            if (directory / name).is_file() and (directory / "Module.symvers").is_file():
+                return directory / name
+    return None
 
 
 def _tool(kernel: Kernel, name: str) -> str:

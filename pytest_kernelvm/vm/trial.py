@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.errors import CommandFailed, Evidence
-from pytest_kernelvm.kernel.compat import require_fit
+from pytest_kernelvm.kernel.compat import config_near, require_fit
 from pytest_kernelvm.kernel.own_modules import ExternalModules, build_modules
 from pytest_kernelvm.modules.elf import read_modinfo
 from pytest_kernelvm.vm.cell import Cell
@@ -74,20 +74,38 @@ def try_modules(
     Raises BuildFailed, CommandFailed with the kernel's words, or what became of the guest.
     """
     started = time.monotonic()
-    ordered = in_load_order(build_for(cell, directory).files)
+    files = build_for(cell, directory).files
     built_s = time.monotonic() - started
+    return replace(_tried(cell, files, logs, options or {}), build_s=built_s)
+
+
+def try_files(
+    cell: Cell, files: Sequence[Path], logs: Path, *, options: Mapping[str, str] | None = None
+) -> Trial:
+    """Load modules that somebody built in a fresh guest, and unload them.
+
+    logs, options: as of try_modules.
+    Raises BuildFailed, before anything boots, if they are not for the cell's kernel; else as that.
+    """
+    require_fit(cell.kernel, files, config=config_near(files))
+    return _tried(cell, files, logs, options or {})
+
+
+def _tried(cell: Cell, files: Sequence[Path], logs: Path, options: Mapping[str, str]) -> Trial:
+    started = time.monotonic()
+    ordered = in_load_order(files)
     own = {_name(file) for file, _depends in ordered}
     wanted = [name for _file, depends in ordered for name in depends if name not in own]
     program = cell.programs.modprobe.read_bytes()
-    files = {f"{DIRECTORY}/{file.name}": file.read_bytes() for file, _depends in ordered}
-    files |= {INSMOD: program, RMMOD: program}
-    bootable = cell.bootable(modules=tuple(dict.fromkeys(wanted)), files=files)
+    packed = {f"{DIRECTORY}/{file.name}": file.read_bytes() for file, _depends in ordered}
+    packed |= {INSMOD: program, RMMOD: program}
+    bootable = cell.bootable(modules=tuple(dict.fromkeys(wanted)), files=packed)
     with Vm(bootable, logs) as vm:
         before = len(vm.dmesg.records)
         if wanted:
             vm.modprobe("-a", *dict.fromkeys(wanted))
         for file, _depends_on in ordered:
-            words = (options or {}).get(_name(file), "").split()
+            words = options.get(_name(file), "").split()
             _insist(vm, before, INSMOD, f"{DIRECTORY}/{file.name}", *words)
         for file, _depends_on in reversed(ordered):
             _insist(vm, before, RMMOD, _name(file))
@@ -95,8 +113,8 @@ def try_modules(
     return Trial(
         modules=tuple(_name(file) for file, _depends_on in ordered),
         log=log,
-        build_s=built_s,
-        guest_s=time.monotonic() - started - built_s,
+        build_s=0.0,
+        guest_s=time.monotonic() - started,
     )
 
 

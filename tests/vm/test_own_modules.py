@@ -14,7 +14,7 @@ from pytest_kernelvm.errors import BadInput, BuildFailed, CommandFailed
 from pytest_kernelvm.kernel.build import build_kernel
 from pytest_kernelvm.kernel.compat import objections, require_fit
 from pytest_kernelvm.kernel.own_modules import build_modules
-from pytest_kernelvm.vm.trial import try_modules
+from pytest_kernelvm.vm.trial import try_files, try_modules
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +164,7 @@ def test_a_module_of_another_kernel(cell: Cell, hello: Path, tmp_path: Path) -> 
     assert found.text == f"hello.ko is for {theirs.decode()}, this one is {ours.decode()}"
 
 
-def test_modules_of_another_configuration(cell: Cell) -> None:
+def test_modules_of_another_configuration(cell: Cell, tmp_path: Path) -> None:
     """The case that started it: NF_CONNTRACK off, then m, and only the modules are built anew.
 
     vermagic is the same. The image was compiled without what connection tracking hooks into, and
@@ -197,3 +197,10 @@ def test_modules_of_another_configuration(cell: Cell) -> None:
     assert "and m for the module; compiled by it into the image: " in layout
     with pytest.raises(BuildFailed, match="is not for this kernel"):
         require_fit(image, files, config=modules.config)
+    # Whoever loads them without looking, from the directory they were made in, is stopped as well.
+    with pytest.raises(BuildFailed, match="is not for this kernel") as failed:
+        try_files(variant(NF_CONNTRACK="n"), files, tmp_path)
+    assert layout in failed.value.evidence.excerpt
+    assert not list(tmp_path.iterdir())
+    tried = try_files(variant(NF_CONNTRACK="m"), files, tmp_path)
+    assert tried.modules == ("nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack")
