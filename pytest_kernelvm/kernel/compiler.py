@@ -21,9 +21,10 @@ KIND = "compilers"
 BLIND = "-fdebug-prefix-map=${PWD%/*}=/kernelvm"
 
 
-# At each start of make kbuild asks the compiler for some 50 flags, one after the other, whether it
-# knows them (scripts/Makefile.compiler, cc-option). What was answered with yes is answered from the
-# file that this variable names; it belongs to one compiler.
+# At each start of make kbuild asks the compiler for some 70 flags, one after the other, whether it
+# knows them (scripts/Makefile.compiler, cc-option). What was answered is answered again from the
+# directory that this variable names, a file a flag; it belongs to one compiler. A no is kept if the
+# compiler said that it does not know the flag: a full disk, say, makes it fail too.
 ASKED = "KERNELVM_ASKED"
 _WRAPPER = """\
 #!/bin/sh
@@ -32,13 +33,25 @@ case "${ASKED}:$*" in
 :*) ;;
 *:-Werror\\ *' -c -x c /dev/null -o '*tmp)
 	asked=${{*%% -o *}}
-	case $asked in
-	*\\'*) ;;
+	flag=${{asked% -c -x c /dev/null}}
+	flag=${{flag##* }}
+	case $flag:$asked in
+	*\\'* | */*:*) ;;
 	*)
-		[ ! -f "${ASKED}" ] || . "${ASKED}"
-		"{program}" "$@" "{blind}" || exit
-		printf "[ \\"\\$asked\\" != '%s' ] || exit 0\\n" "$asked" >>"${ASKED}"
-		exit 0
+		[ ! -f "${ASKED}/$flag" ] || . "${ASKED}/$flag"
+		if said=$(LC_ALL=C "{program}" "$@" "{blind}" 2>&1); then
+			status=0
+		else
+			status=$?
+			echo "$said" >&2
+			case $said in
+			*unrecognized*|*"unknown argument"*|*"unknown warning option"*) ;;
+			*) exit $status ;;
+			esac
+		fi
+		mkdir -p "${ASKED}"
+		printf "[ \\"\\$asked\\" != '%s' ] || exit %s\\n" "$asked" $status >>"${ASKED}/$flag"
+		exit $status
 		;;
 	esac
 	;;

@@ -102,23 +102,26 @@ def test_a_flag_that_it_knows_is_asked_for_once(counted: tuple[Path, Path], tmp_
     assert len(log.read_text().splitlines()) == 5
 
 
-def test_what_it_does_not_know_is_asked_again(counted: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_it_does_not_know_is_asked_once(counted: tuple[Path, Path], tmp_path: Path) -> None:
     compiler, log = counted
     answers = {ASKED: str(tmp_path / "answers")}
-    argv: list[str | Path] = [
-        compiler,
-        "-Werror",
-        "-fnot-known",
-        "-c",
-        "-x",
-        "c",
-        "/dev/null",
-        "-o",
-        tmp_path / "tmp",
-    ]
-    assert [run(argv, env=answers, timeout_s=60, check=False).status for _ in range(2)] == [1, 1]
+    (tmp_path / ".tmp_1").mkdir()
+    for asked, flag in enumerate(("-fnot-known", "-Wnot-known", "-Wa,-mnot-known"), start=1):
+        argv = [compiler, "-Werror", flag, *FLAG[2:], tmp_path / ".tmp_1/tmp"]
+        for _time in range(2):
+            assert run(argv, env=answers, timeout_s=60, check=False).status == 1
+        assert len(log.read_text().splitlines()) == asked
+
+
+def test_an_answer_is_for_all_that_was_asked(counted: tuple[Path, Path], tmp_path: Path) -> None:
+    """The last flag may be known only because of another one."""
+    compiler, log = counted
+    answers = {ASKED: str(tmp_path / "answers")}
+    (tmp_path / ".tmp_1").mkdir()
+    for first, status in (("-O2", 0), ("-fnot-known", 1), ("-O2", 0), ("-fnot-known", 1)):
+        argv = [compiler, "-Werror", first, *FLAG[1:], tmp_path / ".tmp_1/tmp"]
+        assert run(argv, env=answers, timeout_s=60, check=False).status == status
     assert len(log.read_text().splitlines()) == 2
-    assert not (tmp_path / "answers").exists()
 
 
 @pytest.mark.parametrize("llvm", ["", "1"])
