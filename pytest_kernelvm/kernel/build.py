@@ -457,6 +457,7 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
     wanted = Wanted(
         tree=build.tree,
         family=located.family,
+        series=".".join(version.split(".")[:2]),
         state=build.tree.parent.name,
         config=final,
         toolchain=digest_of([compiler, BLIND, build.variables]),

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
@@ -34,6 +35,14 @@ def files_below(tree: Path) -> dict[str, os.stat_result]:
                 elif relative != ".git":
                     found[relative] = entry.stat(follow_symlinks=False)
     return found
+
+
+def digests_below(tree: Path) -> dict[str, str]:
+    """Return digests of the files and links of a source by relative path."""
+    names = list(files_below(tree))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(lambda name: content_digest(tree / name), names)
+        return dict(zip(names, digests, strict=True))
 
 
 def follow_linked(source: Path, copy: Path) -> tuple[str, ...]:
@@ -126,7 +135,9 @@ def _remove(copy: Path, names: Iterable[str]) -> list[str]:
 def _same(one: Path, about: os.stat_result, other: Path, before: os.stat_result) -> bool:
     if about.st_ino == before.st_ino and about.st_dev == before.st_dev:
         return True
-    if about.st_mode != before.st_mode or about.st_size != before.st_size:
+    # Whether others may write is no part of a source (content_digest).
+    kinds = {(stat.S_IFMT(each.st_mode), each.st_mode & stat.S_IXUSR) for each in (about, before)}
+    if len(kinds) > 1 or about.st_size != before.st_size:
         return False
     return content_digest(one) == content_digest(other)
 

@@ -2,9 +2,10 @@
 
 How to use it: build as ever, with `build_kernel`. A kernel that differs from one built before in a
 few symbols or patches of the same source starts from a copy of that one's build directory, and
-after an edit of a working tree (`tree:`) the same directory is built on. kbuild's own dependency
-tracking (.cmd files, include/config/*) decides what is compiled again, image and modules both, and
-the bytes are those of a build from nothing.
+after an edit of a working tree (`tree:`) the same directory is built on. A source of which nothing
+was built yet starts from a build of another one of its series (6.12), if there is one. kbuild's own
+dependency tracking (.cmd files, include/config/*) decides what is compiled again, image and modules
+both, and the bytes are those of a build from nothing.
 
 A kept build is a directory `builds/DIGEST` of the store:
 
@@ -32,7 +33,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BuildFailed
-from pytest_kernelvm.kernel.following import OBJECTS, follow_linked, link_digests
+from pytest_kernelvm.kernel.following import (
+    OBJECTS,
+    digests_below,
+    follow_digests,
+    follow_linked,
+    link_digests,
+)
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.kernel.store import (
     Store,
@@ -60,15 +67,17 @@ FARTHEST = 500
 class Wanted:
     """What is to be built.
 
-    tree: the source with its patches, in the store. family: names the source without them; only
-    builds of one family are built upon. state: names the tree; that of a working tree changes under
-    its name. config: the final .config. toolchain: architecture, compiler and make's variables.
-    files: digests of the files, by relative path, of a tree whose files are replaced now and then;
-    None for one that never changes.
+    tree: the source with its patches, in the store. family: names the source without them; builds
+    of the same are built upon first. series: the first two numbers of its version; builds of other
+    families are built upon if they are of the same. state: names the tree; that of a working tree
+    changes under its name. config: the final .config. toolchain: architecture, compiler and make's
+    variables. files: digests of the files, by relative path, of a tree whose files are replaced now
+    and then; None for one that never changes.
     """
 
     tree: Path
     family: str
+    series: str
     state: str
     config: str
     toolchain: str
@@ -152,6 +161,7 @@ def _taken(path: Path) -> str:
 def _keep(wanted: Wanted, directory: Path) -> None:
     noted = {
         "family": wanted.family,
+        "series": wanted.series,
         "toolchain": wanted.toolchain,
         "config": parse_config(wanted.config),
         # The source costs nothing: its files are links.
@@ -184,18 +194,40 @@ def _begin(store: Store, wanted: Wanted, directory: Path) -> str:
 def _copy_nearest(store: Store, wanted: Wanted, entry: Path) -> str:
     config = parse_config(wanted.config)
     near = sorted(
-        (distance, directory)
+        (noted["family"] != wanted.family, distance, directory)
         for directory, noted in _notes(store)
-        if noted["family"] == wanted.family and noted["toolchain"] == wanted.toolchain
+        if noted["toolchain"] == wanted.toolchain
+        if noted["family"] == wanted.family or noted.get("series") == wanted.series
         if (distance := _distance(config, noted["config"])) <= FARTHEST
     )
-    for distance, directory in near:
+    for foreign, distance, directory in near:
         with store.lock_if_free(f"{KIND}-{directory.name}") as ours:
             if ours and (directory / NOTE).is_file():
-                store.progress.say(f"starting from a kept build that differs in {distance} symbols")
+                of = " of another source" if foreign else ""
+                store.progress.say(
+                    f"starting from a kept build{of} that differs in {distance} symbols"
+                )
                 copy_build(directory, entry)
+                if foreign:
+                    _adopt(wanted, entry)
                 return directory.name
     return ""
+
+
+def _adopt(wanted: Wanted, entry: Path) -> None:
+    """Make the copy of another source's build one of ours.
+
+    Files that differ get the present as their time, as the objects may be younger than our source.
+    """
+    known = entry / FILES
+    if wanted.files is None:
+        # They are compared and replaced by whoever builds (_follow).
+        known.unlink(missing_ok=True)
+        return
+    tree = entry / "tree"
+    before = json.loads(known.read_bytes()) if known.is_file() else digests_below(tree)
+    follow_digests(wanted.tree, tree, wanted.files, before)
+    write_whole(known, json.dumps(wanted.files).encode())
 
 
 def copy_build(directory: Path, entry: Path) -> None:

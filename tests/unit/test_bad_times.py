@@ -77,7 +77,9 @@ def test_a_disk_that_gets_full_while_a_tree_is_copied(disk: Path, tmp_path: Path
 def test_a_disk_that_gets_full_while_building(disk: Path) -> None:
     store = Store(disk, Silent())
     tree = write_source(disk / "sources" / "plain" / "tree")
-    wanted = Wanted(tree=tree, family="f", state="s", config="CONFIG_A=y\n", toolchain="gcc")
+    wanted = Wanted(
+        tree=tree, family="f", series="6.12", state="s", config="CONFIG_A=y\n", toolchain="gcc"
+    )
 
     def fill_it() -> None:
         with kept_build(store, wanted, "the kernel") as bench:
@@ -93,7 +95,9 @@ def test_a_disk_that_gets_full_while_building(disk: Path) -> None:
 def test_a_disk_that_is_full_already(disk: Path) -> None:
     store = Store(disk, Silent())
     tree = write_source(disk / "sources" / "plain" / "tree")
-    wanted = Wanted(tree=tree, family="f", state="s", config="CONFIG_A=y\n", toolchain="gcc")
+    wanted = Wanted(
+        tree=tree, family="f", series="6.12", state="s", config="CONFIG_A=y\n", toolchain="gcc"
+    )
     filler = fill(disk)
     with pytest.raises(HarnessError, match="full"):
         build(store, wanted)
@@ -121,7 +125,8 @@ from pytest_kernelvm.progress import Silent
 from tests.unit.test_kept import make
 
 root, tree, config, go = sys.argv[1:]
-wanted = Wanted(tree=Path(tree), family="f", state="s", config=config, toolchain="gcc")
+names = {"family": "f", "series": "6.12", "state": "s", "toolchain": "gcc"}
+wanted = Wanted(tree=Path(tree), config=config, **names)
 with kept_build(Store(Path(root), Silent()), wanted, "the kernel") as bench:
     (bench.objects / "one.o").write_text("half")
     print("building", flush=True)
@@ -135,7 +140,9 @@ with kept_build(Store(Path(root), Silent()), wanted, "the kernel") as bench:
 @pytest.fixture
 def wanted(tmp_path: Path) -> Wanted:
     tree = write_source(tmp_path / "store" / "sources" / "plain" / "tree")
-    return Wanted(tree=tree, family="f", state="s", config="CONFIG_A=y\n", toolchain="gcc")
+    return Wanted(
+        tree=tree, family="f", series="6.12", state="s", config="CONFIG_A=y\n", toolchain="gcc"
+    )
 
 
 def child(wanted: Wanted, directory: Path, name: str) -> list[str]:

@@ -107,7 +107,7 @@ def test_what_it_does_not_know_is_asked_once(counted: tuple[Path, Path], tmp_pat
     answers = {ASKED: str(tmp_path / "answers")}
     (tmp_path / ".tmp_1").mkdir()
     for asked, flag in enumerate(("-fnot-known", "-Wnot-known", "-Wa,-mnot-known"), start=1):
-        argv = [compiler, "-Werror", flag, *FLAG[2:], tmp_path / ".tmp_1/tmp"]
+        argv: list[str | Path] = [compiler, "-Werror", flag, *FLAG[2:], tmp_path / ".tmp_1/tmp"]
         for _time in range(2):
             assert run(argv, env=answers, timeout_s=60, check=False).status == 1
         assert len(log.read_text().splitlines()) == asked
@@ -119,7 +119,7 @@ def test_an_answer_is_for_all_that_was_asked(counted: tuple[Path, Path], tmp_pat
     answers = {ASKED: str(tmp_path / "answers")}
     (tmp_path / ".tmp_1").mkdir()
     for first, status in (("-O2", 0), ("-fnot-known", 1), ("-O2", 0), ("-fnot-known", 1)):
-        argv = [compiler, "-Werror", first, *FLAG[1:], tmp_path / ".tmp_1/tmp"]
+        argv: list[str | Path] = [compiler, "-Werror", first, *FLAG[1:], tmp_path / ".tmp_1/tmp"]
         assert run(argv, env=answers, timeout_s=60, check=False).status == status
     assert len(log.read_text().splitlines()) == 2
 

@@ -12,6 +12,7 @@ from pytest_kernelvm.errors import BadInput, BuildFailed
 from pytest_kernelvm.kernel.following import (
     OBJECTS,
     content_digest,
+    digests_below,
     files_below,
     follow_digests,
     follow_linked,
@@ -47,7 +48,9 @@ def write_source(tree: Path, **files: str) -> Path:
 @pytest.fixture
 def wanted(store: Store) -> Wanted:
     tree = write_source(store.root / "sources" / "plain" / "tree")
-    return Wanted(tree=tree, family="f", state="plain", config="CONFIG_A=y\n", toolchain="gcc")
+    return Wanted(
+        tree=tree, family="f", series="6.12", state="plain", config="CONFIG_A=y\n", toolchain="gcc"
+    )
 
 
 def make(bench: Bench) -> list[str]:
@@ -109,15 +112,46 @@ def test_the_nearest_is_copied(store: Store, wanted: Wanted) -> None:
     assert bench.parent == near.name
 
 
-@pytest.mark.parametrize("field", ["family", "toolchain"])
-def test_another_source_or_compiler_begins_with_nothing(
-    field: str, store: Store, wanted: Wanted
+@pytest.mark.parametrize("changes", [{"toolchain": "other"}, {"family": "other", "series": "6.13"}])
+def test_another_series_or_compiler_begins_with_nothing(
+    changes: dict[str, str], store: Store, wanted: Wanted
 ) -> None:
     build(store, wanted)
-    changes: dict[str, str] = {field: "other"}
     made, bench = build(store, replace(wanted, **changes))  # type: ignore[arg-type]
     assert bench.parent == ""
     assert made == ["one", "two"]
+
+
+@pytest.mark.parametrize("following", [False, True], ids=["to a fixed one", "to a working tree"])
+@pytest.mark.parametrize("followed", [False, True], ids=["from a fixed one", "from a working tree"])
+def test_another_source_of_the_series_is_built_upon(
+    followed: bool, following: bool, store: Store, wanted: Wanted, tmp_path: Path
+) -> None:
+    """Its files are older than the objects of the other one, whether they differ or not."""
+    files = digests_below(wanted.tree) if followed else None
+    build(store, replace(wanted, family="other", state="other", files=files))
+    tree = write_source(store.root / "sources" / "mine" / "tree", one_c="mine")
+    (tree / "two.c").chmod(0o664)
+    mine = replace(wanted, tree=tree, files=digests_below(tree) if following else None)
+    made, bench = build(store, mine)
+    assert bench.parent
+    assert made == ["one"]
+    assert contents(bench) == from_nothing(mine, tmp_path / "nothing")
+    assert (tree / "one.c").stat().st_mtime == 1
+    # From now on it is followed as one that was built from nothing is.
+    (tree / "two.c").unlink()
+    (tree / "two.c").write_text("edited")
+    again = replace(mine, files=digests_below(tree) if following else None)
+    assert build(store, again)[0] == ["two"]
+    assert (wanted.tree / "two.c").read_text() == "two.c"
+
+
+def test_ones_own_family_comes_first(store: Store, wanted: Wanted) -> None:
+    own = replace(wanted, config="CONFIG_A=y\nCONFIG_B=y\n")
+    build(store, own)
+    build(store, replace(wanted, family="other", state="other", config="CONFIG_A=y\nCONFIG_C=y\n"))
+    _made, bench = build(store, replace(wanted, config="CONFIG_A=y\nCONFIG_C=y\nCONFIG_D=y\n"))
+    assert bench.parent == own.name
 
 
 def test_a_patched_source_is_built_upon_the_plain_one(

@@ -239,6 +239,22 @@ def test_an_edit_makes_one_object(
     assert outputs(last) == outputs(build_kernel(Store(tmp_path / "other", Silent()), cell))
 
 
+def test_a_first_tree_is_built_upon_another_source(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tree like a tarball that was built before only what differs is compiled."""
+    store = Store(tmp_path / "store", Silent())
+    before = build_kernel(store, write_cell(tmp_path, f"tarball: {pack(tree)}"))
+    (tree / "init/main.c").write_text("int start = 1;\n")
+    (tree / "include/uapi/linux/seen.h").write_text("#define SEEN 2\n")
+    cell = write_cell(tmp_path, f"tree: {tree}")
+    monkeypatch.setenv("COMPILED", str(tmp_path / "compiled"))
+    kernel = build_kernel(store, cell)
+    assert (tmp_path / "compiled").read_text().split() == ["main"]
+    assert outputs(kernel) == outputs(build_kernel(Store(tmp_path / "other", Silent()), cell))
+    assert outputs(kernel)["headers/linux/seen.h"] != outputs(before)["headers/linux/seen.h"]
+
+
 def test_the_same_configuration_is_the_same_kernel(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
