@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from pytest_kernelvm.kernel.patching import apply_patch
 from pytest_kernelvm.kernel.release import resolve
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
 from pytest_kernelvm.kernel.tarball import UNPACK_TIMEOUT_S, RemoteTarball, Tarball
-from pytest_kernelvm.kernel.worktree import read_tree
+from pytest_kernelvm.kernel.worktree import WorkingTree, read_tree
 from pytest_kernelvm.process import run
 
 DEBIAN_SOURCES = Path("/usr/src")
@@ -54,7 +55,7 @@ def locate(store: Store, source: Source) -> Located:
     if source.kind == "version":
         return locate(store, resolve(store, source))
     if source.kind == "tree":
-        return read_tree(store, Path(source.value), source.where)
+        return _tree(store, source)
     if source.kind == "git":
         return find_commit(store, source)
     if source.kind == "tarball":
@@ -65,6 +66,17 @@ def locate(store: Store, source: Source) -> Located:
         f"{source.kind}: {source.value} is a finished kernel, which nothing can be built from",
         Evidence(where=(source.where,)),
     )
+
+
+def _tree(store: Store, source: Source) -> WorkingTree:
+    path = Path(source.value)
+    if path.is_dir():
+        # Known before all of what may be somebody's home is read.
+        try:
+            kernel_version(path)
+        except BadInput as error:
+            raise BadInput(error.summary, replace(error.evidence, where=(source.where,))) from None
+    return read_tree(store, path, source.where)
 
 
 def _tarball(source: Source) -> Tarball | RemoteTarball:

@@ -16,7 +16,7 @@ from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
 from pytest_kernelvm.kernel.commit import Commit
 from pytest_kernelvm.kernel.following import content_digest, files_below
 from pytest_kernelvm.kernel.mirror import mirrored
-from pytest_kernelvm.kernel.source import kernel_version, locate, patched, unpacked
+from pytest_kernelvm.kernel.source import kernel_version, locate, unpacked
 from pytest_kernelvm.kernel.store import Store, file_digest
 from pytest_kernelvm.kernel.tarball import Tarball
 from pytest_kernelvm.kernel.worktree import RACY_S, WorkingTree, read_tree
@@ -300,9 +300,11 @@ def test_what_is_no_tree(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a directory"):
         read_tree(store, tmp_path / "absent")
     touch(tmp_path / "hello" / "hello.c", "")
-    located = read_tree(store, tmp_path / "hello")
-    with pytest.raises(BadInput, match="holds no kernel tree"):
-        patched(store, located, [])
+    source = Source(kind="tree", value=str(tmp_path / "hello"), where="m.yaml:4:18")
+    with pytest.raises(BadInput, match="hello is not a kernel tree") as bad:
+        locate(store, source)
+    assert bad.value.evidence.where == ("m.yaml:4:18",)
+    assert not store.root.exists(), "nothing was read"
 
 
 def test_patches_go_to_a_copy_of_a_working_tree(store: Store, tree: Path, tmp_path: Path) -> None:
