@@ -1,9 +1,9 @@
 """Whether a module fits a kernel's image, found out before anything is booted.
 
-vermagic is compared by the kernel itself and says little: the release, SMP, PREEMPT, unloading,
-MODVERSIONS. What it does not see is looked for here: symbols that the image does not export, CRCs
-of symbols that differ, and, where the modules' configuration is known, objects of the image that
-were compiled by other values of its symbols.
+vermagic, which the kernel itself compares, says little: the release, SMP, PREEMPT, unloading,
+MODVERSIONS, the CPU. What it does not see is looked for here as well: symbols that the image does
+not export, CRCs of symbols that differ, and, where the modules' configuration is known, objects of
+the image that were compiled by other values of its symbols.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
 from pytest_kernelvm.kernel.build import Kernel
 from pytest_kernelvm.kernel.config_uses import differences, read_uses
+from pytest_kernelvm.kernel.elf_head import fits
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.process import run
 
@@ -24,7 +25,7 @@ TOOL_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objection:
-    """One reason why a module does not fit. kind: vermagic, symbol, crc or layout."""
+    """One reason why a module does not fit. kind: architecture, vermagic, symbol, crc or layout."""
 
     kind: str
     text: str
@@ -67,11 +68,16 @@ def objections(
 
     modules: .ko files that are loaded together. config: what they were built for, if known.
     """
+    strange = [module.name for module in modules if not fits(module, kernel.arch)]
+    if strange:
+        text = f"{', '.join(strange)}: not of {kernel.arch.name}"
+        return (Objection(kind="architecture", text=text),)
     symvers = exported(kernel.directory / "Module.symvers")
     theirs = {name for module in modules for name in _symbols(kernel, module, "--defined-only")}
+    expected = _own_magic(kernel)
     found: list[Objection] = []
     for module in modules:
-        found += _vermagic(kernel, module)
+        found += _vermagic(kernel, module, expected)
         found += _undefined(kernel, module, symvers.keys() | theirs)
         found += _crcs(kernel, module, symvers)
     if config is not None:
@@ -154,15 +160,29 @@ def _undefined(kernel: Kernel, module: Path, known: set[str]) -> Iterable[Object
             )
 
 
-def _vermagic(kernel: Kernel, module: Path) -> Iterable[Objection]:
-    argv: list[str | Path] = ["modinfo", "--field", "vermagic", module]
-    magic = run(argv, timeout_s=TOOL_TIMEOUT_S, check=False).stdout.strip()
-    release = magic.partition(" ")[0]
-    if release != kernel.release:
+def _vermagic(kernel: Kernel, module: Path, expected: str) -> Iterable[Objection]:
+    """expected: what the kernel's own modules say, of a kernel without modules its release."""
+    magic = _magic_of(module)
+    release, known = magic.partition(" ")[0], expected.partition(" ")[0]
+    if release != known:
         yield Objection(
             kind="vermagic",
-            text=f"{module.name} is for {release or 'no kernel'}, this one is {kernel.release}",
+            text=f"{module.name} is for {release or 'no kernel'}, this one is {known}",
         )
+    elif expected != kernel.release and magic != expected:
+        yield Objection(
+            kind="vermagic", text=f"{module.name} is for {magic!r}, this one is {expected!r}"
+        )
+
+
+def _magic_of(module: Path) -> str:
+    argv: list[str | Path] = ["modinfo", "--field", "vermagic", module]
+    return run(argv, timeout_s=TOOL_TIMEOUT_S, check=False).stdout.strip()
+
+
+def _own_magic(kernel: Kernel) -> str:
+    own = next(kernel.module_tree.rglob("*.ko*"), None)
+    return (_magic_of(own) if own else "") or kernel.release
 
 
 def _crcs(kernel: Kernel, module: Path, symvers: Mapping[str, str]) -> Iterable[Objection]:

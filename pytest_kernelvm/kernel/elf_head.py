@@ -10,7 +10,7 @@ from pytest_kernelvm.arch import Arch
 def fits(file: Path, arch: Arch) -> bool:
     """Whether an object file, a program or an image is one of an architecture."""
     with file.open("rb") as opened:
-        head = opened.read(64)
+        head = opened.read(64).ljust(64, b"\0")
     if head.startswith(b"\x7fELF"):
         order = {1: "little", 2: "big"}.get(head[5])
         machine = int.from_bytes(head[18:20], arch.endianness)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ extern int register_thing(void);
 int init_module(void);
 int init_module(void) { return register_thing(); }
 static const char info[] __attribute__((section(".modinfo"), used)) =
-    "name=m\\0vermagic=%s SMP mod_unload MIPS32_R2 32BIT ";
+    "name=m\\0vermagic=%s %s";
 /* include/linux/module.h, struct modversion_info */
 static const struct { unsigned long crc; char name[60]; } versions[]
     __attribute__((section("__versions"), used)) = {{ %s, "register_thing" }};
@@ -49,13 +50,19 @@ def kernel(tmp_path: Path) -> Kernel:
     )
 
 
-def module(directory: Path, *, release: str = RELEASE, crc: str = "0x11111111") -> Path:
+def module(
+    directory: Path,
+    *,
+    release: str = RELEASE,
+    words: str = "SMP mod_unload MIPS32_R2 32BIT",
+    crc: str = "0x11111111",
+) -> Path:
     try:
         gcc = find_program(f"{ARCH.toolchain_prefix}gcc")
     except ToolMissing as missing:
         pytest.skip(missing.summary)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "m.c").write_text(MODULE % (release, crc))
+    (directory / "m.c").write_text(MODULE % (release, words, crc))
     made = directory / "m.ko"
     flags = ["-mno-abicalls", "-fno-pic", "-G0", "-O2"]
     run([gcc, *flags, "-c", "-o", made, directory / "m.c"], timeout_s=60)
@@ -70,6 +77,27 @@ def test_a_module_that_fits(kernel: Kernel, tmp_path: Path) -> None:
 def test_another_release(kernel: Kernel, tmp_path: Path) -> None:
     (found,) = objections(kernel, [module(tmp_path, release="6.12.31")])
     assert str(found) == "vermagic: m.ko is for 6.12.31, this one is 6.12.30"
+
+
+def test_other_words_of_vermagic(kernel: Kernel, tmp_path: Path) -> None:
+    """The kernel compares them too (kernel/module/main.c, check_modinfo): it refuses to load it."""
+    own = kernel.module_tree / "kernel"
+    own.mkdir(parents=True)
+    shutil.copyfile(module(tmp_path / "own"), own / "own.ko")
+    assert objections(kernel, [module(tmp_path)]) == ()
+    (found,) = objections(kernel, [module(tmp_path, words="SMP preempt mod_unload MIPS32_R2")])
+    assert found.kind == "vermagic"
+    assert found.text == (
+        "m.ko is for '6.12.30 SMP preempt mod_unload MIPS32_R2', "
+        "this one is '6.12.30 SMP mod_unload MIPS32_R2 32BIT'"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"\x7fELF\x02\x01\x01" + bytes(100)])
+def test_what_is_of_another_machine(content: bytes, kernel: Kernel, tmp_path: Path) -> None:
+    (tmp_path / "other.ko").write_bytes(content)
+    (found,) = objections(kernel, [module(tmp_path), tmp_path / "other.ko"])
+    assert str(found) == "architecture: other.ko: not of mips"
 
 
 def test_another_crc(kernel: Kernel, tmp_path: Path) -> None:
