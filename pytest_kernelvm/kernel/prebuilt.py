@@ -34,6 +34,7 @@ from pytest_kernelvm.process import run
 RECIPE = 1
 COPY_TIMEOUT_S = 1800.0
 UNPACK = {".deb": unpack_deb, ".rpm": unpack_rpm}
+HOST_ROOT = Path("/")
 MODULE_ROOTS = ("lib/modules", "usr/lib/modules", "modules/lib/modules", "modules")
 IMAGE_NAMES = ("Image", "vmlinuz", "vmlinux", "Image.gz")
 
@@ -234,7 +235,7 @@ def _unpacked_roots(store: Store, source: Source, work: Work) -> Path:
 
 def _roots(source: Source) -> Path:
     if source.value.startswith("host:"):
-        return Path("/")
+        return HOST_ROOT
     path = Path(source.value).absolute()
     if not path.is_dir():
         raise BadInput(

@@ -44,6 +44,8 @@ $(O)/%.o: init/%.c $(O)/.config
 $(O)/System.map: $(O)/vmlinux
 	@$(CROSS_COMPILE)nm $< >$@
 
+include/config/kernel.release: $(O)/include/config/kernel.release
+
 $(O)/include/config/kernel.release:
 	@mkdir -p $(@D)
 	@echo 6.12.1 >$@

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.errors import BadInput, BuildFailed
-from pytest_kernelvm.kernel.debian import mirror, unpack_deb, unpack_source
+from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
+from pytest_kernelvm.kernel.debian import find_package, mirror, unpack_deb, unpack_source
+from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import run
+from pytest_kernelvm.progress import Silent
 
 PATCH = """\
 --- a/hello.c
@@ -65,6 +67,31 @@ class TestBinaryPackage:
         (tmp_path / "hello.deb").write_text("hello")
         with pytest.raises(BadInput, match="cannot be unpacked"):
             unpack_deb(tmp_path / "hello.deb", tmp_path / "unpacked")
+
+
+@pytest.mark.slow
+def test_other_suites_are_asked_and_the_hosts_apt_is_left_alone(tmp_path: Path) -> None:
+    def host() -> tuple[str, dict[str, bytes]]:
+        foreign = run(["dpkg", "--print-foreign-architectures"], timeout_s=60).stdout
+        files = (path for path in Path("/etc/apt").rglob("*") if path.is_file())
+        return foreign, {str(path): path.read_bytes() for path in files}
+
+    store = Store(tmp_path, Silent())
+    before = host()
+    try:
+        package = find_package(store, "linux-source-5.10", arch="", suite="bullseye")
+        image = find_package(store, "linux-image-4kc-malta", arch="mipsel", suite="bookworm")
+    except ToolMissing as missing:
+        pytest.skip(missing.summary)
+    assert package.version.startswith("5.10.")
+    assert image.arch == "mipsel"
+    with pytest.raises(BadInput, match="suite nosuch is not on the mirror") as absent:
+        find_package(store, "linux-source-6.12", arch="", suite="nosuch", where="m.yaml:4:5")
+    assert absent.value.evidence.where[0] == "m.yaml:4:5"
+    with pytest.raises(BadInput, match=r"bullseye has no package linux-source-9\.99") as absent:
+        find_package(store, "linux-source-9.99", arch="", suite="bullseye")
+    assert "linux-source-5.10" in absent.value.evidence.excerpt
+    assert host() == before
 
 
 def test_mirror_is_an_address() -> None:

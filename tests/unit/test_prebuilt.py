@@ -170,6 +170,23 @@ def test_several_kernels(store: Store, tmp_path: Path) -> None:
 # Packages
 
 
+def test_the_hosts_own(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prebuilt, "HOST_ROOT", write_root(tmp_path / "host"))
+    assert arch_of(store, cell_of("host:/boot").kernel.source).name == "aarch64"
+    assert imported(store, "host:/boot").release == RELEASE
+    write_root(tmp_path / "host", release="6.1.0-10-arm64", image=ARM64 + b"newer")
+    with pytest.raises(BadInput, match="several kernels in host:/boot") as several:
+        build_kernel(store, cell_of("host:/boot"))
+    assert several.value.evidence.next_step == "host:6.1.0-10-arm64"
+    assert imported(store, f"host:{RELEASE}").release == RELEASE
+    # Of several it is the one that runs.
+    running = run(["uname", "-r"], timeout_s=30).stdout.strip()
+    write_root(tmp_path / "host", release=running)
+    assert imported(store, "host:/boot").release == running
+    with pytest.raises(BadInput, match=r"no kernel in host:9\.9"):
+        build_kernel(store, cell_of("host:9.9"))
+
+
 def deb(root: Path, path: Path, arch: str = "arm64") -> Path:
     (root / "DEBIAN").mkdir()
     (root / "DEBIAN/control").write_text(

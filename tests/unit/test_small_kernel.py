@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.errors import BadInput, HarnessError, ToolMissing, Verdict
+from pytest_kernelvm.errors import BadInput, BuildFailed, HarnessError, ToolMissing, Verdict
 from pytest_kernelvm.kernel.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import run, spawn
@@ -288,6 +288,33 @@ def test_what_the_compiler_refuses_is_shown(tree: Path, tmp_path: Path) -> None:
     assert "init/main.c:1:13: error: expected expression" in done.stderr
     (tree / "init/main.c").write_text("int start;\n")
     assert kernelvm_build(tmp_path, tmp_path / "store").status == 0
+
+
+def test_another_release_than_the_vm_config_says(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is compiled, with the part of the name that comes from elsewhere."""
+    (tree / "localversion-rt").write_text("-rt5\n")
+    (tree / "Makefile").write_text(
+        (tree / "Makefile").read_text().replace("echo 6.12.1 >", "echo 6.12.1-rt5-mine >")
+    )
+    cell = write_cell(tmp_path, f"tree: {tree}", "LOCALVERSION: -mine")
+    monkeypatch.setenv("COMPILED", str(tmp_path / "compiled"))
+    wrong = replace(cell, kernel=replace(cell.kernel, release="6.12.1"))
+    store = Store(tmp_path / "store", Silent())
+    with pytest.raises(BuildFailed, match=r"calls itself 6\.12\.1-rt5-mine, not 6\.12\.1\n") as bad:
+        build_kernel(store, wrong)
+    assert [line.split(None, 1) for line in bad.value.evidence.excerpt.splitlines()] == [
+        ["6.12.1", "the source's Makefile"],
+        ["-rt5", "the source's file localversion-rt"],
+        ["-mine", "CONFIG_LOCALVERSION"],
+    ]
+    assert not (tmp_path / "compiled").exists()
+    right = replace(cell, kernel=replace(cell.kernel, release="6.12.1-rt5-mine"))
+    assert build_kernel(store, right).release == "6.12.1-rt5-mine"
+    # Of a kernel that is stored already it is known too.
+    with pytest.raises(BuildFailed, match="calls itself"):
+        build_kernel(store, wrong)
 
 
 # Compilers
