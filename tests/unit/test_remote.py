@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.kernel.remote import Remote, remote_of_environment
 from pytest_kernelvm.kernel.store import Store, Work
+from pytest_kernelvm.process import spawn
 from tests.unit.serving import Served, serving
+from tests.unit.test_process import wait_until
 from tests.unit.test_source import Told
 
 pytest.importorskip("fsspec")
@@ -205,3 +209,40 @@ def test_an_s3_server(built: Place, empty: Place) -> None:
         assert note["kernel"] == DIGEST
     finally:
         server.stop()
+
+
+SSH_SERVER = """
+import asyncio, sys, asyncssh
+class Anybody(asyncssh.SSHServer):
+    def begin_auth(self, username):
+        return False
+async def serve():
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    server = await asyncssh.listen(
+        "127.0.0.1", 0, server_factory=Anybody, server_host_keys=[key], sftp_factory=True
+    )
+    print(server.get_port(), flush=True)
+    await asyncio.Event().wait()
+asyncio.run(serve())
+"""
+
+
+@contextlib.contextmanager
+def ssh_server(log: Path) -> Iterator[int]:
+    """Serve files over SSH to whoever comes, from a process of its own; give the port."""
+    with spawn([sys.executable, "-c", SSH_SERVER], output=log):
+        wait_until(lambda: log.read_text().endswith("\n"), "the server's port")
+        yield int(log.read_text())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_ssh_server(built: Place, empty: Place, tmp_path: Path) -> None:
+    pytest.importorskip("sshfs")
+    with ssh_server(tmp_path / "port") as port:
+        options = {"username": "me", "known_hosts": None, "config": None, "client_keys": None}
+        url = f"ssh://127.0.0.1:{port}{tmp_path}/there"
+        remote = Remote(url, writable=True, options=options)
+        remote.put(built.store, REQUEST, DIGEST, "malta-6.12")
+        assert built.told.lines == [f"put malta-6.12 into {url}"]
+        assert (tmp_path / "there" / "kernels" / f"{DIGEST}.tar.gz").is_file()
+        assert_taken(empty, Remote(url, writable=False, options=options))
