@@ -16,6 +16,8 @@ from pathlib import Path
 
 USES = "config-uses.json"
 CACHE = ".config-uses.json"
+# So many notes are read again sooner than the cache is written.
+FEW = 50
 # More objects than this are not named.
 MOST_NAMED = 8
 
@@ -32,13 +34,15 @@ def write_uses(objects: Path, entry: Path) -> None:
         cached = json.loads((objects / CACHE).read_bytes())
     except (OSError, ValueError):
         cached = {"found": {}, "table": {}}
-    found = dict(_read_notes(objects, cached["found"]))
+    known = cached["found"]
+    found = dict(_read_notes(objects, known))
     table = cached["table"]
-    if {name: note[1] for name, note in found.items()} != {
-        name: note[1] for name, note in cached["found"].items()
-    }:
-        table = _table({name: note[1] for name, note in found.items()})
-    (objects / CACHE).write_text(json.dumps({"found": found, "table": table}))
+    symbols = {made: note[1] for made, note in found.items()}
+    if symbols != {made: note[1] for made, note in known.items()}:
+        table = _table(symbols)
+    read = sum(note != known.get(made) for made, note in found.items())
+    if table is not cached["table"] or read > FEW:
+        (objects / CACHE).write_text(json.dumps({"found": found, "table": table}))
     (entry / USES).write_text(json.dumps(table))
 
 

@@ -18,6 +18,8 @@ from pytest_kernelvm.kernel.store import digest_of, file_digest
 
 # The directory of a copy that make is given as O=; it is no part of the source.
 OBJECTS = ".objects"
+# Beside a copy: digests of its files by relative path.
+FILES = "files.json"
 
 
 def files_below(tree: Path) -> dict[str, os.stat_result]:

@@ -34,6 +34,7 @@ from typing import Any
 
 from pytest_kernelvm.errors import BuildFailed
 from pytest_kernelvm.kernel.following import (
+    FILES,
     OBJECTS,
     digests_below,
     follow_digests,
@@ -52,7 +53,6 @@ from pytest_kernelvm.process import run
 KIND = "builds"
 NOTE = "note.json"
 MADE = "made.json"
-FILES = "files.json"
 COPY_TIMEOUT_S = 1800.0
 
 # A build directory of our cells has 150 to 250 MB; a defconfig's may have ten times that.
@@ -186,7 +186,7 @@ def _begin(store: Store, wanted: Wanted, directory: Path) -> str:
         if not parent:
             run(["cp", "-al", wanted.tree, work.entry / "tree"], timeout_s=COPY_TIMEOUT_S)
             if wanted.files is not None:
-                write_whole(work.entry / FILES, json.dumps(wanted.files).encode())
+                _note_files(wanted, work.entry)
         work.entry.rename(directory)
     return parent
 
@@ -227,7 +227,7 @@ def _adopt(wanted: Wanted, entry: Path) -> None:
     tree = entry / "tree"
     before = json.loads(known.read_bytes()) if known.is_file() else digests_below(tree)
     follow_digests(wanted.tree, tree, wanted.files, before)
-    write_whole(known, json.dumps(wanted.files).encode())
+    _note_files(wanted, entry)
 
 
 def copy_build(directory: Path, entry: Path) -> None:
@@ -299,5 +299,15 @@ def _follow(wanted: Wanted, directory: Path) -> tuple[str, ...]:
     before = json.loads((directory / FILES).read_bytes())
     changed = link_digests(wanted.tree, tree, wanted.files, before)
     if changed:
-        write_whole(directory / FILES, json.dumps(wanted.files).encode())
+        _note_files(wanted, directory)
     return changed
+
+
+def _note_files(wanted: Wanted, directory: Path) -> None:
+    """Note the digests of the files; a mirror has done so already, and writes its notes anew."""
+    beside = wanted.tree.with_name(FILES)
+    if beside.is_file():
+        (directory / FILES).unlink(missing_ok=True)
+        (directory / FILES).hardlink_to(beside)
+    else:
+        write_whole(directory / FILES, json.dumps(wanted.files).encode())

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.config import Patch
-from pytest_kernelvm.kernel.following import content_digest, files_below, follow_digests
+from pytest_kernelvm.kernel.following import FILES, content_digest, files_below, follow_digests
 from pytest_kernelvm.kernel.patching import apply_patch, plain_patch
 from pytest_kernelvm.kernel.store import Store, digest_of, file_digest, remove_tree, write_whole
 from pytest_kernelvm.kernel.worktree import WorkingTree
 
 KIND = "mirrors"
-FILES = "files.json"
 
 # The files that a patch names, as patch(1) -p1 understands it.
 _TOUCHED = re.compile(r"^(?:---|\+\+\+) [^/\s]+/([^\t\n]+)|^rename (?:from|to) (.+)", re.MULTILINE)
