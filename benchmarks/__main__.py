@@ -58,8 +58,10 @@ def bench_builds(config: VmConfig, store: Store, rounds: int, *, whole: bool) ->
     """Measure builds: of the smallest configuration, and of a whole cell."""
     small = builds.tiny(config)
     builds.bench_build(small, store, rounds, compared)
+    builds.bench_two(small, store, compared)
     builds.bench_ccache(small, store, compared)
     if whole:
+        builds.bench_ccache(config, store, compared)
         builds.bench_found(config, store, rounds, compared)
         builds.bench_modules(config, store, rounds, compared)
         builds.bench_edits(config, store, rounds, compared)

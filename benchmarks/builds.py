@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pytest_kernelvm.config import Requested, Source, VmConfig
@@ -147,6 +148,30 @@ def bench_ccache(config: VmConfig, store: Store, line: Line) -> None:
                 fresh = fresh_store(directory, store)
                 seconds.append(timed(lambda f=fresh: build_kernel(f, config, jobs=JOBS)))  # type: ignore[misc]
     line(f"build, {config.id}, warm ccache, plain: cold", seconds[1], seconds[0])
+
+
+def bench_two(config: VmConfig, store: Store, line: Line) -> None:
+    """Compare two who want one kernel at the same time with one alone.
+
+    Raises AssertionError unless one of them has built it and the other one waited.
+    """
+
+    def build(directory: Path) -> int:
+        mine = Store(directory, Silent())
+        build_kernel(mine, config, jobs=JOBS)
+        return sum(kind == "kernels" for kind, _digest in mine.made)
+
+    def seconds(workers: int) -> float:
+        with scratch(store) as directory, ThreadPoolExecutor(workers) as pool:
+            fresh_store(directory, store)
+            made: list[int] = []
+            took_s = timed(lambda: made.extend(pool.map(build, [directory] * workers)))
+            assert sum(made) == 1
+            return took_s
+
+    with without_ccache():
+        two_s, one_s = seconds(2), seconds(1)
+    line(f"two want one kernel, {config.id}, plain: one", two_s, one_s)
 
 
 def variant_of(config: VmConfig) -> VmConfig:
