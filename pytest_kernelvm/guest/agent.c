@@ -34,9 +34,15 @@
 #include <linux/fcntl.h>
 #include <linux/reboot.h>
 #include <linux/time_types.h>
+#include <linux/wait.h>
 #include <asm/ioctls.h>
 #include <asm/signal.h>
 #include <asm/termbits.h>
+
+/* 5.10's nolibc has struct pollfd, which the header that has this has too. */
+#ifndef POLLIN
+#define POLLIN 0x0001
+#endif
 
 #define PROTOCOL_VERSION 2
 
@@ -464,7 +470,8 @@ static void mount_at(const char *type, const char *where)
  */
 static void make_raw(void)
 {
-	struct termios line = {
+	/* Not on the stack: zeroing it there would be a call of memset(). */
+	static const struct termios line = {
 		.c_cflag = B115200 | CS8 | CREAD | CLOCAL,
 		.c_cc[VMIN] = 1,
 	};
