@@ -851,14 +851,16 @@ def _cookie(raw: dict[str, Any]) -> tuple[str, bool]:
 
 def _implied_symbols(arch: Arch, raw: dict[str, Any], file: Path) -> list[Requested]:
     """Symbols that the cookie and the built-in command line stand for."""
+    cookie, whole_word = _cookie(raw)
     where = f"{file} (builtin_cmdline)"
-    words = (arch.builtin_cmdline, raw.get("builtin_cmdline", ""))
+    # A kernel that heeds the bootloader's line is told there where the initramfs is, and not twice.
+    own = arch.builtin_cmdline if cookie else arch.base_cmdline
+    words = (own, raw.get("builtin_cmdline", ""))
     line = " ".join(part for part in words if part)
     implied = [
         Requested(name=name, value="y", where=where) for name in arch.builtin_cmdline_symbols
     ]
     implied.append(Requested(name="CMDLINE", value=f'"{line}"', where=where))
-    cookie, whole_word = _cookie(raw)
     where = f"{file} (cookie)"
     if cookie:
         implied.append(Requested(name=arch.cookie_require_symbol, value="y", where=where))

@@ -100,6 +100,13 @@ def test_cookie_and_builtin_cmdline_become_symbols_and_a_patch(write: Path) -> N
     assert "liminix" not in cell.bootloader_cmdline(cookie=False)
 
 
+def test_without_a_cookie_only_the_bootloader_says_where_the_initramfs_is(write: Path) -> None:
+    write.write_text(GOOD.replace("cookie: liminix", ""))
+    (cell,) = read_config(write)
+    (line,) = (each.value for each in cell.kernel.symbols if each.name == "CMDLINE")
+    assert line == '"console=ttyS0 panic=-1 printk.devkmsg=on"'
+
+
 def test_a_cookie_that_must_be_a_word(write: Path) -> None:
     word = "cookie: {text: liminix, whole_word: true}"
     write.write_text(GOOD.replace("cookie: liminix", word))
