@@ -47,6 +47,23 @@ class FirstStage:
     virtual: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UBoot:
+    """How U-Boot is built for the machine, and what it takes for granted there.
+
+    defconfig: of its configs/. image: what QEMU takes as firmware. memory_mib: the machine's.
+    script: physical, where it finds its commands; from there on it leaves memory alone up to end,
+        behind which it moves itself. virtual: what its addresses have besides.
+    """
+
+    defconfig: str
+    image: str
+    memory_mib: int
+    script: int
+    end: int
+    virtual: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Arch:
     """One architecture on one QEMU machine.
@@ -85,6 +102,7 @@ class Arch:
     fixed_initramfs: set where the initramfs' address travels on the command line.
     kexec_symbol: what lets a kernel load another one by the system call that suits it.
     first_stage: set where a command line or tree reaches a kernel in its registers.
+    uboot: set where U-Boot can be firmware in front of such a kernel.
     """
 
     name: str
@@ -128,6 +146,7 @@ class Arch:
     restores_bare: bool = False
     fixed_initramfs: FixedInitramfs | None = None
     first_stage: FirstStage | None = None
+    uboot: UBoot | None = None
 
     @property
     def qemu_binary(self) -> str:
@@ -169,17 +188,32 @@ _MALTA_NOLIBC_CFLAGS = ("-fno-omit-frame-pointer",)
 _MALTA_COMPACT_CFLAGS = ("-mips16", "-minterlink-mips16")
 _MALTA_COMPACT_CPUS = ("24Kc", "24KEc", "24Kf", "34Kf", "74Kf")
 
-# The initramfs goes to 96 MiB, below the 128 MiB that a Malta has at least; KSEG0 is 0x80000000.
+# The initramfs goes to 96 MiB, below the 128 MiB that a Malta has at least.
 _MALTA_INITRAMFS = FixedInitramfs(
     address=0x0600_0000,
     size_bytes=0x0020_0000,
     cmdline="rd_start=0xffffffff86000000 rd_size=0x200000",
 )
 
+# Where the processor sees memory as it is, and caches it.
+_MALTA_KSEG0 = 0x8000_0000
+
 # Below the initramfs, with room for a command line or a tree.
 _MALTA_FIRST_STAGE = FirstStage(
-    source="mips_first_stage.S", address=0x05F0_0000, virtual=0x8000_0000
+    source="mips_first_stage.S", address=0x05F0_0000, virtual=_MALTA_KSEG0
 )
+
+
+def _malta_uboot(board: str, image: str) -> UBoot:
+    """The size of its memory is a constant of include/configs/malta.h; below 4 MiB is its stack."""
+    return UBoot(
+        defconfig=f"{board}_defconfig",
+        image=image,
+        memory_mib=256,
+        script=0x0080_0000,
+        end=0x0F00_0000,
+        virtual=_MALTA_KSEG0,
+    )
 
 
 def _malta(
@@ -189,6 +223,7 @@ def _malta(
     prefix: str,
     packages: tuple[str, ...],
     debian_arch: str,
+    uboot: UBoot,
 ) -> Arch:
     return Arch(
         name=name,
@@ -237,6 +272,7 @@ def _malta(
         kexec_symbol="KEXEC",
         fixed_initramfs=_MALTA_INITRAMFS,
         first_stage=_MALTA_FIRST_STAGE,
+        uboot=uboot,
     )
 
 
@@ -249,6 +285,7 @@ ARCHES: dict[str, Arch] = {
             prefix="mips-linux-gnu-",
             packages=("gcc-mips-linux-gnu", "qemu-system-mips"),
             debian_arch="",
+            uboot=_malta_uboot("malta", "u-boot.bin"),
         ),
         _malta(
             name="mipsel",
@@ -256,6 +293,8 @@ ARCHES: dict[str, Arch] = {
             prefix="mipsel-linux-gnu-",
             packages=("gcc-mipsel-linux-gnu", "qemu-system-mips"),
             debian_arch="mipsel",
+            # With its words swapped, which QEMU swaps back (hw/mips/malta.c).
+            uboot=_malta_uboot("maltael", "u-boot-swap.bin"),
         ),
         Arch(
             name="aarch64",

@@ -10,27 +10,26 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch import Arch
-from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.kernel.debian import (
-    download,
     fetch_source,
-    find_package,
     host_arch,
-    unpack_deb,
+    make_source,
+    unpack_packages,
     unpack_source,
 )
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, raise_if_full
+from pytest_kernelvm.kernel.store import Store, Work, digest_of
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.process import failure, run
+from pytest_kernelvm.process import run
 
 # Counts up whenever the way of making changes what comes out.
 RECIPE = 1
@@ -58,7 +57,6 @@ BUSYBOX_CONFIG = "debian/config/pkg/static"
 # What kmod's modprobe reads; depmod writes it.
 INDEXES = ("dep", "alias", "symbols", "builtin", "builtin.alias")
 
-BUILD_TIMEOUT_S = 1800.0
 TOOL_TIMEOUT_S = 60.0
 
 
@@ -137,7 +135,9 @@ def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
 
 def _kmod(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
     unpacked = work.directory / "unpacked"
-    told = _unpack(store, KMOD_PACKAGES, arch.debian_arch, unpacked)
+    told = unpack_packages(
+        store, KMOD_PACKAGES, arch=arch.debian_arch, suite=SUITE, directory=unpacked
+    )
     for program in KMOD_PROGRAMS:
         _take_with_libraries(arch, unpacked, Path(program), root)
     _link_tools(root, "/bin/kmod", "/bin/dash")
@@ -146,7 +146,9 @@ def _kmod(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
 
 def _busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
     unpacked = work.directory / "unpacked"
-    told = _unpack(store, BUSYBOX_PACKAGES, arch.debian_arch, unpacked)
+    told = unpack_packages(
+        store, BUSYBOX_PACKAGES, arch=arch.debian_arch, suite=SUITE, directory=unpacked
+    )
     _take(unpacked / "bin/busybox", root / "bin/busybox")
     _link_tools(root, "/bin/busybox", "/bin/busybox")
     return told
@@ -157,7 +159,7 @@ def _built_busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable
     files = fetch_source(store, BUSYBOX_SOURCE, suite=SUITE)
     unpack_source(files, source)
     libc = work.directory / "libc"
-    told = _unpack(store, arch.debian_libc, host_arch(), libc)
+    told = unpack_packages(store, arch.debian_libc, arch=host_arch(), suite=SUITE, directory=libc)
     prefix = libc / "usr" / arch.toolchain_prefix.rstrip("-")
     shutil.copy2(source / BUSYBOX_CONFIG, source / ".config")
     libraries = f"-B{prefix}/lib"
@@ -168,24 +170,15 @@ def _built_busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable
     # As debian/rules has it; otherwise busybox would tell the time of its build.
     (dsc,) = (file for file in files if file.suffix == ".dsc")
     argv += [f"BB_EXTRA_VERSION=Debian {dsc.stem.partition('_')[2]}"]
-    log = work.directory / "make.log"
-    env = {"KCONFIG_NOTIMESTAMP": "1"}
-    done = run([*argv, "busybox"], env=env, timeout_s=BUILD_TIMEOUT_S, check=False, log=log)
-    if done.status != 0:
-        evidence = failure(done, log)
-        raise_if_full(evidence.excerpt)
-        raise BuildFailed(f"busybox for {arch.name}: make {evidence.seen}", evidence)
+    make_source(
+        f"busybox for {arch.name}",
+        [*argv, "busybox"],
+        log=work.directory / "make.log",
+        env={"KCONFIG_NOTIMESTAMP": "1"},
+    )
     _take(source / "busybox", root / "bin/busybox")
     _link_tools(root, "/bin/busybox", "/bin/busybox")
     return [*(file.name for file in files), *told]
-
-
-def _unpack(store: Store, names: Sequence[str], arch: str, directory: Path) -> list[str]:
-    directory.mkdir()
-    packages = [find_package(store, name, arch=arch, suite=SUITE) for name in names]
-    for package in packages:
-        unpack_deb(download(store, package), directory)
-    return [str(package) for package in packages]
 
 
 def _take(source: Path, path: Path) -> None:

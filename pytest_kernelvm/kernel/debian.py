@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.config import Patch
-from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
+from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
 from pytest_kernelvm.kernel.patching import apply_patch
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, raise_if_full, write_whole
-from pytest_kernelvm.process import TAIL_LINES, find_program, run, tail
+from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run, tail
 
 KIND = "apt"
 RESOLVED = "resolved"
@@ -27,6 +27,7 @@ HOST_SOURCES = Path("/etc/apt")
 MIRROR = "http://deb.debian.org/debian"
 UPDATE_TIMEOUT_S = 600.0
 DOWNLOAD_TIMEOUT_S = 3600.0
+BUILD_TIMEOUT_S = 1800.0
 # Whoever asks again within a day gets the same package.
 RESOLVED_FOR_S = 86400.0
 # Seconds between attempts while a mirror is being synchronised.
@@ -109,6 +110,20 @@ def unpack_deb(deb: Path, root: Path) -> None:
         )
 
 
+def unpack_packages(
+    store: Store, names: Sequence[str], *, arch: str, suite: str, directory: Path
+) -> tuple[str, ...]:
+    """Unpack packages of a suite into a new directory; return which they are, in words.
+
+    They are downloaded unless the store has them. Raises as `find_package`.
+    """
+    directory.mkdir()
+    packages = [find_package(store, name, arch=arch, suite=suite) for name in names]
+    for package in packages:
+        unpack_deb(download(store, package), directory)
+    return tuple(str(package) for package in packages)
+
+
 def fetch_source(store: Store, name: str, *, suite: str) -> tuple[Path, ...]:
     """Return the files of a source package: its .dsc and the archives that this names.
 
@@ -149,6 +164,20 @@ def unpack_source(files: Sequence[Path], directory: Path) -> None:
         if name:
             patch = Patch(name=name, file=patches / name, where=str(series))
             apply_patch(directory, patch, directory.parent)
+
+
+def make_source(
+    label: str, argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str]
+) -> None:
+    """Run make in an unpacked source package. label: what is made, in words.
+
+    Raises BuildFailed with the end of the log.
+    """
+    done = run(argv, env=env, timeout_s=BUILD_TIMEOUT_S, check=False, log=log)
+    if done.status != 0:
+        evidence = failure(done, log)
+        raise_if_full(evidence.excerpt)
+        raise BuildFailed(f"{label}: make {evidence.seen}", evidence)
 
 
 def host_arch() -> str:

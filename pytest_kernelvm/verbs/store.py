@@ -26,6 +26,7 @@ CLEANED = (
     "trees",
     "guests",
     "userlands",
+    "uboots",
     "initramfs",
     "snapshots",
     "failures",

@@ -18,6 +18,8 @@ class Boot:
     shared_console: the agent talks on the console. network: `user` for QEMU's own network, from
     which nothing gets out but what is forwarded, `outside` for one that reaches what the host
     does, `link` for a cable to another guest, empty for no card. extra: further QEMU flags.
+    firmware: what the processor starts with, which then has to find the kernel by itself; None for
+    QEMU's own bootloader, which is given it.
     """
 
     arch: Arch
@@ -29,6 +31,7 @@ class Boot:
     shared_console: bool = False
     network: str = ""
     extra: tuple[str, ...] = ()
+    firmware: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +121,8 @@ def qemu_argv(
 
 
 def _booted_from(boot: Boot) -> list[str]:
+    if boot.firmware:
+        return ["-bios", str(boot.firmware), *_initramfs(boot)]
     argv = ["-kernel", str(boot.image), *_initramfs(boot)]
     return [*argv, "-append", boot.cmdline] if boot.cmdline else argv
 

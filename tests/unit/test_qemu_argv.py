@@ -68,6 +68,20 @@ def test_malta() -> None:
     )
 
 
+def test_firmware_takes_the_place_of_qemus_bootloader() -> None:
+    with_firmware = dataclasses.replace(
+        boot("mips", fixed_initramfs=True, extra=("-device", "loader,more")),
+        firmware=Path("/store/uboots/1/firmware"),
+    )
+    assert qemu_argv(with_firmware, ENDS) == (
+        *MALTA_BEGINNING[:-2],
+        *("-bios", "/store/uboots/1/firmware"),
+        *("-device", "loader,file=/store/initramfs.cpio,addr=0x6000000,force-raw=on"),
+        *MALTA_FAST,
+        *("-device", "loader,more"),
+    )
+
+
 def test_malta_in_its_own_time() -> None:
     assert qemu_argv(boot("mips", fast_boot=False), ENDS) == (
         *MALTA_BEGINNING,
