@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import builds, guests
+from benchmarks import boot_paths, builds, guests
 from benchmarks.measuring import compared, line, paired, scratch, timed
 from benchmarks.modules import bench_modules
 from pytest_kernelvm.config import VmConfig, select_cells
@@ -65,7 +65,7 @@ def bench_builds(config: VmConfig, store: Store, rounds: int, *, whole: bool) ->
         builds.bench_found(config, store, rounds, compared)
         builds.bench_modules(config, store, rounds, compared)
         builds.bench_edits(config, store, rounds, compared)
-        builds.bench_variant(config, store, compared)
+        builds.bench_variants(config, store, compared)
         builds.bench_build(config, store, 1, compared)
 
 
@@ -83,12 +83,19 @@ def main() -> None:
     parser.add_argument(
         "--build-small", action="store_true", help="only of building small kernels: minutes"
     )
+    parser.add_argument(
+        "--phram", action="store_true", help="only of reading memory on 5.10, which is fetched"
+    )
     arguments = parser.parse_args()
     if arguments.modules:
         line("", "ours", "plain", "ratio")
         bench_modules(arguments.modules, arguments.rounds)
         return
     store = Store(default_store(), StreamProgress())
+    if arguments.phram:
+        line("", "ours", "plain", "ratio")
+        boot_paths.bench_phram(store, arguments.rounds)
+        return
     configs = select_cells(Path("vm-configs"), names=arguments.config)
     if arguments.build or arguments.build_small:
         line("", "ours", "plain", "ratio")

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pytest_kernelvm.config import Requested, Source, VmConfig
+from pytest_kernelvm.config import Source, VmConfig
 from pytest_kernelvm.kernel.build import (
     PINNED,
+    Kernel,
     build_kernel,
     find_kernel,
     make_variables,
@@ -28,10 +29,9 @@ from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.trial import try_modules
 from pytest_kernelvm.vm.vm import Vm
+from tests.vm.boot_variants import with_device_tree, without_kexec
 
 JOBS = 2
-# As a boot path would ask for it: a variant of a cell that differs in a symbol or two.
-VARIANT = ("MTD", "MTD_PHRAM")
 EDITED = ("init/do_mounts_initrd.c", "lib/string.c", "init/main.c")
 MODULE = """\
 #include <linux/module.h>
@@ -174,36 +174,41 @@ def bench_two(config: VmConfig, store: Store, line: Line) -> None:
     line(f"two want one kernel, {config.id}, plain: one", two_s, one_s)
 
 
-def variant_of(config: VmConfig) -> VmConfig:
-    """Return a cell that differs in a symbol or two."""
-    asked = (Requested(name=name, value="y", where="benchmark") for name in VARIANT)
-    kernel = dataclasses.replace(config.kernel, symbols=(*config.kernel.symbols, *asked))
-    return dataclasses.replace(config, kernel=kernel)
+def variants_of(config: VmConfig, store: Store) -> dict[str, VmConfig]:
+    """Return cells as boot paths ask for them: other symbols, other patches."""
+    cell = Cell(config, store)
+    found = {"no kexec": without_kexec(cell).config}
+    if config.arch.first_stage:
+        found["device tree"] = with_device_tree(cell).config
+    return found
 
 
-def bench_variant(config: VmConfig, store: Store, line: Line) -> None:
-    """Compare a variant built from its parent's build directory with one built from nothing.
+def bench_variants(config: VmConfig, store: Store, line: Line) -> None:
+    """Compare variants built from their parent's build directory with such built from nothing.
 
     Raises AssertionError if the bytes of any output differ.
     """
-    variant = variant_of(config)
-    with scratch(store) as one, scratch(store) as other:
-        near, far = fresh_store(one, store), fresh_store(other, store)
+    with scratch(store) as one:
+        near = fresh_store(one, store)
         build_kernel(near, config, jobs=JOBS)
-        ours = timed(lambda: build_kernel(near, variant, jobs=JOBS))
-        theirs = timed(lambda: build_kernel(far, variant, jobs=JOBS))
-        made = [
-            {
-                name: about["sha256"]
-                for name, about in outputs(build_kernel(each, variant).directory).items()
-                # What make said is not what it made.
-                if name not in ("build.log", "entry.json", "config-uses.json")
-            }
-            for each in (near, far)
-        ]
-        differing = {name for name in made[0] if made[0][name] != made[1].get(name)}
-        assert not differing, f"the bytes differ: {differing}"
-    line(f"variant, {config.id}, plain: from nothing", ours, theirs)
+        for name, variant in variants_of(config, store).items():
+            with scratch(store) as other:
+                far = fresh_store(other, store)
+                ours = timed(lambda v=variant: build_kernel(near, v, jobs=JOBS))  # type: ignore[misc]
+                theirs = timed(lambda v=variant, f=far: build_kernel(f, v, jobs=JOBS))  # type: ignore[misc]
+                made, again = (_digests(build_kernel(each, variant)) for each in (near, far))
+                differing = {name for name in {*made, *again} if made.get(name) != again.get(name)}
+                assert not differing, f"the bytes differ: {differing}"
+            line(f"variant, {config.id}, {name}, plain: from nothing", ours, theirs)
+
+
+def _digests(kernel: Kernel) -> dict[str, str]:
+    """Return the digests of what make made; what it said is not among that."""
+    return {
+        name: about["sha256"]
+        for name, about in outputs(kernel.directory).items()
+        if name not in ("build.log", "entry.json", "config-uses.json")
+    }
 
 
 def bench_found(config: VmConfig, store: Store, rounds: int, line: Line) -> None:
