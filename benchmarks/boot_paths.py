@@ -18,7 +18,7 @@ int main(void)
 	long done, left, file;
 
 	for (done = 0; done < {READS}; done++) {{
-		file = open("/dev/mtd0", O_RDONLY);
+		file = open("/dev/mtd0", O_RDONLY, 0);
 		for (left = {IMAGE_BYTES}; left > 0; left -= sizeof(buffer))
 			if (read(file, buffer, sizeof(buffer)) != sizeof(buffer))
 				return 1;

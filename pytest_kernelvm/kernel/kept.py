@@ -27,6 +27,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,13 +260,20 @@ def _notes(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
 def forget(store: Store, *, most: int, most_bytes: int) -> tuple[str, ...]:
     """Remove the kept builds that were not used for longest, down to a number and a size.
 
-    Return the names of those removed; what somebody builds in stays.
+    The last one of each source and toolchain goes last: without it the next build of them would
+    begin with nothing. Return the names of those removed; what somebody builds in stays.
     """
-    found = [(path / NOTE, path, noted) for path, noted in _notes(store)]
-    aged = sorted(((_mtime(note), path, noted) for note, path, noted in found), reverse=True)
+    aged = sorted(_notes(store), key=lambda each: _mtime(each[0] / NOTE), reverse=True)
+    kinds: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for path, noted in aged:
+        kind = (noted["family"], noted["toolchain"])
+        ranked.append((kinds[kind] > 0, path, noted))
+        kinds[kind] += 1
     removed = []
     total = 0
-    for place, (_time, path, noted) in enumerate(aged):
+    # Sorting leaves those that rank alike in the order of their age.
+    for place, (_rank, path, noted) in enumerate(sorted(ranked, key=lambda each: each[0])):
         total += int(noted.get("size_bytes", 0))
         if place < most and total <= most_bytes:
             continue

@@ -275,6 +275,18 @@ def test_the_oldest_are_forgotten(store: Store, wanted: Wanted) -> None:
     assert forget(store, most=9, most_bytes=0) == (several[1].name,)
 
 
+def test_the_last_one_of_a_source_and_toolchain_goes_last(store: Store, wanted: Wanted) -> None:
+    """A parent is not used while others' variants are built, and its own come later."""
+    parent = replace(wanted, toolchain="another")
+    variants = [replace(wanted, config=f"CONFIG_{letter}=y\n") for letter in "ABC"]
+    for seconds, each in enumerate((parent, *variants)):
+        build(store, each)
+        age(store, each, seconds)
+    gone = forget(store, most=2, most_bytes=1 << 30)
+    assert sorted(gone) == sorted(each.name for each in variants[:2])
+    assert forget(store, most=1, most_bytes=1 << 30) == (parent.name,)
+
+
 def test_what_was_made_is_known_to_the_next_alone(store: Store, wanted: Wanted) -> None:
     def making(text: str, wanted: Wanted = wanted) -> str:
         with kept_build(store, wanted, "the kernel") as bench:
