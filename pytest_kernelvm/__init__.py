@@ -1,7 +1,7 @@
 """Test Linux kernels the way Python is tested.
 
 Names for annotations in tests: Cell, Closure, CommandResult, Initramfs, Kernel, Vm,
-BootVm and LinkedVms.
+BootVm and LinkedVms. Root and Pseudofile are arguments of the fixtures.
 They are imported when first used, as the plugin is loaded in every pytest run.
 """
 
@@ -15,13 +15,25 @@ if TYPE_CHECKING:
     from pytest_kernelvm.guest.initramfs import Initramfs
     from pytest_kernelvm.kernel.build import Kernel
     from pytest_kernelvm.modules.closure import Closure
+    from pytest_kernelvm.root_config import Pseudofile, Root
     from pytest_kernelvm.vm.cell import Cell
     from pytest_kernelvm.vm.results import CommandResult
     from pytest_kernelvm.vm.vm import Vm
 
 __version__ = "0.1.0"
 
-__all__ = ["BootVm", "Cell", "Closure", "CommandResult", "Initramfs", "Kernel", "LinkedVms", "Vm"]
+__all__ = [
+    "BootVm",
+    "Cell",
+    "Closure",
+    "CommandResult",
+    "Initramfs",
+    "Kernel",
+    "LinkedVms",
+    "Pseudofile",
+    "Root",
+    "Vm",
+]
 
 _HOMES = {
     "BootVm": "fixtures",
@@ -31,6 +43,8 @@ _HOMES = {
     "Initramfs": "guest.initramfs",
     "Kernel": "kernel.build",
     "LinkedVms": "fixtures",
+    "Pseudofile": "root_config",
+    "Root": "root_config",
     "Vm": "vm.vm",
 }
 

@@ -103,6 +103,10 @@ class Arch:
     kexec_symbol: what lets a kernel load another one by the system call that suits it.
     first_stage: set where a command line or tree reaches a kernel in its registers.
     uboot: set where U-Boot can be firmware in front of such a kernel.
+    memory_address: where memory begins, physical. initramfs_above: how far above that QEMU's
+        bootloader puts the initramfs at most, 0 for memory's end.
+    reads_uncached: whether memory that ioremap() maps may be read at any address; phram without a
+        device tree's node maps it so.
     """
 
     name: str
@@ -147,6 +151,9 @@ class Arch:
     fixed_initramfs: FixedInitramfs | None = None
     first_stage: FirstStage | None = None
     uboot: UBoot | None = None
+    memory_address: int = 0
+    initramfs_above: int = 0
+    reads_uncached: bool = True
 
     @property
     def qemu_binary(self) -> str:
@@ -178,7 +185,10 @@ _MALTA_FAST_BOOT = ("-icount", "shift=7", "-rtc", "clock=vm")
 _MALTA_SPIN = bytes.fromhex("24840001 1000fffe 00000000")
 _MALTA_SERIAL = ("-serial", "chardev:console")
 _MALTA_CHANNEL = ("-serial", "chardev:channel")
-_MALTA_AGENT_CFLAGS = ("-mno-abicalls", "-fno-pic", "-G0", "-msoft-float", "-mips32r2")
+_MALTA_AGENT_CFLAGS = (
+    *("-mno-abicalls", "-fno-pic", "-G0", "-msoft-float", "-mips32r2"),
+    "-Wl,-z,common-page-size=64",
+)
 # my_syscall5 and 6 (tools/include/nolibc/arch-mips.h) move the stack's pointer before they store an
 # argument; one that is that very register, the address of a leaf function's first variable, would
 # be wrong. With a frame pointer it is another register.
@@ -349,6 +359,11 @@ ARCHES: dict[str, Arch] = {
             kexec_symbol="KEXEC_FILE",
             # Documentation/arch/arm64/booting.rst, `magic number`.
             image_magic=b"ARM\x64",
+            # hw/arm/virt.c; hw/arm/boot.c puts the initramfs 128 MiB up, or half way.
+            memory_address=0x4000_0000,
+            initramfs_above=0x0800_0000,
+            # Device memory: unaligned accesses fault (QEMU 7.2 lets them pass).
+            reads_uncached=False,
         ),
     )
 }

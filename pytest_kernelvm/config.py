@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.root_config import ROOT, Root, root_of
 from pytest_kernelvm.service_config import SERVICES, Service, services_of
 from pytest_kernelvm.typed_yaml import (
     ByShape,
@@ -240,7 +241,7 @@ class VmConfig:
     services: the shipped ones and the file's own.
     cmdline: words for the bootloader's command line; builtin_cmdline: for the kernel's own.
     cookie: the word that makes the kernel heed the bootloader, empty if it always does.
-    userland: one of USERLANDS.
+    userland: one of USERLANDS. root: what guests boot into, None for the initramfs.
     """
 
     id: str
@@ -259,6 +260,7 @@ class VmConfig:
     userland: str
     machine: Machine
     timeouts: Timeouts
+    root: Root | None = None
 
     @property
     def command_word(self) -> str:
@@ -566,6 +568,7 @@ SCHEMA = Record(
                 ),
             },
         ),
+        "root": ROOT,
         "machine": Record(
             doc="What QEMU gives the guest.",
             keys={
@@ -962,6 +965,7 @@ def read_config(file: Path, *, version: str = "") -> tuple[VmConfig, ...]:
                 command_s=float(timeouts.get("command_s", 20)),
                 build_s=float(timeouts.get("build_s", 7200)),
             ),
+            root=root_of(raw.get("root")),
         )
         for version in dict.fromkeys([version] if version else raw["kernel"]["version"])
     )

@@ -22,13 +22,13 @@ from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.kernel.compiler import llvm_suffix
 from pytest_kernelvm.kernel.image_tools import IMAGE_TOOLS
 from pytest_kernelvm.kernel.source import DEBIAN_SOURCES
-from pytest_kernelvm.process import run
+from pytest_kernelvm.process import ADMIN_DIRECTORIES, run
 
 System = Literal["apt", "dnf", "pacman", "nix", "brew"]
 SYSTEMS: tuple[System, ...] = get_args(System)
 
-# Where depmod is on a system whose users do not have it in PATH; scripts/depmod.sh looks there too.
-_ADMIN_DIRECTORIES = ("/usr/sbin", "/sbin")
+# Those may be where their users do not have them in PATH.
+_ADMIN_PROGRAMS = ("depmod", "mkfs.jffs2", "mke2fs")
 _VERSION_TIMEOUT_S = 5.0
 
 # These switch everything off, so that only what a fragment names is compiled.
@@ -604,8 +604,8 @@ def _row(*names: str) -> Mapping[System, tuple[str, ...]]:
 
 
 def _program(name: str, version_flags: tuple[str, ...]) -> _Seen:
-    places = os.pathsep.join([os.environ.get("PATH", os.defpath), *_ADMIN_DIRECTORIES])
-    path = shutil.which(name, path=places if name == "depmod" else None)
+    places = os.pathsep.join([os.environ.get("PATH", os.defpath), *ADMIN_DIRECTORIES])
+    path = shutil.which(name, path=places if name in _ADMIN_PROGRAMS else None)
     if path is None:
         return _Seen()
     version = _version_in(_output([path, *version_flags])) if version_flags else None

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.report.witness import Witness
+from pytest_kernelvm.root_config import Root
 from pytest_kernelvm.tolerance import Tolerance
 from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.guests import Guests
@@ -31,6 +32,7 @@ class Asked:
 
     modules: wanted ones, None for the vm-config's. closure: instead of them.
     userland: None for the vm-config's. external: modules beside the kernel's own, C by name.
+    root: what file system it boots into, None for the vm-config's.
     options: module parameters by module.
     blacklist: modules. files: contents by path. cmdline: further words. cookie: whether the kernel
     heeds them. shared_console: whether the agent talks on the console, as where there is no second
@@ -43,6 +45,7 @@ class Asked:
     closure: Closure | None = None
     userland: str | None = None
     external: Mapping[str, str] | None = None
+    root: Root | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     blacklist: tuple[str, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -81,7 +84,7 @@ def asked_by(**given: Any) -> Asked:
 
 def cell_of(cell: Cell, asked: Asked) -> Cell:
     """Return the cell as a test asks for it."""
-    return cell.variant(userland=asked.userland, external=asked.external)
+    return cell.variant(userland=asked.userland, external=asked.external, root=asked.root)
 
 
 class Wishes(TypedDict, total=False):
@@ -91,6 +94,7 @@ class Wishes(TypedDict, total=False):
     closure: Closure | None
     userland: str | None
     external: Mapping[str, str] | None
+    root: Root | None
     options: Mapping[str, str]
     blacklist: Iterable[str]
     files: Mapping[str, bytes]

@@ -86,13 +86,18 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env
 
 
-def find_program(name: str, install_hint: str = "") -> str:
+# Where programs are on a system whose users do not have them in PATH; scripts/depmod.sh looks there
+# too.
+ADMIN_DIRECTORIES = ("/usr/sbin", "/sbin")
+
+
+def find_program(name: str, install_hint: str = "", *, places: Sequence[str] = ()) -> str:
     """Return the full path of a program.
 
-    install_hint: what the error tells the user to do.
-    Raises ToolMissing if PATH does not have it.
+    install_hint: what the error tells the user to do. places: directories behind those of PATH.
+    Raises ToolMissing if none of them has it.
     """
-    path = shutil.which(name)
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *places]))
     if path is None:
         raise ToolMissing(
             f"the program {name!r} is not installed",

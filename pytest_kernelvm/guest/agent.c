@@ -33,11 +33,11 @@
 
 #include <linux/fcntl.h>
 #include <linux/reboot.h>
-#include <linux/time_types.h>
 #include <linux/wait.h>
 #include <asm/ioctls.h>
 #include <asm/signal.h>
 #include <asm/termbits.h>
+#include "ppoll.h"
 
 /* 5.10's nolibc has struct pollfd, which the header that has this has too. */
 #ifndef POLLIN
@@ -64,13 +64,6 @@
 
 #define NR_RUN 0xffff	    /* not a system call: run a program */
 #define NOT_MADE (-0x10000) /* result of a step that was skipped */
-
-/* A 32-bit kernel without COMPAT_32BIT_TIME has the one with 64-bit times only. */
-#ifdef __NR_ppoll_time64
-#define NR_PPOLL __NR_ppoll_time64
-#else
-#define NR_PPOLL __NR_ppoll
-#endif
 
 /* linux/random.h: never wait for the generator; since 5.6. */
 #ifndef GRND_INSECURE

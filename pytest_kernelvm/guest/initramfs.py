@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.firmware import FirmwareFile
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.root_config import Root
 
 MODPROBE_CONF = "etc/modprobe.d/kernelvm.conf"
 MODPROBE_NAMES = ("insmod", "lsmod", "rmmod")
@@ -37,8 +38,7 @@ class Initramfs:
     paths: tuple[str, ...]
 
 
-def pack(
-    store: Store,
+def guest_entries(
     programs: Programs,
     *,
     tree: ModuleTree,
@@ -46,12 +46,11 @@ def pack(
     modprobe: ModprobeConfig,
     files: Mapping[str, bytes],
     userland: Userland | None = None,
-) -> Initramfs:
-    """Return the initramfs of a closure.
+) -> list[cpio.Entry]:
+    """Return what a guest has at hand: the agent as init, and the modules of a closure.
 
     files: further files by absolute path; they are executable if they begin as programs do.
     userland: whose modprobe is the guest's instead of ours, which then is in /kernelvm.
-    Raises HarnessError if the store cannot be written.
     """
     entries = [cpio.file("init", programs.agent.read_bytes(), 0o755)]
     if closure.modules:
@@ -59,11 +58,41 @@ def pack(
         entries += _modules(programs, sbin, tree, closure, modprobe)
     if userland:
         entries += entries_of(userland, tree, closure)
-    entries += [_extra(path, content) for path, content in files.items()]
-    archive = cpio.archive(entries)
-    # An archive of the agent alone costs nothing to inflate; one with modules is packed plain, as
-    # inflating takes the guest longer than QEMU takes to read it.
-    compressed = not (closure.modules or userland)
+    return entries + [_extra(path, content) for path, content in files.items()]
+
+
+def preinit_entries(
+    programs: Programs,
+    *,
+    tree: ModuleTree,
+    closure: Closure,
+    modprobe: ModprobeConfig,
+    root: Root,
+) -> list[cpio.Entry]:
+    """Return what leads into another root: preinit as init, and the modules of a closure.
+
+    closure: of the root's modules; without one that is a file nothing is loaded.
+    """
+    entries = [
+        cpio.file("init", programs.preinit.read_bytes(), 0o755),
+        cpio.file("etc/store", f"{root.store}\n".encode()),
+    ]
+    if closure.modules:
+        entries += _modules(programs, SBIN, tree, closure, modprobe)
+        names = "".join(f"{name}\n" for name in root.modules)
+        entries.append(cpio.file("etc/modules", names.encode()))
+    return entries
+
+
+def pack(store: Store, entries: Iterable[cpio.Entry], *, compressed: bool) -> Initramfs:
+    """Return the initramfs of some entries.
+
+    compressed: an archive of the agent alone costs nothing to inflate; one with modules is better
+    packed plain, as inflating takes the guest longer than QEMU takes to read it.
+    Raises HarnessError if the store cannot be written.
+    """
+    whole = cpio.with_parents(entries)
+    archive = cpio.archive(whole)
     data = gzip.compress(archive, 9, mtime=0) if compressed else archive
     name = hashlib.sha256(data).hexdigest() + (".cpio.gz" if compressed else ".cpio")
     path = store.root / "initramfs" / name
@@ -78,7 +107,7 @@ def pack(
     return Initramfs(
         path=path,
         size_bytes=len(data),
-        paths=tuple(entry.path for entry in cpio.with_parents(entries)),
+        paths=tuple(entry.path for entry in whole),
     )
 
 

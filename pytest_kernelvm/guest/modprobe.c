@@ -72,11 +72,10 @@
 #include <stddef.h>
 
 #include <asm/signal.h>
-#include <asm/unistd.h>
-#include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/module.h>
 #include <linux/utsname.h>
+#include "calls.h"
 
 #ifndef MODULE_INIT_COMPRESSED_FILE
 #define MODULE_INIT_COMPRESSED_FILE 4	/* v5.17 */
@@ -86,12 +85,6 @@
 #define STDERR 2
 
 #define REPORTED (-4095L)	/* failed, and the user has been told why */
-
-long system_call(long number, long a, long b, long c);	/* start.c */
-#define call1(number, a) system_call(number, (long)(a), 0, 0)
-#define call2(number, a, b) system_call(number, (long)(a), (long)(b), 0)
-#define call3(number, a, b, c) \
-	system_call(number, (long)(a), (long)(b), (long)(c))
 
 static void exit(int status)
 {

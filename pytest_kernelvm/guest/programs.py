@@ -1,4 +1,4 @@
-"""The guest's two C programs, compiled with a kernel's own nolibc and headers."""
+"""The guest's C programs, compiled with a kernel's own nolibc and headers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
 from pytest_kernelvm.process import failure, run
 
 SOURCES = Path(__file__).parent
+# Of nolibc these have only what is in start.c.
+SMALL = ("modprobe", "preinit", "activate")
 COMPILE_TIMEOUT_S = 120.0
 
 # Static, without a C library, without what a debugger or an unwinder would want.
@@ -94,13 +96,15 @@ _OPEN_FLAGS = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND", "O_NONBLOCK", "O_CLOE
 class Programs:
     """Compiled programs of one kernel.
 
-    agent, modprobe: ELF files. abi: the numbers that are spoken with the agent.
-    digest: names what made them.
+    agent, modprobe: ELF files. preinit, activate: those that lead into another root.
+    abi: the numbers that are spoken with the agent. digest: names what made them.
     """
 
     digest: str
     agent: Path
     modprobe: Path
+    preinit: Path
+    activate: Path
     abi: Abi
 
 
@@ -110,7 +114,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
     cpu: the guest's, as in QEMU's -cpu; what it can execute decides how small modprobe is.
     Raises BuildFailed with the compiler's words, ToolMissing without a compiler.
     """
-    sources = [SOURCES / "agent.c", SOURCES / "start.c", SOURCES / "modprobe.c"]
+    sources = sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")])
     compact = _compact_cflags(kernel.arch, cpu)
     digest = digest_of(
         {
@@ -131,7 +135,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
 
     def make(work: Work) -> dict[str, Any]:
         compile_program(kernel, SOURCES / "agent.c", work.entry / "agent")
-        _compile_modprobe(kernel, compact, work)
+        _compile_small(kernel, compact, work)
         numbers = asdict(_abi(kernel))
         (work.entry / "abi.json").write_text(json.dumps(numbers, sort_keys=True))
         return {"kernel": kernel.digest, "arch": kernel.arch.name}
@@ -142,6 +146,8 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
         digest=digest,
         agent=entry / "agent",
         modprobe=entry / "modprobe",
+        preinit=entry / "preinit",
+        activate=entry / "activate",
         abi=Abi(**json.loads((entry / "abi.json").read_text())),
     )
 
@@ -163,12 +169,13 @@ def compile_program(kernel: Kernel, source: Path, program: Path) -> None:
     _compile(kernel, source, program, *_nolibc_flags(kernel), *flags)
 
 
-def _compile_modprobe(kernel: Kernel, compact: tuple[str, ...], work: Work) -> None:
-    """Two files, as only the first may hold the instructions that make system calls."""
+def _compile_small(kernel: Kernel, compact: tuple[str, ...], work: Work) -> None:
+    """Two files each, as only the first may hold the instructions that make system calls."""
     start = work.directory / "start.o"
     _compile(kernel, SOURCES / "start.c", start, *_nolibc_flags(kernel), "-c")
-    program = work.entry / "modprobe"
-    _compile(kernel, SOURCES / "modprobe.c", program, *FREESTANDING, *compact, str(start))
+    for name in SMALL:
+        source, program = SOURCES / f"{name}.c", work.entry / name
+        _compile(kernel, source, program, *FREESTANDING, *compact, str(start))
 
 
 def _compact_cflags(arch: Arch, cpu: str) -> tuple[str, ...]:

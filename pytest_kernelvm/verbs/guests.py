@@ -121,7 +121,7 @@ def _boot(arguments: argparse.Namespace) -> int:
     if arguments.wait:
         bootable = replace(
             bootable,
-            boot=replace(bootable.boot, extra=("-S",)),
+            boot=replace(bootable.boot, extra=(*bootable.boot.extra, "-S")),
             limits=replace(bootable.limits, boot_s=PATIENCE_S),
         )
     shells: list[GuestShell] = []

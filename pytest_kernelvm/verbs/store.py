@@ -28,6 +28,7 @@ CLEANED = (
     "userlands",
     "uboots",
     "initramfs",
+    "roots",
     "snapshots",
     "failures",
     "logs",

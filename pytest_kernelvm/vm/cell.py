@@ -10,9 +10,11 @@ from pathlib import Path
 
 from pytest_kernelvm.config import ModprobeConfig, VmConfig
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.guest.initramfs import Initramfs, pack
+from pytest_kernelvm.guest.cpio import Entry
+from pytest_kernelvm.guest.initramfs import Initramfs, guest_entries, pack, preinit_entries
 from pytest_kernelvm.guest.programs import Programs, compile_program, compile_programs
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
+from pytest_kernelvm.guest.root_image import make_root_image
 from pytest_kernelvm.guest.userland import Userland, obtain_userland
 from pytest_kernelvm.kernel.build import Kernel, build_kernel
 from pytest_kernelvm.kernel.external import tree_with
@@ -22,9 +24,11 @@ from pytest_kernelvm.modules.modprobe_d import ModprobeD
 from pytest_kernelvm.modules.names import normalise
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import quoted
+from pytest_kernelvm.root_config import Root
 from pytest_kernelvm.vm.deadlines import Limits, Pace
 from pytest_kernelvm.vm.pace import pace_of
 from pytest_kernelvm.vm.qemu_argv import Boot
+from pytest_kernelvm.vm.root import boot_into, erase_bytes
 from pytest_kernelvm.vm.services import ServiceCatalogue
 from pytest_kernelvm.vm.vm import Bootable
 
@@ -83,10 +87,15 @@ class Cell:
         return None if name == "none" else obtain_userland(self.store, self.config.arch, name)
 
     def variant(
-        self, *, userland: str | None = None, external: Mapping[str, str] | None = None
+        self,
+        *,
+        userland: str | None = None,
+        external: Mapping[str, str] | None = None,
+        root: Root | None = None,
     ) -> Cell:
-        """Return this cell with another userland or other external modules; None leaves them."""
+        """Return this cell with another userland, external modules or root; None leaves them."""
         config = self.config if userland is None else replace(self.config, userland=userland)
+        config = config if root is None else replace(config, root=root)
         modules = self.external if external is None else dict(external)
         for known in (self, *self._variants):
             if known.config == config and known.external == modules:
@@ -137,18 +146,33 @@ class Cell:
 
         options: module parameters, added to the vm-config's. files: further files by path.
         """
-        configured = self.config.modprobe
-        return pack(
-            self.store,
+        entries = self._guest_entries(closure, options, blacklist, files)
+        chosen = self.closure() if closure is None else closure
+        return pack(self.store, entries, compressed=not (chosen.modules or self.userland))
+
+    def _guest_entries(
+        self,
+        closure: Closure | None,
+        options: Mapping[str, str] | None,
+        blacklist: Iterable[str],
+        files: Mapping[str, bytes] | None,
+    ) -> list[Entry]:
+        return guest_entries(
             self.programs,
             tree=self.tree,
             closure=self.closure() if closure is None else closure,
-            modprobe=ModprobeConfig(
-                options=(*configured.options, *(options or {}).items()),
-                blacklist=(*configured.blacklist, *blacklist),
-            ),
+            modprobe=self._modprobe(options, blacklist),
             files=files or {},
             userland=self.userland,
+        )
+
+    def _modprobe(
+        self, options: Mapping[str, str] | None = None, blacklist: Iterable[str] = ()
+    ) -> ModprobeConfig:
+        configured = self.config.modprobe
+        return ModprobeConfig(
+            options=(*configured.options, *(options or {}).items()),
+            blacklist=(*configured.blacklist, *blacklist),
         )
 
     def boot(
@@ -210,17 +234,25 @@ class Cell:
             wanted = self.config.modules if modules is None else modules
             modules = dict.fromkeys((*wanted, *self.config.arch.network_modules))
         chosen = closure if closure is not None else self.closure(modules)
-        initramfs = self.initramfs(chosen, options=options, blacklist=blacklist, files=files)
+        root = self.config.root
+        if root:
+            initramfs = self._preinit(root)
+        else:
+            initramfs = self.initramfs(chosen, options=options, blacklist=blacklist, files=files)
+        boot = self.boot(
+            initramfs,
+            cmdline=cmdline,
+            cookie=cookie,
+            shared_console=shared_console,
+            network=network,
+        )
+        if root:
+            contents = self._guest_entries(chosen, options, blacklist, files)
+            boot = self._into(root, boot, contents)
         timeouts = self.config.timeouts
         return Bootable(
             label=self.config.id,
-            boot=self.boot(
-                initramfs,
-                cmdline=cmdline,
-                cookie=cookie,
-                shared_console=shared_console,
-                network=network,
-            ),
+            boot=boot,
             abi=self.programs.abi,
             limits=Limits(
                 boot_s=timeouts.boot_s if boot_timeout_s is None else boot_timeout_s,
@@ -230,6 +262,30 @@ class Cell:
             by_hand=self._by_hand(chosen, cmdline, cookie, network),
             services=self.services,
         )
+
+    def _preinit(self, root: Root) -> Initramfs:
+        """Return the initramfs that leads into a root."""
+        entries = preinit_entries(
+            self.programs,
+            tree=self.tree,
+            closure=close(self.tree, root.modules, allow_empty=True),
+            modprobe=self._modprobe(),
+            root=root,
+        )
+        return pack(self.store, entries, compressed=False)
+
+    def _into(self, root: Root, boot: Boot, contents: Iterable[Entry]) -> Boot:
+        """Return a boot with a root in memory, which holds what the initramfs else would."""
+        arch = self.config.arch
+        image = make_root_image(
+            self.store,
+            self.programs,
+            root,
+            arch,
+            contents,
+            erase_bytes=erase_bytes(root, arch),
+        )
+        return boot_into(self.store, boot, root, image)
 
     def _by_hand(self, closure: Closure, cmdline: str, cookie: bool, network: str) -> str:
         argv = ["kernelvm", "boot", self.config.command_word]

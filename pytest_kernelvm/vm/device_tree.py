@@ -6,12 +6,15 @@ A change may make a tree longer, so whoever places something behind it asks for 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 
+# What a flat tree begins with.
+MAGIC = b"\xd0\x0d\xfe\xed"
 # What a tree is given to grow by, again and again until the change fits.
 ROOM_BYTES = 4096
 # Of what a node's path leads to.
@@ -30,6 +33,33 @@ def set_property(tree: bytes, path: str, name: str, value: Value) -> bytes:
         fdt.setprop(_made(fdt, path), name, _encoded(value))
 
     return _changed(tree, change)
+
+
+def remove_property(tree: bytes, path: str, name: str) -> bytes:
+    """Return a tree without a property, which need not be there. Raises as `set_property`."""
+    if get_property(tree, path, name) is None:
+        return tree
+    return _changed(tree, lambda fdt: fdt.delprop(fdt.path_offset(path), name))
+
+
+def tree_in(image: bytes) -> bytes:
+    """Return the first device tree that lies somewhere in an image, such as a kernel's own.
+
+    Raises BadInput if there is none, ToolMissing without pylibfdt.
+    """
+    libfdt = _libfdt()
+    at = image.find(MAGIC)
+    while at >= 0:
+        size = int.from_bytes(image[at + 4 : at + 8], "big")
+        with contextlib.suppress(libfdt.FdtException, ValueError):
+            fdt = libfdt.Fdt(image[at : at + size])
+            fdt.getprop(0, "compatible")
+            return bytes(fdt.as_bytearray())
+        at = image.find(MAGIC, at + 1)
+    raise BadInput(
+        "there is no device tree in the kernel's image",
+        Evidence(expected="one that is built in, as a Malta's kernel has"),
+    )
 
 
 def reserve(

@@ -22,6 +22,7 @@ from pytest_kernelvm.vm.qemu_argv import Boot, loader_argv
 
 SOURCES = Path(__file__).parents[1] / "guest"
 ASSEMBLER_TIMEOUT_S = 60.0
+KERNEL, STAGE = "kernel", "first-stage"
 UHI = 0xFFFFFFFE
 # arch/mips/include/asm/setup.h
 COMMAND_LINE_SIZE = 4096
@@ -83,7 +84,7 @@ def put_before(boot: Boot, stage: Loaded, directory: Path) -> Boot:
 
     stage: of `by_yamon` or `by_uhi`. directory: takes the kernel with another entry, and the stage.
     """
-    kernel, blob = directory / "kernel", directory / "first-stage"
+    kernel, blob = directory / KERNEL, directory / STAGE
     changed = bytearray(boot.image.read_bytes())
     struct.pack_into(f"{struct_order(boot.arch.endianness)}I", changed, 24, entry_of(boot.arch))
     kernel.write_bytes(changed)

@@ -1,0 +1,267 @@
+"""Images of root file systems: the store, `activate`, and the list of what that makes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
+from pytest_kernelvm.guest.cpio import Entry, with_parents
+from pytest_kernelvm.guest.programs import Programs
+from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest, raise_if_full
+from pytest_kernelvm.process import ADMIN_DIRECTORIES, failure, find_program, run
+from pytest_kernelvm.root_config import Pseudofile, Root
+
+KIND = "roots"
+IMAGE = "image"
+# Part of every digest: how images are made here.
+FORMAT = 1
+TOOL_TIMEOUT_S = 120.0
+
+# mkfs.jffs2 makes blocks of at least so many bytes, whatever it is told (mtd-utils, mkfs.jffs2.c).
+LEAST_JFFS2_ERASE_BYTES = 8 << 10
+PAGE_BYTES = 4096
+# What names an ext4 file system and seeds its directories' hashes; any will do if it is always the
+# same.
+_UUID = "6b65726e-656c-4766-8d2d-726f6f740000"
+_EXT4_BLOCK_BYTES = 1024
+# Inode tables, bitmaps and a journal of the least size, which has 1024 blocks.
+_EXT4_OVERHEAD_BYTES = 2 << 20
+
+_LETTERS = {
+    "directory": "d",
+    "file": "f",
+    "link": "l",
+    "character": "c",
+    "block": "b",
+    "fifo": "p",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tool:
+    """What makes images of one kind. version_flag: has it tell its version."""
+
+    program: str
+    package: str
+    version_flag: str
+
+
+TOOLS = {
+    "jffs2": Tool(program="mkfs.jffs2", package="mtd-utils", version_flag="-V"),
+    "squashfs": Tool(program="mksquashfs", package="squashfs-tools", version_flag="-version"),
+    "ext4": Tool(program="mke2fs", package="e2fsprogs", version_flag="-V"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RootImage:
+    """An image as it lies in memory. size_bytes: of the whole flash device."""
+
+    path: Path
+    size_bytes: int
+
+
+def make_root_image(
+    store: Store,
+    programs: Programs,
+    root: Root,
+    arch: Arch,
+    contents: Iterable[Entry],
+    *,
+    erase_bytes: int,
+) -> RootImage:
+    """Return the image of a root, made unless the store has it.
+
+    contents: what else would be in the initramfs; it is kept in the store, with a link at the
+    place of each file. erase_bytes: of the device's blocks.
+    Raises ToolMissing with the package, BadInput for pseudofiles that are in each other's way or
+    blocks that are too small, HarnessError with the tool's words.
+    """
+    if root.kind == "jffs2" and erase_bytes < LEAST_JFFS2_ERASE_BYTES:
+        raise BadInput(
+            f"JFFS2 with erase blocks of {erase_bytes} bytes",
+            Evidence(
+                expected=f"at least {LEAST_JFFS2_ERASE_BYTES}; phram gives a page to what a device "
+                "tree describes",
+                where=(root.where,) if root.where else (),
+                next_step="by: cmdline, which says how large they are",
+            ),
+        )
+    kept = [each for each in with_parents(contents) if not stat.S_ISDIR(each.mode)]
+    item = f"{root.store[1:]}/{_digest(kept)[:32]}-guest"
+    listed = pseudofile_list(_with_links(root, kept, item))
+    files = [replace(each, path=f"{item}/{each.path}") for each in kept]
+    files.append(
+        Entry(
+            path="activate",
+            mode=stat.S_IFREG | 0o755,
+            content=programs.activate.read_bytes(),
+        )
+    )
+    files.append(Entry(path="pseudofiles", mode=stat.S_IFREG | 0o644, content=listed))
+    tool = _found(TOOLS[root.kind])
+    digest = digest_of(
+        {
+            "format": FORMAT,
+            "kind": root.kind,
+            "endianness": arch.endianness if root.kind == "jffs2" else "",
+            "erase_bytes": erase_bytes,
+            "free_bytes": root.free_bytes,
+            "files": _digest(files),
+            "tool": _version(tool, TOOLS[root.kind].version_flag),
+        }
+    )
+
+    def make(work: Work) -> dict[str, Any]:
+        directory = work.directory / "root"
+        _lay_down(directory, with_parents(files))
+        image = work.entry / IMAGE
+        _MAKERS[root.kind](tool, directory, image, root, arch, erase_bytes)
+        return {"arch": arch.name, "kind": root.kind}
+
+    entry = store.obtain(KIND, digest, make, label=f"a root file system ({root.kind})")
+    return RootImage(path=entry / IMAGE, size_bytes=(entry / IMAGE).stat().st_size)
+
+
+def _digest(entries: Sequence[Entry]) -> str:
+    return digest_of(
+        [[each.path, each.mode, hashlib.sha256(each.content).hexdigest()] for each in entries]
+    )
+
+
+def _with_links(root: Root, kept: Sequence[Entry], item: str) -> tuple[Pseudofile, ...]:
+    """Return the root's pseudofiles, and links into the store where it names nothing else."""
+    named = {each.path for each in root.pseudofiles}
+    links = (
+        Pseudofile(path=f"/{each.path}", kind="link", to=f"/{item}/{each.path}")
+        for each in kept
+        if f"/{each.path}" not in named
+    )
+    return replace(root, pseudofiles=(*root.pseudofiles, *links)).pseudofiles
+
+
+def pseudofile_list(pseudofiles: Iterable[Pseudofile]) -> bytes:
+    """Return what `activate` reads (its format is in activate.c), directories first."""
+    by_path: dict[str, Pseudofile] = {}
+    for each in pseudofiles:
+        parts = each.path.split("/")
+        for depth in range(2, len(parts)):
+            above = "/".join(parts[:depth])
+            by_path.setdefault(above, Pseudofile(path=above, kind="directory"))
+        by_path[each.path] = each
+    return b"".join(_listed(by_path[path]) for path in sorted(by_path))
+
+
+def _listed(each: Pseudofile) -> bytes:
+    content = each.to.encode() if each.kind == "link" else each.content
+    number = len(content)
+    if each.kind in ("character", "block"):
+        # include/linux/kdev_t.h, new_encode_dev()
+        number = each.minor & 0xFF | each.major << 8 | (each.minor & ~0xFF) << 12
+    head = f"{_LETTERS[each.kind]} {each.mode:o} {each.owner} {each.group} {number} "
+    return head.encode() + each.path[1:].encode() + b"\n" + content + b"\n"
+
+
+def _lay_down(directory: Path, entries: Sequence[Entry]) -> None:
+    """Write what an image is made of, with the same times whenever that is."""
+    directory.mkdir(mode=0o755)
+    for entry in entries:
+        path = directory / entry.path
+        if stat.S_ISDIR(entry.mode):
+            path.mkdir()
+        elif stat.S_ISLNK(entry.mode):
+            path.symlink_to(entry.content.decode())
+            continue
+        else:
+            path.write_bytes(entry.content)
+        path.chmod(stat.S_IMODE(entry.mode))
+    for entry in reversed(entries):
+        os.utime(directory / entry.path, (0, 0), follow_symlinks=False)
+    os.utime(directory, (0, 0))
+
+
+def _make_jffs2(
+    tool: str, directory: Path, image: Path, root: Root, arch: Arch, erase_bytes: int
+) -> None:
+    order = f"--{arch.endianness}-endian"
+    argv: list[str | Path] = [tool, f"--root={directory}", "-o", image, order]
+    argv += [f"--eraseblock={erase_bytes}", "--squash-uids", "--faketime", "--pad"]
+    _run(argv)
+    _pad(image, erase_bytes, root.free_bytes, b"\xff")
+
+
+def _make_squashfs(
+    tool: str, directory: Path, image: Path, _root: Root, _arch: Arch, erase_bytes: int
+) -> None:
+    argv: list[str | Path] = [tool, directory, image, "-noappend", "-all-root", "-no-xattrs"]
+    argv += ["-mkfs-time", "0", "-all-time", "0", "-processors", "1", "-quiet", "-no-progress"]
+    _run(argv)
+    _pad(image, erase_bytes, 0, b"\0")
+
+
+def _make_ext4(
+    tool: str, directory: Path, image: Path, root: Root, _arch: Arch, erase_bytes: int
+) -> None:
+    used = sum(-(-path.lstat().st_size // _EXT4_BLOCK_BYTES) + 1 for path in directory.rglob("*"))
+    size = used * _EXT4_BLOCK_BYTES + _EXT4_OVERHEAD_BYTES + root.free_bytes
+    size = -(-size // erase_bytes) * erase_bytes
+    # misc/mke2fs.c and lib/ext2fs: what it takes for now.
+    env = {"E2FSPROGS_FAKE_TIME": "1"}
+    argv: list[str | Path] = [tool, "-q", "-t", "ext4", "-b", str(_EXT4_BLOCK_BYTES)]
+    argv += ["-U", _UUID, "-E", f"hash_seed={_UUID},root_owner=0:0,nodiscard,lazy_itable_init=0"]
+    argv += ["-d", directory, image, str(size // _EXT4_BLOCK_BYTES)]
+    _run(argv, env)
+    # Owners and times that cannot be given to a file before.
+    paths = [path.relative_to(directory) for path in sorted(directory.rglob("*"))]
+    fields = (*(f"{name} @0" for name in ("atime", "ctime", "mtime", "crtime")), "uid 0", "gid 0")
+    lines = [
+        f"set_inode_field /{path} {field}\n"
+        for path in ("", "lost+found", *paths)
+        for field in fields
+    ]
+    script = image.with_name("script")
+    script.write_text("".join(lines))
+    debugfs = find_program("debugfs", _hint("e2fsprogs"), places=ADMIN_DIRECTORIES)
+    _run([debugfs, "-w", "-f", script, image], env)
+    script.unlink()
+
+
+_MAKERS = {"jffs2": _make_jffs2, "squashfs": _make_squashfs, "ext4": _make_ext4}
+
+
+def _pad(image: Path, erase_bytes: int, free_bytes: int, filler: bytes) -> None:
+    """Make an image as long as its device is: whole blocks, with some to be written into."""
+    size = image.stat().st_size
+    wanted = -(-(size + free_bytes) // erase_bytes) * erase_bytes
+    with image.open("ab") as file:
+        file.write(filler * (wanted - size))
+
+
+def _run(argv: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
+    done = run(argv, env=env, timeout_s=TOOL_TIMEOUT_S, check=False)
+    if done.status != 0:
+        raise_if_full(done.stderr)
+        raise HarnessError(f"{Path(argv[0]).name} made no root file system", failure(done))
+
+
+def _found(tool: Tool) -> str:
+    return find_program(tool.program, _hint(tool.package), places=ADMIN_DIRECTORIES)
+
+
+def _hint(package: str) -> str:
+    return f"apt-get install {package}; `kernelvm doctor` names the packages of other systems"
+
+
+@functools.cache
+def _version(tool: str, flag: str) -> str:
+    """Return what tells one release of a tool from another."""
+    done = run([tool, flag], timeout_s=TOOL_TIMEOUT_S, check=False)
+    return (done.stdout or done.stderr).partition("\n")[0] or file_digest(Path(tool))
