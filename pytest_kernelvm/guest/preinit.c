@@ -3,7 +3,7 @@
  * preinit - from an initramfs to a root file system of which only the store
  * and what activates it are kept, as routers have them in flash.
  *
- *	/target			in memory, to be the root
+ *	/target			of the initramfs, in memory, to be the root
  *	/target/persist		the file system that root= names
  *	/target/nix/store	its directory of that name, bound
  *
@@ -262,7 +262,8 @@ int main(int argc, char **argv, char **environment)
 	heed_command_line();
 	load_modules();
 	await_device();
-	mount_on("target", "/target", "tmpfs", 0);
+	/* A mount of its own, so that it can be moved. */
+	mount_on("/target", "/target", 0, MS_BIND);
 	mount_root();
 	bind_store();
 	run(activate);
