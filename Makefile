@@ -81,13 +81,13 @@ vm: setup ## build the kernels that the store lacks, boot them, run the main job
 	$(BIN)/pytest -m 'vm and not slow' -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: check
-check: libfdt lint ## everything: lint, unit tests, kernels, tests in guests
+check: libfdt images lint ## everything: lint, unit tests, kernels, tests in guests
 	@$(BIN)/pytest -m 'not vm' -n $$(nproc) $(PYTEST_ARGS)
 	$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $(IN_DEPTH) --spread $(PYTEST_ARGS)
 
 .PHONY: matrix
-matrix: libfdt ## all tests in guests on all cells; `make check` has each slow one on two
+matrix: libfdt images ## all tests in guests on all cells; `make check` has each slow one on two
 	@$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $(IN_DEPTH) $(PYTEST_ARGS)
 
@@ -130,6 +130,15 @@ libfdt: setup
 	if ! said=$$($(BIN)/python -m pip install --quiet --editable '.[device-tree]' 2>&1); then
 	    tail -n 3 <<<"$$said" >&2
 	    echo 'no libfdt: the tests that change device trees are skipped' >&2
+	fi
+
+# What makes images of root file systems; without it the tests of them are skipped.
+.PHONY: images
+images: setup
+	@$(apt_install)
+	path="$$PATH:/usr/sbin:/sbin"
+	if ! PATH="$$path" type -P mkfs.jffs2 mksquashfs mke2fs >/dev/null; then
+	    apt_install mtd-utils squashfs-tools e2fsprogs || true
 	fi
 
 $(INSTALLED): pyproject.toml

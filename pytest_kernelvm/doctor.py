@@ -19,6 +19,7 @@ from typing import Literal, get_args
 from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.config import KernelConfig, VmConfig
 from pytest_kernelvm.errors import KernelvmError
+from pytest_kernelvm.guest.root_image import TOOLS
 from pytest_kernelvm.kernel.compiler import llvm_suffix
 from pytest_kernelvm.kernel.image_tools import IMAGE_TOOLS
 from pytest_kernelvm.kernel.source import DEBIAN_SOURCES
@@ -201,6 +202,25 @@ _BUILD_PROGRAMS = (
         packages=("gzip",),
     ),
 )
+
+# What makes the images of root file systems, by kind.
+_IMAGE_PROGRAMS = {
+    kind: _Program(
+        name=tool.program,
+        reason=f"makes root file systems ({kind})",
+        packages=packages,
+        flag=tool.version_flag,
+    )
+    for (kind, tool), packages in zip(
+        TOOLS.items(),
+        (
+            ("mtd-utils", "mtd-utils", "mtd-utils", "mtdutils", "mtd-utils"),
+            ("squashfs-tools", "squashfs-tools", "squashfs-tools", "squashfsTools", "squashfs"),
+            ("e2fsprogs",),
+        ),
+        strict=True,
+    )
+}
 
 # What the programs of an architecture are called outside Debian, whose names are in arch.py.
 _NIX_CROSS = "pkgsCross.{}.buildPackages.gcc"
@@ -583,6 +603,9 @@ def _optional_needs(cells: Sequence[VmConfig]) -> Iterable[_Need]:
     )
     for program in (ccache, gdb):
         yield _program_need(program, ids, required=False)
+    for kind, program in _IMAGE_PROGRAMS.items():
+        users = tuple(cell.id for cell in cells if cell.root and cell.root.kind == kind)
+        yield _program_need(program, users or ids, required=bool(users))
 
 
 def _program_need(program: _Program, cells: tuple[str, ...], *, required: bool = True) -> _Need:
@@ -653,7 +676,7 @@ def _output(argv: Sequence[str], stdin: str = "") -> str:
 def _version_in(text: str) -> str | None:
     # In parentheses stands who packaged it, with digits of its own.
     first = re.sub(r"\(.*?\)", "", text.partition("\n")[0])
-    found = re.search(r"\d+(?:\.\d+)*", first)
+    found = re.search(r"\b\d+(?:\.\d+)*", first)
     return found[0] if found else None
 
 

@@ -121,8 +121,17 @@ class Root:
                         f"{each.path} is below {above}, which is no directory but a {kinds[above]}",
                         _at(each.where),
                     )
-            if f"{each.path}/".startswith((f"{self.store}/", "/persist/")):
-                raise BadInput(f"{each.path} is where the image is", _at(each.where))
+            self._refuse_in_the_way(each)
+
+    def _refuse_in_the_way(self, each: Pseudofile) -> None:
+        for mounted in (self.store, "/persist"):
+            inside = f"{each.path}/".startswith(f"{mounted}/")
+            above = mounted.startswith(f"{each.path}/") and each.kind != "directory"
+            if inside or above:
+                raise BadInput(
+                    f"the {each.kind} {each.path} is in the way of what is mounted at {mounted}",
+                    _at(each.where),
+                )
 
     @property
     def modules(self) -> tuple[str, ...]:

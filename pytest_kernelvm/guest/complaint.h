@@ -11,7 +11,7 @@
 
 struct error_name {
 	unsigned char number;
-	char name[11];
+	char name[13];
 };
 
 #define ERROR(name) { name, #name }
@@ -21,7 +21,7 @@ static const struct error_name error_names[] = {
 	ERROR(ENOEXEC), ERROR(EAGAIN), ERROR(ENOMEM), ERROR(EACCES), ERROR(ENOTBLK),
 	ERROR(EBUSY), ERROR(EEXIST), ERROR(ENODEV), ERROR(ENOTDIR), ERROR(EISDIR),
 	ERROR(EINVAL), ERROR(EFBIG), ERROR(ENOSPC), ERROR(EROFS), ERROR(ENOSYS),
-	ERROR(ELOOP), ERROR(EBADMSG), ERROR(EUCLEAN), { 0, "error " },
+	ERROR(ELOOP), ERROR(ENAMETOOLONG), ERROR(EBADMSG), ERROR(EUCLEAN), { 0, "error " },
 };
 
 static char complaint[512];

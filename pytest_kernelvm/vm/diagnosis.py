@@ -71,6 +71,23 @@ HINTS = tuple(
             r"Unable to mount root fs",
             "the initramfs has no /init, or the kernel found no initramfs",
         ),
+        (r"Wrong endian filesystem\?", "the JFFS2 image is of the other byte order"),
+        (
+            r"preinit: cannot mount \S+ as \S+: (?:EIO|EINVAL|EUCLEAN|EBADMSG)",
+            "there is no root file system of this kind, or a damaged one",
+        ),
+        (
+            r"preinit: cannot mount \S+ as \S+: ENODEV",
+            "the kernel has no such file system, and no module of it was loaded",
+        ),
+        (
+            r"preinit: cannot mount \S+ as \S+: (?:ENOENT|ENXIO|ENOTBLK)",
+            "there is no such device: look at the modules of its driver, or add rootwait",
+        ),
+        (
+            r"preinit: cannot find root=",
+            "the kernel did not heed the command line that says so: is the cookie on it?",
+        ),
     )
 )
 

@@ -1,0 +1,209 @@
+"""From the initramfs into a root file system of which the image keeps the store only."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm import BootVm, Cell, Pseudofile, Root, Vm
+from pytest_kernelvm.errors import BadInput, SyscallFailed
+from pytest_kernelvm.guest.root_image import PAGE_BYTES, TOOLS
+from pytest_kernelvm.process import ADMIN_DIRECTORIES
+from pytest_kernelvm.root_config import KINDS
+from pytest_kernelvm.vm.cmdline import BUILTIN, TREE, assert_cmdline_from
+from pytest_kernelvm.vm.root import announced_by
+from tests.vm.boot_variants import with_device_tree
+
+pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+KEPT, NOT_KEPT = "/persist/kept", "/var/not-kept"
+PSEUDOFILES = (
+    Pseudofile(path="/bin", kind="directory"),
+    Pseudofile(path="/tmp", kind="directory", permissions=0o1777),
+    Pseudofile(path="/var/log", kind="directory", permissions=0o750, owner=7, group=8),
+    Pseudofile(path="/etc/hostname", kind="file", content=b"router\n", permissions=0o640, group=4),
+    Pseudofile(path="/etc/large", kind="file", content=bytes(range(256)) * 37),
+    Pseudofile(path="/etc/empty", kind="file"),
+    Pseudofile(path="/etc/alias", kind="link", to="hostname"),
+    Pseudofile(path="/etc/broken alias", kind="link", to="/nowhere/at all", owner=5),
+    Pseudofile(path="/bin/su", kind="file", permissions=0o4755, content=b"#!\n", owner=1),
+    Pseudofile(path="/run/control", kind="fifo", permissions=0o600),
+    Pseudofile(path="/run/null", kind="character", permissions=0o666, major=1, minor=3),
+    Pseudofile(path="/run/flash", kind="block", permissions=0o660, group=6, major=31, minor=0),
+    Pseudofile(path="/run/far", kind="block", major=259, minor=0x1FF),
+)
+
+
+def a_root(cell: Cell, kind: str, **further: object) -> Root:
+    """Return a root of a kind; skips without what makes it or tells the kernel of it."""
+    root = Root(kind=kind, **further)  # type: ignore[arg-type]
+    tool = TOOLS[kind]
+    if not any(shutil.which(tool.program, path=path) for path in (None, *ADMIN_DIRECTORIES)):
+        pytest.skip(f"apt-get install {tool.package}")
+    if announced_by(root, cell.config.arch) == "device-tree":
+        pytest.importorskip("libfdt", reason="pip install pytest-kernelvm[device-tree]")
+    return root
+
+
+def mounted(vm: Vm) -> dict[str, tuple[str, str, list[str]]]:
+    """Return source, kind and options of what is mounted, by place."""
+    lines = (line.split() for line in vm.read("/proc/mounts").splitlines())
+    return {line[1]: (line[0], line[2], line[3].split(",")) for line in lines}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boots_to_init_in_the_root(cell: Cell, kind: str, boot_vm: BootVm) -> None:
+    vm = boot_vm(root=a_root(cell, kind), modules=["dummy"])
+    mounts = mounted(vm)
+    assert mounts["/persist"][:2] == ("/dev/mtdblock0", kind)
+    assert mounts["/nix/store"][:2] == ("/dev/mtdblock0", kind)
+    assert {"activate", "nix", "pseudofiles"} <= set(vm.list("/persist"))
+    (item,) = vm.list("/nix/store")
+    assert vm.read_bytes(f"/nix/store/{item}/init") == cell.programs.agent.read_bytes()
+    assert vm.read_bytes("/proc/1/exe") == cell.programs.agent.read_bytes()
+    # Nothing of the initramfs is in sight, and what the test asked for is.
+    assert not vm.exists("/etc/modules")
+    vm.modprobe("dummy")
+    assert "dummy" in {module.name for module in vm.modules}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_can_be_written(cell: Cell, kind: str, boot_vm: BootVm) -> None:
+    vm = boot_vm(root=a_root(cell, kind), modules=())
+    vm.write(NOT_KEPT.replace("/var", ""), "in memory\n")
+    if kind == "squashfs":
+        with pytest.raises(SyscallFailed) as failed:
+            vm.write(KEPT, "")
+        assert failed.value.errno == errno.EROFS
+        return
+    content = bytes(range(256)) * 1024
+    vm.write(KEPT, content)
+    vm.syscall("sync")
+    assert vm.read_bytes(KEPT) == content
+
+
+def test_read_only_where_the_command_line_says_so(cell: Cell, boot_vm: BootVm) -> None:
+    vm = boot_vm(root=a_root(cell, "ext4"), modules=(), cmdline="rw rootwait ro rootdelay=0")
+    assert "ro" in mounted(vm)["/persist"][2]
+
+
+def test_options_reach_the_file_system(cell: Cell, boot_vm: BootVm) -> None:
+    vm = boot_vm(root=a_root(cell, "ext4", options="nodelalloc"), modules=())
+    assert "nodelalloc" in mounted(vm)["/persist"][2]
+
+
+def test_another_store(cell: Cell, boot_vm: BootVm) -> None:
+    vm = boot_vm(root=a_root(cell, "squashfs", store="/opt/a/store"), modules=())
+    assert "/opt/a/store" in mounted(vm)
+    assert not vm.exists("/nix")
+
+
+def test_pseudofiles(cell: Cell, boot_vm: BootVm) -> None:
+    vm = boot_vm(root=a_root(cell, "squashfs", pseudofiles=PSEUDOFILES), modules=())
+    formats = {
+        "directory": stat.S_IFDIR,
+        "file": stat.S_IFREG,
+        "link": stat.S_IFLNK,
+        "fifo": stat.S_IFIFO,
+        "character": stat.S_IFCHR,
+        "block": stat.S_IFBLK,
+    }
+    for each in PSEUDOFILES:
+        found = vm.stat(each.path)
+        assert stat.S_IFMT(found.mode) == formats[each.kind], each
+        assert stat.S_IMODE(found.mode) == each.mode, each
+        assert (found.uid, found.gid) == (each.owner, each.group), each
+        if each.kind == "file":
+            assert vm.read_bytes(each.path) == each.content
+    assert vm.read("/etc/alias") == "router\n"
+    assert vm.stat("/etc/broken alias").size_bytes == len("/nowhere/at all")
+    # What a device is shows when it is used.
+    vm.write("/run/null", "gone")
+    assert vm.read("/run/null") == ""
+    assert vm.read_bytes("/run/flash")[:4] == b"hsqs"
+    with pytest.raises(SyscallFailed) as failed:
+        vm.read("/run/far")
+    assert failed.value.errno == errno.ENXIO
+
+
+def test_the_flash_device(cell: Cell, boot_vm: BootVm) -> None:
+    """Its erase blocks are as asked for, and the kernel's own memory ends before."""
+    root = a_root(cell, "jffs2", erase_bytes=128 << 10, free_bytes=2 << 20)
+    vm = boot_vm(root=root, modules=())
+    (line,) = vm.read("/proc/mtd").splitlines()[1:]
+    _mtd, size, block, name = line.split()
+    assert (int(block, 16), name) == (128 << 10, '"rootfs"')
+    assert int(size, 16) >= 2 << 20
+    assert int(size, 16) % (128 << 10) == 0
+    (words,) = (word for word in vm.cmdline if word.startswith("phram.phram="))
+    _name, start, length, erase = words.partition("=")[2].split(",")
+    assert int(length, 0) == int(size, 16)
+    assert int(erase, 0) == 128 << 10
+    total_kib = int(vm.read("/proc/meminfo").split()[1])
+    assert total_kib << 10 < int(start, 0) - cell.config.arch.memory_address
+
+
+@pytest.mark.parametrize("kind", ["squashfs", "ext4"])
+def test_a_node_in_the_device_tree(cell: Cell, kind: str, boot_vm: BootVm, tmp_path: Path) -> None:
+    """The driver finds it by itself and maps it as memory; its blocks are a page."""
+    root = a_root(cell, kind, by="device-tree")
+    if not cell.config.arch.first_stage:
+        vm = boot_vm(root=root, modules=())
+        check_node(vm)
+        return
+    passed = with_device_tree(cell).variant(root=root)
+    with Vm(passed.bootable(modules=()), tmp_path) as vm:
+        assert_cmdline_from(vm, TREE, BUILTIN)
+        check_node(vm)
+
+
+def check_node(vm: Vm) -> None:
+    (name,) = (n for n in vm.list("/proc/device-tree/reserved-memory") if n.startswith("rootfs@"))
+    node = f"/proc/device-tree/reserved-memory/{name}"
+    assert vm.read(f"{node}/compatible") == "phram\0"
+    (line,) = vm.read("/proc/mtd").splitlines()[1:]
+    _mtd, _size, block, label = line.split()
+    assert (int(block, 16), label) == (PAGE_BYTES, '"rootfs"')
+    assert not any(word.startswith(("mem=", "phram.")) for word in vm.cmdline)
+    assert mounted(vm)["/persist"][0] == "/dev/mtdblock0"
+
+
+def test_jffs2_needs_larger_blocks_than_a_node_has(cell: Cell) -> None:
+    root = a_root(cell, "jffs2", by="device-tree")
+    with pytest.raises(BadInput, match="JFFS2 with erase blocks of 4096 bytes"):
+        cell.variant(root=root).bootable(modules=())
+
+
+@pytest.mark.parametrize("kind", ["jffs2", "ext4"])
+def test_what_was_written_survives_a_reboot(cell: Cell, kind: str, boot_vm: BootVm) -> None:
+    """In the same QEMU, whose reset would put the old image into memory again: by kexec."""
+    root = a_root(cell, kind, pseudofiles=(Pseudofile(path="/var", kind="directory"),))
+    same = cell.variant(root=root)
+    vm = boot_vm(root=root, modules=())
+    before = vm.read(BOOT_ID)
+    for content in ("first", "second"):
+        vm.write(KEPT, content)
+        vm.write(NOT_KEPT, content)
+        vm.syscall("sync")
+        vm.kexec(same)
+        assert vm.read(BOOT_ID) != before
+        before = vm.read(BOOT_ID)
+        assert vm.read(KEPT) == content
+        assert not vm.exists(NOT_KEPT)
+        assert mounted(vm)["/persist"][1] == kind
+    vm.power_off()
+
+
+def test_restored_guests_have_their_own(cell: Cell, new_vm: Callable[..., Vm]) -> None:
+    root = a_root(cell, "jffs2")
+    for name in ("one", "other"):
+        vm = new_vm(root=root, modules=())
+        assert not [each for each in vm.list("/persist") if each.startswith("file-of-")]
+        vm.write(f"/persist/file-of-{name}", name)
+        assert vm.read(f"/persist/file-of-{name}") == name
