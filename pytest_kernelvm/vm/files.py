@@ -89,8 +89,8 @@ class Files(Requests):
             names += parse_directory(raw, order)
         return tuple(sorted(names))
 
-    def stat(self, path: str) -> FileStatus:
-        """Return a file's status; links are not followed."""
+    def stat(self, path: str, *, follow: bool = False) -> FileStatus:
+        """Return a file's status. follow: that of what a link leads to."""
         batch = Batch()
         where = batch.text(path)
         buffer = batch.space(STATX_BYTES)
@@ -98,7 +98,7 @@ class Files(Requests):
             "statx",
             AT_FDCWD,
             where,
-            AT_SYMLINK_NOFOLLOW,
+            0 if follow else AT_SYMLINK_NOFOLLOW,
             STATX_BASIC_STATS,
             buffer,
             out=(4, STATX_BYTES),

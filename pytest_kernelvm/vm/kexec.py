@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_kernelvm.arch import struct_order
 from pytest_kernelvm.errors import BadInput, Evidence
@@ -31,12 +31,14 @@ _POINTERS = {32: "I", 64: "Q"}
 class Part:
     """A file that is loaded.
 
-    path: in the guest. address: physical, None where the kernel decides.
+    path: in the guest. address: physical, None where the kernel decides. room_bytes: what is its,
+    with zeros behind the content, if that is more than the content.
     """
 
     path: str
     content: bytes
     address: int | None = None
+    room_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +90,13 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> Load:
         entry = entry_of(arch) - arch.first_stage.virtual
     archive = Loaded(address=fixed.address, content=initramfs)
     _refuse_overlaps(image, handed, archive, boot.machine.memory_mib << 20)
-    parts = tuple(_part(each.content, each.address) for each in (image.loaded, handed, archive))
+    # What is behind an archive of another size than the command line says must be zero.
+    room = fixed.size_bytes if boot.fixed_initramfs else 0
+    parts = (
+        _part(image.loaded.content, image.loaded.address),
+        _part(handed.content, handed.address),
+        _part(archive.content, archive.address, room),
+    )
     return Load(parts=parts, entry=entry, cmdline=line)
 
 
@@ -102,9 +110,27 @@ def _refuse_overlaps(image: Image, handed: Loaded, archive: Loaded, memory_bytes
             )
 
 
-def _part(content: bytes, address: int | None = None) -> Part:
+def _part(content: bytes, address: int | None = None, room_bytes: int = 0) -> Part:
     name = hashlib.sha256(content).hexdigest()[:16]
-    return Part(path=f"{DIRECTORY}/{name}", content=content, address=address)
+    path = f"{DIRECTORY}/{name}"
+    return Part(path=path, content=content, address=address, room_bytes=room_bytes)
+
+
+def on_flash_of(second: Boot, first: Boot) -> Boot:
+    """Return what to enter from a guest in whose memory there is a root file system already.
+
+    That lies where the first boot has put it, whatever the second would do.
+    Raises BadInput if there is none.
+    """
+    if not second.root_words or second.root_words == first.root_words:
+        return second
+    if not first.root_words:
+        raise BadInput(
+            "the second kernel wants a root file system that is not in this guest's memory",
+            Evidence(next_step="boot the first one with a root of the same kind"),
+        )
+    line = second.cmdline.replace(second.root_words, first.root_words)
+    return replace(second, cmdline=line, root_words=first.root_words)
 
 
 def kexec_files(boot: Boot, device_tree: bytes = b"") -> dict[str, bytes]:
@@ -121,7 +147,9 @@ def load(vm: Files, boot: Boot, device_tree: bytes = b"") -> None:
     if not vm.exists(DIRECTORY):
         vm.mkdir(DIRECTORY)
     for part in wanted.parts:
-        if not vm.exists(part.path) or vm.stat(part.path).size_bytes != len(part.content):
+        if not vm.exists(part.path) or vm.stat(part.path, follow=True).size_bytes != len(
+            part.content
+        ):
             vm.write(part.path, part.content)
     if wanted.entry is None:
         _load_files(vm, wanted)
@@ -151,7 +179,7 @@ def _load_segments(vm: Files, wanted: Load, entry: int, boot: Boot) -> None:
         at = start
         for part, size in zip(wanted.parts, sizes, strict=True):
             _read_into(vm, part.path, at, size)
-            room = page_up(size)
+            room = page_up(max(size, part.room_bytes))
             segments += [at, size, part.address or 0, room]
             at += size
         order, pointer = struct_order(boot.arch.endianness), _POINTERS[boot.arch.elf_class]

@@ -20,6 +20,7 @@ class Boot:
     does, `link` for a cable to another guest, empty for no card. extra: further QEMU flags.
     firmware: what the processor starts with, which then has to find the kernel by itself; None for
     QEMU's own bootloader, which is given it.
+    root_words: those of cmdline that say where a root file system is, empty for none.
     """
 
     arch: Arch
@@ -32,6 +33,7 @@ class Boot:
     network: str = ""
     extra: tuple[str, ...] = ()
     firmware: Path | None = None
+    root_words: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -73,8 +73,9 @@ def boot_into(store: Store, boot: Boot, root: Root, image: RootImage) -> Boot:
         fixed = arch.fixed_initramfs.cmdline if arch.fixed_initramfs else ""
         kept_off = f"mem={place.address - arch.memory_address >> 10}K"
         flash = f"{NAME},{place.address:#x},{place.size_bytes:#x},{root.erase_bytes:#x}"
-        parts = (fixed, boot.cmdline, kept_off, f"phram.phram={flash}", words)
-        return replace(boot, cmdline=" ".join(part for part in parts if part))
+        words = f"{kept_off} phram.phram={flash} {words}"
+        line = " ".join(part for part in (fixed, boot.cmdline, words) if part)
+        return replace(boot, cmdline=line, root_words=words)
     if arch.first_stage:
         return _with_passed_tree(store, boot, place, words)
     boot = replace(boot, cmdline=f"{boot.cmdline} {words}")
@@ -132,6 +133,7 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
         boot,
         image=entry / KERNEL,
         cmdline=words,
+        root_words=words,
         extra=(*boot.extra, *loader_argv(entry / STAGE, stage.address)),
     )
 

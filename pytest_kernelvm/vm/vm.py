@@ -25,7 +25,7 @@ from pytest_kernelvm.vm.deadlines import Limits
 from pytest_kernelvm.vm.diagnosis import launch_failed
 from pytest_kernelvm.vm.journal import Exchange, Journal
 from pytest_kernelvm.vm.judging import END_S, Judge
-from pytest_kernelvm.vm.kexec import load
+from pytest_kernelvm.vm.kexec import load, on_flash_of
 from pytest_kernelvm.vm.launch import Launch, launch
 from pytest_kernelvm.vm.network import Network
 from pytest_kernelvm.vm.programs import Programs
@@ -530,7 +530,8 @@ class Vm(Programs):
         that was just booted, on another kernel.
         """
         second = kernel.bootable(cmdline=cmdline, cookie=cookie)
-        load(self, second.boot, device_tree)
+        boot = on_flash_of(second.boot, self.boot)
+        load(self, boot, device_tree)
         batch = Batch()
         batch.call("reboot", *REBOOT_MAGIC, REBOOT_KEXEC, 0)
         self._judge.begin_anew(second.boot.image)
@@ -546,7 +547,7 @@ class Vm(Programs):
         self._ready = self._judge.ready = True
         if reply:
             self._syscall_failed("kexec", -reply.results[0])
-        self.abi, self.boot, self._stale = second.abi, second.boot, []
+        self.abi, self.boot, self._stale = second.abi, boot, []
         self.services = Services(self, second.services)
 
     def wait_end(self, timeout_s: float) -> int | None:

@@ -16,6 +16,7 @@ from pytest_kernelvm.guest.root_image import PAGE_BYTES, TOOLS
 from pytest_kernelvm.process import ADMIN_DIRECTORIES
 from pytest_kernelvm.root_config import KINDS
 from pytest_kernelvm.vm.cmdline import BUILTIN, TREE, assert_cmdline_from
+from pytest_kernelvm.vm.kexec import kexec_files
 from pytest_kernelvm.vm.root import announced_by
 from tests.vm.boot_variants import with_device_tree
 
@@ -185,7 +186,7 @@ def test_what_was_written_survives_a_reboot(cell: Cell, kind: str, boot_vm: Boot
     """In the same QEMU, whose reset would put the old image into memory again: by kexec."""
     root = a_root(cell, kind, pseudofiles=(Pseudofile(path="/var", kind="directory"),))
     same = cell.variant(root=root)
-    vm = boot_vm(root=root, modules=())
+    vm = boot_vm(root=root, modules=(), files=kexec_files(same.bootable().boot))
     before = vm.read(BOOT_ID)
     for content in ("first", "second"):
         vm.write(KEPT, content)
