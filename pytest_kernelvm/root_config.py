@@ -202,7 +202,9 @@ ROOT = Record(
                         "to": Text(doc="What a link says.", pattern=r"[^\n\r]+", shape="one line"),
                         "content": Text(doc="Of a file.", pattern=r"(?s:.*)", shape="a text"),
                         "major": Number(doc="Of a device.", least=0, most=4095, whole=True),
-                        "minor": Number(doc="Of a device.", least=0, most=255, whole=True),
+                        "minor": Number(
+                            doc="Of a device.", least=0, most=(1 << 20) - 1, whole=True
+                        ),
                     },
                 ),
             ),

@@ -83,6 +83,13 @@ static const char *value(const char *word, const char *name)
 	return word;
 }
 
+static int is(const char *word, const char *name)
+{
+	const char *rest = value(word, name);
+
+	return rest && !*rest;
+}
+
 /* End the word that begins at `at`; return where the next one does. */
 static char *next(char *at, char separator)
 {
@@ -111,14 +118,11 @@ static void heed(const char *word)
 		if (found)
 			*known[at].value = found;
 	}
-	found = value(word, "r");
-	if (found && found[0] && !found[1]) {
-		if (*found == 'o')
-			how = MS_RDONLY;
-		else if (*found == 'w')
-			how = 0;
-	}
-	if (value(word, "rootwait"))
+	if (is(word, "ro"))
+		how = MS_RDONLY;
+	if (is(word, "rw"))
+		how = 0;
+	if (is(word, "rootwait"))
 		waits = 1;
 }
 
@@ -130,7 +134,7 @@ static void heed_command_line(void)
 	while (*at) {
 		word = at;
 		at = next(at, ' ');
-		if (word[0] == '-' && word[1] == '-' && !word[2])
+		if (is(word, "--"))
 			break; /* the rest is init's */
 		heed(word);
 	}

@@ -76,6 +76,11 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> Load:
     assert arch.first_stage is not None
     assert fixed is not None
     image = read_image(boot.image, arch)
+    if image.entry == entry_of(arch):
+        raise BadInput(
+            "the second kernel is one that only a first stage enters, with its tree",
+            Evidence(next_step="kexec the plain cell, with device_tree="),
+        )
     line = boot.cmdline
     if not boot.fixed_initramfs:
         where = arch.first_stage.virtual + fixed.address | 0xFFFFFFFF_00000000

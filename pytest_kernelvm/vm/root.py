@@ -132,7 +132,8 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
     return replace(
         boot,
         image=entry / KERNEL,
-        cmdline=words,
+        # QEMU's bootloader has nothing to say.
+        cmdline="",
         root_words=words,
         extra=(*boot.extra, *loader_argv(entry / STAGE, stage.address)),
     )
