@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_kernelvm.config import USERLANDS
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.store import remove_tree
+from pytest_kernelvm.root_config import KINDS, Root
 from pytest_kernelvm.verbs.selection import add_source, one_cell, store_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_boot(verbs: Verbs) -> None:
         add_source(parser)
         parser.add_argument("--modules", metavar="A,B", help="default those of the vm-config")
         parser.add_argument("--userland", choices=USERLANDS, help="default that of the vm-config")
+        parser.add_argument("--root", choices=KINDS, help="boot into a root file system of a kind")
         parser.add_argument("--cmdline", default="", metavar="WORDS", help="for the bootloader's")
         parser.add_argument(
             "--no-cookie", action="store_true", help="leave the cookie off the command line"
@@ -65,7 +67,8 @@ def _cell(arguments: argparse.Namespace) -> Cell:
     else:
         source = source_named(f"prebuilt:{arguments.prebuilt}")
         cell = Cell(prebuilt_cell(source, arch_of(store, source)), store)
-    return cell.variant(userland=arguments.userland)
+    root = None if arguments.root is None else Root(kind=arguments.root)
+    return cell.variant(userland=arguments.userland, root=root)
 
 
 def _add_ways(parser: argparse.ArgumentParser) -> None:

@@ -291,6 +291,8 @@ class Cell:
         argv = ["kernelvm", "boot", self.config.command_word]
         if self.config.userland != "none":
             argv.append(f"--userland={self.config.userland}")
+        if self.config.root and not self.config.root.where:
+            argv.append(f"--root={self.config.root.kind}")
         if closure.wanted != self.config.modules:
             argv.append(f"--modules={','.join(closure.wanted)}")
         if cmdline:
