@@ -76,6 +76,8 @@ def asked_by(**given: Any) -> Asked:
         raise TypeError(f"network is one of {', '.join(CARDS)}, not {asked.network!r}")
     if asked.userland not in (None, *USERLANDS):
         raise TypeError(f"userland is one of {', '.join(USERLANDS)}, not {asked.userland!r}")
+    if not isinstance(asked.root, Root | None):
+        raise TypeError(f"root is a Root, not {asked.root!r}")
     for names in (asked.modules or (), asked.blacklist, asked.external or ()):
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"not names of modules: {names!r}")

@@ -127,15 +127,22 @@ def on_flash_of(second: Boot, first: Boot) -> Boot:
     That lies where the first boot has put it, whatever the second would do.
     Raises BadInput if there is none.
     """
-    if not second.root_words or second.root_words == first.root_words:
+    if not second.root:
         return second
-    if not first.root_words:
+    if not first.root:
         raise BadInput(
             "the second kernel wants a root file system that is not in this guest's memory",
             Evidence(next_step="boot the first one with a root of the same kind"),
         )
     line = second.cmdline.replace(second.root_words, first.root_words)
-    return replace(second, cmdline=line, root_words=first.root_words)
+    return replace(
+        second,
+        cmdline=line,
+        root=first.root,
+        root_address=first.root_address,
+        root_words=first.root_words,
+        device_tree=first.device_tree,
+    )
 
 
 def kexec_files(boot: Boot, device_tree: bytes = b"") -> dict[str, bytes]:

@@ -20,7 +20,8 @@ class Boot:
     does, `link` for a cable to another guest, empty for no card. extra: further QEMU flags.
     firmware: what the processor starts with, which then has to find the kernel by itself; None for
     QEMU's own bootloader, which is given it.
-    root_words: those of cmdline that say where a root file system is, empty for none.
+    root: the image of a root file system, None for none, and root_address, where it lies;
+    root_words: those of cmdline that say so. device_tree: a file, None for QEMU's own.
     """
 
     arch: Arch
@@ -33,7 +34,10 @@ class Boot:
     network: str = ""
     extra: tuple[str, ...] = ()
     firmware: Path | None = None
+    root: Path | None = None
+    root_address: int = 0
     root_words: str = ""
+    device_tree: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +130,10 @@ def _booted_from(boot: Boot) -> list[str]:
     if boot.firmware:
         return ["-bios", str(boot.firmware), *_initramfs(boot)]
     argv = ["-kernel", str(boot.image), *_initramfs(boot)]
+    if boot.root:
+        argv += loader_argv(boot.root, boot.root_address)
+    if boot.device_tree:
+        argv += ["-dtb", str(boot.device_tree)]
     return [*argv, "-append", boot.cmdline] if boot.cmdline else argv
 
 

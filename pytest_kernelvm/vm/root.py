@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch import Arch
-from pytest_kernelvm.errors import HarnessError
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.root_image import PAGE_BYTES, RootImage
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, write_whole
 from pytest_kernelvm.process import failure, run
@@ -67,7 +67,7 @@ def boot_into(store: Store, boot: Boot, root: Root, image: RootImage) -> Boot:
         # QEMU's bootloader would put it where the image goes.
         boot = replace(boot, fixed_initramfs=True)
     place = _placed(boot, image)
-    boot = replace(boot, extra=(*boot.extra, *loader_argv(image.path, place.address)))
+    boot = replace(boot, root=image.path, root_address=place.address)
     words = words_of(root)
     if announced_by(root, arch) == "cmdline":
         fixed = arch.fixed_initramfs.cmdline if arch.fixed_initramfs else ""
@@ -75,11 +75,25 @@ def boot_into(store: Store, boot: Boot, root: Root, image: RootImage) -> Boot:
         flash = f"{NAME},{place.address:#x},{place.size_bytes:#x},{root.erase_bytes:#x}"
         words = f"{kept_off} phram.phram={flash} {words}"
         line = " ".join(part for part in (fixed, boot.cmdline, words) if part)
+        _refuse_longer(line, arch)
         return replace(boot, cmdline=line, root_words=words)
     if arch.first_stage:
         return _with_passed_tree(store, boot, place, words)
     boot = replace(boot, cmdline=f"{boot.cmdline} {words}")
-    return replace(boot, extra=(*boot.extra, *tree_argv(store, _reserved(_own_tree(boot), place))))
+    return replace(boot, device_tree=_kept(store, _reserved(_own_tree(boot), place)))
+
+
+def _refuse_longer(line: str, arch: Arch) -> None:
+    """What QEMU's bootloader cuts off would be what names the root."""
+    if len(line.encode()) > arch.cmdline_bytes:
+        raise BadInput(
+            f"with the root's words the command line has {len(line.encode())} bytes",
+            Evidence(
+                expected=f"at most {arch.cmdline_bytes}",
+                seen=line,
+                next_step="pass fewer, or put some into builtin_cmdline",
+            ),
+        )
 
 
 def _placed(boot: Boot, image: RootImage) -> Extent:
@@ -102,7 +116,13 @@ def _taken(boot: Boot, memory: Extent) -> Iterable[Extent]:
     yield Extent(name="kernel", address=memory.address, size_bytes=kernel)
     if arch.fixed_initramfs:
         room = arch.fixed_initramfs
-        yield Extent(name="initramfs", address=room.address, size_bytes=max(size, room.size_bytes))
+        if size > room.size_bytes:
+            raise BadInput(
+                f"the initramfs has {size} bytes, and a guest with a root finds "
+                f"{room.size_bytes} bytes at a fixed address",
+                Evidence(next_step="have fewer modules in it: build some into the kernel"),
+            )
+        yield Extent(name="initramfs", address=room.address, size_bytes=room.size_bytes)
     else:
         above = min(memory.size_bytes // 2, arch.initramfs_above)
         yield Extent(
@@ -166,9 +186,9 @@ def _own_tree(boot: Boot) -> bytes:
     return tree
 
 
-def tree_argv(store: Store, tree: bytes) -> list[str]:
-    """Return the flags that have QEMU pass a tree, with its own words about kernel and memory."""
+def _kept(store: Store, tree: bytes) -> Path:
+    """Return the file of a tree that QEMU passes, with its own words about kernel and memory."""
     path = store.root / "trees-passed" / f"{hashlib.sha256(tree).hexdigest()}.dtb"
     if not path.is_file():
         write_whole(path, tree)
-    return ["-dtb", str(path)]
+    return path

@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +86,18 @@ class Snapshot:
 
 def snapshot_digest(boot: Boot) -> str:
     """Return what names the snapshot of a boot: all that QEMU is given, and which QEMU."""
-    names = replace(
-        boot,
-        image=Path("image"),
-        initramfs=Path("initramfs") if boot.initramfs else None,
-    )
+    files = {
+        each.name: path
+        for each in fields(Boot)
+        if isinstance(path := getattr(boot, each.name), Path)
+    }
+    named: dict[str, Any] = {name: Path(name) for name in files}
+    names = replace(boot, **named)
     return digest_of(
         {
             "format": FORMAT,
-            "image": known_digest(boot.image),
-            "initramfs": known_digest(boot.initramfs) if boot.initramfs else "",
+            "initramfs": "",
+            **{name: known_digest(path) for name, path in files.items()},
             "argv": qemu_argv(names, Ends(console="null", channel="null")),
             "shared_console": boot.shared_console,
             "qemu": qemu_version(boot.arch.qemu_binary),

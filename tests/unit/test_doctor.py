@@ -174,6 +174,18 @@ def test_wide_kernels_need_openssl_and_perl(
     assert findings["perl"].cells == (("malta-6.12",) if required else ())
 
 
+@pytest.mark.parametrize(("root", "required"), [("", False), ("root: {kind: jffs2}\n", True)])
+def test_roots_need_what_makes_their_images(
+    tmp_path: Path, machine: Machine, root: str, required: bool
+) -> None:
+    machine({"mksquashfs": "echo 'mksquashfs version 4.5.1 (2022/03/17)'"})
+    findings = found(tmp_path, f"arch: mips\nkernel: {{version: '6.12'}}\n{root}")
+    assert findings["mkfs.jffs2"].required is required
+    assert findings["mkfs.jffs2"].packages["apt"] == ("mtd-utils",)
+    assert findings["mksquashfs"].version == "4.5.1"
+    assert not findings["mke2fs"].required
+
+
 def test_each_finding_names_the_cells_that_need_it(tmp_path: Path, machine: Machine) -> None:
     machine({})
     (tmp_path / "virt.yaml").write_text("arch: aarch64\nkernel: {version: '6.12'}\n")

@@ -26,8 +26,8 @@ from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, run
 from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.root_config import KINDS, Pseudofile, Root
-from pytest_kernelvm.vm.kexec import on_flash_of
-from pytest_kernelvm.vm.qemu_argv import Boot
+from pytest_kernelvm.vm.kexec import load_of, on_flash_of
+from pytest_kernelvm.vm.qemu_argv import BY_HAND, Boot, qemu_argv
 from pytest_kernelvm.vm.root import announced_by, boot_into, erase_bytes
 
 CONTENTS = (
@@ -170,7 +170,7 @@ def a_boot(tmp_path: Path, arch: str, initramfs_bytes: int = 100) -> Boot:
 
 
 def an_image(tmp_path: Path, size_bytes: int) -> RootImage:
-    path = tmp_path / "image"
+    path = tmp_path / f"image-{size_bytes}"
     path.write_bytes(bytes(size_bytes))
     return RootImage(path=path, size_bytes=size_bytes)
 
@@ -185,7 +185,9 @@ def test_what_a_malta_is_told(store: Store, tmp_path: Path) -> None:
         "root=/dev/mtdblock0 rootfstype=jffs2 rootflags=compr=none"
     )
     assert boot.cmdline == (f"rd_start=0xffffffff86000000 rd_size=0x200000 a=b {boot.root_words}")
-    assert boot.extra == ("-device", f"loader,file={image.path},addr=0x7ef0000,force-raw=on")
+    assert (boot.root, boot.root_address) == (image.path, 0x7EF0000)
+    argv = qemu_argv(boot, BY_HAND)
+    assert f"loader,file={image.path},addr=0x7ef0000,force-raw=on" in argv
 
 
 def test_where_memory_begins_elsewhere(store: Store, tmp_path: Path) -> None:
@@ -211,6 +213,19 @@ def test_no_more_than_there_is_room(
         boot_into(store, boot, root, image)
 
 
+def test_a_line_that_would_be_cut_off(store: Store, tmp_path: Path) -> None:
+    root, image = Root(kind="squashfs"), an_image(tmp_path, 4096)
+    boot = dataclasses.replace(a_boot(tmp_path, "mips"), cmdline="x" * 120)
+    with pytest.raises(BadInput, match=r"command line has 26[0-9] bytes"):
+        boot_into(store, boot, root, image)
+
+
+def test_an_initramfs_that_the_line_does_not_tell_of(store: Store, tmp_path: Path) -> None:
+    boot = a_boot(tmp_path, "mips", initramfs_bytes=(2 << 20) + 1)
+    with pytest.raises(BadInput, match="finds 2097152 bytes at a fixed address"):
+        boot_into(store, boot, Root(kind="squashfs"), an_image(tmp_path, 4096))
+
+
 @pytest.mark.parametrize(
     ("arch", "kind", "by", "erase"),
     [
@@ -233,7 +248,7 @@ def test_a_second_kernel_finds_what_is_there(store: Store, tmp_path: Path) -> No
     first = boot_into(store, plain, root, an_image(tmp_path, 1 << 20))
     second = boot_into(store, plain, root, an_image(tmp_path, 2 << 20))
     assert second.cmdline != first.cmdline
-    assert on_flash_of(second, first).cmdline == first.cmdline
+    assert on_flash_of(second, first) == first
     assert on_flash_of(plain, first) == plain
     with pytest.raises(BadInput, match="not in this guest's memory"):
         on_flash_of(second, plain)
@@ -256,3 +271,15 @@ def test_the_first_tree_in_an_image() -> None:
         tree_in(false)
     assert get_property(remove_property(tree, "/", "a"), "/", "a") is None
     assert remove_property(tree, "/", "none") == tree
+
+
+def test_what_is_behind_an_archive_is_zero(tmp_path: Path) -> None:
+    """The line tells of 2 MiB, and memory that was used before is not empty."""
+    boot = dataclasses.replace(a_boot(tmp_path, "mips"), fixed_initramfs=True)
+    head = struct.pack(">4sBBB9xHHIIII", b"\x7fELF", 1, 2, 1, 2, 8, 1, 0x80100000, 52, 0)
+    head += struct.pack(">IHHHHHH", 0, 52, 32, 1, 0, 0, 0)
+    load = struct.pack(">8I", 1, 84, 0x80100000, 0x80100000, 4, 8, 7, 4)
+    boot.image.write_bytes(head + load + b"code")
+    _kernel, _stage, archive = load_of(boot).parts
+    assert archive.room_bytes == 2 << 20
+    assert load_of(dataclasses.replace(boot, fixed_initramfs=False)).parts[2].room_bytes == 0

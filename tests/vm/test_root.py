@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -201,8 +200,9 @@ def test_what_was_written_survives_a_reboot(cell: Cell, kind: str, boot_vm: Boot
     vm.power_off()
 
 
-def test_restored_guests_have_their_own(cell: Cell, new_vm: Callable[..., Vm]) -> None:
-    root = a_root(cell, "jffs2")
+@pytest.mark.parametrize("kind", ["jffs2", "ext4"])
+def test_restored_guests_have_their_own(cell: Cell, kind: str, new_vm: BootVm) -> None:
+    root = a_root(cell, kind)
     for name in ("one", "other"):
         vm = new_vm(root=root, modules=())
         assert not [each for each in vm.list("/persist") if each.startswith("file-of-")]

@@ -38,16 +38,8 @@ def corrupt(image: bytes) -> bytes:
 
 
 def image_in(boot: Boot) -> Path:
-    """Return the file of the root's image among QEMU's arguments."""
-    (word,) = (each for each in boot.extra if each.startswith("loader,") and "/image," in each)
-    return Path(word.partition("file=")[2].partition(",")[0])
-
-
-def with_image(boot: Boot, path: Path) -> Boot:
-    known = str(image_in(boot))
-    return dataclasses.replace(
-        boot, extra=tuple(each.replace(known, str(path)) for each in boot.extra)
-    )
+    assert boot.root
+    return boot.root
 
 
 @pytest.fixture
@@ -91,7 +83,7 @@ def test_no_image_or_a_damaged_one(
     boot = cell.variant(root=a_root(cell, kind)).bootable(modules=()).boot
     damaged = tmp_path / "damaged"
     damaged.write_bytes(damage(image_in(boot).read_bytes()))
-    assert f"preinit: cannot {says}\n" in panic(with_image(boot, damaged))
+    assert f"preinit: cannot {says}\n" in panic(dataclasses.replace(boot, root=damaged))
 
 
 def test_jffs2_of_the_other_byte_order(cell: Cell, panic: Callable[[Boot], str]) -> None:
@@ -102,7 +94,7 @@ def test_jffs2_of_the_other_byte_order(cell: Cell, panic: Callable[[Boot], str])
     wrong = make_root_image(
         cell.store, cell.programs, root, other_order(arch), (), erase_bytes=root.erase_bytes
     )
-    verdict = panic(with_image(boot, wrong.path))
+    verdict = panic(dataclasses.replace(boot, root=wrong.path))
     assert "preinit: cannot mount /dev/mtdblock0 as jffs2: EIO\n" in verdict
     assert "next: the JFFS2 image is of the other byte order; " in verdict
 
@@ -200,7 +192,7 @@ def test_activate_that_is_damaged(
     assert before in whole
     damaged = tmp_path / "damaged"
     damaged.write_bytes(whole.replace(before, after, 1))
-    verdict = panic(with_image(boot, damaged))
+    verdict = panic(dataclasses.replace(boot, root=damaged))
     assert f"{says}\n" in verdict
     assert "preinit: cannot go on: /target/persist/activate ended with status 1\n" in verdict
 
