@@ -156,9 +156,9 @@ static void run(char *const *argv)
 		error = call3(__NR_execve, argv[0], argv, environment);
 		give_up("run ", argv[0], "", "", error);
 	}
-	call4(__NR_wait4, process, &status, 0, 0);
 	if (process < 0)
 		give_up("run ", argv[0], "", "", process);
+	call4(__NR_wait4, process, &status, 0, 0);
 	if (status & 0x7f)
 		give_up("go on: ", argv[0], " died of signal ",
 			in_digits(status & 0x7f), 0);
@@ -189,7 +189,9 @@ static void await_device(void)
 	while (*delay >= '0' && *delay <= '9')
 		seconds = seconds * 10 + *delay++ - '0';
 	sleep_ms(seconds * 1000);
-	while (waits && call3(__NR_faccessat, AT_FDCWD, device, 0) < 0)
+	/* Others, such as mtd:rootfs, are names that only the file system knows. */
+	while (waits && *device == '/' &&
+	       call3(__NR_faccessat, AT_FDCWD, device, 0) < 0)
 		sleep_ms(WAIT_MS);
 }
 

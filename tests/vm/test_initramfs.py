@@ -13,6 +13,8 @@ AGENT_ONLY_MOST_BYTES = 4096
 
 MODPROBE_MOST_BYTES = {"mips": 10 * 1024, "mipsel": 10 * 1024, "aarch64": 16 * 1024}
 
+PREINIT_MOST_BYTES = {"mips": 4096, "mipsel": 4096, "aarch64": 5120}
+
 # CPU models that execute the cells' kernels, but not the compact instruction set.
 PLAIN_CPUS = {"mips": "4KEc", "mipsel": "4KEc"}
 
@@ -39,6 +41,12 @@ def test_modprobe_is_small(cell: Cell, initramfs: Initramfs) -> None:
         if entry.path == "sbin/modprobe"
     )
     assert len(packed.content) == size_bytes
+
+
+def test_what_leads_into_a_root_is_tiny(cell: Cell) -> None:
+    most_bytes = PREINIT_MOST_BYTES[cell.config.arch.name]
+    assert cell.programs.preinit.stat().st_size <= most_bytes
+    assert cell.programs.activate.stat().st_size <= most_bytes
 
 
 def test_modprobe_is_what_the_cpu_can_execute(cell: Cell, tmp_path: Path) -> None:

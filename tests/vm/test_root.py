@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import shutil
 import stat
@@ -18,6 +19,7 @@ from pytest_kernelvm.vm.cmdline import BUILTIN, TREE, assert_cmdline_from
 from pytest_kernelvm.vm.kexec import kexec_files
 from pytest_kernelvm.vm.root import announced_by
 from tests.vm.boot_variants import with_device_tree
+from tests.vm.provoking import bare
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
 
@@ -96,6 +98,14 @@ def test_read_only_where_the_command_line_says_so(cell: Cell, boot_vm: BootVm) -
 def test_options_reach_the_file_system(cell: Cell, boot_vm: BootVm) -> None:
     vm = boot_vm(root=a_root(cell, "ext4", options="nodelalloc"), modules=())
     assert "nodelalloc" in mounted(vm)["/persist"][2]
+
+
+def test_flash_by_its_name(cell: Cell, tmp_path: Path) -> None:
+    """JFFS2 finds it without a block device, so there is none to wait for."""
+    boot = cell.variant(root=a_root(cell, "jffs2")).bootable(modules=()).boot
+    boot = dataclasses.replace(boot, cmdline=f"{boot.cmdline} root=mtd:rootfs rootwait")
+    with bare(cell, tmp_path, boot) as vm:
+        assert mounted(vm)["/persist"][:2] == ("mtd:rootfs", "jffs2")
 
 
 def test_another_store(cell: Cell, boot_vm: BootVm) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_kernelvm import BootVm, Cell, Pseudofile, Vm
 from pytest_kernelvm.arch import Arch
-from pytest_kernelvm.errors import GuestPanic
+from pytest_kernelvm.errors import BootHang, GuestPanic
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.root_image import make_root_image, pseudofile_list
 from pytest_kernelvm.vm.qemu_argv import Boot
@@ -64,6 +64,7 @@ def panic(cell: Cell, tmp_path: Path) -> Callable[[Boot], str]:
     ("kind", "damage", "says"),
     [
         ("jffs2", missing, "mount /dev/mtdblock0 as jffs2: EIO"),
+        ("jffs2", corrupt, "mount /dev/mtdblock0 as jffs2: EIO"),
         ("jffs2", erased, "mount /target/persist/nix/store on /target/nix/store: ENOENT"),
         ("squashfs", missing, "mount /dev/mtdblock0 as squashfs: EINVAL"),
         ("squashfs", corrupt, "mount /dev/mtdblock0 as squashfs: EINVAL"),
@@ -146,6 +147,13 @@ def test_the_store_of_another_image(cell: Cell, panic: Callable[[Boot], str]) ->
     assert (
         "preinit: cannot mount /target/persist/opt/store on /target/opt/store: ENOENT\n" in verdict
     )
+
+
+def test_a_device_that_never_comes(cell: Cell, tmp_path: Path) -> None:
+    boot = cell.variant(root=a_root(cell, "squashfs")).bootable(modules=()).boot
+    boot = dataclasses.replace(boot, cmdline=f"{boot.cmdline} root=/dev/never rootwait")
+    with pytest.raises(BootHang), bare(cell, tmp_path, boot, boot_s=6.0):
+        pass
 
 
 def test_a_module_that_is_not_there(
