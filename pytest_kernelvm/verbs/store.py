@@ -29,6 +29,7 @@ CLEANED = (
     "uboots",
     "initramfs",
     "roots",
+    "trees-passed",
     "snapshots",
     "failures",
     "logs",

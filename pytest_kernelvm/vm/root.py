@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import tempfile
 from collections.abc import Iterable
@@ -23,8 +24,9 @@ from pytest_kernelvm.vm.device_tree import (
     tree_in,
 )
 from pytest_kernelvm.vm.first_stage import KERNEL, STAGE, by_uhi, put_before, read_image
-from pytest_kernelvm.vm.layout import Extent, lay_out, page_up
+from pytest_kernelvm.vm.layout import Extent, lay_out, page_up, refuse_overlaps
 from pytest_kernelvm.vm.qemu_argv import Boot, Ends, loader_argv, qemu_argv
+from pytest_kernelvm.vm.snapshot import known_digest
 
 # Of the flash device, and the node in the device tree.
 NAME = "rootfs"
@@ -98,22 +100,20 @@ def _refuse_longer(line: str, arch: Arch) -> None:
 
 def _placed(boot: Boot, image: RootImage) -> Extent:
     """Return where an image lies: at memory's end, which leaves the kernel one piece below."""
-    memory = Extent(
-        name="memory", address=boot.arch.memory_address, size_bytes=boot.machine.memory_mib << 20
-    )
+    memory_end = boot.arch.memory_address + (boot.machine.memory_mib << 20)
     size = page_up(image.size_bytes)
-    end = Extent(name="memory's end", address=max(0, memory.end - size), size_bytes=size)
-    (place,) = lay_out(end, [(NAME, image.size_bytes)], taken=tuple(_taken(boot, memory)))
+    end = Extent(name="memory's end", address=max(0, memory_end - size), size_bytes=size)
+    (place,) = lay_out(end, [(NAME, image.size_bytes)], taken=tuple(_taken(boot)))
     return place
 
 
-def _taken(boot: Boot, memory: Extent) -> Iterable[Extent]:
+def _taken(boot: Boot) -> Iterable[Extent]:
     """Yield what lies in memory besides, as far as that is known before QEMU has placed it."""
     arch = boot.arch
     assert boot.initramfs is not None
     size = boot.initramfs.stat().st_size
     kernel = boot.image.stat().st_size
-    yield Extent(name="kernel", address=memory.address, size_bytes=kernel)
+    yield Extent(name="kernel", address=arch.memory_address, size_bytes=kernel)
     if arch.fixed_initramfs:
         room = arch.fixed_initramfs
         if size > room.size_bytes:
@@ -124,10 +124,10 @@ def _taken(boot: Boot, memory: Extent) -> Iterable[Extent]:
             )
         yield Extent(name="initramfs", address=room.address, size_bytes=room.size_bytes)
     else:
-        above = min(memory.size_bytes // 2, arch.initramfs_above)
+        above = min((boot.machine.memory_mib << 20) // 2, arch.initramfs_above)
         yield Extent(
             name="initramfs and tree",
-            address=memory.address + above,
+            address=arch.memory_address + above,
             size_bytes=size + 2 * _TREE_ROOM_BYTES,
         )
 
@@ -138,11 +138,14 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
     The kernel takes its command line from there, and what is built in besides.
     """
     arch = boot.arch
-    tree = set_property(tree_in(boot.image.read_bytes()), "/chosen", "bootargs", words)
+    line = f"{boot.cmdline} {words}"
+    tree = set_property(tree_in(boot.image.read_bytes()), "/chosen", "bootargs", line)
     tree = _reserved(tree, place)
     memory_bytes = boot.machine.memory_mib << 20
     stage = by_uhi(arch, read_image(boot.image, arch).entry, tree, memory_bytes=memory_bytes)
-    digest = digest_of([str(boot.image), hashlib.sha256(stage.content).hexdigest()])
+    below = Extent(name=_LOADER, address=stage.address, size_bytes=len(stage.content))
+    refuse_overlaps((below, *_taken(boot)))
+    digest = digest_of([known_digest(boot.image), hashlib.sha256(stage.content).hexdigest()])
 
     def make(work: Work) -> dict[str, Any]:
         put_before(boot, stage, work.entry)
@@ -166,6 +169,7 @@ def _reserved(tree: bytes, place: Extent) -> bytes:
     return set_property(changed, node, "label", NAME)
 
 
+@functools.cache
 def _own_tree(boot: Boot) -> bytes:
     """Return the tree that QEMU makes for a machine, always the same.
 

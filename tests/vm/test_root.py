@@ -168,8 +168,9 @@ def test_a_node_in_the_device_tree(cell: Cell, kind: str, boot_vm: BootVm, tmp_p
         check_node(vm)
         return
     passed = with_device_tree(cell).variant(root=root)
-    with Vm(passed.bootable(modules=()), tmp_path) as vm:
+    with Vm(passed.bootable(modules=(), cmdline="said.by=tree"), tmp_path) as vm:
         assert_cmdline_from(vm, TREE, BUILTIN)
+        assert "said.by=tree" in vm.cmdline
         check_node(vm)
 
 
