@@ -22,11 +22,13 @@ from pytest_kernelvm.root_config import Pseudofile, Root
 KIND = "roots"
 IMAGE = "image"
 # Part of every digest: how images are made here.
-FORMAT = 1
+FORMAT = 2
 TOOL_TIMEOUT_S = 120.0
 
 # mkfs.jffs2 makes blocks of at least so many bytes, whatever it is told (mtd-utils, mkfs.jffs2.c).
 LEAST_JFFS2_ERASE_BYTES = 8 << 10
+# The kernel mounts no fewer (fs/jffs2/fs.c, jffs2_do_fill_super()).
+LEAST_JFFS2_BLOCKS = 5
 PAGE_BYTES = 4096
 # What names an ext4 file system and seeds its directories' hashes; any will do if it is always the
 # same.
@@ -34,6 +36,7 @@ _UUID = "6b65726e-656c-4766-8d2d-726f6f740000"
 _EXT4_BLOCK_BYTES = 1024
 # Inode tables, bitmaps and a journal of the least size, which has 1024 blocks.
 _EXT4_OVERHEAD_BYTES = 2 << 20
+_SPARE_INODES = 256
 
 _LETTERS = {
     "directory": "d",
@@ -195,7 +198,8 @@ def _make_jffs2(
     argv: list[str | Path] = [tool, f"--root={directory}", "-o", image, order]
     argv += [f"--eraseblock={erase_bytes}", "--squash-uids", "--faketime", "--pad"]
     _run(argv)
-    _pad(image, erase_bytes, root.free_bytes, b"\xff")
+    least = max(image.stat().st_size + root.free_bytes, LEAST_JFFS2_BLOCKS * erase_bytes)
+    _pad(image, erase_bytes, least, b"\xff")
 
 
 def _make_squashfs(
@@ -204,7 +208,7 @@ def _make_squashfs(
     argv: list[str | Path] = [tool, directory, image, "-noappend", "-all-root", "-no-xattrs"]
     argv += ["-mkfs-time", "0", "-all-time", "0", "-processors", "1", "-quiet", "-no-progress"]
     _run(argv)
-    _pad(image, erase_bytes, 0, b"\0")
+    _pad(image, erase_bytes, image.stat().st_size, b"\0")
 
 
 def _make_ext4(
@@ -217,13 +221,14 @@ def _make_ext4(
     env = {"E2FSPROGS_FAKE_TIME": "1"}
     argv: list[str | Path] = [tool, "-q", "-t", "ext4", "-b", str(_EXT4_BLOCK_BYTES)]
     argv += ["-U", _UUID, "-E", f"hash_seed={_UUID},root_owner=0:0,nodiscard,lazy_itable_init=0"]
+    argv += ["-N", str(_SPARE_INODES + len([*directory.rglob("*")]))]
     argv += ["-d", directory, image, str(size // _EXT4_BLOCK_BYTES)]
     _run(argv, env)
     # Owners and times that cannot be given to a file before.
     paths = [path.relative_to(directory) for path in sorted(directory.rglob("*"))]
     fields = (*(f"{name} @0" for name in ("atime", "ctime", "mtime", "crtime")), "uid 0", "gid 0")
     lines = [
-        f"set_inode_field /{path} {field}\n"
+        f'set_inode_field "/{path}" {field}\n'
         for path in ("", "lost+found", *paths)
         for field in fields
     ]
@@ -237,12 +242,11 @@ def _make_ext4(
 _MAKERS = {"jffs2": _make_jffs2, "squashfs": _make_squashfs, "ext4": _make_ext4}
 
 
-def _pad(image: Path, erase_bytes: int, free_bytes: int, filler: bytes) -> None:
-    """Make an image as long as its device is: whole blocks, with some to be written into."""
-    size = image.stat().st_size
-    wanted = -(-(size + free_bytes) // erase_bytes) * erase_bytes
+def _pad(image: Path, erase_bytes: int, least_bytes: int, filler: bytes) -> None:
+    """Make an image as long as its device is, which is whole blocks."""
+    wanted = -(-least_bytes // erase_bytes) * erase_bytes
     with image.open("ab") as file:
-        file.write(filler * (wanted - size))
+        file.write(filler * (wanted - image.stat().st_size))
 
 
 def _run(argv: Sequence[str | Path], env: dict[str, str] | None = None) -> None:

@@ -109,10 +109,12 @@ def test_jffs2_has_the_guests_byte_order(
 
 
 def test_what_is_left_to_be_written_into(store: Store, programs: Programs) -> None:
-    small = made(store, programs, Root(kind="jffs2", free_bytes=0))
-    large = made(store, programs, Root(kind="jffs2", free_bytes=3 << 20))
-    assert large.size_bytes - small.size_bytes == 3 << 20
-    assert large.path.read_bytes()[small.size_bytes :] == b"\xff" * (3 << 20)
+    none, small, large = (
+        made(store, programs, Root(kind="jffs2", free_bytes=mib << 20)) for mib in (0, 1, 3)
+    )
+    assert none.size_bytes == 5 * (64 << 10)
+    assert large.size_bytes - small.size_bytes == 2 << 20
+    assert large.path.read_bytes()[small.size_bytes :] == b"\xff" * (2 << 20)
 
 
 def test_squashfs_begins_as_such(store: Store, programs: Programs) -> None:
