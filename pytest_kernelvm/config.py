@@ -965,7 +965,7 @@ def read_config(file: Path, *, version: str = "") -> tuple[VmConfig, ...]:
                 command_s=float(timeouts.get("command_s", 20)),
                 build_s=float(timeouts.get("build_s", 7200)),
             ),
-            root=root_of(raw.get("root")),
+            root=root_of(raw.get("root"), file.parent),
         )
         for version in dict.fromkeys([version] if version else raw["kernel"]["version"])
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence
@@ -74,7 +75,8 @@ class Root:
     """A root file system of which the image keeps the store; `activate` makes the rest.
 
     kind: one of KINDS. by: one of BY, empty for what suits kind and architecture.
-    store: the directory that is kept.
+    store: the directory that is kept. contents: a directory here whose contents it gets, None for
+    the guest's own only.
     erase_bytes: of a flash block; with a device tree's node it is a page, whatever is said here.
     free_bytes: what is left to be written into. options: for rootflags=.
     pseudofiles: in any order; directories above them need not be named.
@@ -84,6 +86,7 @@ class Root:
     kind: str
     by: str = ""
     store: str = "/nix/store"
+    contents: Path | None = None
     erase_bytes: int = ERASE_BYTES
     free_bytes: int = 1 << 20
     options: str = ""
@@ -99,6 +102,8 @@ class Root:
                 )
         if fault := _fault_of_path(self.store):
             raise BadInput(f"the store {self.store!r} is {fault}", _at(self.where))
+        if self.contents is not None and not self.contents.is_dir():
+            raise BadInput(f"{self.contents} is no directory", _at(self.where))
         if self.erase_bytes % 4096 or self.erase_bytes <= 0:
             raise BadInput(
                 f"erase blocks of {self.erase_bytes} bytes",
@@ -172,6 +177,13 @@ ROOT = Record(
             pattern=_PATH.pattern,
             shape=_PATH.shape,
         ),
+        "contents": Placed(
+            text=Text(
+                doc="A directory, relative to this file, whose contents are put into the store.",
+                pattern=r".+",
+                shape="a path",
+            )
+        ),
         "erase_kib": Number(
             doc="A flash block in KiB, default 64.", least=4, most=1 << 20, whole=True
         ),
@@ -213,10 +225,10 @@ ROOT = Record(
 )
 
 
-def root_of(raw: dict[str, Any] | None) -> Root | None:
+def root_of(raw: dict[str, Any] | None, base: Path) -> Root | None:
     """Return what a vm-config's `root:` describes, None without one.
 
-    Raises BadInput for what cannot be.
+    base: the vm-config's directory. Raises BadInput for what cannot be.
     """
     if raw is None:
         return None
@@ -229,6 +241,7 @@ def root_of(raw: dict[str, Any] | None) -> Root | None:
         kind=kind.text,
         by=raw.get("by", ""),
         store=raw.get("store", "/nix/store"),
+        contents=base / raw["contents"].text if "contents" in raw else None,
         erase_bytes=int(raw.get("erase_kib", ERASE_BYTES >> 10)) << 10,
         free_bytes=int(raw.get("free_kib", 1024)) << 10,
         options=raw.get("options", ""),

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,8 @@ def make_root_image(
 
     contents: what else would be in the initramfs; it is kept in the store, with a link at the
     place of each file. erase_bytes: of the device's blocks.
-    Raises ToolMissing with the package, BadInput for pseudofiles that are in each other's way or
-    blocks that are too small, HarnessError with the tool's words.
+    Raises ToolMissing with the package, BadInput for pseudofiles that are in each other's way,
+    blocks that are too small or what no store has, HarnessError with the tool's words.
     """
     if root.kind == "jffs2" and erase_bytes < LEAST_JFFS2_ERASE_BYTES:
         raise BadInput(
@@ -101,7 +101,8 @@ def make_root_image(
     kept = [each for each in with_parents(contents) if not stat.S_ISDIR(each.mode)]
     item = f"{root.store[1:]}/{_digest(kept)[:32]}-guest"
     listed = pseudofile_list(_with_links(root, kept, item))
-    files = [replace(each, path=f"{item}/{each.path}") for each in kept]
+    files = [*_contents(root)]
+    files += [replace(each, path=f"{item}/{each.path}") for each in kept]
     files.append(
         Entry(
             path="activate",
@@ -132,6 +133,25 @@ def make_root_image(
 
     entry = store.obtain(KIND, digest, make, label=f"a root file system ({root.kind})")
     return RootImage(path=entry / IMAGE, size_bytes=(entry / IMAGE).stat().st_size)
+
+
+def _contents(root: Root) -> Iterator[Entry]:
+    """Yield what is in the directory that is put into the store."""
+    if root.contents is None:
+        return
+    for path in sorted(root.contents.rglob("*")):
+        mode, content = path.lstat().st_mode, b""
+        if stat.S_ISLNK(mode):
+            content = str(path.readlink()).encode()
+        elif stat.S_ISREG(mode):
+            content = path.read_bytes()
+        elif not stat.S_ISDIR(mode):
+            raise BadInput(
+                f"{path} is neither file nor directory nor link",
+                Evidence(expected="what a store has; devices and the like are pseudofiles"),
+            )
+        place = f"{root.store[1:]}/{path.relative_to(root.contents)}"
+        yield Entry(path=place, mode=mode, content=content)
 
 
 def _digest(entries: Sequence[Entry]) -> str:
@@ -182,12 +202,14 @@ def _lay_down(directory: Path, entries: Sequence[Entry]) -> None:
             path.mkdir()
         elif stat.S_ISLNK(entry.mode):
             path.symlink_to(entry.content.decode())
-            continue
         else:
             path.write_bytes(entry.content)
-        path.chmod(stat.S_IMODE(entry.mode))
+    # From below, as a directory may become one that nothing can be put into.
     for entry in reversed(entries):
-        os.utime(directory / entry.path, (0, 0), follow_symlinks=False)
+        path = directory / entry.path
+        if not stat.S_ISLNK(entry.mode):
+            path.chmod(stat.S_IMODE(entry.mode))
+        os.utime(path, (0, 0), follow_symlinks=False)
     os.utime(directory, (0, 0))
 
 

@@ -74,6 +74,13 @@ def test_everything(tmp_path: Path) -> None:
     assert found["/dev/mtdblock0"].kind == "block"
 
 
+def test_contents_are_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "closure").mkdir()
+    root = root_in(tmp_path, "root: {kind: ext4, contents: closure}")
+    assert root
+    assert root.contents == tmp_path / "closure"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -83,6 +90,7 @@ def test_everything(tmp_path: Path) -> None:
         ("root: {kind: ext4, erase_kib: 6}", "erase blocks of 6144 bytes"),
         ("root: {kind: ext4, store: nix}", "expected an absolute path"),
         ("root: {kind: ext4, store: /nix/../x}", "an empty part, . or .."),
+        ("root: {kind: ext4, contents: nowhere}", "nowhere is no directory"),
         ("root: {kind: ext4, options: a b}", "expected one word"),
         ("root: {kind: ext4, pseudofiles: {/a: file}}", "'file': allowed: directory, fifo"),
         ("root: {kind: ext4, pseudofiles: {/a: {kind: link}}}", "/a: a link says less"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -155,6 +156,14 @@ def test_pseudofiles_in_the_way_of_the_guests_own(store: Store, programs: Progra
     root = Root(kind="squashfs", pseudofiles=(Pseudofile(path="/sbin", kind="link", to="/bin"),))
     with pytest.raises(BadInput, match="/sbin/insmod is below /sbin, which is no directory"):
         made(store, programs, root)
+
+
+def test_what_no_store_has(store: Store, programs: Programs, tmp_path: Path) -> None:
+    directory = tmp_path / "contents"
+    directory.mkdir()
+    os.mkfifo(directory / "fifo")
+    with pytest.raises(BadInput, match="neither file nor directory nor link"):
+        made(store, programs, Root(kind="squashfs", contents=directory))
 
 
 def a_boot(tmp_path: Path, arch: str, initramfs_bytes: int = 100) -> Boot:

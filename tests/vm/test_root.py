@@ -142,6 +142,23 @@ def test_pseudofiles(cell: Cell, boot_vm: BootVm) -> None:
     assert failed.value.errno == errno.ENXIO
 
 
+@pytest.mark.parametrize("kind", ["jffs2", "squashfs"])
+def test_what_is_put_into_the_store(cell: Cell, kind: str, boot_vm: BootVm, tmp_path: Path) -> None:
+    source = 'int main(void) { write(1, "hello from the store\\n", 21); return 0; }'
+    program = tmp_path / "store/abc-hello-1.0/bin/hello"
+    program.parent.mkdir(parents=True)
+    program.write_bytes(cell.compile_program(source))
+    program.chmod(0o555)
+    (program.parent / "hi").symlink_to("hello")
+    program.parent.chmod(0o555)
+    link = Pseudofile(path="/bin", kind="link", to="/nix/store/abc-hello-1.0/bin")
+    root = a_root(cell, kind, contents=tmp_path / "store", pseudofiles=(link,))
+    vm = boot_vm(root=root, modules=())
+    assert vm.succeed("/bin/hi") == "hello from the store\n"
+    assert stat.S_IMODE(vm.stat("/bin/hello").mode) == 0o555
+    assert stat.S_IMODE(vm.stat("/nix/store/abc-hello-1.0/bin").mode) == 0o555
+
+
 def test_the_flash_device(cell: Cell, boot_vm: BootVm) -> None:
     """Its erase blocks are as asked for, and the kernel's own memory ends before."""
     root = a_root(cell, "jffs2", erase_bytes=128 << 10, free_bytes=2 << 20)
