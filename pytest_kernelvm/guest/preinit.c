@@ -23,6 +23,7 @@
 
 #define PROGRAM "preinit"
 
+#include <stddef.h>
 #include <asm/signal.h>
 #include <linux/fcntl.h>
 #include <linux/mount.h>
