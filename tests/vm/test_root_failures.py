@@ -152,7 +152,7 @@ def test_the_store_of_another_image(cell: Cell, panic: Callable[[Boot], str]) ->
 def test_a_device_that_never_comes(cell: Cell, tmp_path: Path) -> None:
     boot = cell.variant(root=a_root(cell, "squashfs")).bootable(modules=()).boot
     boot = dataclasses.replace(boot, cmdline=f"{boot.cmdline} root=/dev/never rootwait")
-    with pytest.raises(BootHang), bare(cell, tmp_path, boot, boot_s=6.0):
+    with pytest.raises(BootHang), bare(cell, tmp_path, boot, boot_s=10.0):
         pass
 
 
