@@ -81,13 +81,13 @@ vm: setup ## build the kernels that the store lacks, boot them, run the main job
 	$(BIN)/pytest -m 'vm and not slow' -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: check
-check: libfdt images lint ## everything: lint, unit tests, kernels, tests in guests
+check: libfdt for-tests lint ## everything: lint, unit tests, kernels, tests in guests
 	@$(BIN)/pytest -m 'not vm' -n $$(nproc) $(PYTEST_ARGS)
 	$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $(IN_DEPTH) --spread $(PYTEST_ARGS)
 
 .PHONY: matrix
-matrix: libfdt images ## all tests in guests on all cells; `make check` has each slow one on two
+matrix: libfdt for-tests ## all tests in guests on all cells; `make check` has each slow one on two
 	@$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $(IN_DEPTH) $(PYTEST_ARGS)
 
@@ -132,14 +132,17 @@ libfdt: setup
 	    echo 'no libfdt: the tests that change device trees are skipped' >&2
 	fi
 
-# What makes images of root file systems; without it the tests of them are skipped.
-.PHONY: images
-images: setup
+# Programs that some tests use, which are skipped without, and their packages.
+FOR_TESTS := mkfs.jffs2:mtd-utils mksquashfs:squashfs-tools mke2fs:e2fsprogs \
+             bsdtar:libarchive-tools rpmbuild:rpm dtc:device-tree-compiler cpio:cpio
+.PHONY: for-tests
+for-tests: setup
 	@$(apt_install)
-	path="$$PATH:/usr/sbin:/sbin"
-	if ! PATH="$$path" type -P mkfs.jffs2 mksquashfs mke2fs >/dev/null; then
-	    apt_install mtd-utils squashfs-tools e2fsprogs || true
-	fi
+	missing=
+	for program in $(FOR_TESTS); do
+	    PATH="$$PATH:/usr/sbin:/sbin" type -P "$${program%:*}" >/dev/null || missing+=" $${program#*:}"
+	done
+	[ -z "$$missing" ] || apt_install $$missing || true
 
 $(INSTALLED): pyproject.toml
 	@$(apt_install)
