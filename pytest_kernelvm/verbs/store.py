@@ -16,10 +16,12 @@ from pytest_kernelvm.verbs.selection import one_cell, store_of
 if TYPE_CHECKING:
     from pytest_kernelvm.verbs.selection import Verbs
 
+# Named one by one: whoever gives another directory for the store loses nothing else.
 CLEANED = (
     "kernels",
     "requests",
     "builds",
+    "conf",
     "configs",
     "devel",
     "external",
