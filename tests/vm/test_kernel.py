@@ -2,6 +2,7 @@
 
 from pytest_kernelvm import Cell, Kernel, Vm
 from pytest_kernelvm.kernel.kconfig_requests import requests_of
+from pytest_kernelvm.kernel.store import file_digest
 
 
 def test_release(vm: Vm, kernel: Kernel, cell: Cell) -> None:
@@ -67,3 +68,46 @@ def test_qemu_answers(vm: Vm) -> None:
 def test_console_can_be_expected(vm: Vm) -> None:
     vm.write("/dev/kmsg", "<4>a line for the console: 42\n")
     assert vm.console.expect(r"for the console: (\d+)").group(1) == "42"
+
+
+def test_what_is_kept_of_a_build(kernel: Kernel, cell: Cell) -> None:
+    """Each output apart, with a digest of its own, and what is known about the build."""
+    about = cell.store.describe(kernel.directory)
+    assert (about["release"], about["modules"]) == (
+        kernel.release,
+        sum(1 for _module in kernel.module_tree.rglob("*.ko*")),
+    )
+    assert about["section_bytes"]["text"] > 1 << 20
+    assert min(about["section_bytes"][name] for name in ("data", "bss")) > 0
+    assert about["built_s"] > 0
+    assert about["tools"]["make"].startswith("GNU Make")
+    expected = {kernel.image.name, "vmlinux", "vmlinux.stripped", "modules", "headers", "config"}
+    expected |= {"System.map", "Module.symvers", "build.log"}
+    assert expected <= about["outputs"].keys()
+    for name, noted in about["outputs"].items():
+        path = kernel.directory / name
+        if path.is_file():
+            assert (noted["sha256"], noted["size_bytes"]) == (
+                file_digest(path),
+                path.stat().st_size,
+            )
+        else:
+            assert noted["files"] == sum(not each.is_dir() for each in path.rglob("*"))
+    stripped = kernel.directory / "vmlinux.stripped"
+    assert stripped.stat().st_size < (kernel.directory / "vmlinux").stat().st_size
+    assert not [path for path in kernel.directory.rglob("*") if path.is_symlink()]
+    beside = {path.name for path in (kernel.directory / "modules").rglob("*") if path.is_file()}
+    assert not beside & {"vmlinux", *kernel.arch.images}
+
+
+def test_the_module_building_tree_is_pruned(kernel: Kernel) -> None:
+    names = [path.relative_to(kernel.devel) for path in kernel.devel.rglob("*") if path.is_file()]
+    places = {name.parts[0] for name in names}
+    assert places <= {
+        *("Makefile", "Module.symvers", ".config", "entry.json", "vmlinux"),
+        *("arch", "include", "scripts", "tools"),
+    }
+    assert not [name for name in names if name.suffix in (".c", ".o") and name.parts[0] == "arch"]
+    assert (kernel.devel / "Module.symvers").read_bytes() == (
+        kernel.directory / "Module.symvers"
+    ).read_bytes()
