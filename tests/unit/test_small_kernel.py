@@ -322,6 +322,21 @@ def test_another_release_than_the_vm_config_says(
 # Compilers
 
 
+def test_ccache_serves_another_store(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("ccache"):
+        pytest.skip("ccache is not installed")
+    monkeypatch.setenv("CCACHE_DIR", str(tmp_path / "ccache"))
+    write_cell(tmp_path, f"tree: {tree}")
+    for store, had in (("one", 0), ("two", 2)):
+        done = kernelvm_build(tmp_path, tmp_path / store)
+        assert done.status == 0
+        assert done.stderr.splitlines()[-2] == f"kernelvm: ccache had {had} of 2 objects"
+    one, two = (next(tmp_path.glob(f"{name}/kernels/*/vmlinux")) for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
 def test_a_compiler_of_another_machine(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
