@@ -189,6 +189,11 @@ def test_modules_of_another_configuration(cell: Cell, tmp_path: Path) -> None:
     files = [path for name in names for path in modules.module_tree.rglob(name)]
     assert len(files) == 3
     assert objections(modules, files, config=modules.config) == ()
+    # Those that were modules before need nothing new: all but the configuration says that they fit.
+    before = [path for name in ("llc", "stp") for path in modules.module_tree.rglob(f"{name}.ko")]
+    assert objections(image, before) == ()
+    kinds = {objection.kind for objection in objections(image, before, config=modules.config)}
+    assert kinds == {"layout"}
     found = objections(image, files, config=modules.config)
     assert {objection.kind for objection in found} == {"symbol", "layout"}
     told = [objection.text for objection in found]
