@@ -74,10 +74,23 @@ def test_without_the_patch_it_is_ignored(cell: Cell, vm: Vm, enter: Enter, tmp_p
 
 
 def test_the_old_way_of_uboot(cell: Cell, enter: Enter) -> None:
-    """Without a tree it passes arguments and environment as YAMON did; any kernel takes those."""
-    fixed = cell.config.arch.fixed_initramfs
-    assert fixed is not None
-    line = f"{fixed.cmdline} {cell.config.arch.base_cmdline} said.by=uboot {cell.config.cookie}"
+    """Without a tree it passes arguments and environment as YAMON did; any kernel takes those.
+
+    But it means megabytes in the environment, where the kernel reads bytes.
+    """
+    arch = cell.config.arch
+    assert arch.fixed_initramfs is not None
+    assert arch.uboot is not None
+    memory_mib = arch.uboot.memory_mib
+    words = (
+        arch.fixed_initramfs.cmdline,
+        arch.base_cmdline,
+        f"memsize={memory_mib}M said.by=uboot",
+        cell.config.cookie,
+    )
+    line = " ".join(words)
     guest = enter(cell, f"setenv bootargs {line}", "bootm {kernel}", cmdline=line)
     assert_cmdline_from(guest, BOOTLOADER)
     assert not guest.exists("/proc/device-tree/model")
+    total_kib = int(guest.read("/proc/meminfo").split()[1])
+    assert 0.9 * memory_mib < total_kib >> 10 < memory_mib
