@@ -41,6 +41,7 @@ def start(second: Cell, tmp_path: Path) -> Iterator[Start]:
 
 def test_a_kernel_enters_another(cell: Cell, second: Cell, start: Start) -> None:
     vm = start(cell)
+    assert vm.configuration[cell.config.arch.kexec_symbol] == "y"
     assert vm.uname.nodename != "second"
     before = vm.read(BOOT_ID)
     vm.kexec(second, cmdline=WORDS)
