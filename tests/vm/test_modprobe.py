@@ -130,6 +130,11 @@ def test_module_in_use(vm: Vm, userland: str) -> None:
     assert names(vm) == []
 
 
+def needed(vm: Vm) -> list[str]:
+    """Return what is loaded, but for libcrc32c's softdep: busybox leaves that and minds nothing."""
+    return [name for name in names(vm) if name != "crc32c_generic"]
+
+
 @pytest.mark.kernelvm(modules=["nft_hash", "nft_log"])
 def test_remove_with_dependencies(vm: Vm, userland: str) -> None:
     """kmod tries each dependency once, the deepest first (tools/modprobe.c, rmmod_do_module)."""
@@ -138,7 +143,7 @@ def test_remove_with_dependencies(vm: Vm, userland: str) -> None:
     if userland == "busybox":
         # It removes all that it can, over and over, and fails if something has to stay.
         removed = vm.run("modprobe", "-r", "nft_hash")
-        assert removed.status == (1 if names(vm) else 0)
+        assert removed.status == (1 if needed(vm) else 0)
         assert {"nft_hash", "nf_tables", "nfnetlink"}.isdisjoint(names(vm))
         return
     vm.modprobe("-r", "nft_hash")
@@ -160,7 +165,7 @@ def test_remove_leaves_what_others_need(vm: Vm, userland: str) -> None:
     said = {"busybox": "can't unload module 'nf_tables': Resource temporarily unavailable"}
     assert said.get(userland, "Module nf_tables is in use by: nft_log") in refused.errors
     removed = vm.run("modprobe", "-r", "nft_log")
-    assert removed.status == (1 if userland == "busybox" and names(vm) else 0)
+    assert removed.status == (1 if userland == "busybox" and needed(vm) else 0)
     assert "nf_tables" not in names(vm)
 
 
