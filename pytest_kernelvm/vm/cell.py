@@ -285,7 +285,8 @@ class Cell:
             contents,
             erase_bytes=erase_bytes(root, arch),
         )
-        return boot_into(self.store, boot, root, image)
+        own = self.kernel.config.get("CMDLINE", "")
+        return boot_into(self.store, boot, root, image, builtin_cmdline=own)
 
     def _by_hand(self, closure: Closure, cmdline: str, cookie: bool, network: str) -> str:
         argv = ["kernelvm", "boot", self.config.command_word]

@@ -58,10 +58,13 @@ def words_of(root: Root) -> str:
     return " ".join((f"root={DEVICE}", f"rootfstype={root.kind}", *options))
 
 
-def boot_into(store: Store, boot: Boot, root: Root, image: RootImage) -> Boot:
+def boot_into(
+    store: Store, boot: Boot, root: Root, image: RootImage, *, builtin_cmdline: str = ""
+) -> Boot:
     """Return a boot that has a root's image in memory and a kernel that knows of it.
 
-    boot: with the initramfs that mounts it. Raises BadInput where there is no room for it, or no
+    boot: with the initramfs that mounts it. builtin_cmdline: the kernel's own words, which may say
+    already where that is. Raises BadInput where there is no room for it, or no
     device tree to tell of it, ToolMissing without what edits trees.
     """
     arch = boot.arch
@@ -80,6 +83,9 @@ def boot_into(store: Store, boot: Boot, root: Root, image: RootImage) -> Boot:
         _refuse_longer(line, arch)
         return replace(boot, cmdline=line, root_words=words)
     if arch.first_stage:
+        fixed = arch.fixed_initramfs.cmdline if arch.fixed_initramfs else ""
+        told = "" if fixed in builtin_cmdline else f"{fixed} "
+        boot = replace(boot, cmdline=f"{told}{boot.cmdline}")
         return _with_passed_tree(store, boot, place, words)
     boot = replace(boot, cmdline=f"{boot.cmdline} {words}")
     return replace(boot, device_tree=_kept(store, _reserved(_own_tree(boot), place)))
