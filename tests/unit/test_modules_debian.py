@@ -146,12 +146,13 @@ def test_pruned_trees_answer_as_the_whole(trees: list[Path], tmp_path: Path) -> 
         root = tmp_path / str(number)
         pruned = write_pruned_tree(tree, closure, root)
         kept = {module.name for module in closure.modules}
-        names = [*kept, *chosen.sample(builtin, min(20, len(builtin)))]
-        for index in (tree.aliases, tree.symbols):
+        asked = {tree.aliases: chosen.sample(builtin, min(20, len(builtin))), tree.symbols: []}
+        names = [*kept]
+        for index, further in asked.items():
             patterns = [pattern for pattern, module in index.lines() if module in kept]
-            asked = [concrete(pattern, chosen) for pattern in patterns]
+            wanted = [*further, *(concrete(pattern, chosen) for pattern in patterns)]
             # A name that others have too is answered with those that are there.
-            names += [name for name in asked if set(index.lookup(normalise(name))) <= kept]
+            names += [name for name in wanted if set(index.lookup(normalise(name))) <= kept]
         whole = shown(modprobe, directory, names, tmp_path)
         expected = whole.replace(str(directory), str(pruned))
         assert shown(modprobe, pruned, names, tmp_path) == expected
