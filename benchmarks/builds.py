@@ -29,7 +29,7 @@ from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.trial import try_modules
 from pytest_kernelvm.vm.vm import Vm
-from tests.vm.boot_variants import named, with_device_tree
+from tests.vm.boot_variants import with_device_tree, without_kexec
 
 JOBS = 2
 EDITED = ("init/do_mounts_initrd.c", "lib/string.c", "init/main.c")
@@ -177,7 +177,7 @@ def bench_two(config: VmConfig, store: Store, line: Line) -> None:
 def variants_of(config: VmConfig, store: Store) -> dict[str, VmConfig]:
     """Return cells as boot paths ask for them: other symbols, other patches."""
     cell = Cell(config, store)
-    found = {"another name": named(cell, "second").config}
+    found = {"no kexec": without_kexec(cell).config}
     if config.arch.first_stage:
         found["device tree"] = with_device_tree(cell).config
     return found

@@ -22,14 +22,16 @@ def variant(
 ) -> Cell:
     """Return a cell whose kernel has other symbols and further patches.
 
-    symbols: values by name. without: what is not asked for any more, as a choice has other members.
+    symbols: values by name, which win. without: what is not asked for any more, as a choice has
+        other members.
     patches: names of files beside this one, without .patch; builtin_patches: those that we ship.
     """
     config = cell.config
     dropped = {*without, *symbols}
     kept = tuple(each for each in config.kernel.symbols if each.name not in dropped)
     asked = tuple(
-        Requested(name=name, value=value, where="the test") for name, value in symbols.items()
+        Requested(name=name, value=value, where="the test", force=True)
+        for name, value in symbols.items()
     )
     files = [PATCHES / f"{name}.patch" for name in patches]
     files += [BUILTIN_PATCHES / f"{name}.patch" for name in builtin_patches]
@@ -56,6 +58,6 @@ def with_device_tree(cell: Cell, *further_patches: str) -> Cell:
     return variant(cell, FROM_TREE, without=NOT_FROM_TREE, builtin_patches=patches)
 
 
-def named(cell: Cell, name: str) -> Cell:
-    """Return a cell whose kernel is another one, as uname(2) tells, and hardly costs anything."""
-    return variant(cell, {"DEFAULT_HOSTNAME": f'"{name}"'})
+def without_kexec(cell: Cell) -> Cell:
+    """Return a cell whose kernel cannot load another one."""
+    return variant(cell, {cell.config.arch.kexec_symbol: "n"})
