@@ -201,9 +201,13 @@ def _copy_nearest(store: Store, wanted: Wanted, entry: Path) -> str:
         if noted["family"] == wanted.family or noted.get("series") == wanted.series
         if (distance := _distance(config, noted["config"])) <= FARTHEST
     )
-    for foreign, distance, directory in near:
-        with store.lock_if_free(f"{KIND}-{directory.name}") as ours:
-            if ours and (directory / NOTE).is_file():
+    # Others copy them as well, which takes seconds; to begin with nothing takes minutes. Whoever
+    # holds one that has its note waits for none.
+    tries = [(waits, *each) for waits in (False, True) for each in near]
+    for waits, foreign, distance, directory in tries:
+        name = f"{KIND}-{directory.name}"
+        with store.lock(name, "a kept build") if waits else store.lock_if_free(name) as ours:
+            if ours is not False and (directory / NOTE).is_file():
                 of = " of another source" if foreign else ""
                 store.progress.say(
                     f"starting from a kept build{of} that differs in {distance} symbols"

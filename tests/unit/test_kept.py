@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from pytest_kernelvm.kernel.following import (
     follow_digests,
     follow_linked,
 )
-from pytest_kernelvm.kernel.kept import NOTE, Bench, Wanted, forget, kept_build
+from pytest_kernelvm.kernel.kept import KIND, NOTE, Bench, Wanted, forget, kept_build
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
@@ -110,6 +112,26 @@ def test_the_nearest_is_copied(store: Store, wanted: Wanted) -> None:
     build(store, near)
     _made, bench = build(store, replace(near, config=near.config + "CONFIG_D=y\n"))
     assert bench.parent == near.name
+
+
+def test_one_that_somebody_holds_is_waited_for(store: Store, wanted: Wanted) -> None:
+    build(store, wanted)
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.lock(f"{KIND}-{wanted.name}", "a copy"):
+            held.set()
+            over.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        holding = pool.submit(hold)
+        assert held.wait(60)
+        building = pool.submit(build, store, replace(wanted, config="CONFIG_B=y\n"))
+        assert not wait([building], timeout=1).done
+        over.set()
+        _made, bench = building.result(60)
+        holding.result(60)
+    assert bench.parent == wanted.name
 
 
 @pytest.mark.parametrize("changes", [{"toolchain": "other"}, {"family": "other", "series": "6.13"}])
