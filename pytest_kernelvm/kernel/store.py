@@ -205,7 +205,11 @@ class Store:
             remove_tree(aside)
             aside.parent.mkdir(exist_ok=True)
             # Whoever finds it from now on waits for our lock; whoever did just before noted it.
-            path.rename(aside)
+            try:
+                path.rename(aside)
+            except FileNotFoundError:
+                # Somebody else was faster.
+                return True
             if self.in_use(kind, digest):
                 aside.rename(path)
                 return False

@@ -206,3 +206,11 @@ def test_verify_finds_what_sizes_do_not_show(root: Path) -> None:
         "lost": ("below/image: No such file or directory",),
         "noteless": (f"{ENTRY}: 'sizes'",),
     }
+
+
+def test_what_somebody_else_removed_is_gone(root: Path) -> None:
+    fill(root, "a")
+    store = other(root)
+    assert store.remove("kernels", "a")
+    assert store.remove("kernels", "a")
+    assert kernels(root) == []
