@@ -208,18 +208,10 @@ _IMAGE_PROGRAMS = {
     kind: _Program(
         name=tool.program,
         reason=f"makes root file systems ({kind})",
-        packages=packages,
+        packages=tool.packages,
         flag=tool.version_flag,
     )
-    for (kind, tool), packages in zip(
-        TOOLS.items(),
-        (
-            ("mtd-utils", "mtd-utils", "mtd-utils", "mtdutils", "mtd-utils"),
-            ("squashfs-tools", "squashfs-tools", "squashfs-tools", "squashfsTools", "squashfs"),
-            ("e2fsprogs",),
-        ),
-        strict=True,
-    )
+    for kind, tool in TOOLS.items()
 }
 
 # What the programs of an architecture are called outside Debian, whose names are in arch.py.
@@ -570,11 +562,12 @@ def _chosen_programs(kernel: KernelConfig) -> Iterable[_Program]:
         )
     for image in kernel.images:
         if image in IMAGE_TOOLS:
+            tool = IMAGE_TOOLS[image]
             yield _Program(
-                name=IMAGE_TOOLS[image].program,
+                name=tool.program,
                 reason=f"makes {image}",
-                flag="-V",
-                packages=IMAGE_TOOLS[image].packages,
+                flag=tool.version_flag,
+                packages=tool.packages,
             )
 
 

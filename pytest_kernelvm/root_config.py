@@ -25,8 +25,9 @@ _WITH = {
     "character": ("major", "minor"),
     "block": ("major", "minor"),
 }
-# A page is the least that phram's erase blocks can be (drivers/mtd/devices/phram.c).
 ERASE_BYTES = 64 << 10
+# A page; phram gives it to what a device tree's node describes (drivers/mtd/devices/phram.c).
+LEAST_ERASE_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +70,12 @@ class Pseudofile:
             return self.permissions
         return _PERMISSIONS.get(self.kind, 0o644)
 
+    @property
+    def above(self) -> tuple[str, ...]:
+        """The directories that it is in, the root's own left out."""
+        parts = self.path.split("/")
+        return tuple("/".join(parts[:depth]) for depth in range(2, len(parts)))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Root:
@@ -104,10 +111,13 @@ class Root:
             raise BadInput(f"the store {self.store!r} is {fault}", _at(self.where))
         if self.contents is not None and not self.contents.is_dir():
             raise BadInput(f"{self.contents} is no directory", _at(self.where))
-        if self.erase_bytes % 4096 or self.erase_bytes <= 0:
+        if self.erase_bytes % LEAST_ERASE_BYTES or self.erase_bytes <= 0:
             raise BadInput(
                 f"erase blocks of {self.erase_bytes} bytes",
-                Evidence(expected="whole pages of 4096 bytes", where=_at(self.where).where),
+                Evidence(
+                    expected=f"whole pages of {LEAST_ERASE_BYTES} bytes",
+                    where=_at(self.where).where,
+                ),
             )
         self._refuse_below_no_directory()
 
@@ -118,9 +128,7 @@ class Root:
                 raise BadInput(f"{each.path} is in the list twice", _at(each.where))
             kinds[each.path] = each.kind
         for each in self.pseudofiles:
-            parts = each.path.split("/")
-            for depth in range(2, len(parts)):
-                above = "/".join(parts[:depth])
+            for above in each.above:
                 if kinds.get(above, "directory") != "directory":
                     raise BadInput(
                         f"{each.path} is below {above}, which is no directory but a {kinds[above]}",
@@ -159,7 +167,6 @@ def _at(where: str) -> Evidence:
 
 
 _PATH = Text(doc="An absolute path.", pattern=r"/[^\n\r]*", shape="an absolute path")
-_LINE = Text(doc="One line.", pattern=r"[^\n\r]*", shape="one line")
 _NUMBER = Number(doc="An owner's or group's number, default 0.", least=0, most=65534, whole=True)
 
 ROOT = Record(

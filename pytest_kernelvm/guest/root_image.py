@@ -15,6 +15,7 @@ from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.cpio import Entry, with_parents
 from pytest_kernelvm.guest.programs import Programs
+from pytest_kernelvm.kernel.image_tools import ImageTool
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest, raise_if_full
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, failure, find_program, run
 from pytest_kernelvm.root_config import Pseudofile, Root
@@ -29,7 +30,6 @@ TOOL_TIMEOUT_S = 120.0
 LEAST_JFFS2_ERASE_BYTES = 8 << 10
 # The kernel mounts no fewer (fs/jffs2/fs.c, jffs2_do_fill_super()).
 LEAST_JFFS2_BLOCKS = 5
-PAGE_BYTES = 4096
 # What names an ext4 file system and seeds its directories' hashes; any will do if it is always the
 # same.
 _UUID = "6b65726e-656c-4766-8d2d-726f6f740000"
@@ -48,19 +48,24 @@ _LETTERS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tool:
-    """What makes images of one kind. version_flag: has it tell its version."""
-
-    program: str
-    package: str
-    version_flag: str
-
-
+# By kind.
 TOOLS = {
-    "jffs2": Tool(program="mkfs.jffs2", package="mtd-utils", version_flag="-V"),
-    "squashfs": Tool(program="mksquashfs", package="squashfs-tools", version_flag="-version"),
-    "ext4": Tool(program="mke2fs", package="e2fsprogs", version_flag="-V"),
+    "jffs2": ImageTool(
+        program="mkfs.jffs2",
+        packages=(*("mtd-utils",) * 3, "mtdutils", "mtd-utils"),
+    ),
+    "squashfs": ImageTool(
+        program="mksquashfs",
+        packages=(
+            "squashfs-tools",
+            "squashfs-tools",
+            "squashfs-tools",
+            "squashfsTools",
+            "squashfs",
+        ),
+        version_flag="-version",
+    ),
+    "ext4": ImageTool(program="mke2fs", packages=("e2fsprogs",)),
 }
 
 
@@ -111,7 +116,7 @@ def make_root_image(
         )
     )
     files.append(Entry(path="pseudofiles", mode=stat.S_IFREG | 0o644, content=listed))
-    tool = _found(TOOLS[root.kind])
+    tool = find_tool(root.kind)
     digest = digest_of(
         {
             "format": FORMAT,
@@ -161,7 +166,10 @@ def _digest(entries: Sequence[Entry]) -> str:
 
 
 def _with_links(root: Root, kept: Sequence[Entry], item: str) -> tuple[Pseudofile, ...]:
-    """Return the root's pseudofiles, and links into the store where it names nothing else."""
+    """Return the root's pseudofiles, and links into the store where it names nothing else.
+
+    Raises BadInput, as a root with all of these does, for what is in each other's way.
+    """
     named = {each.path for each in root.pseudofiles}
     links = (
         Pseudofile(path=f"/{each.path}", kind="link", to=f"/{item}/{each.path}")
@@ -175,9 +183,7 @@ def pseudofile_list(pseudofiles: Iterable[Pseudofile]) -> bytes:
     """Return what `activate` reads (its format is in activate.c), directories first."""
     by_path: dict[str, Pseudofile] = {}
     for each in pseudofiles:
-        parts = each.path.split("/")
-        for depth in range(2, len(parts)):
-            above = "/".join(parts[:depth])
+        for above in each.above:
             by_path.setdefault(above, Pseudofile(path=above, kind="directory"))
         by_path[each.path] = each
     return b"".join(_listed(by_path[path]) for path in sorted(by_path))
@@ -236,18 +242,19 @@ def _make_squashfs(
 def _make_ext4(
     tool: str, directory: Path, image: Path, root: Root, _arch: Arch, erase_bytes: int
 ) -> None:
-    used = sum(-(-path.lstat().st_size // _EXT4_BLOCK_BYTES) + 1 for path in directory.rglob("*"))
+    below = sorted(directory.rglob("*"))
+    used = sum(-(-path.lstat().st_size // _EXT4_BLOCK_BYTES) + 1 for path in below)
     size = used * _EXT4_BLOCK_BYTES + _EXT4_OVERHEAD_BYTES + root.free_bytes
     size = -(-size // erase_bytes) * erase_bytes
     # misc/mke2fs.c and lib/ext2fs: what it takes for now.
     env = {"E2FSPROGS_FAKE_TIME": "1"}
     argv: list[str | Path] = [tool, "-q", "-t", "ext4", "-b", str(_EXT4_BLOCK_BYTES)]
     argv += ["-U", _UUID, "-E", f"hash_seed={_UUID},root_owner=0:0,nodiscard,lazy_itable_init=0"]
-    argv += ["-N", str(_SPARE_INODES + len([*directory.rglob("*")]))]
+    argv += ["-N", str(_SPARE_INODES + len(below))]
     argv += ["-d", directory, image, str(size // _EXT4_BLOCK_BYTES)]
     _run(argv, env)
     # Owners and times that cannot be given to a file before.
-    paths = [path.relative_to(directory) for path in sorted(directory.rglob("*"))]
+    paths = [path.relative_to(directory) for path in below]
     fields = (*(f"{name} @0" for name in ("atime", "ctime", "mtime", "crtime")), "uid 0", "gid 0")
     lines = [
         f'set_inode_field "/{path}" {field}\n'
@@ -256,8 +263,7 @@ def _make_ext4(
     ]
     script = image.with_name("script")
     script.write_text("".join(lines))
-    debugfs = find_program("debugfs", _hint("e2fsprogs"), places=ADMIN_DIRECTORIES)
-    _run([debugfs, "-w", "-f", script, image], env)
+    _run([find_tool("ext4", "debugfs"), "-w", "-f", script, image], env)
     script.unlink()
 
 
@@ -278,12 +284,15 @@ def _run(argv: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
         raise HarnessError(f"{Path(argv[0]).name} made no root file system", failure(done))
 
 
-def _found(tool: Tool) -> str:
-    return find_program(tool.program, _hint(tool.package), places=ADMIN_DIRECTORIES)
+def find_tool(kind: str, program: str = "") -> str:
+    """Return the full path of what makes images of a kind, or of another program of its package.
 
-
-def _hint(package: str) -> str:
-    return f"apt-get install {package}; `kernelvm doctor` names the packages of other systems"
+    Raises ToolMissing with the package.
+    """
+    tool = TOOLS[kind]
+    hint = f"apt-get install {tool.packages[0]}"
+    hint += "; `kernelvm doctor` names the packages of other systems"
+    return find_program(program or tool.program, hint, places=ADMIN_DIRECTORIES)
 
 
 @functools.cache

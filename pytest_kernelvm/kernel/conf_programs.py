@@ -7,7 +7,7 @@ a fraction of that time.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from pytest_kernelvm.kernel.store import Store, Work, digest_of
@@ -37,14 +37,14 @@ def put_conf_programs(
 
     digest = digest_of([str(tree.resolve()), llvm])
     entry = store.obtain(KIND, digest, make, label="the kernel's configuration programs")
-    for copy in _copy(entry, directory):
+    _copy(entry, directory)
+    for copy in directory.glob("scripts/*/**/*"):
         # The store's are read-only; a make that is of another mind must be able to replace these.
         copy.chmod(copy.stat().st_mode | 0o200)
 
 
-def _copy(made: Path, directory: Path) -> Iterator[Path]:
-    """Copy the programs with their times, by which make goes; return what is there then."""
+def _copy(made: Path, directory: Path) -> None:
+    """Copy the programs with their times, by which make goes."""
     for name in DIRECTORIES:
         if (made / name).is_dir():
             shutil.copytree(made / name, directory / name)
-    return directory.glob("scripts/*/**/*")

@@ -10,10 +10,15 @@ from pytest_kernelvm.process import find_program
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTool:
-    """A program that makes an image. packages: one name each for apt, dnf, pacman, nix and brew."""
+    """A program that makes an image.
+
+    packages: one name each for apt, dnf, pacman, nix and brew, or one for all. version_flag: has it
+    tell its version.
+    """
 
     program: str
     packages: tuple[str, ...]
+    version_flag: str = "-V"
 
 
 # scripts/mkuboot.sh

@@ -27,7 +27,6 @@ import contextlib
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,16 +267,15 @@ def forget(store: Store, *, most: int, most_bytes: int) -> tuple[str, ...]:
     begin with nothing. Return the names of those removed; what somebody builds in stays.
     """
     aged = sorted(_notes(store), key=lambda each: _mtime(each[0] / NOTE), reverse=True)
-    kinds: Counter[tuple[str, str]] = Counter()
-    ranked = []
+    last: dict[tuple[str, str], Path] = {}
     for path, noted in aged:
-        kind = (noted["family"], noted["toolchain"])
-        ranked.append((kinds[kind] > 0, path, noted))
-        kinds[kind] += 1
+        last.setdefault((noted["family"], noted["toolchain"]), path)
+    spared = {*last.values()}
+    # Sorting leaves those that rank alike in the order of their age.
+    aged.sort(key=lambda each: each[0] not in spared)
     removed = []
     total = 0
-    # Sorting leaves those that rank alike in the order of their age.
-    for place, (_rank, path, noted) in enumerate(sorted(ranked, key=lambda each: each[0])):
+    for place, (path, noted) in enumerate(aged):
         total += int(noted.get("size_bytes", 0))
         if place < most and total <= most_bytes:
             continue

@@ -31,7 +31,6 @@ CLEANED = (
     "uboots",
     "initramfs",
     "roots",
-    "trees-passed",
     "snapshots",
     "failures",
     "logs",

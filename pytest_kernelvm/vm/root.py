@@ -12,10 +12,10 @@ from typing import Any
 
 from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
-from pytest_kernelvm.guest.root_image import PAGE_BYTES, RootImage
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, write_whole
+from pytest_kernelvm.guest.root_image import KIND, RootImage
+from pytest_kernelvm.kernel.store import Store, Work, digest_of
 from pytest_kernelvm.process import failure, run
-from pytest_kernelvm.root_config import Root
+from pytest_kernelvm.root_config import LEAST_ERASE_BYTES, Root
 from pytest_kernelvm.vm.device_tree import (
     get_property,
     remove_property,
@@ -35,6 +35,7 @@ QEMU_TIMEOUT_S = 30.0
 # QEMU gives a tree that is passed on so much room (hw/arm/boot.c aligns it to 2 MiB).
 _TREE_ROOM_BYTES = 2 << 20
 _LOADER = "the first stage"
+_TREE = "device-tree"
 
 
 def announced_by(root: Root, arch: Arch) -> str:
@@ -49,7 +50,7 @@ def announced_by(root: Root, arch: Arch) -> str:
 
 def erase_bytes(root: Root, arch: Arch) -> int:
     """Return how large the blocks of a root's device are (drivers/mtd/devices/phram.c)."""
-    return root.erase_bytes if announced_by(root, arch) == "cmdline" else PAGE_BYTES
+    return root.erase_bytes if announced_by(root, arch) == "cmdline" else LEAST_ERASE_BYTES
 
 
 def words_of(root: Root) -> str:
@@ -157,7 +158,7 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
         put_before(boot, stage, work.entry)
         return {"arch": arch.name, "kind": _LOADER}
 
-    entry = store.obtain("roots", digest, make, label=_LOADER)
+    entry = store.obtain(KIND, digest, make, label=_LOADER)
     return replace(
         boot,
         image=entry / KERNEL,
@@ -198,7 +199,9 @@ def _own_tree(boot: Boot) -> bytes:
 
 def _kept(store: Store, tree: bytes) -> Path:
     """Return the file of a tree that QEMU passes, with its own words about kernel and memory."""
-    path = store.root / "trees-passed" / f"{hashlib.sha256(tree).hexdigest()}.dtb"
-    if not path.is_file():
-        write_whole(path, tree)
-    return path
+
+    def make(work: Work) -> dict[str, Any]:
+        (work.entry / _TREE).write_bytes(tree)
+        return {"kind": _TREE}
+
+    return store.obtain(KIND, hashlib.sha256(tree).hexdigest(), make, label=_TREE) / _TREE

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import shutil
 import struct
 from pathlib import Path
 
@@ -18,13 +17,13 @@ from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.programs import Abi, Programs
 from pytest_kernelvm.guest.root_image import (
-    TOOLS,
     RootImage,
+    find_tool,
     make_root_image,
     pseudofile_list,
 )
 from pytest_kernelvm.kernel.store import Store
-from pytest_kernelvm.process import ADMIN_DIRECTORIES, run
+from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.root_config import KINDS, Pseudofile, Root
 from pytest_kernelvm.vm.kexec import load_of, on_flash_of
@@ -57,9 +56,10 @@ def programs(tmp_path: Path) -> Programs:
 def made(
     store: Store, programs: Programs, root: Root, arch: str = "mips", erase: int = 64 << 10
 ) -> RootImage:
-    tool = TOOLS[root.kind]
-    if not any(shutil.which(tool.program, path=path) for path in (None, *ADMIN_DIRECTORIES)):
-        pytest.skip(f"apt-get install {tool.package}")
+    try:
+        find_tool(root.kind)
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
     return make_root_image(store, programs, root, ARCHES[arch], CONTENTS, erase_bytes=erase)
 
 
@@ -130,12 +130,8 @@ def test_ext4_is_sound(store: Store, programs: Programs, tmp_path: Path) -> None
     image = made(store, programs, Root(kind="ext4"))
     copy = tmp_path / "image"
     copy.write_bytes(image.path.read_bytes())
-    tool = next(
-        found for path in (None, *ADMIN_DIRECTORIES) if (found := shutil.which("e2fsck", path=path))
-    )
-    run([tool, "-f", "-n", copy], timeout_s=60)
-    debugfs = str(Path(tool).with_name("debugfs"))
-    told = run([debugfs, "-R", "stat /activate", copy], timeout_s=60).stdout
+    run([find_tool("ext4", "e2fsck"), "-f", "-n", copy], timeout_s=60)
+    told = run([find_tool("ext4", "debugfs"), "-R", "stat /activate", copy], timeout_s=60).stdout
     assert "User:     0   Group:     0" in told
     assert "Mode:  0755" in told
     assert "ctime: 0x00000000" in told

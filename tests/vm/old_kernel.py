@@ -11,6 +11,7 @@ from pytest_kernelvm.config import read_config
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.vm.qemu_argv import loader_argv
 from pytest_kernelvm.vm.vm import Bootable
+from tests.vm.small_kernel_symbols import LEAST
 
 PATCH = "phram-cached-mapping"
 
@@ -19,30 +20,18 @@ ADDRESS, IMAGE_BYTES = 0x0700_0000, 0x10_0000
 RESERVED = f"memmap={IMAGE_BYTES:#x}${ADDRESS:#x}"
 MODULES = ("phram", "mtdblock")
 
-SMALL = """\
+SMALL = f"""\
 arch: mips
 kernel:
   version: "5.10"
-  source: {debian: linux-source-5.10, suite: bullseye}
+  source: {{debian: linux-source-5.10, suite: bullseye}}
   patches: [PATCHES]
   symbols:
-    PRINTK: y
-    TTY: y
     BUG: y
     EXPERT: y
-    BLK_DEV_INITRD: y
-    BINFMT_ELF: y
-    PROC_FS: y
-    SYSFS: y
-    DEVTMPFS: y
-    MULTIUSER: y
-    FUTEX: y
     EPOLL: y
     POSIX_TIMERS: y
     HIGH_RES_TIMERS: y
-    MODULES: y
-    MODULE_UNLOAD: y
-    CC_OPTIMIZE_FOR_SIZE: y
     MIPS_MALTA: y
     32BIT: y
     CPU_BIG_ENDIAN: y
@@ -68,7 +57,7 @@ kernel:
     MTD: m
     MTD_BLOCK: m
     MTD_PHRAM: m
-"""
+{LEAST}"""
 
 
 def old_cell(store: Store, directory: Path, *, patched: bool) -> Cell:

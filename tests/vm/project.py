@@ -13,6 +13,7 @@ from pytest_kernelvm import Cell
 from pytest_kernelvm.config import VmConfig
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.kernel.build import configuring
+from pytest_kernelvm.kernel.source import locate, unpacked
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import Completed, run
 
@@ -61,6 +62,14 @@ def make_project(directory: Path, cell: Cell, tests: str) -> Project:
     (directory / "test_it.py").write_text(tests)
     (directory / "pytest.ini").write_text("[pytest]\n")
     return Project(directory=directory, cell=cell, store=own_store(directory, cell))
+
+
+def unpacked_source(store: Store, cell: VmConfig) -> Path:
+    """Return a cell's source, without patches; skips where it is missing."""
+    try:
+        return unpacked(store, locate(store, cell.kernel.source))
+    except ToolMissing as error:
+        pytest.skip(error.summary)
 
 
 def store_of_sources(directory: Path, shared: Store, cells: Iterable[VmConfig]) -> Path:

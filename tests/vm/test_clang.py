@@ -12,25 +12,15 @@ from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.vm.cell import Cell
 from pytest_kernelvm.vm.trial import try_modules
 from pytest_kernelvm.vm.vm import Vm
+from tests.vm.small_kernel_symbols import LEAST
 from tests.vm.test_own_modules import HELLO
 
-SMALL = """\
+SMALL = f"""\
 arch: aarch64
 kernel:
   version: "6.12"
   LLVM: true
   symbols:
-    PRINTK: y
-    TTY: y
-    BLK_DEV_INITRD: y
-    BINFMT_ELF: y
-    PROC_FS: y
-    SYSFS: y
-    DEVTMPFS: y
-    MULTIUSER: y
-    FUTEX: y
-    MODULES: y
-    MODULE_UNLOAD: y
     BLOCK: y
     BLK_DEV: y
     BLK_DEV_LOOP: m
@@ -41,10 +31,9 @@ kernel:
     VIRTIO: y
     VIRTIO_MMIO: y
     VIRTIO_CONSOLE: y
-    CC_OPTIMIZE_FOR_SIZE: y
     CC_IS_CLANG: y
     LD_IS_LLD: y
-"""
+{LEAST}"""
 
 
 @pytest.mark.vm

@@ -12,20 +12,20 @@ from kconfiglib import BOOL, TRISTATE
 
 from pytest_kernelvm.arch import ARCHES
 from pytest_kernelvm.config import Conditional, Fragment, Requested, VmConfig, select_cells
-from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing
+from pytest_kernelvm.errors import BadInput, ConfigLost
 from pytest_kernelvm.kernel.build import build_kernel, configuring
 from pytest_kernelvm.kernel.kconfig import as_config, lost, offered, parse_config
 from pytest_kernelvm.kernel.kconfig_losses import definitions, explain_losses
 from pytest_kernelvm.kernel.kconfig_menus import Menus, prompts
 from pytest_kernelvm.kernel.kconfig_remedy import find_remedy
 from pytest_kernelvm.kernel.kconfig_renames import DEPARTED
-from pytest_kernelvm.kernel.source import kernel_version, locate, unpacked
+from pytest_kernelvm.kernel.source import kernel_version
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.version_range import VersionRange
 from tests.kconfig_examples import EXAMPLES, Example, write_tree
-from tests.vm.project import store_of_sources
+from tests.vm.project import store_of_sources, unpacked_source
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
@@ -51,10 +51,7 @@ def sources(kernelvm_store: Store) -> Store:
 
 @pytest.fixture(scope="module")
 def tree(config: VmConfig, sources: Store) -> Path:
-    try:
-        return unpacked(sources, locate(sources, config.kernel.source))
-    except ToolMissing as error:
-        pytest.skip(error.summary)
+    return unpacked_source(sources, config)
 
 
 @pytest.fixture

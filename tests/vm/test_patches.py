@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.config import BUILTIN_PATCHES, select_cells
-from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.source import locate, unpacked
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import run
+from tests.vm.project import unpacked_source
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.
 pytestmark = pytest.mark.vm
@@ -22,10 +21,7 @@ SHIPPED = Path(__file__).parents[2] / "vm-configs"
 @pytest.fixture(scope="module", params=["malta-6.1", "malta-6.12"])
 def tree(request: pytest.FixtureRequest, kernelvm_store: Store) -> Path:
     (cell,) = select_cells(SHIPPED, names=[request.param])
-    try:
-        return unpacked(kernelvm_store, locate(kernelvm_store, cell.kernel.source))
-    except ToolMissing as error:
-        pytest.skip(error.summary)
+    return unpacked_source(kernelvm_store, cell)
 
 
 @pytest.mark.skipif(not shutil.which("perl"), reason="perl is not installed")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Pseudofile, Root, Vm
-from pytest_kernelvm.errors import BadInput, SyscallFailed
-from pytest_kernelvm.guest.root_image import PAGE_BYTES, TOOLS
-from pytest_kernelvm.process import ADMIN_DIRECTORIES
-from pytest_kernelvm.root_config import KINDS
+from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing
+from pytest_kernelvm.guest.root_image import find_tool
+from pytest_kernelvm.root_config import KINDS, LEAST_ERASE_BYTES
 from pytest_kernelvm.vm.cmdline import BUILTIN, TREE, assert_cmdline_from
 from pytest_kernelvm.vm.kexec import kexec_files
 from pytest_kernelvm.vm.root import announced_by
@@ -45,9 +43,10 @@ PSEUDOFILES = (
 def a_root(cell: Cell, kind: str, **further: object) -> Root:
     """Return a root of a kind; skips without what makes it or tells the kernel of it."""
     root = Root(kind=kind, **further)  # type: ignore[arg-type]
-    tool = TOOLS[kind]
-    if not any(shutil.which(tool.program, path=path) for path in (None, *ADMIN_DIRECTORIES)):
-        pytest.skip(f"apt-get install {tool.package}")
+    try:
+        find_tool(kind)
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
     if announced_by(root, cell.config.arch) == "device-tree":
         pytest.importorskip("libfdt", reason="pip install pytest-kernelvm[device-tree]")
     return root
@@ -197,7 +196,7 @@ def check_node(vm: Vm) -> None:
     assert vm.read(f"{node}/compatible") == "phram\0"
     (line,) = vm.read("/proc/mtd").splitlines()[1:]
     _mtd, _size, block, label = line.split()
-    assert (int(block, 16), label) == (PAGE_BYTES, '"rootfs"')
+    assert (int(block, 16), label) == (LEAST_ERASE_BYTES, '"rootfs"')
     assert not any(word.startswith(("mem=", "phram.")) for word in vm.cmdline)
     assert mounted(vm)["/persist"][0] == "/dev/mtdblock0"
 
