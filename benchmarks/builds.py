@@ -17,6 +17,7 @@ from pytest_kernelvm.kernel.build import (
     PINNED,
     Kernel,
     build_kernel,
+    configuring,
     find_kernel,
     make_variables,
 )
@@ -80,9 +81,14 @@ def tiny(config: VmConfig) -> VmConfig:
 def bench_build(config: VmConfig, store: Store, rounds: int, line: Line) -> None:
     """Compare a build into an empty store with plain make in the same unpacked source.
 
-    Both configure, compile and make headers. Without ccache, of which each would help the other.
+    Both configure, compile, make headers and install modules; make is given the final .config.
+    Without ccache, of which each would help the other.
     """
     tree = patched_for(store, locate(store, config.kernel.source), config.kernel)
+    with configuring(store, config) as configuration:
+        decision = configuration.settle()
+    goals = [*config.kernel.images, "headers"]
+    has_modules = decision.values.get("MODULES") == "y"
 
     def ours() -> float:
         with scratch(store) as directory:
@@ -93,17 +99,18 @@ def bench_build(config: VmConfig, store: Store, rounds: int, line: Line) -> None
         with scratch(store) as directory:
             argv = ["make", f"--directory={tree}", f"O={directory}", *make_variables(config)]
             argv.append(f"-j{JOBS}")
-            log = directory / "log"
+            (directory / ".config").write_text(decision.text)
 
-            def make() -> None:
-                for goals in (
-                    [config.kernel.base],
-                    ["olddefconfig"],
-                    [*config.kernel.images, "headers"],
-                ):
-                    run([*argv, *goals], env=PINNED, timeout_s=7200, log=log)
+            def make(*goals: str) -> None:
+                run([*argv, *goals], env=PINNED, timeout_s=7200, log=directory / "log")
 
-            return timed(make)
+            def everything() -> None:
+                make("olddefconfig")
+                make(*goals, *(["modules"] if has_modules else []))
+                if has_modules:
+                    make(f"INSTALL_MOD_PATH={directory / 'installed'}", "modules_install")
+
+            return timed(everything)
 
     with without_ccache():
         line(f"build, {config.id}, plain: make -j{JOBS}", *best_of(ours, plain, rounds))

@@ -27,7 +27,7 @@ from pytest_kernelvm.kernel.compiler import (
     require_arch,
     tool_variables,
 )
-from pytest_kernelvm.kernel.conf_programs import put_conf_programs
+from pytest_kernelvm.kernel.conf_programs import asking_once, put_conf_programs
 from pytest_kernelvm.kernel.config_uses import write_uses
 from pytest_kernelvm.kernel.configuring import Configuration
 from pytest_kernelvm.kernel.devel import keep_devel
@@ -319,7 +319,7 @@ def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
         ):
             build = replace(_build_in(store, cell, tree, work.directory), files=files)
             _put_conf_programs(store, build)
-            yield _configuration(build)
+            yield _configuration(store, build)
 
 
 def make_variables(cell: VmConfig, version: str = "") -> tuple[str, ...]:
@@ -555,7 +555,9 @@ def _final_config(
     return final
 
 
-def _configuration(build: _Build) -> Configuration:
+def _configuration(store: Store, build: _Build) -> Configuration:
+    answers = build.directory.with_name("conf-answers")
+    asking = asking_once(store, build.cell.kernel.llvm, answers)
     return Configuration(
         kernel=build.cell.kernel,
         arch=build.cell.arch,
@@ -563,7 +565,7 @@ def _configuration(build: _Build) -> Configuration:
         version=kernel_version(build.tree),
         tree=build.tree,
         directory=build.directory,
-        make=build,
+        make=replace(build, env={**build.env, **asking}),
     )
 
 
@@ -581,7 +583,7 @@ def _put_conf_programs(store: Store, build: _Build) -> None:
 
 def _configure(store: Store, build: _Build) -> None:
     _put_conf_programs(store, build)
-    configuration = _configuration(build)
+    configuration = _configuration(store, build)
     decision = configuration.settle()
     if decision.lost:
         store.progress.say(f"explaining what {build.cell.id} has lost")

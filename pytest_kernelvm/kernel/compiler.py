@@ -69,6 +69,11 @@ def compiler_name(arch: Arch, llvm: str = "") -> str:
     return f"clang{llvm_suffix(llvm)}" if llvm else f"{arch.toolchain_prefix}gcc"
 
 
+def host_compiler(llvm: str = "") -> str:
+    """Return the name of the compiler for programs of this machine (Makefile, HOSTCC)."""
+    return f"clang{llvm_suffix(llvm)}" if llvm else "gcc"
+
+
 def llvm_suffix(llvm: str) -> str:
     """Return what the names of LLVM's programs end with, of what make is told as LLVM=."""
     return llvm if llvm.startswith("-") else ""

@@ -17,6 +17,7 @@ import kconfiglib
 from kconfiglib import AND, BOOL, EQUAL, HEX, INT, NOT, OR, STRING, TRISTATE, Choice, Symbol
 
 from pytest_kernelvm.errors import HarnessError
+from pytest_kernelvm.kernel import conf_answers
 
 TYPES = {BOOL: "bool", TRISTATE: "tristate", STRING: "string", INT: "int", HEX: "hex"}
 LEVELS = ("n", "m", "y")
@@ -117,6 +118,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     try:
         os.environ.clear()
         os.environ.update(variables)
+        os.environ["KCONFIG_FUNCTIONS"] = conf_answers.__name__
         yield
     finally:
         os.environ.clear()

@@ -79,6 +79,46 @@ def test_conf_is_compiled_once_for_a_source(config: VmConfig, store: Store) -> N
     assert "HOSTCC" not in log
 
 
+def test_the_shell_is_asked_once(config: VmConfig, store: Store) -> None:
+    """What conf was answered it takes as given, and so does Kconfiglib."""
+    with configuring(store, config) as configuration:
+        first = configuration.settle()
+        files = {
+            file: file.read_bytes()
+            for file in configuration.directory.with_name("conf-answers").iterdir()
+        }
+        assert len(files) > 50
+        assert configuration.decide({}) == first.text
+        (version,) = (file for file, text in files.items() if b"/cc-version.sh" in text)
+        question = files[version].partition(b"\0")[0]
+        version.write_bytes(question + b"\0GCC 987654\n")
+        assert parse_config(configuration.decide({}))["GCC_VERSION"] == "987654"
+        menus = configuration.menus(first.values)
+        gcc_version = menus.symbol("GCC_VERSION")
+        assert gcc_version is not None
+        assert "987654" in {menus.value(value) for value, _ in gcc_version.defaults}
+        # An answer to another question of the same name is none.
+        version.write_bytes(question + b" \0GCC 987654\n")
+        assert configuration.decide({}) == first.text
+        assert version.read_bytes() == files[version]
+
+
+def test_answers_change_nothing(config: VmConfig, store: Store) -> None:
+    """With a conf that asks each time, the same comes out."""
+    with configuring(store, asking(config, "NET=y", base="malta_defconfig")) as configuration:
+        text = configuration.settle().text
+        environment = configuration.environment()
+        del environment["LD_PRELOAD"]
+        variables = (f"{name}={value}" for name, value in environment.items())
+        conf = configuration.directory / "scripts/kconfig/conf"
+        run(
+            ["env", "-i", *variables, conf, "--olddefconfig", "Kconfig"],
+            cwd=configuration.directory,
+            timeout_s=300,
+        )
+        assert configuration.file.read_text() == text
+
+
 # The small tree, with the real conf
 
 
@@ -145,6 +185,7 @@ def test_conditions_agree_with_conf_on_every_symbol(
         text = configuration.settle().text
         menus = configuration.menus(parse_config(text))
     assert len(menus.names) > 15_000
+    may_be_set = offered(text)
     wrong = []
     for name in sorted(menus.names):
         symbol = menus.symbol(name)
@@ -161,7 +202,7 @@ def test_conditions_agree_with_conf_on_every_symbol(
         )
         if level < selected:
             wrong.append(f"{name}: selected")
-        if prompts(symbol) and level == 0 and (name in offered(text)) != (visible > 0):
+        if prompts(symbol) and level == 0 and (name in may_be_set) != (visible > 0):
             wrong.append(f"{name}: visible")
     assert wrong == []
 

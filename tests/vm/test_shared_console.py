@@ -38,7 +38,7 @@ int main(void)
 	begun = now_ms();
 	for (said = 0;;) {
 		while (said < (now_ms() - begun) / PERIOD_MS) {
-			char line[64] = "<5>chatter, chatter and more chatter, line ";
+			char line[32] = "<5>chatter ";
 			int at = strlen(line);
 			long long rest = ++said;
 			char digits[20];
@@ -102,7 +102,7 @@ def test_ten_thousand_commands_beside_a_thousand_lines_a_second(new_vm: BootVm, 
         assert b"".join(reply.outputs) == content, number
         written += content
     assert vm.read_bytes("/file") == written
-    lines = [int(line) for line in re.findall(r"\] chatter, .* line (\d+)\n", vm.console.text)]
+    lines = [int(line) for line in re.findall(r"\] chatter (\d+)\n", vm.console.text)]
     assert lines == sorted(set(lines))
     # Where the console cannot keep up, the kernel leaves out lines, and says how many; where we
     # cannot, it writes over what is in the port's FIFO after 10 ms of its time.
