@@ -25,6 +25,9 @@ from pytest_kernelvm.vm.vm import Bootable, Vm
 LAST_LINE_BEFORE_INIT = b"Run /init as init process"
 PATIENCE_S = 30.0
 
+# Processors that were idle wake up slowly in the first tenth of a second; so many each round last
+# longer.
+ROUND_TRIPS = 400
 # What is sent to and fro is as long as the agent's frames of an empty request.
 ECHO_BYTES = 16
 ECHO = r"""
@@ -186,7 +189,9 @@ def bench_agent(cells: Sequence[Cell], rounds: int) -> None:
         ):
             _await_echo(channel)
             pair = paired(
-                partial(timed, vm.ping), partial(timed, partial(_echoed, channel)), 40 * rounds
+                partial(timed, vm.ping),
+                partial(timed, partial(_echoed, channel)),
+                ROUND_TRIPS * rounds,
             )
             write_s = timed(partial(vm.write, "/file", content))
             read_s = timed(partial(vm.read_bytes, "/file"))

@@ -5,6 +5,7 @@ agent.c describes the bytes; this is the host's end of it.
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -35,11 +36,27 @@ _POINTER = 1
 _RESULT = 2
 
 # Eight wire bytes are one with the top bits of seven payload bytes, and each of those with its own
-# top bit set: by place among the seven, where its top bit goes to, and comes from.
-_WITH_TOP_BIT = bytes(byte & 0x7F | 0x80 for byte in range(256))
-_WITHOUT_TOP_BIT = bytes(byte & 0x7F for byte in range(256))
-_TOP_TO_PLACE = tuple(bytes((byte >> 7) << place for byte in range(256)) for place in range(7))
-_PLACE_TO_TOP = tuple(bytes((byte >> place & 1) << 7 for byte in range(256)) for place in range(7))
+# top bit set. All groups of a frame are one long integer, each place's bits are moved at once.
+_PLACES = range(7)
+_GROUP_MARKS = 0x8080808080808080
+_GROUP_LOW = 0x007F7F7F7F7F7F7F
+
+
+@functools.lru_cache(maxsize=64)
+def _bits_of(groups: int) -> tuple[int, int, tuple[tuple[int, int, int], ...]]:
+    """Return the bits of so many groups: the marks, the payload's lower seven, and by place.
+
+    By place among the seven: the top bit as it is in the payload, as it is among the top bits, and
+    how far it is from the first to the second.
+    """
+
+    def in_each(group: int) -> int:
+        return int.from_bytes(group.to_bytes(8, "big") * groups, "big")
+
+    places = (
+        (in_each(1 << 55 - 8 * place), in_each(1 << 56 + place), 1 + 9 * place) for place in _PLACES
+    )
+    return in_each(_GROUP_MARKS), in_each(_GROUP_LOW), tuple(places)
 
 
 def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
@@ -47,30 +64,30 @@ def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
     data = payload + zlib.crc32(payload).to_bytes(4, byteorder)
     groups = -(-len(data) // 7)
     padded = data.ljust(7 * groups, b"\0")
-    wire = bytearray(8 * groups)
-    tops = int.from_bytes(b"\x80" * groups, "big")
-    for place, table in enumerate(_TOP_TO_PLACE):
-        column = padded[place::7]
-        tops |= int.from_bytes(column.translate(table), "big")
-        wire[place + 1 :: 8] = column.translate(_WITH_TOP_BIT)
-    wire[::8] = tops.to_bytes(groups, "big")
-    return b"".join((SOH, wire[: groups + len(data)], EOT))
+    spread = bytearray(8 * groups)
+    for place in _PLACES:
+        spread[place + 1 :: 8] = padded[place::7]
+    marks, _, places = _bits_of(groups)
+    plain = int.from_bytes(spread, "big")
+    wire = plain | marks
+    for in_payload, _, distance in places:
+        wire |= (plain & in_payload) << distance
+    return b"".join((SOH, wire.to_bytes(8 * groups, "big")[: groups + len(data)], EOT))
 
 
 def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | None:
     """Return the payload of the bytes between SOH and EOT; None if they are damaged."""
-    groups, rest = divmod(len(wire), 8)
-    if rest == 1 or len(wire) < 5:
+    groups = -(-len(wire) // 8)
+    length = len(wire) - groups
+    if length < 4 or len(wire) % 8 == 1:
         return None
-    length = len(wire) - groups - bool(rest)
-    groups += bool(rest)
-    padded = wire.ljust(8 * groups, b"\0")
-    tops = padded[::8]
-    data = bytearray(7 * groups)
-    for place, table in enumerate(_PLACE_TO_TOP):
-        low = padded[place + 1 :: 8].translate(_WITHOUT_TOP_BIT)
-        column = int.from_bytes(low, "big") | int.from_bytes(tops.translate(table), "big")
-        data[place::7] = column.to_bytes(groups, "big")
+    _, low, places = _bits_of(groups)
+    coded = int.from_bytes(wire.ljust(8 * groups, b"\0"), "big")
+    plain = coded & low
+    for _, among_tops, distance in places:
+        plain |= (coded & among_tops) >> distance
+    data = bytearray(plain.to_bytes(8 * groups, "big"))
+    del data[::8]
     payload, crc = bytes(data[: length - 4]), data[length - 4 : length]
     return payload if zlib.crc32(payload).to_bytes(4, byteorder) == crc else None
 
