@@ -96,7 +96,10 @@ class Channel:
         return self.last_id
 
     def first_frame(self, batch: Batch) -> bytes:
-        """Return a batch as wire bytes that somebody else sends; `collect` awaits its reply."""
+        """Return a batch as wire bytes that somebody else sends; `collect` awaits its reply.
+
+        Any thread may call this, as long as no other request is made.
+        """
         self._current = self._next_id()
         return self._frame(batch, self._current)
 

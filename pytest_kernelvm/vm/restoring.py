@@ -7,6 +7,7 @@ import contextlib
 import os
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -34,17 +35,18 @@ _TIMESPEC = {"big": ">qq", "little": "<qq"}
 MEMORY_STAYS_OUT = [{"capability": "x-ignore-shared", "state": True}]
 
 
-async def bring_in(streams: Streams, descriptor: int, first_frame: bytes) -> None:
+async def bring_in(streams: Streams, descriptor: int, first_frame: Callable[[], bytes]) -> None:
     """Have a waiting QEMU load a snapshot's state, and send the guest its first request.
 
-    descriptor: of the state, as QEMU has it. What the guest is sent before it runs would be lost.
+    descriptor: of the state, as QEMU has it. first_frame: makes the request when the guest runs:
+    what it is sent before would be lost, and the time in it be past.
     """
     client = await streams.qmp_client()
     with client.listener("RESUME") as resumed:
         await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
         await client.execute("migrate-incoming", {"uri": f"fd:{descriptor}"})
         await resumed.get()
-    streams.send_channel(first_frame, Deadline(1.0))
+    streams.send_channel(first_frame(), Deadline(1.0))
 
 
 async def write_out(streams: Streams, state: Path) -> None:

@@ -195,10 +195,13 @@ class Vm(Programs):
 
     def _bring_in(self, snapshot: Snapshot, descriptor: int) -> None:
         """Have QEMU load the snapshot's state, and the guest refreshed as soon as it runs."""
-        streams, ahead_s = self._launch.streams, snapshot.clock_offset_s
-        refreshed(self._refreshing, self.abi, self._byteorder, ahead_s)
-        frame = self._channel.first_frame(self._refreshing)
-        streams.begin(bring_in(streams, descriptor, frame))
+        streams = self._launch.streams
+
+        def first_frame() -> bytes:
+            refreshed(self._refreshing, self.abi, self._byteorder, snapshot.clock_offset_s)
+            return self._channel.first_frame(self._refreshing)
+
+        streams.begin(bring_in(streams, descriptor, first_frame))
 
     def __enter__(self) -> Vm:
         if self._ready:

@@ -85,7 +85,8 @@ def clock(vm: Vm) -> float:
     """Return the guest's time of day."""
     batch = Batch()
     asks_for_clock(batch, vm.abi)
-    return time.time() + clock_offset_s(vm.transact(batch), vm.boot.arch.endianness)
+    ahead_s = clock_offset_s(vm.transact(batch), vm.boot.arch.endianness)
+    return time.time() + ahead_s
 
 
 def test_its_clock_is_the_hosts_where_boots_set_it(new_vm: BootVm, boot_vm: BootVm) -> None:
@@ -95,7 +96,8 @@ def test_its_clock_is_the_hosts_where_boots_set_it(new_vm: BootVm, boot_vm: Boot
     if booted < SET_CLOCK_S:
         assert restored < SET_CLOCK_S
     else:
-        assert before <= restored < before + 60
+        # On a busy host the guest is told the time some moments before it can set its clock.
+        assert before - 5 < restored < before + 60
 
 
 def test_its_log_and_console_begin_with_the_boot(vm: Vm) -> None:
