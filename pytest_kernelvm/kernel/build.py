@@ -556,8 +556,6 @@ def _final_config(
 
 
 def _configuration(store: Store, build: _Build) -> Configuration:
-    answers = build.directory.with_name("conf-answers")
-    asking = asking_once(store, build.cell.kernel.llvm, answers)
     return Configuration(
         kernel=build.cell.kernel,
         arch=build.cell.arch,
@@ -565,20 +563,34 @@ def _configuration(store: Store, build: _Build) -> Configuration:
         version=kernel_version(build.tree),
         tree=build.tree,
         directory=build.directory,
-        make=replace(build, env={**build.env, **asking}),
+        make=_asking_once(store, build, _answers(build)),
     )
 
 
+def _answers(build: _Build) -> Path:
+    return build.directory.with_name("conf-answers")
+
+
+def _asking_once(store: Store, build: _Build, answers: Path) -> _Build:
+    environment = asking_once(store, build.cell.kernel.llvm, answers)
+    return replace(build, env={**build.env, **environment})
+
+
 def _put_conf_programs(store: Store, build: _Build) -> None:
-    """Spare a build directory the compilation of conf, where the source stays as it is."""
+    """Spare a build directory the compilation of conf, and its questions.
+
+    Not where the source may change.
+    """
     if build.files is not None:
         return
 
-    def configure(directory: Path) -> None:
-        replace(build, directory=directory).make("allnoconfig")
+    def configure(directory: Path, answers: Path) -> None:
+        there = replace(build, directory=directory)
+        _asking_once(store, there, answers).make("allnoconfig")
 
-    llvm = build.cell.kernel.llvm
-    put_conf_programs(store, build.tree, llvm, build.directory, configure)
+    tools = compiler_version(build.cell.arch, build.cell.kernel.llvm)
+    decided_by = (str(build.tree.resolve()), tools, *build.variables)
+    put_conf_programs(store, decided_by, build.directory, _answers(build), configure)
 
 
 def _configure(store: Store, build: _Build) -> None:

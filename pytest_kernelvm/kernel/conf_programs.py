@@ -7,7 +7,7 @@ a fraction of that time.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytest_kernelvm.kernel import conf_answers
@@ -18,39 +18,48 @@ from pytest_kernelvm.process import run
 KIND = "conf"
 # Where scripts/kconfig/Makefile and scripts/basic/Makefile have them made.
 DIRECTORIES = ("scripts/basic", "scripts/kconfig")
+# In an entry, what conf_answers.c kept.
+ANSWERS = "answers"
 
 
 def put_conf_programs(
-    store: Store, tree: Path, llvm: str, directory: Path, configure: Callable[[Path], None]
+    store: Store,
+    decided_by: Sequence[str],
+    directory: Path,
+    answers: Path,
+    configure: Callable[[Path, Path], None],
 ) -> None:
     """Put the compiled programs of a source into a build directory, where make finds them fresh.
 
-    tree: the source, in the store, where it never changes; kbuild's .cmd files name its path.
-    llvm: as in the vm-config, as it decides the host's compiler. directory: make's O=.
-    configure: has make configure anything in a build directory.
+    What they were answered when they first ran is put beside.
+    decided_by: all that programs and answers come of: the source, in the store, where it never
+    changes, as kbuild's .cmd files name its path; make's variables; the version of the tools.
+    directory: make's O=. answers: as for `asking_once`.
+    configure: has make configure anything in a build directory, with a directory for answers.
     Raises what `configure` does.
     """
 
     def make(work: Work) -> dict[str, str]:
         made = work.directory / "build"
         made.mkdir()
-        configure(made)
+        configure(made, work.entry / ANSWERS)
         _copy(made, work.entry)
-        return {"source": tree.name}
+        return {"source": Path(decided_by[0]).name}
 
-    digest = digest_of([str(tree.resolve()), llvm])
+    digest = digest_of([*decided_by])
     entry = store.obtain(KIND, digest, make, label="the kernel's configuration programs")
     _copy(entry, directory)
+    # The store's are read-only; who is of another mind must be able to replace these.
     for copy in directory.glob("scripts/*/**/*"):
-        # The store's are read-only; a make that is of another mind must be able to replace these.
         copy.chmod(copy.stat().st_mode | 0o200)
+    shutil.copytree(entry / ANSWERS, answers, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 
 def asking_once(store: Store, llvm: str, directory: Path) -> dict[str, str]:
     """Return the environment in which conf and Kconfiglib ask the shell nothing twice.
 
     llvm: as in the vm-config, as it decides the host's compiler. directory: for the answers, which
-    hold for one source and one set of make's variables.
+    hold for one source, one set of make's variables and one version of the tools.
     Raises ToolMissing where there is no compiler for this machine.
     """
     compiler = host_compiler(llvm)

@@ -91,6 +91,7 @@ def test_the_shell_is_asked_once(config: VmConfig, store: Store) -> None:
         assert configuration.decide({}) == first.text
         (version,) = (file for file, text in files.items() if b"/cc-version.sh" in text)
         question = files[version].partition(b"\0")[0]
+        version.unlink()
         version.write_bytes(question + b"\0GCC 987654\n")
         assert parse_config(configuration.decide({}))["GCC_VERSION"] == "987654"
         menus = configuration.menus(first.values)
