@@ -17,8 +17,8 @@ PYTHON := python3 python3.14 python3.13 python3.12 python3.11
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
-# Workers for tests in depth, which wait for limits to pass a third of the time.
-IN_DEPTH := $$(($$(nproc) * 3 / 2))
+# Workers for tests in depth, which often wait for a limit to pass.
+IN_DEPTH := $$(($$(nproc) * 2))
 # A copy of the pyproject.toml that the environment was made from.
 INSTALLED := .venv/pyproject.toml
 

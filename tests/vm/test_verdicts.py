@@ -233,7 +233,7 @@ def test_a_hard_lockup_is_a_hang_of_a_cpu_that_works(crashing: Callable[..., Vm]
 def test_a_stack_that_overflows_is_survived_by_nobody(vm: Vm) -> None:
     """Without a guard page it destroys what lies below; how that ends is the kernel's affair."""
     with pytest.raises((GuestPanic, GuestSplat, GuestDied, GuestHang)):
-        vm.run("modprobe", "overflow", timeout_s=5.0)
+        vm.run("modprobe", "overflow", timeout_s=2.0)
 
 
 def test_after_a_warning_the_guest_goes_on(crashing: Callable[..., Vm]) -> None:
