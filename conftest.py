@@ -28,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--spread",
         action="store_true",
         help="run each slow test on one MIPS and one aarch64 cell, other ones for other tests; "
-        "those marked spread(NAME) go together, those marked every_cell have all",
+        "those marked spread(NAME) go together, those marked every_cell have all, those marked "
+        "any_cell one",
     )
 
 
@@ -36,16 +37,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Choose the cells of slow tests where they are to be spread."""
     if not config.getoption("--spread"):
         return
-    groups: dict[tuple[str, str, bool], list[pytest.Item]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[pytest.Item]] = defaultdict(list)
     for item in items:
         cell = _cell_id(item)
         if cell and item.get_closest_marker("slow") and not item.get_closest_marker("every_cell"):
             together = item.get_closest_marker("spread")
             test = item.nodeid.replace(cell, "", 1)
             name = together.args[0] if together else test
-            groups[test, name, cell.startswith("aarch64")].append(item)
+            kind = "any" if item.get_closest_marker("any_cell") else cell.partition("-")[0]
+            groups[test, name, kind.removesuffix("el")].append(item)
     left_out = set()
-    for (_test, name, _is_aarch64), alike in groups.items():
+    for (_test, name, _kind), alike in groups.items():
         left_out |= {*alike} - {alike[zlib.crc32(name.encode()) % len(alike)]}
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=[*left_out])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from kconfiglib import BOOL, TRISTATE
 
 from pytest_kernelvm.arch import ARCHES
 from pytest_kernelvm.config import Conditional, Fragment, Requested, VmConfig, select_cells
-from pytest_kernelvm.errors import BadInput, ConfigLost
+from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing
 from pytest_kernelvm.kernel.build import build_kernel, configuring
 from pytest_kernelvm.kernel.kconfig import as_config, lost, offered, parse_config
 from pytest_kernelvm.kernel.kconfig_losses import definitions, explain_losses
@@ -125,17 +126,15 @@ def test_answers_change_nothing(config: VmConfig, store: Store) -> None:
 
 @pytest.fixture(scope="module")
 def conf(
-    config: VmConfig, tree: Path, tmp_path_factory: pytest.TempPathFactory
+    config: VmConfig, sources: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Path, Mapping[str, str]], Mapping[str, str]]:
     """A function that runs this source's conf on a Kconfig tree and some values."""
-    directory = tmp_path_factory.mktemp("conf")
-    arch = config.arch
-    variables = (f"ARCH={arch.linux_arch}", f"CROSS_COMPILE={arch.toolchain_prefix}")
-    run(
-        ["make", "-s", f"--directory={tree}", f"O={directory}", *variables, "allnoconfig"],
-        timeout_s=300,
-    )
-    program = directory / "scripts/kconfig/conf"
+    program = tmp_path_factory.mktemp("conf") / "conf"
+    try:
+        with configuring(sources, config) as configuration:
+            shutil.copy2(configuration.directory / "scripts/kconfig/conf", program)
+    except ToolMissing as error:
+        pytest.skip(error.summary)
 
     def decide(kconfig: Path, values: Mapping[str, str]) -> Mapping[str, str]:
         file = kconfig / ".config"

@@ -10,7 +10,7 @@ import pytest
 from pytest_kernelvm import Cell
 from tests.vm.project import Project, make_project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.any_cell]
 
 FAILING = """\
 def test_fails(vm):

@@ -11,7 +11,7 @@ from pytest_kernelvm import Cell
 from pytest_kernelvm.process import Deadline, spawn
 from tests.vm.project import pytest_argv
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.any_cell]
 
 # What pytest itself has of a timeout.
 DUMP = ("-ofaulthandler_timeout=3", "-ofaulthandler_exit_on_timeout=true")

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_kernelvm import Cell
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.any_cell]
 
 TESTS = """\
 import pytest

@@ -701,6 +701,7 @@ def pytest_output(cell: Cell, tmp_path: Path, text: str, *options: str) -> str:
     return output.read_text()
 
 
+@pytest.mark.any_cell
 @pytest.mark.parametrize(
     "run",
     [
@@ -724,6 +725,7 @@ def test_a_test_answers_for_what_it_leaves(run: Run, cell: Cell, tmp_path: Path)
     assert told == {"fail": 3, "warn": 4, "off": 0}[run.mode], said
 
 
+@pytest.mark.any_cell
 def test_the_boot_of_a_snapshot_is_answered_for_once(cell: Cell, tmp_path: Path) -> None:
     for _run in range(2):
         said = pytest_output(cell, tmp_path, BOOT_SPLAT)
