@@ -48,6 +48,7 @@ def no_process_is_left(kernelvm_guests: Guests) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.any_cell
 def test_lost_configuration(cell: Cell) -> None:
     """USB_STORAGE needs USB and SCSI; a symbol that no kernel has is told from it."""
     asked = tuple(
