@@ -1,4 +1,4 @@
-"""What Kconfig asks the shell, asked once for a configuration, by conf and by Kconfiglib.
+"""What Kconfig asks the shell, asked once by conf and never again, by Kconfiglib neither.
 
 conf_answers.c says why, and what the files are.
 """

@@ -6,10 +6,12 @@ a fraction of that time.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pytest_kernelvm.errors import Evidence, HarnessError
 from pytest_kernelvm.kernel import conf_answers
 from pytest_kernelvm.kernel.compiler import host_compiler
 from pytest_kernelvm.kernel.store import Store, Work, digest_of
@@ -20,6 +22,8 @@ KIND = "conf"
 DIRECTORIES = ("scripts/basic", "scripts/kconfig")
 # In an entry, what conf_answers.c kept.
 ANSWERS = "answers"
+# More than a compiler's temporary files take for a question.
+ROOM_BYTES = 1 << 20
 
 
 def put_conf_programs(
@@ -36,13 +40,14 @@ def put_conf_programs(
     changes, as kbuild's .cmd files name its path; make's variables; the version of the tools.
     directory: make's O=. answers: as for `asking_once`.
     configure: has make configure anything in a build directory, with a directory for answers.
-    Raises what `configure` does.
+    Raises what `configure` does, HarnessError where the compiler had no room for its files.
     """
 
     def make(work: Work) -> dict[str, str]:
         made = work.directory / "build"
         made.mkdir()
         configure(made, work.entry / ANSWERS)
+        _refuse_full_disk()
         _copy(made, work.entry)
         return {"source": Path(decided_by[0]).name}
 
@@ -53,6 +58,25 @@ def put_conf_programs(
     for copy in directory.glob("scripts/*/**/*"):
         copy.chmod(copy.stat().st_mode | 0o200)
     shutil.copytree(entry / ANSWERS, answers, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+def _refuse_full_disk() -> None:
+    """Raise HarnessError where answers may be a no only because the compiler had no room.
+
+    Kconfig throws away what it says to that (scripts/Kconfig.include, if-success). gcc puts its
+    files where TMPDIR says (gcc(1)).
+    """
+    directory = Path(os.environ.get("TMPDIR") or "/tmp")
+    room_bytes = shutil.disk_usage(directory).free
+    if room_bytes < ROOM_BYTES:
+        raise HarnessError(
+            f"{directory} is full: what the compiler can do cannot be found out",
+            Evidence(
+                expected=f"{ROOM_BYTES} bytes for its temporary files",
+                seen=f"{room_bytes} bytes",
+                next_step="make room there, or set TMPDIR to another directory",
+            ),
+        )
 
 
 def asking_once(store: Store, llvm: str, directory: Path) -> dict[str, str]:
