@@ -96,8 +96,6 @@ class Arch:
     builtin_cmdline_symbols: bool symbols that make CONFIG_CMDLINE count without a bootloader's.
     cookie_patch, cookie_require_symbol, cookie_symbol: how the kernel learns the cmdline cookie;
         cookie_word_symbol: that it must be a word of its own.
-    restores_bare: whether QEMU takes a snapshot without being told of the kernel, which is in the
-        machine's memory already; Malta wants one, or firmware (hw/mips/malta.c).
     cmdline_bytes: the longest command line that reaches the kernel, without a zero byte.
     fixed_initramfs: set where the initramfs' address travels on the command line.
     kexec_symbol: what lets a kernel load another one by the system call that suits it.
@@ -147,7 +145,6 @@ class Arch:
     cmdline_bytes: int
     kexec_symbol: str
     image_magic: bytes = b""
-    restores_bare: bool = False
     fixed_initramfs: FixedInitramfs | None = None
     first_stage: FirstStage | None = None
     uboot: UBoot | None = None
@@ -333,7 +330,6 @@ ARCHES: dict[str, Arch] = {
             network_argv=("-device", "virtio-net-device,netdev=net0"),
             network_modules=("virtio_net",),
             fast_boot_argv=(),
-            restores_bare=True,
             # add x0, x0, #1; b .-4
             spin=bytes.fromhex("00040091 ffffff17"),
             spin_register=r"\bX00=([0-9a-f]{16})\b",

@@ -115,7 +115,8 @@ def qemu_argv(
         argv += [*_chardev("qmp", ends.qmp), "-mon", "chardev=qmp,mode=control"]
     elif "mux=on" in ends.console:
         argv += ["-mon", "chardev=console,mode=readline"]
-    if not (incoming and arch.restores_bare):
+    # A snapshot has its kernel in the machine's memory.
+    if not incoming:
         argv += _booted_from(boot)
     if boot.machine.fast_boot:
         argv += arch.fast_boot_argv

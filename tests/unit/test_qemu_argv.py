@@ -178,8 +178,11 @@ def test_memory_in_a_file(written: bool, share: str) -> None:
     )
 
 
-def test_a_restored_machine_waits() -> None:
-    assert qemu_argv(boot("mips"), ENDS, incoming=True)[-2:] == ("-incoming", "defer")
+@pytest.mark.parametrize("arch", ["mips", "aarch64"])
+def test_a_restored_machine_waits_and_reads_no_kernel(arch: str) -> None:
+    argv = qemu_argv(boot(arch), ENDS, incoming=True)
+    assert argv[-2:] == ("-incoming", "defer")
+    assert not {"-kernel", "-initrd", "-append"} & {*argv}
 
 
 @pytest.mark.parametrize(
