@@ -75,7 +75,7 @@ def tiny(config: VmConfig) -> VmConfig:
     kernel = dataclasses.replace(
         config.kernel, base="tinyconfig", fragments=(), symbols=(), patches=(), conditional=()
     )
-    return dataclasses.replace(config, id=f"{config.id}, tinyconfig", kernel=kernel)
+    return dataclasses.replace(config, id=f"{config.id}-tinyconfig", kernel=kernel)
 
 
 def bench_build(config: VmConfig, store: Store, rounds: int, line: Line) -> None:
