@@ -318,7 +318,8 @@ def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
             store.work(name) as work,
         ):
             build = replace(_build_in(store, cell, tree, work.directory), files=files)
-            _put_conf_programs(store, build)
+            compiler = compiler_version(cell.arch, cell.kernel.llvm)
+            _put_conf_programs(store, build, compiler)
             yield _configuration(store, build)
 
 
@@ -549,7 +550,7 @@ def _final_config(
     with contextlib.suppress(OSError):
         return noted.read_text()
     store.progress.say(f"configuring {cell.id} ({version})")
-    _configure(store, build)
+    _configure(store, build, compiler)
     final = (build.directory / ".config").read_text()
     write_whole(noted, final.encode())
     return final
@@ -576,10 +577,10 @@ def _asking_once(store: Store, build: _Build, answers: Path) -> _Build:
     return replace(build, env={**build.env, **environment})
 
 
-def _put_conf_programs(store: Store, build: _Build) -> None:
+def _put_conf_programs(store: Store, build: _Build, compiler: str) -> None:
     """Spare a build directory the compilation of conf, and its questions.
 
-    Not where the source may change.
+    Not where the source may change. compiler: its version, and the linker's.
     """
     if build.files is not None:
         return
@@ -588,13 +589,12 @@ def _put_conf_programs(store: Store, build: _Build) -> None:
         there = replace(build, directory=directory)
         _asking_once(store, there, answers).make("allnoconfig")
 
-    tools = compiler_version(build.cell.arch, build.cell.kernel.llvm)
-    decided_by = (str(build.tree.resolve()), tools, *build.variables)
+    decided_by = (str(build.tree.resolve()), compiler, *build.variables)
     put_conf_programs(store, decided_by, build.directory, _answers(build), configure)
 
 
-def _configure(store: Store, build: _Build) -> None:
-    _put_conf_programs(store, build)
+def _configure(store: Store, build: _Build, compiler: str) -> None:
+    _put_conf_programs(store, build, compiler)
     configuration = _configuration(store, build)
     decision = configuration.settle()
     if decision.lost:

@@ -66,7 +66,8 @@ def compiler_name(arch: Arch, llvm: str = "") -> str:
     llvm: what make is told as LLVM=, a suffix of programs being one; empty for gcc
     (Documentation/kbuild/llvm.rst).
     """
-    return f"clang{llvm_suffix(llvm)}" if llvm else f"{arch.toolchain_prefix}gcc"
+    prefix = "" if llvm else arch.toolchain_prefix
+    return f"{prefix}{host_compiler(llvm)}"
 
 
 def host_compiler(llvm: str = "") -> str:

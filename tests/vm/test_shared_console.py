@@ -42,9 +42,7 @@ int main(void)
 	for (said = 0;;) {
 		int at_once;
 
-		for (at_once = 0; at_once < AT_ONCE; at_once++) {
-			if (said >= (now_ms() - begun) / PERIOD_MS)
-				break;
+		for (at_once = 0; at_once < AT_ONCE && said < (now_ms() - begun) / PERIOD_MS; at_once++) {
 			char line[32] = "<5>chatter ";
 			int at = strlen(line);
 			long long rest = ++said;
