@@ -217,6 +217,7 @@ class GuestFactory:
     def _launched(self, vm: Vm) -> None:
         """Have all that watch the test's guests see one before it is ready."""
         self.made.append(vm)
+        self.tolerance.launched.append(vm)
         self.witness.see(vm, self.test, self.stack)
         self.leaving.await_failure(vm)
 

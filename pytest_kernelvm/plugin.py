@@ -133,7 +133,7 @@ _CELLS = pytest.StashKey[tuple["VmConfig", ...]]()
 _FACTORY = pytest.StashKey["GuestFactory"]()
 _RUN = pytest.StashKey["RunReport"]()
 _PROGRESS = pytest.StashKey["TerminalProgress"]()
-_CHARGED = pytest.StashKey[set[Path]]()
+_CHARGED = pytest.StashKey[dict[Path, str]]()
 _NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
@@ -395,7 +395,7 @@ def _guest_factory(
         )
         request.node.stash[_FACTORY] = factory
         yield factory
-        _answer(request.node, "the test's end", ask=False)
+        _answer(request.node, "the test's end", ask=not factory.failed)
 
 
 def _tolerance(item: pytest.Item) -> Tolerance:
@@ -405,19 +405,21 @@ def _tolerance(item: pytest.Item) -> Tolerance:
     if mode not in SPLATS:
         raise pytest.UsageError(f"kernelvm_splats is one of {', '.join(SPLATS)}, not {mode!r}")
     return Tolerance(
+        test=item.nodeid,
         mode=mode,
         markers=tuple(dict(marker.kwargs) for marker in item.iter_markers("kernelvm_splats")),
-        charged=item.config.stash.setdefault(_CHARGED, set()),
+        charged=item.config.stash.setdefault(_CHARGED, {}),
     )
 
 
 def _answer(item: pytest.Item, for_what: str, *, ask: bool) -> None:
     """Fail a test, or warn of it, for what its guests' kernels found wrong.
 
-    ask: whether guests are asked for what their consoles do not show.
+    ask: whether guests are asked for what their consoles do not show; not those of a test that has
+    failed, whose error says what there is to say.
     """
     factory = item.stash.get(_FACTORY, None)
-    errors = factory.tolerance.errors(for_what, ask=ask) if factory else []
+    errors = factory.tolerance.errors(for_what, ask=ask, is_over=ask) if factory else []
     if errors and factory and factory.tolerance.mode == "fail":
         raise errors[0]
     for error in errors:
@@ -426,8 +428,12 @@ def _answer(item: pytest.Item, for_what: str, *, ask: bool) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test that went well and left something wrong in its guests' logs."""
-    result = yield
+    """Fail a test that went well, or was skipped, and left something wrong with its guests."""
+    try:
+        result = yield
+    except (pytest.skip.Exception, pytest.xfail.Exception):
+        _answer(item, "the test", ask=True)
+        raise
     _answer(item, "the test", ask=True)
     return result
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_kernelvm.caught import is_caught_by_name, where_caught
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.vm.vm import Vm
 from pytest_kernelvm.vm.watch import Allowance, allowance
@@ -28,14 +30,17 @@ def allowed_by(*args: Any, **given: Any) -> Allowance:
 class Tolerance:
     """How splats count in one test.
 
-    mode: one of SPLATS. markers: the arguments of its markers `kernelvm_splats`.
-    charged: directories of the snapshots whose boot some test of the run has answered for.
-    guests: those that the test was given.
+    test: its id. mode: one of SPLATS. markers: the arguments of its markers `kernelvm_splats`.
+    charged: the test that answers for the boot behind a snapshot, by the snapshot's directory; in
+    one that is run again it counts again.
+    launched: all guests of the test. guests: those of them that got ready.
     """
 
+    test: str
     mode: str
     markers: tuple[dict[str, Any], ...]
-    charged: set[Path]
+    charged: dict[Path, str]
+    launched: list[Vm] = field(default_factory=list)
     guests: list[Vm] = field(default_factory=list)
 
     def watch_over(self, vm: Vm) -> None:
@@ -48,17 +53,39 @@ class Tolerance:
             return
         self.guests.append(vm)
         allowances = [allowed_by(**marker) for marker in self.markers]
-        boot = not vm.snapshot or vm.snapshot.directory not in self.charged
+        boot = True
         if vm.snapshot:
-            self.charged.add(vm.snapshot.directory)
+            boot = self.charged.setdefault(vm.snapshot.directory, self.test) == self.test
         vm.answer_for(allowances, boot=boot, refuse=self.mode == "fail")
-        if self.mode == "fail" and vm.splats and (error := vm.splat_error("a boot", ask=False)):
+        if self.mode == "fail" and vm.splats and (error := vm.conclude("a boot", ask=False)):
             raise error
 
-    def errors(self, for_what: str, *, ask: bool) -> list[KernelvmError]:
+    def errors(self, for_what: str, *, ask: bool, is_over: bool) -> list[KernelvmError]:
         """Return what is wrong with the guests of the test and was not told yet.
 
-        ask: whether guests are asked for what their consoles do not show.
+        ask: whether guests are asked for their logs, their taint and an answer. is_over: whether
+        the test ended without an error, so that those that it caught must have been expected.
         """
-        found = (vm.splat_error(for_what, ask=ask) for vm in self.guests)
+        found = [_swallowed(error) for error in self._caught()] if is_over else []
+        found += [vm.conclude(for_what, ask=ask) for vm in self.guests]
         return [error for error in found if error]
+
+    def _caught(self) -> Iterator[KernelvmError]:
+        """Give, once, the verdicts that were raised and that the test has not failed for."""
+        for vm in self.launched if self.mode == "fail" else ():
+            yield from vm.take_raised()
+
+
+def _swallowed(error: KernelvmError) -> KernelvmError | None:
+    """Return an error that a test caught without naming it, None if it named it."""
+    if is_caught_by_name(error):
+        return None
+    place = f"caught at {where_caught(error)} by a handler that does not name the verdict"
+    name = type(error).__name__
+    step = f"whoever expects it says so: pytest.raises({name}), except {name}"
+    evidence = replace(
+        error.evidence,
+        facts=(*error.evidence.facts, place),
+        next_step="; ".join(part for part in (step, error.evidence.next_step) if part),
+    )
+    return type(error)(error.summary, evidence)

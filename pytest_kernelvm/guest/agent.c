@@ -4,8 +4,10 @@
  *
  * The host sends a batch of system calls, the agent makes them one after the
  * other and sends their results and what they wrote into memory.  All meaning
- * (reading a file, mounting, loading a module) is the host's; the one thing
- * that is more than a system call here is running a program.
+ * (reading a file, mounting, loading a module) is the host's.  Three things are
+ * more than a system call here: running a program, reading the kernel's log,
+ * and reading the kernel's taint.  The log and the taint are read from files
+ * that the agent opened at its start, so that no test can take them away.
  *
  * On the wire (see protocol.py, the other end) a frame is
  *
@@ -24,7 +26,8 @@
  * The first frame, with id 0, says hello: version of the protocol and a number
  * that differs from boot to boot.  A request with id 0 asks for it again.
  * A request without steps is answered at once, or, while a program runs, ends
- * that program with SIGKILL.
+ * that program with SIGKILL.  A request whose only step reads the kernel's log
+ * is answered while a program runs, too.
  *
  * Built on the nolibc of the kernel under test.  The build gives CHANNEL, the
  * device, and SHARED_CONSOLE, the word on the kernel's command line that makes
@@ -44,7 +47,7 @@
 #define POLLIN 0x0001
 #endif
 
-#define PROTOCOL_VERSION 2
+#define PROTOCOL_VERSION 3
 
 #define SOH 0x01
 #define EOT 0x04
@@ -62,13 +65,26 @@
 
 #define OUT_RESULT 0x8000 /* as many bytes as the step's result says */
 
-#define NR_RUN 0xffff	    /* not a system call: run a program */
+/* Not system calls; protocol.py has the same. */
+#define NR_RUN 0xffff	    /* run a program */
+#define NR_LOG 0xfffe	    /* read what is new in the kernel's log */
+#define NR_TAINT 0xfffd	    /* read /proc/sys/kernel/tainted */
 #define NOT_MADE (-0x10000) /* result of a step that was skipped */
 
 /* linux/random.h: never wait for the generator; since 5.6. */
 #ifndef GRND_INSECURE
 #define GRND_INSECURE 4
 #endif
+
+/*
+ * The longest record that /dev/kmsg gives (CONSOLE_EXT_LOG_MAX and later
+ * PRINTK_MESSAGE_MAX in kernel/printk).  A record that does not fit into what
+ * is left of a buffer is lost.
+ */
+#define RECORD_SIZE 8192
+
+/* A reader of the log asks for no more than this at once. */
+#define LOG_SIZE (2 * RECORD_SIZE)
 
 /* How often the agent wakes up while a program runs. */
 #define TICK_MS 10
@@ -124,7 +140,12 @@ static u32 wire_length;
 static u32 last_id;
 static u32 boot_id; /* tells this boot from others */
 
+/* The answer to a request for the log that comes while a program runs. */
+static u8 aside[LOG_SIZE + 64] ALIGNED_8;
+
 static int channel;
+static int log_file;   /* /dev/kmsg, or why it is not open */
+static int taint_file; /* /proc/sys/kernel/tainted, likewise */
 static int children; /* a signalfd of SIGCHLD */
 static int running;  /* the program's process, 0 if none */
 
@@ -174,8 +195,8 @@ static void write_wire(void)
 	}
 }
 
-/* Send the first bytes of `answer` as a frame; their CRC goes behind them. */
-static void send_answer(u32 length)
+/* Send the first bytes of an answer as a frame; their CRC goes behind them. */
+static void send_answer(u8 *answer, u32 length)
 {
 	u32 crc = crc32(answer, length);
 	u8 *out = wire;
@@ -310,6 +331,52 @@ static void become(const char *path, char **argv, const long *fds, int report)
 }
 
 /*
+ * Read whole records until there is no other one, or no room for one.  A
+ * record that the kernel may still add to is not readable before the next one
+ * begins; `mark` is one, if its length is not zero.  With `anew` the log is
+ * read from its beginning.
+ */
+static long read_log(u8 *to, long room, const char *mark, long mark_length, long anew)
+{
+	long total = 0, got;
+
+	if (log_file < 0)
+		return log_file;
+	if (anew)
+		my_syscall3(__NR_lseek, log_file, 0, SEEK_SET);
+	if (mark_length)
+		my_syscall3(__NR_write, log_file, mark, mark_length);
+	do {
+		got = my_syscall3(__NR_read, log_file, to + total, room - total);
+		if (got > 0)
+			total += got;
+		/* EPIPE: records were lost, as their numbers will show. */
+	} while ((got > 0 || got == -EPIPE) && room - total >= RECORD_SIZE);
+	return total || got == -EAGAIN ? total : got;
+}
+
+/* Whether a request reads the kernel's log and does nothing else. */
+static int is_for_log(const struct request *request)
+{
+	return request->count == 1 &&
+	       ((const struct step *)request->steps)->nr == NR_LOG;
+}
+
+/* Answer a request for the log while a program runs. */
+static void answer_aside(const struct request *request)
+{
+	struct reply *reply = (struct reply *)aside;
+	long length = read_log((u8 *)(reply->results + 1), LOG_SIZE, 0, 0, 0);
+
+	reply->id = request->id;
+	reply->count = 1;
+	reply->results[0] = length;
+	if (length < 0)
+		length = 0;
+	send_answer(aside, sizeof(*reply) + 4 + length);
+}
+
+/*
  * Run a program to its end: path, its arguments one behind the other with a
  * zero byte each, how many, then its standard descriptors.  They must not be
  * below 3.  Returns the status as of wait(2), or the error of fork or exec.
@@ -343,8 +410,12 @@ static long run(const char *path, char *words, long count, const long *fds)
 		if (!wait_for_input())
 			continue;
 		length = receive();
-		if (length && !((struct request *)incoming)->count)
+		if (!length)
+			continue;
+		if (!((struct request *)incoming)->count)
 			my_syscall2(__NR_kill, -running, SIGKILL);
+		else if (is_for_log((struct request *)incoming))
+			answer_aside((struct request *)incoming);
 	}
 	running = 0;
 	return failed ? failed : status;
@@ -354,6 +425,13 @@ static long make(const struct step *step, const long *arg)
 {
 	if (step->nr == NR_RUN)
 		return run((char *)arg[0], (char *)arg[1], arg[2], arg + 3);
+	if (step->nr == NR_LOG)
+		return read_log((u8 *)arg[0], arg[1], (char *)arg[2], arg[3],
+				arg[4]);
+	if (step->nr == NR_TAINT) {
+		my_syscall3(__NR_lseek, taint_file, 0, SEEK_SET);
+		return my_syscall3(__NR_read, taint_file, arg[0], arg[1]);
+	}
 #ifdef my_syscall6
 	if (step->args == 6)
 		return my_syscall6(step->nr, arg[0], arg[1], arg[2], arg[3],
@@ -431,7 +509,7 @@ static void hello(void)
 	reply->count = 2;
 	reply->results[0] = PROTOCOL_VERSION;
 	reply->results[1] = boot_id;
-	send_answer(sizeof(*reply) + 8);
+	send_answer(answer, sizeof(*reply) + 8);
 }
 
 static void answer_request(u32 length)
@@ -448,7 +526,7 @@ static void answer_request(u32 length)
 	}
 	last_id = request->id;
 	copy(memory, incoming, length);
-	send_answer(execute());
+	send_answer(answer, execute());
 }
 
 static void mount_at(const char *type, const char *where)
@@ -530,6 +608,11 @@ int main(void)
 	mount_at("devtmpfs", "/dev");
 	mount_at("proc", "/proc");
 	mount_at("sysfs", "/sys");
+	log_file = open_at("/dev/kmsg", O_RDWR | O_NONBLOCK);
+	/* printk.devkmsg=off: reading is allowed still. */
+	if (log_file < 0)
+		log_file = open_at("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+	taint_file = open_at("/proc/sys/kernel/tainted", O_RDONLY);
 	open_channel();
 	if (channel < 0) {
 		my_syscall3(__NR_write, 2, lost, sizeof(lost) - 1);

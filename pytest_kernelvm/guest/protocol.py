@@ -15,9 +15,11 @@ from typing import Literal
 from pytest_kernelvm.arch import struct_order
 from pytest_kernelvm.errors import Evidence, GuestDied, HarnessError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MEMORY_BYTES = 64 * 1024
 CHUNK_BYTES = 48 * 1024
+# A read leaves room for what is new in the kernel's log.
+READ_BYTES = 40 * 1024
 HELLO_ID = 0
 
 # The word on the kernel's command line that makes the console the agent's channel too.
@@ -26,7 +28,13 @@ SHARED_CONSOLE = "kernelvm.channel=console"
 SOH = b"\x01"
 EOT = b"\x04"
 
+# Not system calls; agent.c has the same.
 NR_RUN = 0xFFFF
+NR_LOG = 0xFFFE
+NR_TAINT = 0xFFFD
+# The longest record of /dev/kmsg, and how much of the log an answer has room for.
+RECORD_BYTES = 8192
+LOG_BYTES = 2 * RECORD_BYTES
 NOT_MADE = -0x10000
 
 _ALWAYS = 0x01
@@ -206,6 +214,19 @@ class Batch:
         """Return a batch like one with these steps, data and space."""
         return cls(list(steps), bytearray(given), space_bytes)
 
+    def with_log(self) -> Batch | None:
+        """Return this batch with a last step that reads what is new in the kernel's log.
+
+        None where there is no room for it, or no step: that is a sign of life, or an end.
+        `without_log` takes the step's result out of the reply.
+        """
+        body = 8 + sum(8 + 4 * len(step.args) for step in self.steps)
+        if not self.steps or body + len(self._data) + self._space + LOG_ROOM_BYTES > MEMORY_BYTES:
+            return None
+        longer = Batch(list(self.steps), self._data, self._space)
+        asks_for_log(longer)
+        return longer
+
     @property
     def given(self) -> bytes:
         """The data."""
@@ -293,6 +314,27 @@ class Batch:
             outputs.append(payload[at : at + length])
             at += length
         return Reply(results=results, outputs=tuple(outputs))
+
+
+# A step that reads the log, its buffer, and what aligns them.
+LOG_ROOM_BYTES = LOG_BYTES + 64
+
+
+def asks_for_log(batch: Batch, mark: bytes = b"", *, anew: bool = False) -> Result:
+    """Add to a batch a step that reads what is new in the kernel's log; it is made in any case.
+
+    mark: a record that is written before, so that the kernel's last one is whole.
+    anew: whether the log is read from its beginning.
+    """
+    written = batch.data(mark) if mark else Pointer(0)
+    args = batch.space(LOG_BYTES), LOG_BYTES, written, len(mark), int(anew)
+    return batch.call(NR_LOG, *args, out=(0, None), always=True)
+
+
+def without_log(reply: Reply) -> tuple[Reply, int, bytes]:
+    """Part the reply to a batch of `with_log` into that to the batch, and result and log."""
+    rest = Reply(results=reply.results[:-1], outputs=reply.outputs[:-1])
+    return rest, reply.results[-1], reply.outputs[-1]
 
 
 def _encode_step(step: Step, order: str, numbers: Mapping[str, int]) -> bytes:

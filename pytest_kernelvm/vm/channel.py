@@ -57,6 +57,9 @@ class Channel:
         self._gone = gone
         self._ids = itertools.count(last_id + 1)
         self._current = 0
+        # The request that is under way while the log is asked for, and its reply.
+        self._interrupted = 0
+        self._kept: bytes | None = None
         self._owed: dict[int, int] = {}
         self.last_id = last_id
         self.boot_id = boot_id
@@ -127,6 +130,28 @@ class Channel:
                 return batch.decode(payload, self._byteorder)
             repeat_s *= 2
 
+    def ask_aside(self, batch: Batch, deadline: Deadline, gone: Callable[[], bool]) -> Reply:
+        """Have a batch made that only reads the log, while another request may be under way.
+
+        The other one's reply is not lost: `resume` waits for it. gone: as the class has it, but for
+        this wait. Raises NoReply.
+        """
+        self._interrupted, before = self._current, self._gone
+        self._gone = gone
+        try:
+            return self.transact(batch, deadline)
+        finally:
+            self._current, self._gone = self._interrupted, before
+            self._interrupted = 0
+
+    def resume(self, batch: Batch, deadline: Deadline) -> Reply:
+        """Go on waiting for the reply that `ask_aside` interrupted the wait for.
+
+        The request is not sent again: the agent knows only the last one for a repeated one.
+        Raises NoReply.
+        """
+        return self.collect(batch, deadline)
+
     def hand_over(self, batch: Batch, deadline: Deadline) -> Reply | None:
         """Have a batch made that ends this agent and lets another one begin on this channel.
 
@@ -189,11 +214,16 @@ class Channel:
         """Return the wanted payload; None if patience ends before the deadline does."""
 
         def look() -> bytes | bool | None:
+            if self._kept is not None and wanted(self._kept):
+                kept, self._kept = self._kept, None
+                return kept
             while self._streams.payloads:
                 payload = self._streams.payloads.pop(0)
                 self._account(payload)
                 if wanted(payload):
                     return payload
+                if self._interrupted and reply_id(payload, self._byteorder) == self._interrupted:
+                    self._kept = payload
             return False if self._gone() else None
 
         patience = Deadline(min(patience_s, deadline.remaining_s))
@@ -210,7 +240,7 @@ class Channel:
         elif not self._owed.get(request_id):
             self.repeated += 1
         else:
-            self.late += request_id != self._current
+            self.late += request_id not in (self._current, self._interrupted)
             self._owed[request_id] -= 1
             if not self._owed[request_id]:
                 del self._owed[request_id]

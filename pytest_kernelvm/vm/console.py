@@ -28,7 +28,7 @@ class Console:
     """The kernel's console of one guest.
 
     log: the file with all its text. judge: says what became of the guest. typed: told what is
-    typed.
+    typed. confirm: returns whether the kernel's log has what looks wrong here.
     """
 
     def __init__(
@@ -38,11 +38,13 @@ class Console:
         timeout_s: float,
         judge: Judge,
         typed: Callable[[str], None],
+        confirm: Callable[[], bool],
     ) -> None:
         self._streams = streams
         self._typed = typed
         self._timeout_s = timeout_s
         self._judge = judge
+        self._confirm = confirm
         self._spawn: Any = None
         self._passed = 0
         self.log = log
@@ -134,6 +136,8 @@ class Console:
                 return self.spawn.match
             self._refuse(deadline, for_what)
             trouble = self._judge.trouble()
+            if trouble is Trouble.PANIC and not self._confirm():
+                continue
             if trouble not in (None, Trouble.SPLAT) or index > len(wanted):
                 raise self._judge.verdict(deadline, for_what)
             if deadline.passed:
@@ -151,5 +155,5 @@ class Console:
     def _refuse(self, deadline: GuestDeadline, for_what: str, before: int | None = None) -> None:
         """Raise what the kernel found wrong and told above an offset of the console's text."""
         told = self._judge.refused_at()
-        if told is not None and (before is None or told < before):
+        if told is not None and (before is None or told < before) and self._confirm():
             raise self._judge.splat_verdict(deadline, for_what)

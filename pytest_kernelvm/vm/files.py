@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from pytest_kernelvm.errors import SyscallFailed
-from pytest_kernelvm.guest.protocol import CHUNK_BYTES, Batch
+from pytest_kernelvm.guest.protocol import CHUNK_BYTES, READ_BYTES, Batch
 from pytest_kernelvm.vm.requests import Requests
 from pytest_kernelvm.vm.results import STATX_BYTES, FileStatus, parse_directory, parse_statx
 
@@ -34,9 +34,9 @@ class Files(Requests):
         """
         batch = Batch()
         where = batch.text(path)
-        buffer = batch.space(CHUNK_BYTES)
+        buffer = batch.space(READ_BYTES)
         opened = batch.call("openat", AT_FDCWD, where, self.abi.guest_open_flags(flags), 0)
-        batch.call(call, opened, buffer, CHUNK_BYTES, out=(1, None), loop=True)
+        batch.call(call, opened, buffer, READ_BYTES, out=(1, None), loop=True)
         what = f"{call} {path}"
         reply = self.transact(batch, what=what)
         if reply.results[0] < 0:
@@ -51,11 +51,11 @@ class Files(Requests):
                 ):
                     self._syscall_failed(what, -result)
                 yield data
-                if not data or (len(data) < CHUNK_BYTES and not until_empty):
+                if not data or (len(data) < READ_BYTES and not until_empty):
                     return
                 batch = Batch()
-                buffer = batch.space(CHUNK_BYTES)
-                batch.call(call, descriptor, buffer, CHUNK_BYTES, out=(1, None), loop=True)
+                buffer = batch.space(READ_BYTES)
+                batch.call(call, descriptor, buffer, READ_BYTES, out=(1, None), loop=True)
                 reply, step = self.transact(batch, what=what), 0
         finally:
             self._stale.append(descriptor)

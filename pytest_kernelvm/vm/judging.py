@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from pytest_kernelvm.errors import KernelvmError
+from pytest_kernelvm.errors import GuestSplat, KernelvmError
 from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.channel import Channel
 from pytest_kernelvm.vm.deadlines import BootDeadline, GuestDeadline, Limits, Pace
 from pytest_kernelvm.vm.diagnosis import Arrival, Symptoms, diagnose
+from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.launch import Launch
 from pytest_kernelvm.vm.qmp import Qmp
 from pytest_kernelvm.vm.splats import Splat
-from pytest_kernelvm.vm.watch import QUIET_S, Trouble, Watch
+from pytest_kernelvm.vm.watch import QUIET_S, Source, Trouble, Watch, is_same_event
 from pytest_kernelvm.vm.whereabouts import cpu_state, kernel_log
 
 # A panic's last lines arrive late; nothing more comes from a machine that stays.
@@ -40,8 +41,8 @@ class Judge:
     """Watches one guest and says what became of it.
 
     about: the guest. image: its kernel. channel: its agent's. start: the offset into the console's
-    text from which on splats count. ready: whether the guest's agent answered once.
-    has_judged: whether there was a verdict.
+    text from which on splats count. log: the copy of its kernel's log; log_start: likewise.
+    ready: whether the guest's agent answered once. raised: the verdicts that there were.
     """
 
     def __init__(
@@ -52,10 +53,13 @@ class Judge:
         qmp: Qmp,
         image: Path,
         start: int,
+        log: LogCopy,
+        log_start: int,
     ) -> None:
-        self.watch = Watch(launch.streams, launch.process.pid, start)
+        self.watch = Watch(launch.streams, launch.process.pid, start, log, log_start)
         self.ready = False
-        self.has_judged = False
+        self.raised: list[KernelvmError] = []
+        self._log = log
         self._about = about
         self._launch = launch
         self._channel = channel
@@ -67,6 +71,16 @@ class Judge:
         """Judge a guest as one that is not ready yet, as it boots another kernel."""
         self._image = image
         self.ready = False
+
+    @property
+    def is_booting(self) -> bool:
+        """Whether its agent has not answered yet."""
+        return not self.ready
+
+    @property
+    def has_told_end(self) -> bool:
+        """Whether a verdict told that the guest cannot go on."""
+        return any(not isinstance(error, GuestSplat) for error in self.raised)
 
     def boot_deadline(self, limits: Limits) -> BootDeadline:
         """Return the deadline of the boot that begins now."""
@@ -102,7 +116,7 @@ class Judge:
         return self._launch.streams.wait_for(self.watch.look, Deadline(0))
 
     def is_refused(self) -> bool:
-        """Whether the kernel's console shows a whole splat that nobody allowed."""
+        """Whether there is a whole splat that nobody allowed."""
         return self.watch.refusing and self._launch.streams.now(lambda: self.watch.is_refused)
 
     def refused_at(self) -> int | None:
@@ -111,7 +125,7 @@ class Judge:
         That is the end of its telling line: who waits for that line shall see it.
         """
         streams = self._launch.streams
-        found = streams.now(lambda: self.watch.refused) if self.watch.refusing else ()
+        found = streams.now(lambda: self.watch.refused_on_console) if self.watch.refusing else ()
         if not found:
             return None
         title = found[0].title.encode()
@@ -123,13 +137,14 @@ class Judge:
         streams.settle()
         streams.wait_for(lambda: not self.watch.is_going_on or None, Deadline(GRACE_S))
 
-    def may_ask(self) -> bool:
-        """Whether a guest that nobody complained of yet can be asked something more."""
-        return not (self.has_judged or self._is_paused() or self.trouble())
-
     def splat_verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
         """Return the error of a splat that nobody allowed, or of what came of it."""
         return self._verdict(deadline, for_what, self.trouble() or Trouble.SPLAT)
+
+    def log_verdict(self, for_what: str) -> KernelvmError | None:
+        """Return the error of what the kernel's log tells, whatever became of the guest since."""
+        refused = self.watch.refused_in_log
+        return self._found_in_log(refused, for_what) if refused else None
 
     def verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
         """Return the error that says what became of the guest."""
@@ -148,7 +163,8 @@ class Judge:
         console = streams.console_text.decode(errors="replace").replace("\r\n", "\n")
         hangs = trouble is None and status is None
         silent = hangs and not self.ready and not console.strip()
-        self.has_judged = True
+        if trouble is Trouble.SPLAT and (logged := self.watch.refused_in_log):
+            return self._found_in_log(logged, for_what)
         symptoms = self._symptoms(
             trouble=trouble,
             console=console,
@@ -161,22 +177,26 @@ class Judge:
             if silent
             else "",
         )
-        self.watch.tell(symptoms.shown_splats)
-        return diagnose(symptoms)
+        self.watch.tell(Source.CONSOLE, symptoms.shown_splats)
+        return self._noted(diagnose(symptoms))
 
-    def found_in_log(self, splats: tuple[Splat, ...], log: str, for_what: str) -> KernelvmError:
-        """Return the error of splats that are in the kernel's log and not on its console."""
-        return diagnose(
-            self._symptoms(
-                trouble=Trouble.SPLAT,
-                console=log,
-                status=None,
-                deadline=self.deadline(0.0),
-                for_what=for_what,
-                ready=True,
-                splats=splats,
-            )
+    def _found_in_log(self, refused: tuple[Splat, ...], for_what: str) -> KernelvmError:
+        """Return the error of splats that the kernel's log tells of."""
+        symptoms = self._symptoms(
+            trouble=Trouble.SPLAT,
+            console=self._log.text.decode(errors="replace"),
+            status=None,
+            deadline=self.deadline(0.0),
+            for_what=for_what,
+            ready=self.ready,
+            in_log=(self.watch.log_splats, refused),
         )
+        self.watch.tell(Source.LOG, (*symptoms.shown_splats, *refused))
+        return self._noted(diagnose(symptoms))
+
+    def _noted(self, error: KernelvmError) -> KernelvmError:
+        self.raised.append(error)
+        return error
 
     def _symptoms(
         self,
@@ -189,7 +209,7 @@ class Judge:
         ready: bool,
         cpu: str = "",
         logged: str = "",
-        splats: tuple[Splat, ...] = (),
+        in_log: tuple[tuple[Splat, ...], tuple[Splat, ...]] | None = None,
     ) -> Symptoms:
         streams = self._launch.streams
         return Symptoms(
@@ -199,12 +219,12 @@ class Judge:
             console_log=self._launch.console_log,
             qemu_log=self._launch.qemu_log,
             trouble=trouble,
-            splats=splats or self.watch.splats,
-            refused=splats or self.watch.refused,
-            arrived=None if splats else self._arrived(),
+            splats=in_log[0] if in_log else self.watch.console_splats,
+            refused=in_log[1] if in_log else self.watch.refused_on_console,
+            arrived=self._arrived(in_log[1] if in_log else ()),
             status=status,
             shutdown=self._shutdown() if status is not None else "",
-            paused=self._is_paused(),
+            paused=self.is_paused(),
             waited_s=deadline.waited_s,
             told=deadline.told,
             for_what=for_what,
@@ -223,12 +243,22 @@ class Judge:
         quiet_s = time.monotonic() - streams.last_sign
         return streams.console_ended or quiet_s > QUIET_S or None
 
-    def _arrived(self) -> Arrival | None:
-        """Return when the last splat came or, without one, the last text."""
+    def _arrived(self, logged: tuple[Splat, ...]) -> Arrival | None:
+        """Return when the last splat came to the console or, without one, the last text.
+
+        logged: those of the log that the error is about; None is returned if the console shows
+        none of them.
+        """
         streams = self._launch.streams
         if not streams.console_times:
             return None
-        splats = self.watch.splats
+        splats = self.watch.console_splats
+        if logged:
+            splats = tuple(
+                each for each in splats if any(is_same_event(each, other) for other in logged)
+            )
+            if not splats:
+                return None
         at = streams.arrival_of(splats[-1].start) if splats else streams.console_times[-1][0]
         return Arrival(at_s=time.time() - time.monotonic() + at, after_s=at - self._started)
 
@@ -243,7 +273,8 @@ class Judge:
 
         return self._launch.streams.wait_for(reason, Deadline(EVENT_S)) or ""
 
-    def _is_paused(self) -> bool:
+    def is_paused(self) -> bool:
+        """Whether QMP's stop holds the guest."""
         names = [event["event"] for event in self._launch.streams.qmp_events]
         return [name for name in names if name in ("STOP", "RESUME")][-1:] == ["STOP"]
 

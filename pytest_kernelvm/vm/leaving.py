@@ -35,6 +35,7 @@ from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.recording import two_clocks
 from pytest_kernelvm.vm.snapshot import (
     CONSOLE,
+    LOG,
     MEMORY,
     STATE,
     Snapshot,
@@ -206,7 +207,7 @@ def _take_snapshot(snapshot: Snapshot, directory: Path) -> dict[str, Any] | None
     try:
         about: dict[str, Any] = json.loads((snapshot.directory / ENTRY).read_bytes())["about"]
         (directory / SNAPSHOT).mkdir()
-        for name in (MEMORY, STATE, CONSOLE):
+        for name in (MEMORY, STATE, CONSOLE, LOG):
             (directory / SNAPSHOT / name).hardlink_to(snapshot.directory / name)
     except (OSError, ValueError, KeyError):
         remove_tree(directory / SNAPSHOT)

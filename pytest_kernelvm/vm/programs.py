@@ -7,7 +7,7 @@ import errno
 import os
 
 from pytest_kernelvm.errors import CommandFailed, Evidence
-from pytest_kernelvm.guest.protocol import CHUNK_BYTES, NR_RUN, Batch, Reply, zero_terminated
+from pytest_kernelvm.guest.protocol import NR_RUN, READ_BYTES, Batch, Reply, zero_terminated
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.files import AT_FDCWD, Files
 from pytest_kernelvm.vm.results import CommandResult
@@ -102,7 +102,7 @@ class Programs(Files):
         """Fetch what did not come with the status."""
         found = [first]
         while len(found[-1]) == size:
-            size = CHUNK_BYTES
+            size = READ_BYTES
             batch = Batch()
             buffer = batch.space(size)
             self._stale.remove(descriptor)

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -82,12 +82,17 @@ class LogRecord:
     """One record of the kernel's log (Documentation/ABI/testing/dev-kmsg).
 
     priority: 0 (emergency) to 7 (debug). sequence: counts from the boot. time_s: since the boot.
+    facility: 0 for what the kernel said; programs that write to /dev/kmsg cannot have it
+    (kernel/printk/printk.c, devkmsg_write). caller: `T61` for a task, `C0` for a CPU, empty in a
+    kernel without PRINTK_CALLER.
     """
 
     priority: int
     sequence: int
     time_s: float
     text: str
+    facility: int = 0
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +129,16 @@ def parse_kmsg(text: str) -> KernelLog:
                 sequence=int(fields[1]),
                 time_s=int(fields[2]) / 1e6,
                 text=_unescaped(message),
+                facility=int(fields[0]) >> 3,
+                caller=_caller(fields[4:]),
             )
         )
     return KernelLog(tuple(records))
+
+
+def _caller(fields: Sequence[str]) -> str:
+    found = (field.partition("=") for field in fields)
+    return next((value for name, _, value in found if name == "caller"), "")
 
 
 def _unescaped(text: str) -> str:

@@ -24,11 +24,11 @@ from pytest_kernelvm.vm.qemu_argv import Boot, Ends, qemu_argv
 
 KIND = "snapshots"
 # Part of every digest: what is written here, or done with a guest before it is stopped.
-FORMAT = 4
+FORMAT = 5
 # More than this is not kept; who was not used for longest goes first.
 KEPT_BYTES = 8 << 30
 
-MEMORY, STATE, CONSOLE = "memory", "state", "console"
+MEMORY, STATE, CONSOLE, LOG = "memory", "state", "console", "log"
 _PAGE_BYTES = 4096
 _BLOCK_BYTES = 1 << 20
 _ZEROS = bytes(_PAGE_BYTES)
@@ -44,16 +44,16 @@ class Snapshot:
 
     directory: its entry in the store. request_id: the last one that its agent has seen.
     boot_id: what that said in its hello.
-    clock_offset_s: how far its clock was ahead of the host's. log_sequence: of the last record in
-    its kernel's log. console_ages_s: (seconds before the snapshot, offset into the console's text)
-    of each piece of text.
+    clock_offset_s: how far its clock was ahead of the host's. taint: its kernel's.
+    console_ages_s: (seconds before the snapshot, offset into the console's text) of each piece of
+    text.
     """
 
     directory: Path
     request_id: int
     boot_id: int
     clock_offset_s: float
-    log_sequence: int
+    taint: int
     console_ages_s: tuple[tuple[float, int], ...]
 
     @classmethod
@@ -64,7 +64,7 @@ class Snapshot:
             request_id=about["request_id"],
             boot_id=about["boot_id"],
             clock_offset_s=about["clock_offset_s"],
-            log_sequence=about["log_sequence"],
+            taint=about["taint"],
             console_ages_s=tuple((age_s, offset) for age_s, offset in about["console_ages_s"]),
         )
 
@@ -82,6 +82,11 @@ class Snapshot:
     def console(self) -> bytes:
         """What the console had said."""
         return (self.directory / CONSOLE).read_bytes()
+
+    @property
+    def log(self) -> bytes:
+        """What was read of its kernel's log, as /dev/kmsg gives it."""
+        return (self.directory / LOG).read_bytes()
 
 
 def snapshot_digest(boot: Boot) -> str:

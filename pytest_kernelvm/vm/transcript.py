@@ -48,6 +48,12 @@ def milestone(text: str) -> str:
     return reached[-1] if reached else NOTHING
 
 
+def lines_between(text: str, after_s: float, before_s: float) -> int:
+    """Return how many lines of a console have a time between two, those included."""
+    stamps = re.findall(r"^(?:<\d+>)?\[ *(\d+\.\d+)\]", text, re.MULTILINE)
+    return sum(after_s <= float(stamp) <= before_s for stamp in stamps)
+
+
 def on_early_console(text: str) -> bool:
     """Whether only the early console ever spoke: the one that console= names did not take over."""
     others = re.search(r"\bconsole \[[^]]*\] enabled", text)

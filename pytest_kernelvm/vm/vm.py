@@ -14,17 +14,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from pytest_kernelvm.errors import CommandFailed, Evidence, GuestDied, GuestHang, KernelvmError
+from pytest_kernelvm.errors import (
+    CommandFailed,
+    Evidence,
+    GuestDied,
+    KernelvmError,
+    SyscallFailed,
+)
 from pytest_kernelvm.guest.programs import Abi
-from pytest_kernelvm.guest.protocol import Batch, Reply
+from pytest_kernelvm.guest.protocol import Batch, Reply, without_log
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.process import Deadline, quoted, tail
 from pytest_kernelvm.vm.channel import Channel, NoReply
 from pytest_kernelvm.vm.console import Console
-from pytest_kernelvm.vm.deadlines import Limits
+from pytest_kernelvm.vm.deadlines import GuestDeadline, Limits
 from pytest_kernelvm.vm.diagnosis import launch_failed
+from pytest_kernelvm.vm.findings import Findings
 from pytest_kernelvm.vm.journal import Exchange, Journal
 from pytest_kernelvm.vm.judging import END_S, Judge
+from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.kexec import load, on_flash_of
 from pytest_kernelvm.vm.launch import Launch, launch
 from pytest_kernelvm.vm.network import Network
@@ -44,21 +52,21 @@ from pytest_kernelvm.vm.results import (
     KernelLog,
     LoadedModule,
     Uname,
-    parse_kmsg,
     parse_proc_modules,
     parse_utsname,
 )
 from pytest_kernelvm.vm.services import ServiceCatalogue, Services
 from pytest_kernelvm.vm.snapshot import (
     CONSOLE,
+    LOG,
     MEMORY,
     STATE,
     Snapshot,
     SnapshotUnusable,
     write_sparse,
 )
-from pytest_kernelvm.vm.splats import Splat, read_splats
-from pytest_kernelvm.vm.watch import Allowance, Trouble, allowance
+from pytest_kernelvm.vm.splats import Splat
+from pytest_kernelvm.vm.watch import Allowance, Trouble
 
 # include/uapi/linux/reboot.h
 REBOOT_MAGIC = (0xFEE1DEAD, 672274793)
@@ -66,8 +74,12 @@ REBOOT_POWER_OFF = 0x4321FEDC
 REBOOT_RESTART = 0x01234567
 REBOOT_KEXEC = 0x45584543
 
-# A console whose level is not above this one does not show warnings (include/linux/kern_levels.h).
-WARNING_LEVEL = 4
+# syslog(2): sets the console's level; with this one it shows all that is logged
+# (include/linux/kern_levels.h, CONSOLE_LOGLEVEL_MOTORMOUTH).
+SYSLOG_ACTION_CONSOLE_LEVEL = 8
+LOUDEST = 8
+# QMP commands that end a guest, or what it runs.
+ENDING_ORDERS = ("quit", "system_reset", "system_powerdown")
 LONGER = "give it a longer timeout_s"
 # How long a guest may take to kill a program; a spinning one leaves it little time.
 CANCEL_S = 5.0
@@ -142,9 +154,15 @@ class Vm(Programs):
         self._held = False
         self._ready = False
         self._owing = False
+        # Whether it counts what the kernel finds wrong; when the guest was last asked for that.
+        self._answers = False
+        self._looked_after = 0
+        self._exchanges = self._taken = 0
+        self._was_ended = self._is_let_go = False
         self._judge: Judge
         self._launch: Launch
         self._channel: Channel
+        self.findings: Findings
         self.console: Console
         self.qmp: Qmp
 
@@ -170,7 +188,7 @@ class Vm(Programs):
             raise launch_failed(self.label, error, self.argv_by_hand) from None
         self._started = started
         streams = self._launch.streams
-        self.qmp = Qmp(streams, self.journal.ordered)
+        self.qmp = Qmp(streams, self._note_order)
         self._channel = Channel(
             streams,
             self.boot.arch,
@@ -180,15 +198,26 @@ class Vm(Programs):
             boot_id=self.snapshot.boot_id if self.snapshot else 0,
         )
         before = len(self.snapshot.console) if self.snapshot else 0
+        log = LogCopy.read_before(self.snapshot.log) if self.snapshot else LogCopy()
         self._judge = Judge(
-            self, self._launch, self._channel, self.qmp, self.boot.image, start=before
+            self,
+            self._launch,
+            self._channel,
+            self.qmp,
+            self.boot.image,
+            start=before,
+            log=log,
+            log_start=len(log.text),
         )
+        taint = self.snapshot.taint if self.snapshot else 0
+        self.findings = Findings(self._judge, self._channel, streams, log, taint, self.limits)
         self.console = Console(
             streams,
             self._launch.console_log,
             self.limits.command_s,
             self._judge,
             self.journal.typed,
+            self.findings.confirm,
         )
         if self.snapshot and self._launch.state_descriptor is not None:
             self._bring_in(self.snapshot, self._launch.state_descriptor)
@@ -248,9 +277,7 @@ class Vm(Programs):
         """
         assert self._memory is not None
         streams = self._launch.streams
-        log_sequence = max((record.sequence for record in self.dmesg), default=-1)
-        # Nothing of that reading may stay open in what is restored.
-        self.ping()
+        self._read_log(self.findings.look)
         batch = Batch()
         asks_for_clock(batch, self.abi)
         ahead_s = clock_offset_s(self._succeed(batch, "clock_gettime"), self._byteorder)
@@ -259,23 +286,21 @@ class Vm(Programs):
         streams.wait_for(lambda: streams.console_ended or None, Deadline(END_S))
         now = time.monotonic()
         write_sparse(self._memory.path, entry / MEMORY)
-        return self.note_state(entry, ahead_s, now, log_sequence)
+        return self.note_state(entry, ahead_s, now)
 
-    def note_state(
-        self, entry: Path, ahead_s: float, stopped: float, log_sequence: int = -1
-    ) -> dict[str, Any]:
+    def note_state(self, entry: Path, ahead_s: float, stopped: float) -> dict[str, Any]:
         """Add to a guest's written state what is ours of it; return what Snapshot is to know.
 
-        ahead_s: of its clock. stopped: when, on the monotonic clock. log_sequence: of the last
-        record in its kernel's log.
+        ahead_s: of its clock. stopped: when, on the monotonic clock.
         """
         streams = self._launch.streams
         (entry / CONSOLE).write_bytes(streams.console_text)
+        (entry / LOG).write_bytes(self.findings.copy.raw)
         return {
             "request_id": self._channel.last_id,
             "boot_id": self._channel.boot_id,
             "clock_offset_s": ahead_s,
-            "log_sequence": log_sequence,
+            "taint": self.findings.reader.taint,
             "console_ages_s": [(stopped - at, offset) for at, offset in self.console.times],
         }
 
@@ -302,6 +327,9 @@ class Vm(Programs):
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is None and self._answers and self._looked_after != self._exchanges:
+            self._look_before_end()
+        self._was_ended = True
         self._stack.close()
 
     @property
@@ -340,10 +368,11 @@ class Vm(Programs):
             )
         deadline = self._judge.command_deadline(self.limits, timeout_s)
         self._close_stale(batch)
+        self._exchanges += 1
         reply = None
         noted = self.journal.begin(batch, what, deadline.timeout_s, program=cancel)
         try:
-            reply = self._channel.transact(batch, deadline)
+            reply = self._transact_with_log(batch, deadline)
         except NoReply:
             deadline.freeze()
             trouble = self._judge.trouble()
@@ -357,9 +386,33 @@ class Vm(Programs):
             raise self._judge.verdict(deadline, what) from None
         finally:
             self.journal.end(noted, reply)
-        if self._judge.is_refused():
-            raise self._judge.splat_verdict(deadline, what)
+        self.findings.refuse(deadline, what)
         return reply
+
+    def _transact_with_log(self, batch: Batch, deadline: GuestDeadline) -> Reply:
+        """Have a batch made, and take what of the kernel's log comes with the reply.
+
+        Raises NoReply.
+        """
+        longer = batch.with_log()
+        seen_bytes = len(self._launch.streams.console_text)
+        reply = self._transact_or_resume(longer or batch, deadline)
+        if longer:
+            reply, result, raw = without_log(reply)
+            self.findings.take(result, raw, seen_bytes)
+        return reply
+
+    def _transact_or_resume(self, batch: Batch, deadline: GuestDeadline) -> Reply:
+        """Have a batch made; what the console alone shows, and not the log, ends no wait."""
+        ask = self._channel.transact
+        while True:
+            try:
+                return ask(batch, deadline)
+            except NoReply:
+                doubtful = self._judge.trouble() in (Trouble.SPLAT, Trouble.PANIC)
+                if not doubtful or deadline.passed or self.findings.confirm():
+                    raise
+                ask = self._channel.resume
 
     def repeat(self, exchange: Exchange) -> Reply:
         """Make the exchange of another guest's journal with this one; raises as `transact`."""
@@ -380,7 +433,7 @@ class Vm(Programs):
 
     @property
     def splats(self) -> tuple[Splat, ...]:
-        """What the kernel found wrong so far, allowed or not, as its console tells."""
+        """What the kernel found wrong so far, allowed or not, as its log and console tell."""
         self._launch.streams.settle()
         return self._judge.watch.splats
 
@@ -391,15 +444,8 @@ class Vm(Programs):
         patterns: regular expressions, of which one must be found in a splat's text.
         reason: why it is no failure. Gives the allowance, whose `splats` are those it allowed.
         """
-        watch = self._judge.watch
-        self._launch.streams.settle()
-        allowed = allowance(patterns, reason, start=len(self._launch.streams.console_text))
-        watch.allowances.append(allowed)
-        try:
+        with self.findings.allow(patterns, reason, ask=self._can_be_asked) as allowed:
             yield allowed
-        finally:
-            self._judge.let_finish()
-            allowed.end = len(self._launch.streams.console_text)
 
     def answer_for(
         self, allowances: Iterable[Allowance] = (), *, boot: bool = False, refuse: bool = True
@@ -409,41 +455,73 @@ class Vm(Programs):
         boot: whether those of the boot count as well. refuse: whether each ends what is waited
         for; else they are only told by `splat_error`.
         """
-        watch = self._judge.watch
-        watch.allowances = list(allowances)
-        watch.refusing = refuse
-        if boot:
-            watch.look_from(0)
+        self._answers = True
+        self._taken = 0
+        self.findings.answer_for(allowances, boot=boot, refuse=refuse)
 
-    def splat_error(self, for_what: str, *, ask: bool) -> KernelvmError | None:
-        """Return the error of what the kernel found wrong and nobody allowed or was told yet.
+    @property
+    def _can_be_asked(self) -> bool:
+        return self._ready and not self._was_ended and not self.journal.pending
 
-        ask: whether the guest is asked for its log where that keeps warnings from the console.
+    def conclude(self, for_what: str, *, ask: bool) -> KernelvmError | None:
+        """Return the error of what nobody was told of this guest yet, None if all is well.
+
+        for_what: the moment, in words. ask: whether the guest is asked for its log, its taint and
+        a sign of life; where nothing was asked of it since it was last asked so, it is not again.
         """
-        self._judge.let_finish()
-        if self._judge.watch.refused:
-            return self._judge.splat_verdict(self._judge.deadline(0.0), for_what)
-        if not ask or not self._judge.may_ask():
+        if not self._ready:
             return None
-        try:
-            hidden = self._hidden_log()
-        except (GuestDied, GuestHang):
-            # The test ended it, or left it as it pleased.
-            return None
-        splats = self._judge.watch.not_allowed(read_splats(hidden))
-        return self._judge.found_in_log(splats, hidden, for_what) if splats else None
+        fresh = self._looked_after != self._exchanges or self._judge.trouble() is not None
+        if self._is_let_go:
+            self._launch.process.wait(END_S)
+        ask = ask and fresh and self._can_be_asked and not (self._is_let_go and self.ended)
+        if ask:
+            self._end_program()
+            self._go_on()
+        error = self.findings.conclude(for_what, ask=ask)
+        self._looked_after = self._exchanges
+        return error
 
-    def _hidden_log(self) -> str:
-        """Return what the kernel logged since the guest was ready, unless the console shows it."""
+    def take_raised(self) -> tuple[KernelvmError, ...]:
+        """Return the verdicts on this guest that were raised since it was last asked for them."""
+        if not self._started:
+            return ()
+        raised = tuple(self._judge.raised[self._taken :])
+        self._taken = len(self._judge.raised)
+        return raised
+
+    def _end_program(self) -> None:
+        """Have a program killed that was given up."""
+        if self._owing:
+            self._cancel()
+
+    def _go_on(self) -> None:
+        """Let a guest run that QMP's stop holds: its log is to be read."""
+        if self._judge.is_paused():
+            with contextlib.suppress(KernelvmError):
+                self.qmp.query("cont")
+
+    def _read_log(self, read: Callable[[GuestDeadline], None]) -> None:
+        """Read the guest's log. Raises what became of the guest if it does not answer."""
+        self._end_program()
+        deadline = self._judge.command_deadline(self.limits)
         try:
-            level = int(self.read("/proc/sys/kernel/printk").split()[0])
-        except OSError:
-            # The test has unmounted /proc, or closed what this needs.
-            return ""
-        if level > WARNING_LEVEL:
-            return ""
-        since = self.snapshot.log_sequence if self.snapshot else -1
-        return str(KernelLog(tuple(each for each in self.dmesg if each.sequence > since)))
+            read(deadline)
+        except NoReply:
+            raise self._judge.verdict(deadline, "its kernel's log") from None
+
+    def _look_before_end(self) -> None:
+        """Look once more at a guest that is about to end, if it answers."""
+        if self._answers and self._can_be_asked and not self.ended:
+            self._go_on()
+            self.findings.may_look()
+
+    def _note_order(self, command: str, arguments: dict[str, Any]) -> None:
+        """Note a QMP command of the test's before it is run."""
+        if command in ENDING_ORDERS:
+            self._look_before_end()
+            self._is_let_go = True
+        self.journal.ordered(command, arguments)
 
     # The kernel
 
@@ -454,10 +532,14 @@ class Vm(Programs):
 
     @property
     def dmesg(self) -> KernelLog:
-        """The kernel's log, record by record."""
-        flags = os.O_RDONLY | os.O_NONBLOCK
-        raw = b"".join(self._chunks("/dev/kmsg", flags, "read", until_empty=True))
-        return parse_kmsg(raw.decode("utf-8", "replace"))
+        """The kernel's log since its boot, record by record, what programs wrote included.
+
+        Raises SyscallFailed where it cannot be read.
+        """
+        self._read_log(self.findings.read)
+        if self.findings.copy.trouble:
+            raise SyscallFailed(f"read /dev/kmsg: {self.findings.copy.trouble}")
+        return self.findings.copy.records
 
     @property
     def cmdline(self) -> tuple[str, ...]:
@@ -499,9 +581,12 @@ class Vm(Programs):
         self._reboot(REBOOT_RESTART, timeout_s, "reboot")
 
     def _reboot(self, command: int, timeout_s: float, what: str) -> None:
+        self._tell_before_end(what)
         batch = Batch()
-        batch.call("sync")
-        batch.call("reboot", *REBOOT_MAGIC, command, 0)
+        # What is found wrong from now on is told by the console alone.
+        batch.call("syslog", SYSLOG_ACTION_CONSOLE_LEVEL, 0, LOUDEST, always=True)
+        batch.call("sync", always=True)
+        batch.call("reboot", *REBOOT_MAGIC, command, 0, always=True)
         streams = self._launch.streams
         deadline = self._judge.command_deadline(self.limits, timeout_s)
         noted = self.journal.begin(batch, what, timeout_s, program=False)
@@ -510,11 +595,18 @@ class Vm(Programs):
             reply = self._channel.transact(batch, deadline)
         self.journal.end(noted, reply)
         if reply:
-            self._syscall_failed(what, -reply.results[1])
+            self._syscall_failed(what, -reply.results[2])
         ended = streams.wait_for(lambda: streams.console_ended or None, deadline)
         status = self._launch.process.wait(END_S) if ended else None
         if status != 0:
             raise self._judge.verdict(deadline, what)
+        self._is_let_go = True
+
+    def _tell_before_end(self, what: str) -> None:
+        """Raise what the kernel found wrong before the test ends it."""
+        if self._answers:
+            self._read_log(self.findings.look)
+            self.findings.refuse(self._judge.deadline(0.0), what)
 
     def kexec(
         self,
@@ -535,8 +627,10 @@ class Vm(Programs):
         second = kernel.bootable(cmdline=cmdline, cookie=cookie)
         boot = on_flash_of(second.boot, self.boot)
         load(self, boot, device_tree)
+        self._tell_before_end("kexec")
         batch = Batch()
-        batch.call("reboot", *REBOOT_MAGIC, REBOOT_KEXEC, 0)
+        batch.call("syslog", SYSLOG_ACTION_CONSOLE_LEVEL, 0, LOUDEST, always=True)
+        batch.call("reboot", *REBOOT_MAGIC, REBOOT_KEXEC, 0, always=True)
         self._judge.begin_anew(second.boot.image)
         deadline = self._judge.boot_deadline(second.limits)
         noted = self.journal.begin(batch, "kexec", deadline.timeout_s, program=False)
@@ -549,16 +643,20 @@ class Vm(Programs):
             self.journal.end(noted, reply)
         self._ready = self._judge.ready = True
         if reply:
-            self._syscall_failed("kexec", -reply.results[0])
+            self._syscall_failed("kexec", -reply.results[1])
+        self.findings.begin_anew()
         self.abi, self.boot, self._stale = second.abi, boot, []
         self.services = Services(self, second.services)
 
     def wait_end(self, timeout_s: float) -> int | None:
         """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""
+        self._look_before_end()
         if self._held and self._judge.trouble():
             with contextlib.suppress(GuestDied):
                 self.qmp.query("quit")
-        return self._launch.process.wait(timeout_s)
+        status = self._launch.process.wait(timeout_s)
+        self._is_let_go = self._is_let_go or status is not None
+        return status
 
     def hold_panicked(self) -> None:
         """Have QEMU stay, with a guest that panicked, until somebody asks for its end."""
@@ -569,5 +667,8 @@ class Vm(Programs):
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send QEMU a signal."""
+        if number not in (signal.SIGSTOP, signal.SIGCONT):
+            self._look_before_end()
+            self._is_let_go = True
         self.journal.signalled(number)
         os.kill(self.pid, number)

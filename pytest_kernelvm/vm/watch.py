@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from pytest_kernelvm.vm.deadlines import GuestDeadline, work_of
+from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.splats import HINT, Splat, read_splats
 from pytest_kernelvm.vm.streams import LOOK_S, Streams
 from pytest_kernelvm.vm.transcript import HALTED
@@ -47,35 +48,51 @@ class Trouble(enum.Enum):
     SPLAT = "the kernel found something wrong"
 
 
+class Source(enum.Enum):
+    """Where a splat was read: the offsets of each source are its own."""
+
+    CONSOLE = "the console"
+    LOG = "the kernel's log"
+
+
+@dataclass(kw_only=True, slots=True)
+class Places:
+    """Offsets into the texts of the sources between which something lies; no end is None."""
+
+    start: dict[Source, int] = field(default_factory=dict)
+    end: dict[Source, int] = field(default_factory=dict)
+
+    def hold(self, source: Source, offset: int) -> bool:
+        """Whether an offset into a source's text lies between them."""
+        end = self.end.get(source)
+        return self.start.get(source, 0) <= offset and (end is None or offset < end)
+
+
 @dataclass(kw_only=True, slots=True)
 class Allowance:
     """Splats that a test provokes.
 
     patterns: of which one must be found in a splat's text. reason: why they are no failure.
-    start, end: offsets into the console's text between which they must begin.
-    splats: those that were allowed so far.
+    places: where they must begin. splats: those that were allowed so far.
     """
 
     patterns: tuple[re.Pattern[str], ...]
     reason: str
-    start: int = 0
-    end: int | None = None
+    places: Places = field(default_factory=Places)
     splats: list[Splat] = field(default_factory=list)
 
-    def covers(self, splat: Splat) -> bool:
-        """Whether it allows a splat of the console."""
-        return (
-            self.start <= splat.start
-            and (self.end is None or splat.start < self.end)
-            and self.fits(splat)
-        )
+    def covers(self, source: Source, splat: Splat) -> bool:
+        """Whether it allows a splat that was read in a source."""
+        fits = any(pattern.search(splat.text) for pattern in self.patterns)
+        return fits and self.places.hold(source, splat.start)
 
-    def fits(self, splat: Splat) -> bool:
-        """Whether one of the patterns is in a splat's text."""
-        return any(pattern.search(splat.text) for pattern in self.patterns)
+    def note(self, splat: Splat) -> None:
+        """Keep a splat that was allowed, once, though console and log tell of it."""
+        if not any(is_same_event(splat, other) for other in self.splats):
+            self.splats.append(splat)
 
 
-def allowance(patterns: str | Iterable[str], reason: str, start: int = 0) -> Allowance:
+def allowance(patterns: str | Iterable[str], reason: str) -> Allowance:
     """Return the allowance of splats in whose text one of the regular expressions is found.
 
     Raises TypeError for what is none, or without a reason.
@@ -89,42 +106,134 @@ def allowance(patterns: str | Iterable[str], reason: str, start: int = 0) -> All
         compiled = tuple(re.compile(pattern) for pattern in given)
     except re.error as error:
         raise TypeError(f"not a regular expression: {error.pattern!r}: {error}") from None
-    return Allowance(patterns=compiled, reason=reason, start=start)
+    return Allowance(patterns=compiled, reason=reason)
+
+
+def is_same_event(splat: Splat, other: Splat) -> bool:
+    """Whether two splats are one, told by console and log; lines of a console may lack the time."""
+    times = splat.guest_time_s, other.guest_time_s
+    return splat.title == other.title and (None in times or times[0] == times[1])
+
+
+class SplatReader:
+    """Finds the splats of a text that grows.
+
+    text: its bytes. start: the offset from which on it is looked at.
+    whole: the splats so far that have an end. unfinished: the last one, if it may go on.
+    """
+
+    def __init__(self, text: bytearray, start: int = 0) -> None:
+        self.whole: list[Splat] = []
+        self.unfinished: Splat | None = None
+        self._text = text
+        self._floor = start
+        self._searched = start
+
+    @property
+    def splats(self) -> tuple[Splat, ...]:
+        """All of them."""
+        return (*self.whole, *((self.unfinished,) if self.unfinished else ()))
+
+    def look_from(self, start: int) -> None:
+        """Look at the text from an earlier offset on."""
+        self.whole.clear()
+        self.unfinished = None
+        self._floor = self._searched = start
+
+    def read(self, *, ended: bool) -> bytes:
+        """Find the splats in what came since the last look; return what that was.
+
+        ended: whether nothing more comes, so that a last line without its end counts.
+        """
+        text = self._text
+        end = len(text) if ended else text.rfind(b"\n", self._searched) + 1
+        if end <= self._searched:
+            return b""
+        fresh = bytes(text[self._searched : end])
+        if not self.unfinished and not _HINT.search(fresh):
+            self._searched = end
+            return fresh
+        start = self.unfinished.start if self.unfinished else self._above(self._searched)
+        self._searched = end
+        self.unfinished = None
+        for splat in read_splats(bytes(text[start:end]).decode("latin-1")):
+            found = _moved(splat, start, text)
+            if found.complete:
+                self.whole.append(found)
+                self._floor = found.end
+            else:
+                self.unfinished = found
+        return fresh
+
+    def _above(self, offset: int) -> int:
+        """Return where the line begins that is LINES_ABOVE above an offset."""
+        for _line in range(LINES_ABOVE):
+            above = self._text.rfind(b"\n", self._floor, max(self._floor, offset - 1))
+            if above < 0:
+                return self._floor
+            offset = above + 1
+        return offset
 
 
 class Watch:
     """Looks at all that comes out of one guest.
 
     pid: QEMU's. start: the offset into the console's text from which on it is looked at.
+    log: the copy of the kernel's log; log_start: the offset into its text likewise.
     refusing: whether a splat that nobody allowed ends a wait.
+
+    As long as the agent hands over the kernel's log, that decides what is a splat: what the console
+    shows beside it may be quoted by a program. A splat of the console counts that came after the
+    console's text was `settled` by a reading of the log, or while the log had a gap.
     """
 
-    def __init__(self, streams: Streams, pid: int, start: int) -> None:
+    def __init__(
+        self, streams: Streams, pid: int, start: int, log: LogCopy, log_start: int = 0
+    ) -> None:
         self.refusing = False
         self.allowances: list[Allowance] = []
         self._streams = streams
         self._pid = pid
-        self._splats: list[Splat] = []
-        self._going_on: Splat | None = None
-        self._floor = start
-        self._searched = start
+        self._console = SplatReader(streams.console_text, start)
+        self._log_copy = log
+        self._log = SplatReader(log.text, log_start)
+        self._of_ours: list[Splat] = []
+        self._settled = 0
         self._halted = False
         self._stopped_looks = 0
         self._looked = 0.0
         self._deadline: GuestDeadline | None = None
-        self._told: list[Splat] = []
+        self._told: list[tuple[Source, Splat]] = []
+
+    @property
+    def console_splats(self) -> tuple[Splat, ...]:
+        """The splats that the console shows, allowed or not."""
+        self._read()
+        return self._console.splats
+
+    @property
+    def log_splats(self) -> tuple[Splat, ...]:
+        """The splats of the kernel's log, and what is wrong with the log itself, in its order."""
+        self._read()
+        found = (*self._log.splats, *self._of_ours)
+        return tuple(sorted(found, key=lambda splat: splat.start))
 
     @property
     def splats(self) -> tuple[Splat, ...]:
-        """All splats so far, allowed or not."""
-        self._read()
-        return (*self._splats, *((self._going_on,) if self._going_on else ()))
+        """All splats so far, allowed or not: the log's, and those that only the console shows."""
+        logged = self.log_splats
+        alone = (each for each in self.console_splats if not self._is_told_of(each, logged))
+        return (*logged, *alone)
 
     def look(self) -> Trouble | None:
         """Return what is wrong, if anything; call it with the streams' lock held."""
         self._read()
-        if any(splat.fatal for splat in self.splats):
+        if any(splat.fatal for splat in self._unsettled()):
             return Trouble.PANIC
+        return self.end_of_guest() or (Trouble.SPLAT if self.refusing and self.is_refused else None)
+
+    def end_of_guest(self) -> Trouble | None:
+        """Return why the guest cannot answer, by what is not its kernel's text."""
         if self._halted:
             return Trouble.HALTED
         if self._streams.console_ended:
@@ -133,14 +242,18 @@ class Watch:
             return Trouble.STREAMS
         if self.stopped:
             return Trouble.STOPPED
-        if self.refusing and self.is_refused:
-            return Trouble.SPLAT
         return None
 
     @property
     def is_refused(self) -> bool:
         """Whether there is a whole splat that nobody allowed."""
-        return any(splat is not self._going_on or not self.is_going_on for splat in self.refused)
+        return any(
+            splat is not self._console.unfinished or not self.is_going_on
+            for splat in self.refused_on_console
+        ) or any(
+            splat is not self._log.unfinished or not self.is_logging
+            for splat in self.refused_in_log
+        )
 
     def begin(self, deadline: GuestDeadline) -> None:
         """Look anew, and keep a deadline's figures; a command that does not last needs none."""
@@ -162,80 +275,110 @@ class Watch:
 
     @property
     def is_going_on(self) -> bool:
-        """Whether the last splat is still being printed."""
-        if not self._going_on or not self._streams.console_times:
+        """Whether the console's last splat is still being printed."""
+        going_on = self._console.unfinished
+        if not going_on or not self._streams.console_times:
             return False
         now = time.monotonic()
-        begun = self._streams.arrival_of(self._going_on.start)
+        begun = self._streams.arrival_of(going_on.start)
         return now - self._streams.console_times[-1][0] < QUIET_S and now - begun < LONGEST_S
 
     @property
+    def is_logging(self) -> bool:
+        """Whether the last splat of the log is still being written."""
+        quiet_s = time.monotonic() - self._log_copy.grew_at_s
+        return self._log.unfinished is not None and quiet_s < QUIET_S
+
+    @property
     def refused(self) -> tuple[Splat, ...]:
-        """The splats that nobody allowed and that no error has told yet."""
-        return tuple(splat for splat in self.splats if not self._is_fine(splat))
+        """The splats that nobody allowed and that no error has told yet, of log and console."""
+        return (*self.refused_in_log, *self.refused_on_console)
 
-    def _is_fine(self, splat: Splat) -> bool:
-        for allowed in self.allowances:
-            if allowed.covers(splat):
-                if splat.start not in [other.start for other in allowed.splats]:
-                    allowed.splats.append(splat)
-                return True
-        return any(
-            told.start <= splat.start < told.end
-            or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
-            or _follows(told, splat)
-            for told in self._told
-        ) or any(_follows(provoked, splat) for each in self.allowances for provoked in each.splats)
+    @property
+    def refused_in_log(self) -> tuple[Splat, ...]:
+        """Those that the log tells of."""
+        return tuple(splat for splat in self.log_splats if not self._is_fine(Source.LOG, splat))
 
-    def not_allowed(self, splats: Iterable[Splat]) -> tuple[Splat, ...]:
-        """Return those splats of another text than the console's that no pattern allows."""
+    @property
+    def refused_on_console(self) -> tuple[Splat, ...]:
+        """Those that only the console tells of, where it counts."""
+        self._read()
+        logged = self._log.splats
         return tuple(
-            splat for splat in splats if not any(allowed.fits(splat) for allowed in self.allowances)
+            splat
+            for splat in self._unsettled()
+            if not self._is_told_of(splat, logged) and not self._is_fine(Source.CONSOLE, splat)
         )
 
-    def tell(self, splats: Iterable[Splat]) -> None:
-        """Note the splats that an error shows, so that they fail nothing a second time."""
-        self._told += splats
+    def _unsettled(self) -> Iterator[Splat]:
+        """Give the console's splats that the log has not decided on."""
+        for splat in self._console.splats:
+            time_s = splat.guest_time_s
+            in_gap = time_s is not None and any(
+                gap.after_s <= time_s <= gap.before_s for gap in self._log_copy.gaps
+            )
+            if in_gap or splat.start >= self._settled:
+                yield splat
 
-    def look_from(self, start: int) -> None:
-        """Look at the console's text from an earlier offset on."""
-        self._splats.clear()
-        self._going_on = None
-        self._floor = self._searched = start
+    def settle(self, offset: int) -> None:
+        """Have the log decide on the console's text up to an offset: it was read after that."""
+        self._settled = max(self._settled, offset)
+
+    @staticmethod
+    def _is_told_of(splat: Splat, others: Iterable[Splat]) -> bool:
+        return any(is_same_event(splat, other) for other in others)
+
+    def _is_fine(self, source: Source, splat: Splat) -> bool:
+        for allowed in self.allowances:
+            if allowed.covers(source, splat):
+                allowed.note(splat)
+                return True
+        return any(
+            self._has_told(told, source is where, splat) for where, told in self._told
+        ) or any(_follows(provoked, splat) for each in self.allowances for provoked in each.splats)
+
+    @staticmethod
+    def _has_told(told: Splat, is_same_source: bool, splat: Splat) -> bool:
+        """Whether an error that showed one splat has told another one as well."""
+        return (
+            (is_same_source and told.start <= splat.start < told.end)
+            or is_same_event(told, splat)
+            or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
+            or _follows(told, splat)
+        )
+
+    def find(self, kind: str, title: str, place: tuple[int, int] | None = None) -> None:
+        """Note what the kernel does not say itself: a taint, or records that are lost.
+
+        title: in words. place: of a line about it in the log's text, by default a new one.
+        """
+        start, end = place or self._log_copy.note(title)
+        self._of_ours.append(
+            Splat(
+                kind=kind,
+                title=title,
+                text=title,
+                start=start,
+                end=end,
+                complete=True,
+                guest_time_s=None,
+            )
+        )
+
+    def tell(self, source: Source, splats: Iterable[Splat]) -> None:
+        """Note the splats that an error shows, so that they fail nothing a second time."""
+        self._told += [(source, splat) for splat in splats]
+
+    def look_from(self, start: int, log_start: int) -> None:
+        """Look at the texts of console and log from earlier offsets on."""
+        self._console.look_from(start)
+        self._log.look_from(log_start)
 
     def _read(self) -> None:
-        """Find the splats in what the console has said since the last look."""
-        text = self._streams.console_text
-        whole = len(text) if self._streams.console_ended else text.rfind(b"\n", self._floor) + 1
-        if whole <= self._searched:
-            return
-        fresh = bytes(text[self._searched : whole])
+        """Find the splats in what came since the last look."""
+        fresh = self._console.read(ended=self._streams.console_ended)
         self._halted = self._halted or bool(_HALTED.search(fresh))
-        hint = _HINT.search(fresh)
-        if not self._going_on and not hint:
-            self._searched = whole
-            return
-        start = self._going_on.start if self._going_on else self._above(self._searched)
-        self._searched = whole
-        self._going_on = None
-        for splat in read_splats(bytes(text[start:whole]).decode("latin-1")):
-            found = _moved(splat, start, text)
-            if found.complete:
-                self._splats.append(found)
-                self._floor = found.end
-            else:
-                self._going_on = found
-
-    def _above(self, offset: int) -> int:
-        """Return where the line begins that is LINES_ABOVE above an offset."""
-        for _line in range(LINES_ABOVE):
-            above = self._streams.console_text.rfind(
-                b"\n", self._floor, max(self._floor, offset - 1)
-            )
-            if above < 0:
-                return self._floor
-            offset = above + 1
-        return offset
+        self._log.read(ended=False)
 
 
 def _follows(oops: Splat, splat: Splat) -> bool:

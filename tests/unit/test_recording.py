@@ -19,6 +19,7 @@ from pytest_kernelvm.report.witness import Labelled
 from pytest_kernelvm.vm.channel import Channel
 from pytest_kernelvm.vm.console import APART_S, Console
 from pytest_kernelvm.vm.judging import Judge
+from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.launch import Launch
 from pytest_kernelvm.vm.qmp import Qmp
 from pytest_kernelvm.vm.recording import following, two_clocks, write_cast
@@ -47,7 +48,12 @@ class Line:
         )
         self.typed: list[str] = []
         self.console = Console(
-            self.streams, directory / "console.log", 5.0, self._judge(directory), self.typed.append
+            self.streams,
+            directory / "console.log",
+            5.0,
+            self._judge(directory),
+            self.typed.append,
+            lambda: True,
         )
         self.streams.start()
 
@@ -63,7 +69,16 @@ class Line:
             state_descriptor=None,
         )
         channel = Channel(self.streams, arch_named("aarch64"), {}, lambda: False)
-        return Judge(Unlabelled(), started, channel, Qmp(self.streams), directory / "Image", 0)
+        return Judge(
+            Unlabelled(),
+            started,
+            channel,
+            Qmp(self.streams),
+            directory / "Image",
+            start=0,
+            log=LogCopy(),
+            log_start=0,
+        )
 
     def say(self, data: bytes) -> None:
         """Have the guest say something, and wait until it was heard."""

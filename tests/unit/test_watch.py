@@ -15,9 +15,10 @@ import pytest
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline, Spawned, spawn
 from pytest_kernelvm.vm.deadlines import GuestDeadline
+from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.serial_line import LineEnd
 from pytest_kernelvm.vm.streams import Streams, connected
-from pytest_kernelvm.vm.watch import Trouble, Watch, allowance
+from pytest_kernelvm.vm.watch import Places, Source, Trouble, Watch, allowance
 from tests.unit.test_transcript import console
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -52,7 +53,7 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
             console=far.console,
             streams=streams,
             process=process,
-            watch=Watch(streams, process.pid, 0),
+            watch=Watch(streams, process.pid, 0, LogCopy()),
         )
 
 
@@ -138,21 +139,23 @@ def test_an_allowance_is_for_a_stretch_of_the_console(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.says(console("splat_atomic"))
     begin = len(guest.streams.console_text)
-    allowed = allowance("scheduling while atomic", "provoked", start=begin)
+    allowed = allowance("scheduling while atomic", "provoked")
+    allowed.places = Places(start={Source.CONSOLE: begin})
     guest.watch.allowances.append(allowed)
     guest.says(console("splat_atomic"))
-    allowed.end = len(guest.streams.console_text)
+    end = len(guest.streams.console_text)
+    allowed.places.end[Source.CONSOLE] = end
     guest.says(console("splat_atomic"))
     starts = [splat.start for splat in guest.watch.refused]
     assert len(starts) == 2
-    assert starts[0] < begin < (allowed.end or 0) < starts[1]
+    assert starts[0] < begin < end < starts[1]
     assert len(allowed.splats) == 1
 
 
 def test_what_was_told_is_not_told_again(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.says(console("aarch64_warning"))
-    guest.watch.tell(guest.watch.splats)
+    guest.watch.tell(Source.CONSOLE, guest.watch.splats)
     assert guest.trouble(0) is None
     guest.says(console("splat_atomic"))
     assert guest.trouble() is Trouble.SPLAT
@@ -163,7 +166,7 @@ def test_a_guest_that_spins_tells_so_again_and_again(guest: Guest) -> None:
     text = console("lkdtm_aarch64_soft_lockup")
     guest.says(text)
     assert guest.trouble() is Trouble.SPLAT
-    guest.watch.tell(guest.watch.splats)
+    guest.watch.tell(Source.CONSOLE, guest.watch.splats)
     for seconds in ("26s", "48s"):
         guest.says(text.replace("stuck for 3s", f"stuck for {seconds}"))
     assert guest.watch.refused == ()
@@ -184,10 +187,11 @@ def test_text_without_an_end_does_not_hold_up_the_verdict(guest: Guest) -> None:
 
 def test_the_boot_of_a_snapshot_counts_when_asked_for(guest: Guest) -> None:
     guest.says(console("aarch64_warning"))
-    later = Watch(guest.streams, guest.process.pid, len(guest.streams.console_text))
+    begin = len(guest.streams.console_text)
+    later = Watch(guest.streams, guest.process.pid, begin, LogCopy())
     guest.says(console("splat_rss"))
     assert [splat.kind for splat in later.splats] == ["BUG"]
-    later.look_from(0)
+    later.look_from(0, 0)
     assert [splat.kind for splat in later.splats] == ["WARNING", "BUG"]
 
 

@@ -1,0 +1,87 @@
+"""Whether a test that caught a verdict on its guest meant to: its handler names the verdict.
+
+`pytest.raises(GuestPanic)` and `except GuestPanic` say that the test expects this end of its guest.
+`except Exception`, a loop that tries again, or `pytest.raises(Exception)` would as well take what
+nobody expects.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+from collections.abc import Iterator
+from types import FrameType
+
+from pytest_kernelvm.errors import KernelvmError
+
+
+def is_caught_by_name(error: KernelvmError) -> bool:
+    """Whether the code that caught an error names its class, or a verdict's class above it.
+
+    A `with` statement (pytest.raises, contextlib.suppress) may also name KernelvmError itself: it
+    ends there, and the test looks at what it caught.
+    """
+    return any(
+        isinstance(named, type)
+        and isinstance(error, named)
+        and issubclass(named, KernelvmError)
+        and (in_with or named is not KernelvmError)
+        for frame, node, in_with in _handlers(error)
+        for named in _named(node, frame)
+    )
+
+
+def where_caught(error: KernelvmError) -> str:
+    """Return `file:line` of the code that an error came out of when it was caught."""
+    caught = error.__traceback__
+    return f"{caught.tb_frame.f_code.co_filename}:{caught.tb_lineno}" if caught else ""
+
+
+def _handlers(error: KernelvmError) -> Iterator[tuple[FrameType, ast.expr, bool]]:
+    """Give what the handlers around the place name where an error was caught.
+
+    The first frame of its traceback is the one in which it was caught. Gives the frame, the
+    expression of an `except` or `with`, and whether it is the latter.
+    """
+    caught = error.__traceback__
+    if caught is None:
+        return
+    frame, line = caught.tb_frame, caught.tb_lineno
+    for node in ast.walk(_parsed(frame.f_code.co_filename)):
+        if not _holds(node, line):
+            continue
+        if isinstance(node, ast.With):
+            for item in node.items:
+                yield frame, item.context_expr, True
+        elif isinstance(node, ast.Try) and any(_holds(each, line) for each in node.body):
+            for handler in node.handlers:
+                if handler.type:
+                    yield frame, handler.type, False
+
+
+def _holds(node: ast.AST, line: int) -> bool:
+    start, end = getattr(node, "lineno", None), getattr(node, "end_lineno", None)
+    return start is not None and end is not None and start <= line <= end
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(filename: str) -> ast.Module:
+    try:
+        return ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError):
+        return ast.Module(body=[], type_ignores=[])
+
+
+def _named(node: ast.expr, frame: FrameType) -> Iterator[object]:
+    """Give the values of the names in an expression, as the frame knows them."""
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name):
+            yield _value(frame, each.id)
+        elif isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name):
+            yield getattr(_value(frame, each.value.id), each.attr, None)
+
+
+def _value(frame: FrameType, name: str) -> object:
+    found: object = frame.f_locals.get(name, frame.f_globals.get(name))
+    return found

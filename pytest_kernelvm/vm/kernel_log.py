@@ -1,0 +1,158 @@
+"""The host's copy of a guest's kernel log, record by record, whatever the console shows of it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_kernelvm.guest.protocol import LOG_BYTES, RECORD_BYTES
+from pytest_kernelvm.vm.results import KernelLog, LogRecord, parse_kmsg
+
+# What the agent writes before it reads the log for the last time: the kernel's own last record can
+# be added to (pr_cont), and is not readable, until the next one begins.
+MARK = "kernelvm: the log so far"
+MARK_RECORD = f"<7>{MARK}\n".encode()
+
+# A guest that says more is not believed to have been read.
+LIMIT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogGap:
+    """Records that the kernel dropped before they were read.
+
+    lost: how many. after_s, before_s: the times of the records around them, since the boot;
+    after_s is below 0 where the boot's first ones are lost.
+    start, end: where the line that tells of it is in the text of the log's copy.
+    """
+
+    lost: int
+    after_s: float
+    before_s: float
+    start: int
+    end: int
+
+
+class LogCopy:
+    """What was read of one kernel's log so far.
+
+    raw: the bytes of /dev/kmsg. text: the kernel's own records, a line each, as a console would
+    show them, with a line of ours where something is to be said; offsets into it are places.
+    gaps: what was lost. trouble: why the log cannot be read; empty if it can.
+    is_full: whether it is too long to be kept. grew_at_s: when a record came last, on the monotonic
+    clock.
+    """
+
+    def __init__(self) -> None:
+        self.raw = bytearray()
+        self.text = bytearray()
+        self.gaps: list[LogGap] = []
+        self.trouble = ""
+        self._next_sequence = 0
+        self._last_time_s = -1.0
+        self.is_full = False
+        self.grew_at_s = 0.0
+
+    def add(self, raw: bytes, *, to_the_gap: bool = False) -> bool:
+        """Take the next bytes of /dev/kmsg, which are whole records; those known are passed over.
+
+        to_the_gap: whether to stop before records whose predecessors are not known.
+        Returns whether all was taken.
+        """
+        for lines in _records(raw):
+            for record in parse_kmsg(lines.decode("utf-8", "replace")):
+                if record.sequence > self._next_sequence and to_the_gap:
+                    return False
+                if record.sequence >= self._next_sequence:
+                    self._take(record, lines)
+        return True
+
+    def _take(self, record: LogRecord, raw: bytes) -> None:
+        if record.sequence > self._next_sequence:
+            self._note_gap(record)
+        self._next_sequence = record.sequence + 1
+        self._last_time_s = record.time_s
+        if self.is_full or len(self.raw) + len(raw) > LIMIT_BYTES:
+            self.is_full = True
+            return
+        self.raw += raw
+        self.grew_at_s = time.monotonic()
+        if record.facility == 0:
+            self.text += _lines(record)
+
+    def _note_gap(self, record: LogRecord) -> None:
+        lost = record.sequence - self._next_sequence
+        records = "1 record" if lost == 1 else f"{lost} records"
+        start, end = self.note(f"{records} of the kernel's log were lost before they were read")
+        self.gaps.append(
+            LogGap(
+                lost=lost,
+                after_s=self._last_time_s,
+                before_s=record.time_s,
+                start=start,
+                end=end,
+            )
+        )
+
+    def note(self, words: str) -> tuple[int, int]:
+        """Add a line of ours; return where it begins and ends in the text."""
+        start = len(self.text)
+        self.text += f"kernelvm: {words}\n".encode()
+        return start, len(self.text)
+
+    @classmethod
+    def read_before(cls, raw: bytes) -> LogCopy:
+        """Return the copy of a log of which these bytes were read; one for each guest."""
+        parsed = _parsed(raw)
+        copy = cls()
+        copy.raw += parsed.raw
+        copy.text += parsed.text
+        copy.gaps = list(parsed.gaps)
+        copy._next_sequence, copy._last_time_s = parsed._next_sequence, parsed._last_time_s
+        copy.is_full = parsed.is_full
+        return copy
+
+    def begin_anew(self) -> None:
+        """Go on with the log of another kernel; the text stays, the records do not."""
+        self.raw.clear()
+        self._next_sequence, self._last_time_s = 0, -1.0
+
+    @property
+    def records(self) -> KernelLog:
+        """All records, those that programs wrote included, without our own marks."""
+        found = parse_kmsg(self.raw.decode("utf-8", "replace"))
+        return KernelLog(tuple(each for each in found if each.text != MARK or not each.facility))
+
+
+def _records(raw: bytes) -> Iterator[bytes]:
+    """Give the lines of each record; those of its dictionary begin with a space."""
+    begin = 0
+    while begin < len(raw):
+        end = raw.find(b"\n", begin) + 1 or len(raw)
+        while raw[end : end + 1] == b" ":
+            end = raw.find(b"\n", end) + 1 or len(raw)
+        yield raw[begin:end]
+        begin = end
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(raw: bytes) -> LogCopy:
+    """All guests of a snapshot begin with the same log, and parsing it takes as long as a test."""
+    copy = LogCopy()
+    copy.add(raw)
+    return copy
+
+
+def may_go_on(log_bytes: int) -> bool:
+    """Whether an answer with so much of the log may have left some of it for the next one."""
+    return log_bytes > LOG_BYTES - RECORD_BYTES
+
+
+def _lines(record: LogRecord) -> bytes:
+    """Return a record as lines of a console (record_print_text in kernel/printk/printk.c)."""
+    caller = f"[{record.caller:>7}]" if record.caller else ""
+    prefix = f"[{record.time_s:12.6f}]{caller} "
+    lines = record.text.split("\n")
+    return "".join(f"{prefix}{line}\n" for line in lines).encode()

@@ -1,0 +1,112 @@
+"""The host's copy of a kernel's log: recorded bytes of /dev/kmsg."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_kernelvm.guest.protocol import LOG_BYTES, RECORD_BYTES
+from pytest_kernelvm.vm.kernel_log import MARK_RECORD, LogCopy, may_go_on
+from pytest_kernelvm.vm.splats import read_splats
+
+FIRST = b"6,0,0,-;Linux version 6.12.117\n6,1,1254483,-;serial8250.0: ttyS1\n SUBSYSTEM=platform\n"
+WARNING = (
+    b"4,2,2994473,-;------------[ cut here ]------------\n"
+    b"4,3,2995090,-;WARNING: CPU: 0 PID: 61 at mine.c:23 act+0x8c/0x2f0 [mine]\n"
+    b"4,4,2995100,-;---[ end trace 0000000000000000 ]---\n"
+)
+BY_A_PROGRAM = b"12,5,3000000,-;BUG: quoted by a program\n"
+
+
+def copy_of(*pieces: bytes) -> LogCopy:
+    copy = LogCopy()
+    for piece in pieces:
+        copy.add(piece)
+    return copy
+
+
+def test_it_reads_as_a_console_does() -> None:
+    copy = copy_of(FIRST, WARNING)
+    assert copy.text.decode().splitlines()[:2] == [
+        "[    0.000000] Linux version 6.12.117",
+        "[    1.254483] serial8250.0: ttyS1",
+    ]
+    [splat] = read_splats(copy.text.decode())
+    assert (splat.kind, splat.guest_time_s, splat.complete) == ("WARNING", 2.994473, True)
+
+
+def test_each_line_of_a_record_has_its_time_and_caller() -> None:
+    copy = copy_of(b"4,0,18000000,c,caller=T61;two\\x0alines\n")
+    assert copy.text == b"[   18.000000][    T61] two\n[   18.000000][    T61] lines\n"
+
+
+def test_what_programs_wrote_is_a_record_and_no_word_of_the_kernels() -> None:
+    copy = copy_of(FIRST, WARNING, BY_A_PROGRAM)
+    assert b"quoted" not in copy.text
+    assert "quoted by a program" in copy.records
+
+
+def test_our_mark_is_no_record_of_the_guests() -> None:
+    mark = b"15,2,2000000,-;" + MARK_RECORD.removeprefix(b"<7>")
+    copy = copy_of(FIRST, mark)
+    assert len(copy.records.records) == 2
+    assert copy_of(FIRST, mark.replace(b"15,", b"7,", 1)).text.endswith(b"so far\n")
+
+
+def test_records_that_are_known_are_passed_over() -> None:
+    copy = copy_of(FIRST, FIRST + WARNING, WARNING)
+    assert copy.text == copy_of(FIRST, WARNING).text
+    assert copy.raw == FIRST + WARNING
+
+
+@pytest.mark.parametrize(
+    ("before", "after_s", "lost"), [(b"", -1.0, 2), (b"6,0,500000,-;first\n", 0.5, 1)]
+)
+def test_records_that_are_lost_are_told(before: bytes, after_s: float, lost: int) -> None:
+    copy = copy_of(before)
+    assert not copy.add(WARNING, to_the_gap=True)
+    assert not copy.gaps
+    copy.add(WARNING)
+    [gap] = copy.gaps
+    assert (gap.lost, gap.after_s, gap.before_s) == (lost, after_s, 2.994473)
+    told = bytes(copy.text[gap.start : gap.end]).decode()
+    assert f"{lost} record" in told
+    assert "lost before they were read" in told
+
+
+def test_a_second_reading_fills_what_an_answer_lost() -> None:
+    copy = copy_of(FIRST)
+    assert not copy.add(b"6,5,4000000,-;later\n", to_the_gap=True)
+    assert copy.add(FIRST + WARNING + b"6,5,4000000,-;later\n", to_the_gap=True)
+    assert not copy.gaps
+    assert copy.text.endswith(b"later\n")
+
+
+def test_each_guest_of_a_snapshot_has_its_own_copy() -> None:
+    one, other = (LogCopy.read_before(FIRST) for _guest in range(2))
+    one.add(WARNING)
+    other.add(b"6,2,2000000,-;of another guest\n")
+    assert b"cut here" in one.text
+    assert b"cut here" not in other.text
+    assert not other.gaps
+
+
+def test_another_kernels_records_count_from_0_again() -> None:
+    copy = copy_of(FIRST)
+    copy.begin_anew()
+    copy.add(b"6,0,0,-;Linux version 6.1\n")
+    assert not copy.gaps
+    assert [record.text for record in copy.records] == ["Linux version 6.1"]
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\n", b"no record\n", b"6,1\n", b" KEY=value\n", b"\xff\xfe;\n", b"x,1,2,-;text\n"]
+)
+def test_what_is_no_record_is_passed_over(raw: bytes) -> None:
+    copy = copy_of(raw, FIRST)
+    assert copy.text == copy_of(FIRST).text
+
+
+def test_a_full_answer_may_go_on() -> None:
+    assert not may_go_on(0)
+    assert not may_go_on(LOG_BYTES - RECORD_BYTES)
+    assert may_go_on(LOG_BYTES - RECORD_BYTES + 1)
