@@ -32,6 +32,13 @@ def is_caught_by_name(error: KernelvmError) -> bool:
     )
 
 
+def is_reported(error: KernelvmError) -> bool:
+    """Whether an error came out of the test's own code, so that pytest tells of it."""
+    caught = error.__traceback__
+    where = caught.tb_frame.f_globals.get("__name__", "") if caught else ""
+    return str(where).partition(".")[0] in ("_pytest", "pluggy")
+
+
 def where_caught(error: KernelvmError) -> str:
     """Return `file:line` of the code that an error came out of when it was caught."""
     caught = error.__traceback__

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.caught import is_caught_by_name, where_caught
+from pytest_kernelvm.caught import is_caught_by_name, is_reported, where_caught
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.vm.vm import Vm
 from pytest_kernelvm.vm.watch import Allowance, allowance
@@ -77,8 +77,8 @@ class Tolerance:
 
 
 def _swallowed(error: KernelvmError) -> KernelvmError | None:
-    """Return an error that a test caught without naming it, None if it named it."""
-    if is_caught_by_name(error):
+    """Return an error that a test caught without naming it; None if it did not, or named it."""
+    if is_caught_by_name(error) or is_reported(error):
         return None
     place = f"caught at {where_caught(error)} by a handler that does not name the verdict"
     name = type(error).__name__

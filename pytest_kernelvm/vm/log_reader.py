@@ -99,9 +99,7 @@ class LogReader:
         if self._copy.is_full and not self._is_full_told:
             self._is_full_told = True
             limit = f"{LIMIT_BYTES >> 20} MiB"
-            self._watch.find(
-                "log gap", f"the kernel's log is longer than {limit}"
-            )
+            self._watch.find("log gap", f"the kernel's log is longer than {limit}")
 
     def _is_on_console(self, gap: LogGap) -> bool:
         text = self._streams.console_text.decode("latin-1")

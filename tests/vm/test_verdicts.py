@@ -662,7 +662,9 @@ MODULE_LICENSE("GPL");
 EARLY = """
 int main(int argc, char **argv, char **envp)
 {
-	my_syscall3(__NR_finit_module, open("/early.ko", O_RDONLY), "", 0);
+	int file = open("/early.ko", O_RDONLY);
+
+	my_syscall3(__NR_finit_module, file, "", 0);
 	execve("/init", argv, envp);
 	return 1;
 }
