@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_kernelvm.vm.splat_table import Row, row_of, sure_words
+from pytest_kernelvm.vm.splat_table import Row, Words, row_of, sure_words
 
 # What printk puts in front of a line: level, time, caller (kernel/printk/printk.c,
 # info_print_prefix()).
@@ -129,14 +129,17 @@ class ConsoleLines:
 
     def _telling_without_stamp(self, tail: int, stop: int, end: int) -> tuple[Line, Row] | None:
         anew = [found.end() for found in _LINE_BEGINS_ANEW.finditer(self.text, tail, stop)]
+        told: tuple[Line, Row] | None = None
         for begin in (tail, *anew[-1:]):
             words = _UNSEEN.sub("", self.text[begin:stop])
             row = row_of(words)
             if row:
-                return _line(begin, end, words, None), row
+                told = _line(begin, end, words, None), row
+        if told and told[1].words is not Words.PLAIN:
+            return told
         sure = sure_words(self.text[tail:stop])
         if not sure:
-            return None
+            return told
         begin = tail + sure[0]
         return _line(begin, end, self.text[begin:stop], None), sure[1]
 

@@ -12,6 +12,7 @@ import enum
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 
 class End(enum.Enum):
@@ -444,7 +445,8 @@ ROWS = (
         r"|(?:spin|rw)lock .* on CPU#).*",
         "BUG",
     ),
-    _row("BUG", _TRACE, _PLAIN, r"BUG: .*", "BUG"),
+    # Behind pr_fmt()'s prefix too. drivers/input/input.c tells devices under their own names.
+    _row("BUG", _TRACE, _PLAIN, r"(?:(?!input: )[\w-]+: )?BUG: .*", "BUG"),
     # The head of a call trace that nothing above explains (show_stack() of each architecture).
     _row(
         "call trace",
@@ -476,6 +478,16 @@ EXPLAINED = re.compile(
     r"|The following trace is a kernel self test and not a bug!|TRACE \S+ (?:alloc|free) 0x.*"
 )
 
+# Who had a name refused says so too, below sysfs's call trace (lib/kobject.c).
+SAID_AGAIN = re.compile(r"(?:kobject: )?kobject_add_internal failed for .* with -EEXIST, .*")
+
+# What a CPU or task that does not get on is told with; a report may have several call traces.
+STALLS = frozenset(("RCU stall", "hung task", "soft lockup", "hard lockup", "workqueue lockup"))
+STALL_LINE = re.compile(
+    r"rcu: .*|task:.* state:.*|Task dump for CPU \d+:|Sending NMI .*|NMI backtrace .*|Showing .*"
+    r"|pool \d+:.*|Workqueue: .*|Unless \w+ kthread gets .*|INFO: task .* is blocked on .*"
+)
+
 # The beginnings of telling lines in which a task's name, and so a newline, may stand.
 NAME_FOLLOWS = re.compile(r"(?:INFO: task|WARNING:) .{0,40}")
 
@@ -503,11 +515,25 @@ def _hints() -> str:
 # What any of the telling lines holds: to pass over text without looking at each of its lines.
 HINT = re.compile(_hints())
 
-_PATTERNS = tuple(re.compile(row.pattern) for row in ROWS)
-_BY_HINT: dict[str, tuple[int, ...]] = {
-    hint: tuple(at for at, row in enumerate(ROWS) if hint in row.hints)
-    for hint in sorted({hint for row in ROWS for hint in row.hints})
-}
+
+def _by_hint(words: Iterable[Words]) -> dict[str, re.Pattern[str]]:
+    """Return for each hint the alternatives of its rows, as groups named r0, r1, …"""
+    chosen = set(words)
+    return {
+        hint: re.compile(
+            "|".join(
+                f"(?P<r{at}>{row.pattern})"
+                for at, row in enumerate(ROWS)
+                if hint in row.hints and row.words in chosen
+            )
+            or r"(?!)"
+        )
+        for hint in {hint for row in ROWS for hint in row.hints}
+    }
+
+
+_ANY_WORDS = _by_hint(Words)
+_SURE_WORDS = _by_hint([Words.SURE])
 # How far before its hint a telling line may begin that is believed anywhere, and how many hints of
 # a line are looked at.
 _BEFORE_HINT = 48
@@ -516,20 +542,26 @@ _MOST_HINTS = 16
 
 def row_of(words: str) -> Row | None:
     """Return the row that a line without its time is of, None if it tells nothing."""
-    hints = {found[0] for _, found in zip(range(_MOST_HINTS), HINT.finditer(words), strict=False)}
-    rows = {at for hint in hints for at in _BY_HINT[hint]}
-    return next((ROWS[at] for at in sorted(rows) if _PATTERNS[at].fullmatch(words)), None)
+    if not HINT.search(words):
+        return None
+    hints = {hint[0] for hint in islice(HINT.finditer(words), _MOST_HINTS)}
+    found = [match for hint in hints if (match := _ANY_WORDS[hint].fullmatch(words))]
+    return ROWS[min(_row_number(match) for match in found)] if found else None
 
 
 def sure_words(text: str) -> tuple[int, Row] | None:
     """Return from where on a line says what only a kernel says, and what that is of."""
-    for _, found in zip(range(_MOST_HINTS), HINT.finditer(text), strict=False):
-        rows = [at for at in _BY_HINT[found[0]] if ROWS[at].words is Words.SURE]
-        for begin in range(max(0, found.start() - _BEFORE_HINT), found.start() + 1):
-            fits = next((at for at in rows if _PATTERNS[at].match(text, begin)), None)
-            if fits is not None:
-                return begin, ROWS[fits]
+    for hint in islice(HINT.finditer(text), _MOST_HINTS):
+        for begin in range(max(0, hint.start() - _BEFORE_HINT), hint.start() + 1):
+            match = _SURE_WORDS[hint[0]].match(text, begin)
+            if match:
+                return begin, ROWS[_row_number(match)]
     return None
+
+
+def _row_number(match: re.Match[str]) -> int:
+    assert match.lastgroup
+    return int(match.lastgroup[1:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

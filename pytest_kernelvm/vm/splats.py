@@ -18,6 +18,9 @@ from pytest_kernelvm.vm.splat_table import (
     HINT,
     NAME_FOLLOWS,
     ONE_EVENT,
+    SAID_AGAIN,
+    STALL_LINE,
+    STALLS,
     TRACE_HEAD,
     End,
     row_of,
@@ -54,7 +57,6 @@ _CAUSE_LINES = 3
 _NAME_LINES = 3
 # No splat is longer: other CPUs may talk in between.
 _MOST_LINES = 200
-_NO_LIMIT = 1 << 62
 # What comes so much later in the guest's time belongs to something else.
 _PAUSE_S = 1.0
 
@@ -146,12 +148,23 @@ class _Window:
                 return
             yield here, self._lines[here]
 
-    def last_of(self, most: int) -> tuple[int, bool]:
+    def last_of(self, most: int) -> tuple[Line, bool]:
         """Return the last line, and whether the text ends later than after `most` lines."""
         here = 0
         while here < most and self._reaches(here + 1):
             here += 1
-        return here, here == most
+        return self[here], here == most
+
+    def end_of_panic(self) -> tuple[Line, bool]:
+        """Return the last line of a panic: what follows it is a part of it."""
+        text, at = self._source.text, self[0].end
+        while (at := text.find("---[ end Kernel panic", at)) >= 0:
+            line = self._source.next(self._source.beginning(at, self[0].end))
+            if line and _END_MARK.fullmatch(line.words):
+                return line, True
+            at += 1
+        last = self._source.next(self._source.beginning(len(text) - 1, self[0].start))
+        return last if last and last.start > self[0].start else self[0], False
 
     def pauses_before(self, here: int) -> bool:
         """Whether a line came so much later than the one above it that it is of something else."""
@@ -163,10 +176,20 @@ class _Window:
         one, other = self[0].caller, self[here].caller
         return not one or not other or one == other
 
-    def text(self, first: int, last: int) -> str:
+    def text(self, first: int, last: Line) -> str:
         """Return the text from a line to another."""
-        whole = self._source.text[self[first].start : self[last].end]
+        whole = self._source.text[self[first].start : last.end]
         return whole.replace("\r", "").rstrip("\n")
+
+    def own_words(self, first: int, last: Line) -> str:
+        """Return the words from a line to another, without those of other tasks and CPUs."""
+        lines = [self[here] for here in range(first, 1) if self.is_of_same_caller(here)]
+        for here, line in self.below(_MOST_LINES):
+            if line.start > last.start:
+                break
+            if self.is_of_same_caller(here):
+                lines.append(line)
+        return "\n".join(line.words for line in lines)
 
     def _has_above(self, here: int) -> bool:
         while len(self._above) < -here:
@@ -214,12 +237,16 @@ class _Reader:
     def splats(self) -> Iterator[Splat]:
         """Give one after the other."""
         text, at = self._source.text, self._floor
+        died: Splat | None = None
         while hint := HINT.search(text, at):
             begin = self._source.beginning(hint.start(), self._floor)
             splat = self._splat_on(begin)
             if splat:
                 self._floor = splat.end
-                yield splat
+                died = splat if _has_died(splat) else died
+                # The end of the task is part of the event, which its oops tells.
+                if not (died and splat.title.startswith("note: ") and belongs_to(died, splat)):
+                    yield splat
             at = splat.end if splat else text.find("\n", hint.end()) + 1 or len(text)
 
     def _splat_on(self, begin: int) -> Splat | None:
@@ -289,54 +316,52 @@ def _is_explained(window: _Window) -> bool:
     return False
 
 
-def _last_by_mark(window: _Window, kind: str) -> tuple[int, bool]:
-    """Return the last line of a splat that ends with a mark, and whether it is known to be that.
-
-    A panic is what follows it.
-    """
+def _last_by_mark(window: _Window, kind: str) -> tuple[Line, bool]:
+    """Return the last line of a splat that ends with a mark, and whether it is known to be that."""
     if kind == "panic":
-        return _last_of_panic(window)
+        return window.end_of_panic()
     in_trace = False
     framed = any(_FRAME.fullmatch(line.words) for _, line in window.above(1))
     for here, line in window.below(_MOST_LINES - 1):
         if _END_MARK.fullmatch(line.words) or (framed and _FRAME.fullmatch(line.words)):
-            return here, True
+            return line, True
         heads = kind in BEFORE_CUT and here == 1 and bool(_CUT_HERE.fullmatch(line.words))
         if not heads and _is_another(window, here, kind, in_trace):
-            return here - 1, True
+            return window[here - 1], True
         in_trace = in_trace or bool(TRACE_HEAD.fullmatch(line.words))
     return window.last_of(_MOST_LINES - 1)
 
 
-def _last_of_panic(window: _Window) -> tuple[int, bool]:
-    last = 0
-    for last, line in window.below(_NO_LIMIT):
-        if _END_MARK.fullmatch(line.words):
-            return last, True
-    return last, False
-
-
-def _last_by_frame(window: _Window, kind: str) -> tuple[int, bool]:
+def _last_by_frame(window: _Window, kind: str) -> tuple[Line, bool]:
     for here, line in window.below(_MOST_LINES - 1):
         if _FRAME.fullmatch(line.words):
-            return here, True
+            return line, True
         if _is_another(window, here, kind, in_trace=False):
-            return here - 1, True
+            return window[here - 1], True
     return window.last_of(_MOST_LINES - 1)
 
 
-def _last_by_trace(window: _Window, kind: str) -> tuple[int, bool]:
+def _last_by_trace(window: _Window, kind: str) -> tuple[Line, bool]:
     """Without a call trace it is the telling line and what is indented below it."""
     in_trace = bool(TRACE_HEAD.fullmatch(window[0].words))
     for here, line in window.below(_MOST_LINES - 1):
+        if in_trace and kind == "duplicate name" and SAID_AGAIN.fullmatch(line.words):
+            return line, True
         if _is_another(window, here, kind, in_trace) or _is_next_one(line, kind):
-            return (here - 1 if in_trace else _last_indented(window)), True
-        if in_trace and not _TRACE_LINE.fullmatch(line.words) and window.is_of_same_caller(here):
-            return here - 1, True
+            return (window[here - 1] if in_trace else _last_indented(window)), True
+        if in_trace and window.is_of_same_caller(here) and not _goes_on(line, kind):
+            return window[here - 1], True
         if not in_trace and here > _HEAD_LINES:
             return _last_indented(window), True
         in_trace = in_trace or bool(TRACE_HEAD.fullmatch(line.words))
     return window.last_of(_MOST_LINES - 1) if in_trace else (_last_indented(window), False)
+
+
+def _goes_on(line: Line, kind: str) -> bool:
+    """Whether a line may stand in or below a call trace of its splat."""
+    return bool(
+        _TRACE_LINE.fullmatch(line.words) or (kind in STALLS and STALL_LINE.fullmatch(line.words))
+    )
 
 
 def _is_next_one(line: Line, kind: str) -> bool:
@@ -344,15 +369,15 @@ def _is_next_one(line: Line, kind: str) -> bool:
     return kind in ONE_EVENT and kind_of(line.words) == kind
 
 
-def _last_by_kill(window: _Window, kind: str) -> tuple[int, bool]:
+def _last_by_kill(window: _Window, kind: str) -> tuple[Line, bool]:
     """The OOM killer tells what memory is used for before it says what it killed."""
     if _KILLED.fullmatch(window[0].words):
-        return 0, True
+        return window[0], True
     for here, line in window.below(_MOST_LINES - 1):
         if _KILLED.fullmatch(line.words):
-            return here, True
+            return line, True
         if _is_another(window, here, kind, in_trace=False):
-            return here - 1, True
+            return window[here - 1], True
     return window.last_of(_MOST_LINES - 1)
 
 
@@ -364,12 +389,12 @@ _LASTS = {
 }
 
 
-def _last_indented(window: _Window) -> int:
-    last = 0
-    for here, line in window.below(_MOST_LINES - 1):
+def _last_indented(window: _Window) -> Line:
+    last = window[0]
+    for _here, line in window.below(_MOST_LINES - 1):
         if line.words[:1] not in (" ", "\t"):
             break
-        last = here
+        last = line
     return last
 
 
@@ -383,6 +408,8 @@ def _is_another(window: _Window, here: int, kind: str, in_trace: bool) -> bool:
         return bool(_CUT_HERE.fullmatch(words))
     if TRACE_HEAD.fullmatch(words) or other == kind == "RCU stall":
         return False
+    if not window.is_of_same_caller(here):
+        return True
     return in_trace or not {kind, other} <= ONE_EVENT
 
 
@@ -392,7 +419,6 @@ _CPUS = (
     re.compile(r"CPU#(\d+)[: ]"),
     re.compile(r"^CPU (\d+) Unable to handle", re.MULTILINE),
     re.compile(r"on (?:cpu|CPU) ?(\d+)"),
-    re.compile(r"\]\[ *C(\d+)\]"),
 )
 _TASKS = (
     re.compile(r"INFO: task (?P<task>.{1,80}):(?P<pid>\d+) blocked "),
@@ -407,28 +433,32 @@ _TASKS = (
     re.compile(r"WARNING: .*, CPU#\d+: (?P<task>.*)/(?P<pid>\d+)$", re.MULTILINE),
     re.compile(r"BUG: scheduling .*: (?P<task>.*)/(?P<pid>\d+)/"),
     re.compile(r"pid: (?P<pid>\d+), name: (?P<task>.*)"),
-    re.compile(r"^(?:\[.*?\] )?Process (?P<task>.*) \(pid: (?P<pid>\d+),", re.MULTILINE),
+    re.compile(r"^Process (?P<task>.*) \(pid: (?P<pid>\d+),", re.MULTILINE),
     re.compile(r" by task (?P<task>.*)/(?P<pid>\d+)"),
     re.compile(r"(?P<task>\S+)/(?P<pid>\d+) (?:is trying|still has locks|is freeing|is leaving)"),
     re.compile(r"Killed process (?P<pid>\d+) \((?P<task>.*?)\)"),
-    re.compile(r"\]\[ *T(?P<pid>\d+)\](?P<task>)"),
 )
 
 
-def _splat(window: _Window, told: _Telling, first: int, last: int, complete: bool) -> Splat:
+def _splat(window: _Window, told: _Telling, first: int, last: Line, complete: bool) -> Splat:
     text = window.text(first, last)
-    cpu = next((int(found[1]) for each in _CPUS if (found := each.search(text))), None)
-    by = next((found for each in _TASKS if (found := each.search(text))), None)
+    own = window.own_words(first, last)
+    cpu = next((int(found[1]) for each in _CPUS if (found := each.search(own))), None)
+    by = next((found for each in _TASKS if (found := each.search(own))), None)
+    caller = told.line.caller
+    if cpu is None and caller.startswith("C"):
+        cpu = int(caller[1:])
+    pid = int(by["pid"]) if by else int(caller[1:]) if caller.startswith("T") else None
     return Splat(
         kind=told.kind,
         title=told.title,
         text=text,
         start=window[first].start,
-        end=window[last].end,
+        end=last.end,
         complete=complete,
         guest_time_s=window[first].seconds,
         cpu=cpu,
-        pid=int(by["pid"]) if by else None,
+        pid=pid,
         task=by["task"] if by else "",
     )
 
@@ -443,6 +473,11 @@ _CONTEXT_TRACKING = re.compile(
 )
 
 
+def _has_died(splat: Splat) -> bool:
+    """Whether it ended the task under which it came."""
+    return splat.kind == "oops" or bool(_DIED.search(splat.text))
+
+
 def belongs_to(oops: Splat, splat: Splat) -> bool:
     """Return whether a splat comes of an oops that was before it.
 
@@ -450,8 +485,7 @@ def belongs_to(oops: Splat, splat: Splat) -> bool:
     says while it is ended belongs to the oops, and the warning about context tracking on its CPU;
     nothing that another task or CPU says does, however soon it comes. A panic is never aftermath.
     """
-    died = oops.kind == "oops" or _DIED.search(oops.text)
-    if not died or splat.start < oops.end or splat.fatal:
+    if not _has_died(oops) or splat.start < oops.end or splat.fatal:
         return False
     if splat.pid is not None and splat.pid == oops.pid and oops.pid != 0:
         return True
