@@ -1,86 +1,60 @@
-"""Splats: what a kernel prints when it finds something wrong, from the first line to the last."""
+"""Splats: what a kernel prints when it finds something wrong, from the first line to the last.
+
+splat_table.py has what it prints, splat_lines.py how its lines are told from those of programs.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-# The words that printk puts in front of a line: level, time, caller (kernel/printk/printk.c).
-PREFIX = re.compile(
-    r"(?:<\d+>)?(?:\[ *(?P<seconds>\d+\.\d+)\](?: *\[ *[TC]\d+\])? ?)?"
-    r"(?P<words>[^\n]*?)\r?(?P<end>\n|\Z)"
+from pytest_kernelvm.vm.splat_lines import ConsoleLines, Line, LogLines, LogRecord, guest_seconds
+from pytest_kernelvm.vm.splat_table import (
+    BEFORE_CUT,
+    CAUSE,
+    DUMP_HEAD,
+    EXPLAINED,
+    HINT,
+    NAME_FOLLOWS,
+    ONE_EVENT,
+    SAID_AGAIN,
+    STALL_LINE,
+    STALLS,
+    TRACE_HEAD,
+    End,
+    row_of,
 )
 
-# Kind, how its text ends, and its telling line; the first that fits decides. From kernel/panic.c,
-# kernel/locking/lockdep.c, kernel/watchdog.c, kernel/hung_task.c, kernel/rcu/tree_stall.h,
-# kernel/sched/core.c, mm/kasan/report.c, mm/slub.c, lib/ubsan.c, lib/list_debug.c and
-# arch/*/kernel/traps.c, arch/*/mm/fault.c.
-MARK, FRAME, TRACE = "an end mark", "a second frame", "the call trace's end"
-KINDS = (
-    ("panic", MARK, r"Kernel panic - not syncing: .*"),
-    ("KASAN", FRAME, r"BUG: KASAN: .*"),
-    ("KCSAN", FRAME, r"BUG: KCSAN: .*"),
-    ("KMSAN", FRAME, r"BUG: KMSAN: .*"),
-    ("KFENCE", FRAME, r"BUG: KFENCE: .*"),
-    ("UBSAN", MARK, r"UBSAN: .*"),
-    (
-        "lockdep",
-        TRACE,
-        r"WARNING: (?:possible (?:circular|recursive|irq lock)|inconsistent lock state"
-        r"|\S+-safe -> \S+-unsafe lock order|Nested lock was not taken|bad (?:unlock|contention)"
-        r"|held lock freed|lock held when returning|suspicious RCU usage|chain_key collision).*"
-        r"|\[ BUG: .* \]|BUG: MAX_LOCK.* too low!|INFO: trying to register non-static key\."
-        r"|BUG: key \S+ has not been registered!",
-    ),
-    ("RCU stall", TRACE, r"(?:rcu: )?INFO: \w+ (?:self-)?detected (?:expedited )?stalls?\b.*"),
-    ("hung task", TRACE, r"INFO: task .* blocked for more than \d+ seconds\."),
-    ("soft lockup", TRACE, r"(?:watchdog: )?BUG: soft lockup - .*"),
-    ("hard lockup", TRACE, r"(?:NMI )?(?:watchdog: )?(?:CPU\d+: )?Watchdog detected hard LOCKUP.*"),
-    ("workqueue lockup", TRACE, r"(?:workqueue: )?BUG: workqueue lockup - .*"),
-    (
-        "atomic context",
-        TRACE,
-        r"BUG: (?:scheduling (?:while atomic|in a non-blocking section): |sleeping function called"
-        r" |assuming (?:atomic|non migratable) context |using \S+ in preemptible ).*"
-        r"|(?:workqueue: )?BUG: workqueue leaked .*",
-    ),
-    ("list corruption", MARK, r"list_(?:add|del) (?:double add|corruption).*"),
-    ("slab corruption", TRACE, r"BUG \S+ \(.*\): .*"),
-    ("damaged initramfs", TRACE, r"Initramfs unpacking failed: .*"),
-    ("memory leak", TRACE, r"kmemleak: \d+ new suspected memory leaks.*"),
-    ("WARNING", MARK, r"WARNING: CPU: \d+ PID: \d+ at .*|WARNING: \S+:\d+ at .*, CPU#\d+: .*"),
-    (
-        "oops",
-        MARK,
-        r"Unable to handle kernel .*|CPU \d+ Unable to handle kernel .*"
-        r"|BUG: (?:unable to handle|kernel NULL pointer) .*|Internal error: .*"
-        r"|Insufficient stack space to handle exception!|SError Interrupt on CPU\d+.*"
-        r"|(?!Kernel bug detected)[A-Z][\w ]{0,60}\[#\d+\]:?.*|Oops: .*",
-    ),
-    ("BUG", MARK, r"kernel BUG at .*|Kernel bug detected\[#\d+\]:"),
-    ("BUG", TRACE, r"BUG: .*"),
-)
-SPLAT = re.compile("|".join(f"(?P<k{at}>{line})" for at, (_kind, _end, line) in enumerate(KINDS)))
-# What any of the telling lines holds: to pass over text without looking at each of its lines.
-HINT = re.compile(
-    r"BUG|WARNING: |INFO: |panic - |UBSAN|Unable to handle|Internal error|\[#\d|Oops|LOCKUP"
-    r"|corruption|kmemleak|unpacking failed|Insufficient stack|SError"
-)
+__all__ = [
+    "HINT",
+    "LogRecord",
+    "Splat",
+    "belongs_to",
+    "guest_seconds",
+    "kind_of",
+    "read_log_splats",
+    "read_splats",
+]
 
-_CUT_HERE = re.compile(r"-+\[ cut here \]-+")
+_CUT_HERE = re.compile(r"-+\[ cut here \]-+|8<--- cut here ---")
 _FRAME = re.compile(r"={20,}")
 _END_MARK = re.compile(r"---\[ end (?:trace|Kernel panic).*")
-_TRACE_HEAD = re.compile(r"Call [Tt]race:.*")
-_TRACE_LINE = re.compile(r"[ \t].*|\[<[0-9a-f]+>\].*||Code: .*|</?\w+>|\.\.\.|\(.*\)")
-
-# The same event may be told in several lines that each look like the first one.
-_ONE_EVENT = frozenset(("oops", "BUG", "list corruption", "WARNING"))
+# Frames, what arm64, mips, s390, arm and powerpc print among them, and x86's registers.
+_TRACE_LINE = re.compile(
+    r"[ \t].*|\(?\[<[0-9a-f]+>\].*||Code: .*|</?[\w#]+>|\.\.\.|\(.*\)|-{3,} interrupt: .*"
+    r"|(?:NIP|LR|REGS|MSR|CFAR|GPR\d\d)[: ].*|(?:[RE][A-Z]{2}|R\d\d|[A-Z]S|CR\d|ORIG_RAX): .*"
+)
+_KILLED = re.compile(r"(?:Memory cgroup o|O)ut of memory: Kill.*|Out of memory and no killable .*")
 
 # How far above the telling line `cut here` may stand: a WARN's own message is in between.
 _MESSAGE_LINES = 12
-# A call trace that comes at all begins within so many lines.
+# A call trace that comes at all begins within so many lines; so far above its head stands what it
+# is for.
 _HEAD_LINES = 40
+# How far above die()'s line the cause is told, and over how many lines names with newlines go.
+_CAUSE_LINES = 3
+_NAME_LINES = 3
 # No splat is longer: other CPUs may talk in between.
 _MOST_LINES = 200
 # What comes so much later in the guest's time belongs to something else.
@@ -91,10 +65,11 @@ _PAUSE_S = 1.0
 class Splat:
     """One thing that the kernel found wrong.
 
-    kind: `WARNING`, `oops`, `soft lockup`, … title: its telling line without the time.
-    text: all its lines. start, end: where they are in the text that was read.
-    complete: whether its last line was recognised; else it may go on.
-    guest_time_s: of its first line, None where lines carry no time.
+    kind: `WARNING`, `oops`, `soft lockup`, … title: its telling line without the time, the kernel's
+    words alone. text: all its lines. start, end: where they are in the text that was read, or of a
+    log which records, the end not included. complete: whether its last line was recognised; else it
+    may go on. guest_time_s: of its first line, None where lines carry no time. cpu, pid, task: on
+    which CPU and under which task it came, None and empty if it does not say.
     """
 
     kind: str
@@ -104,6 +79,9 @@ class Splat:
     end: int
     complete: bool
     guest_time_s: float | None
+    cpu: int | None = None
+    pid: int | None = None
+    task: str = ""
 
     @property
     def fatal(self) -> bool:
@@ -111,159 +89,405 @@ class Splat:
         return self.kind == "panic"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Line:
-    start: int
-    end: int
-    words: str
-    seconds: float | None
-
-
 def kind_of(words: str) -> str:
     """Return the kind of splat that a line without its time begins, empty if it begins none."""
-    return _kind_and_end(words)[0]
+    row = row_of(words)
+    return row.kind if row else ""
 
 
-def _kind_and_end(words: str) -> tuple[str, str]:
-    found = SPLAT.fullmatch(words)
-    return KINDS[int(found.lastgroup[1:])][:2] if found and found.lastgroup else ("", "")
-
-
-def guest_seconds(line: str) -> float | None:
-    """Return the time that a line of the kernel's carries, None if it carries none."""
-    found = PREFIX.match(line)
-    return float(found["seconds"]) if found and found["seconds"] else None
-
-
-def _lines(text: str, at: int) -> Iterator[_Line]:
-    while at < len(text):
-        found = PREFIX.match(text, at)
-        assert found
-        seconds = found["seconds"]
-        yield _Line(
-            start=at,
-            end=found.end(),
-            words=found["words"].rstrip("\r"),
-            seconds=float(seconds) if seconds else None,
-        )
-        at = found.end()
-
-
-def read_splats(text: str, start: int = 0) -> tuple[Splat, ...]:
-    """Return the splats of a console or a kernel log.
+def read_splats(text: str, start: int = 0, *, stamped: bool | None = None) -> tuple[Splat, ...]:
+    """Return the splats of a console or of a log that was made text.
 
     start: where to begin to read, at the beginning of a line. Ends of lines may be CR LF.
+    stamped: whether the kernel's lines carry time stamps, so that a line without one is a
+    program's; None to find out from what stands above each line. A splat begins where the kernel's
+    words begin, which may be behind what a program left unfinished.
     """
-    if not HINT.search(text, start):
-        return ()
-    lines = list(_lines(text, start))
-    splats: list[Splat] = []
-    at = free = 0
-    while at < len(lines):
-        kind, end = _kind_and_end(lines[at].words)
-        if not kind:
+    return tuple(_Reader(ConsoleLines(text, stamped), start).splats())
+
+
+def read_log_splats(records: Sequence[LogRecord]) -> tuple[Splat, ...]:
+    """Return the splats of the kernel's own log; what programs wrote into it is passed over.
+
+    Their start and end count records of the sequence, and their text is as a console shows it.
+    """
+    lines = LogLines(records)
+    return tuple(
+        replace(splat, start=lines.number(splat.start), end=lines.number(splat.end - 1) + 1)
+        for splat in _Reader(lines).splats()
+    )
+
+
+class _Window:
+    """The lines around one that tells something, read as they are asked for.
+
+    Counted from that one, which is 0; those above it are -1, -2, …
+    """
+
+    def __init__(self, source: ConsoleLines, telling: Line, begin: int, floor: int) -> None:
+        self._source = source
+        self._begin = begin
+        self._floor = floor
+        self._above: list[Line] = []
+        self._lines = [telling]
+
+    def __getitem__(self, here: int) -> Line:
+        return self._lines[here] if here >= 0 else self._above[-here - 1]
+
+    def above(self, most: int, start: int = -1) -> Iterator[tuple[int, Line]]:
+        """Give the lines above, from `start` upwards, with their numbers, at most down to -most."""
+        for here in range(start, -most - 1, -1):
+            if not self._has_above(here):
+                return
+            yield here, self[here]
+
+    def below(self, most: int) -> Iterator[tuple[int, Line]]:
+        """Give the lines below the one that tells it, with their numbers, up to `most`."""
+        for here in range(1, most + 1):
+            if not self._reaches(here):
+                return
+            yield here, self._lines[here]
+
+    def last_of(self, most: int) -> tuple[Line, bool]:
+        """Return the last line, and whether the text ends later than after `most` lines."""
+        here = 0
+        while here < most and self._reaches(here + 1):
+            here += 1
+        return self[here], here == most
+
+    def end_of_panic(self) -> tuple[Line, bool]:
+        """Return the last line of a panic: what follows it is a part of it."""
+        text, at = self._source.text, self[0].end
+        while (at := text.find("---[ end Kernel panic", at)) >= 0:
+            line = self._source.next(self._source.beginning(at, self[0].end))
+            if line and _END_MARK.fullmatch(line.words):
+                return line, True
             at += 1
-            continue
-        first = _first(lines, at, free, end)
-        last, complete = _LASTS[end](lines, at, kind)
-        splats.append(
-            Splat(
-                kind=kind,
-                title=lines[at].words,
-                text=text[lines[first].start : lines[last].end].replace("\r", "").rstrip("\n"),
-                start=lines[first].start,
-                end=lines[last].end,
-                complete=complete,
-                guest_time_s=lines[first].seconds,
-            )
-        )
-        at = free = last + 1
-    return tuple(splats)
+        last = self._source.next(self._source.beginning(len(text) - 1, self[0].start))
+        return last if last and last.start > self[0].start else self[0], False
 
+    def pauses_before(self, here: int) -> bool:
+        """Whether a line came so much later than the one above it that it is of something else."""
+        now, before = self[here].seconds, self[here - 1].seconds
+        return now is not None and before is not None and now - before > _PAUSE_S
 
-def _first(lines: Sequence[_Line], at: int, free: int, end: str) -> int:
-    """Return where a splat begins whose telling line is at `at`; not above `free`."""
-    if at > free and _FRAME.fullmatch(lines[at - 1].words):
-        return at - 1
-    if end == MARK:
-        for above in range(at - 1, max(free, at - _MESSAGE_LINES) - 1, -1):
-            if _CUT_HERE.fullmatch(lines[above].words):
-                return above
-    return at
+    def is_of_same_caller(self, here: int) -> bool:
+        """Whether a line is of the task or CPU that told it, as far as lines say so."""
+        one, other = self[0].caller, self[here].caller
+        return not one or not other or one == other
 
+    def text(self, first: int, last: Line) -> str:
+        """Return the text from a line to another."""
+        whole = self._source.text[self[first].start : last.end]
+        return whole.replace("\r", "").rstrip("\n")
 
-def _last_by_mark(lines: Sequence[_Line], at: int, kind: str) -> tuple[int, bool]:
-    """Return the last line of a splat that ends with a mark, and whether it is known to be that.
+    def own_words(self, first: int, last: Line) -> str:
+        """Return the words from a line to another, without those of other tasks and CPUs."""
+        lines = [self[here] for here in range(first, 1) if self.is_of_same_caller(here)]
+        for here, line in self.below(_MOST_LINES):
+            if line.start > last.start:
+                break
+            if self.is_of_same_caller(here):
+                lines.append(line)
+        return "\n".join(line.words for line in lines)
 
-    A panic is what follows it.
-    """
-    in_trace = False
-    for here in range(at + 1, len(lines) if kind == "panic" else _limit(lines, at)):
-        words = lines[here].words
-        if _END_MARK.fullmatch(words):
-            return here, True
-        if kind == "panic":
-            continue
-        # lib/list_debug.c tells what it found, and then that it is a BUG or WARNING.
-        heads = kind == "list corruption" and here == at + 1 and _CUT_HERE.fullmatch(words)
-        if not heads and _is_another(lines, here, kind, in_trace):
-            return here - 1, True
-        in_trace = in_trace or bool(_TRACE_HEAD.fullmatch(words))
-    return _cut_off(lines, at, kind)
-
-
-def _last_by_frame(lines: Sequence[_Line], at: int, kind: str) -> tuple[int, bool]:
-    for here in range(at + 1, _limit(lines, at)):
-        if _FRAME.fullmatch(lines[here].words):
-            return here, True
-        if _is_another(lines, here, kind, in_trace=False):
-            return here - 1, True
-    return _cut_off(lines, at, kind)
-
-
-def _last_by_trace(lines: Sequence[_Line], at: int, kind: str) -> tuple[int, bool]:
-    """Without a call trace it is the telling line and what is indented below it."""
-    in_trace = False
-    for here in range(at + 1, _limit(lines, at)):
-        words = lines[here].words
-        if _is_another(lines, here, kind, in_trace):
-            return (here - 1 if in_trace else _last_indented(lines, at)), True
-        if in_trace and not _TRACE_LINE.fullmatch(words):
-            return here - 1, True
-        if not in_trace and here - at > _HEAD_LINES:
-            return _last_indented(lines, at), True
-        in_trace = in_trace or bool(_TRACE_HEAD.fullmatch(words))
-    if in_trace:
-        return _cut_off(lines, at, kind)
-    return _last_indented(lines, at), False
-
-
-_LASTS = {MARK: _last_by_mark, FRAME: _last_by_frame, TRACE: _last_by_trace}
-
-
-def _limit(lines: Sequence[_Line], at: int) -> int:
-    return min(len(lines), at + _MOST_LINES)
-
-
-def _cut_off(lines: Sequence[_Line], at: int, kind: str) -> tuple[int, bool]:
-    """The text ended before the splat did, or the splat is too long to be one."""
-    limit = len(lines) if kind == "panic" else _limit(lines, at)
-    return limit - 1, limit < len(lines)
-
-
-def _last_indented(lines: Sequence[_Line], at: int) -> int:
-    while at + 1 < len(lines) and lines[at + 1].words[:1] in (" ", "\t"):
-        at += 1
-    return at
-
-
-def _is_another(lines: Sequence[_Line], here: int, kind: str, in_trace: bool) -> bool:
-    """Whether a line is of something else: another splat, or much later."""
-    now, before = lines[here].seconds, lines[here - 1].seconds
-    if now is not None and before is not None and now - before > _PAUSE_S:
+    def _has_above(self, here: int) -> bool:
+        while len(self._above) < -here:
+            if self._begin <= self._floor:
+                return False
+            self._begin = self._source.beginning(self._begin - 1, self._floor)
+            line = self._source.next(self._begin)
+            assert line
+            self._above.append(line)
         return True
-    words = lines[here].words
+
+    def _reaches(self, here: int) -> bool:
+        while here >= len(self._lines):
+            line = self._source.next(self._lines[-1].end)
+            if not line:
+                return False
+            self._lines.append(line)
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Telling:
+    """What a line tells: kind, how it ends, and its words, with those of the lines over which a
+    task's name goes.
+    """
+
+    line: Line
+    kind: str
+    end: End
+    title: str
+
+    @property
+    def is_bare_trace(self) -> bool:
+        """Whether it is only the head of a call trace."""
+        return bool(TRACE_HEAD.fullmatch(self.title))
+
+
+class _Reader:
+    """Finds the splats of a text."""
+
+    def __init__(self, source: ConsoleLines, start: int = 0) -> None:
+        self._source = source
+        self._floor = start
+
+    def splats(self) -> Iterator[Splat]:
+        """Give one after the other."""
+        text, at = self._source.text, self._floor
+        died: Splat | None = None
+        while hint := HINT.search(text, at):
+            begin = self._source.beginning(hint.start(), self._floor)
+            splat = self._splat_on(begin)
+            if splat:
+                self._floor = splat.end
+                died = splat if _has_died(splat) else died
+                # The end of the task is part of the event, which its oops tells.
+                if not (died and splat.title.startswith("note: ") and belongs_to(died, splat)):
+                    yield splat
+            at = splat.end if splat else text.find("\n", hint.end()) + 1 or len(text)
+
+    def _splat_on(self, begin: int) -> Splat | None:
+        """Return the splat of which the line that begins at an offset tells."""
+        found = self._source.telling(begin)
+        if found:
+            line, row = found
+            told = _Telling(line=line, kind=row.kind, end=row.end, title=line.words)
+        elif over_lines := self._over_lines(begin):
+            told = over_lines
+        else:
+            return None
+        window = _Window(self._source, told.line, begin, self._floor)
+        if told.is_bare_trace and _is_explained(window):
+            return None
+        first, title = _first(window, told)
+        last, complete = _LASTS[told.end](window, told.kind)
+        return _splat(window, replace(told, title=title), first, last, complete)
+
+    def _over_lines(self, begin: int) -> _Telling | None:
+        """Return what a line tells in which a task's name has newlines."""
+        line = self._source.next(begin)
+        if not line or not line.stamped or not NAME_FOLLOWS.fullmatch(line.words):
+            return None
+        words, below = line.words, line
+        for _more in range(_NAME_LINES):
+            more = self._source.next(below.end)
+            if not more or more.seconds != line.seconds:
+                return None
+            words, below = f"{words}\\x0a{more.words}", more
+            row = row_of(words)
+            if row:
+                return _Telling(line=line, kind=row.kind, end=row.end, title=words)
+        return None
+
+
+def _first(window: _Window, told: _Telling) -> tuple[int, str]:
+    """Return the line with which a splat begins, and the title."""
+    if told.is_bare_trace:
+        for above, line in window.above(_MESSAGE_LINES):
+            if window.pauses_before(above + 1):
+                break
+            if DUMP_HEAD.fullmatch(line.words):
+                return above, line.words
+        return 0, told.title
+    if any(_FRAME.fullmatch(line.words) for _, line in window.above(1)):
+        return -1, told.title
+    if told.end is not End.MARK:
+        return 0, told.title
+    first, title = 0, told.title
+    if told.kind == "oops":
+        causes = (each for each in window.above(_CAUSE_LINES) if CAUSE.fullmatch(each[1].words))
+        first, title = next(((at, line.words) for at, line in causes), (first, title))
+    for above, line in window.above(_MESSAGE_LINES, first - 1):
+        if _CUT_HERE.fullmatch(line.words):
+            return above, title
+    return first, title
+
+
+def _is_explained(window: _Window) -> bool:
+    """Whether somebody asked for a call trace, or it is a test's, by what stands above its head."""
+    for above, line in window.above(_HEAD_LINES):
+        if window.pauses_before(above + 1) or TRACE_HEAD.fullmatch(line.words):
+            return False
+        if EXPLAINED.fullmatch(line.words):
+            return True
+    return False
+
+
+def _last_by_mark(window: _Window, kind: str) -> tuple[Line, bool]:
+    """Return the last line of a splat that ends with a mark, and whether it is known to be that."""
+    if kind == "panic":
+        return window.end_of_panic()
+    in_trace = False
+    framed = any(_FRAME.fullmatch(line.words) for _, line in window.above(1))
+    for here, line in window.below(_MOST_LINES - 1):
+        if _END_MARK.fullmatch(line.words) or (framed and _FRAME.fullmatch(line.words)):
+            return line, True
+        heads = kind in BEFORE_CUT and here == 1 and bool(_CUT_HERE.fullmatch(line.words))
+        if not heads and _is_another(window, here, kind, in_trace):
+            return window[here - 1], True
+        in_trace = in_trace or bool(TRACE_HEAD.fullmatch(line.words))
+    return window.last_of(_MOST_LINES - 1)
+
+
+def _last_by_frame(window: _Window, kind: str) -> tuple[Line, bool]:
+    for here, line in window.below(_MOST_LINES - 1):
+        if _FRAME.fullmatch(line.words):
+            return line, True
+        if _is_another(window, here, kind, in_trace=False):
+            return window[here - 1], True
+    return window.last_of(_MOST_LINES - 1)
+
+
+def _last_by_trace(window: _Window, kind: str) -> tuple[Line, bool]:
+    """Without a call trace it is the telling line and what is indented below it."""
+    in_trace = bool(TRACE_HEAD.fullmatch(window[0].words))
+    for here, line in window.below(_MOST_LINES - 1):
+        if in_trace and kind == "duplicate name" and SAID_AGAIN.fullmatch(line.words):
+            return line, True
+        if _is_another(window, here, kind, in_trace) or _is_next_one(line, kind):
+            return (window[here - 1] if in_trace else _last_indented(window)), True
+        if in_trace and window.is_of_same_caller(here) and not _goes_on(line, kind):
+            return window[here - 1], True
+        if not in_trace and here > _HEAD_LINES:
+            return _last_indented(window), True
+        in_trace = in_trace or bool(TRACE_HEAD.fullmatch(line.words))
+    return window.last_of(_MOST_LINES - 1) if in_trace else (_last_indented(window), False)
+
+
+def _goes_on(line: Line, kind: str) -> bool:
+    """Whether a line may stand in or below a call trace of its splat."""
+    return bool(
+        _TRACE_LINE.fullmatch(line.words) or (kind in STALLS and STALL_LINE.fullmatch(line.words))
+    )
+
+
+def _is_next_one(line: Line, kind: str) -> bool:
+    """Whether another splat of the same kind begins, where one event has one telling line."""
+    return kind in ONE_EVENT and kind_of(line.words) == kind
+
+
+def _last_by_kill(window: _Window, kind: str) -> tuple[Line, bool]:
+    """The OOM killer tells what memory is used for before it says what it killed."""
+    if _KILLED.fullmatch(window[0].words):
+        return window[0], True
+    for here, line in window.below(_MOST_LINES - 1):
+        if _KILLED.fullmatch(line.words):
+            return line, True
+        if _is_another(window, here, kind, in_trace=False):
+            return window[here - 1], True
+    return window.last_of(_MOST_LINES - 1)
+
+
+_LASTS = {
+    End.MARK: _last_by_mark,
+    End.FRAME: _last_by_frame,
+    End.TRACE: _last_by_trace,
+    End.KILL: _last_by_kill,
+}
+
+
+def _last_indented(window: _Window) -> Line:
+    last = window[0]
+    for _here, line in window.below(_MOST_LINES - 1):
+        if line.words[:1] not in (" ", "\t"):
+            break
+        last = line
+    return last
+
+
+def _is_another(window: _Window, here: int, kind: str, in_trace: bool) -> bool:
+    """Whether a line is of something else: another splat, or much later."""
+    if window.pauses_before(here):
+        return True
+    words = window[here].words
     other = kind_of(words)
     if not other:
         return bool(_CUT_HERE.fullmatch(words))
-    return in_trace or not {kind, other} <= _ONE_EVENT
+    if TRACE_HEAD.fullmatch(words) or other == kind == "RCU stall":
+        return False
+    if not window.is_of_same_caller(here):
+        return True
+    return in_trace or not {kind, other} <= ONE_EVENT
+
+
+# Where a splat says on which CPU and under which task it came; the first that is found counts.
+_CPUS = (
+    re.compile(r"CPU: (\d+) (?:UID: \d+ )?PID: \d+"),
+    re.compile(r"CPU#(\d+)[: ]"),
+    re.compile(r"^CPU (\d+) Unable to handle", re.MULTILINE),
+    re.compile(r"on (?:cpu|CPU) ?(\d+)"),
+)
+_TASKS = (
+    re.compile(r"INFO: task (?P<task>.{1,80}):(?P<pid>\d+) blocked "),
+    re.compile(r"CPU#\d+ stuck for \d+s! \[(?P<task>.*):(?P<pid>\d+)\]", re.DOTALL),
+    re.compile(r"note: (?P<task>.*)\[(?P<pid>\d+)\] exited with", re.DOTALL),
+    re.compile(
+        r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) Comm: (?P<task>.*?)"
+        r"(?: Kdump: loaded)?(?: Not tainted| Tainted: |$)",
+        re.MULTILINE,
+    ),
+    re.compile(r"WARNING: CPU: \d+ PID: (?P<pid>\d+) at (?P<task>)"),
+    re.compile(r"WARNING: .*, CPU#\d+: (?P<task>.*)/(?P<pid>\d+)$", re.MULTILINE),
+    re.compile(r"BUG: scheduling .*: (?P<task>.*)/(?P<pid>\d+)/"),
+    re.compile(r"pid: (?P<pid>\d+), name: (?P<task>.*)"),
+    re.compile(r"^Process (?P<task>.*) \(pid: (?P<pid>\d+),", re.MULTILINE),
+    re.compile(r" by task (?P<task>.*)/(?P<pid>\d+)"),
+    re.compile(r"(?P<task>\S+)/(?P<pid>\d+) (?:is trying|still has locks|is freeing|is leaving)"),
+    re.compile(r"Killed process (?P<pid>\d+) \((?P<task>.*?)\)"),
+)
+
+
+def _splat(window: _Window, told: _Telling, first: int, last: Line, complete: bool) -> Splat:
+    text = window.text(first, last)
+    own = window.own_words(first, last)
+    cpu = next((int(found[1]) for each in _CPUS if (found := each.search(own))), None)
+    by = next((found for each in _TASKS if (found := each.search(own))), None)
+    caller = told.line.caller
+    if cpu is None and caller.startswith("C"):
+        cpu = int(caller[1:])
+    pid = int(by["pid"]) if by else int(caller[1:]) if caller.startswith("T") else None
+    return Splat(
+        kind=told.kind,
+        title=told.title,
+        text=text,
+        start=window[first].start,
+        end=last.end,
+        complete=complete,
+        guest_time_s=window[first].seconds,
+        cpu=cpu,
+        pid=pid,
+        task=by["task"] if by else "",
+    )
+
+
+# die() counts its oopses in its first line, but on m68k.
+_DIED = re.compile(r"\[#\d+\]")
+# On arm64, the CPU of an exception that never returned warns of its context tracking when it is
+# idle the next time, or goes back to a program (kernel/context_tracking.c; before 6.0 in
+# kernel/rcu/tree.c, rcu_eqs_enter()).
+_CONTEXT_TRACKING = re.compile(
+    r"WARNING: .*\bkernel/(?:context_tracking|rcu/tree|entry/common)\.c:\d+ "
+)
+
+
+def _has_died(splat: Splat) -> bool:
+    """Whether it ended the task under which it came."""
+    return splat.kind == "oops" or bool(_DIED.search(splat.text))
+
+
+def belongs_to(oops: Splat, splat: Splat) -> bool:
+    """Return whether a splat comes of an oops that was before it.
+
+    The kernel kills the task and goes on with whatever that had not put back. What that task itself
+    says while it is ended belongs to the oops, and the warning about context tracking on its CPU;
+    nothing that another task or CPU says does, however soon it comes. A panic is never aftermath.
+    """
+    if not _has_died(oops) or splat.start < oops.end or splat.fatal:
+        return False
+    if splat.pid is not None and splat.pid == oops.pid and oops.pid != 0:
+        return True
+    same_cpu = splat.cpu is not None and splat.cpu == oops.cpu
+    return same_cpu and bool(_CONTEXT_TRACKING.search(splat.title))
