@@ -19,15 +19,15 @@ from pytest_kernelvm.errors import KernelvmError
 def is_caught_by_name(error: KernelvmError) -> bool:
     """Whether the code that caught an error names its class, or a verdict's class above it.
 
-    A `with` statement (pytest.raises, contextlib.suppress) may also name KernelvmError itself: it
-    ends there, and the test looks at what it caught.
+    A `with` statement that keeps what it caught (`pytest.raises(…) as raised`) may also name
+    KernelvmError itself: the test looks at it.
     """
     return any(
         isinstance(named, type)
         and isinstance(error, named)
         and issubclass(named, KernelvmError)
-        and (in_with or named is not KernelvmError)
-        for frame, node, in_with in _handlers(error)
+        and (is_kept or named is not KernelvmError)
+        for frame, node, is_kept in _handlers(error)
         for named in _named(node, frame)
     )
 
@@ -49,7 +49,7 @@ def _handlers(error: KernelvmError) -> Iterator[tuple[FrameType, ast.expr, bool]
     """Give what the handlers around the place name where an error was caught.
 
     The first frame of its traceback is the one in which it was caught. Gives the frame, the
-    expression of an `except` or `with`, and whether it is the latter.
+    expression of an `except` or `with`, and whether it is a `with` that keeps what it caught.
     """
     caught = error.__traceback__
     if caught is None:
@@ -60,7 +60,7 @@ def _handlers(error: KernelvmError) -> Iterator[tuple[FrameType, ast.expr, bool]
             continue
         if isinstance(node, ast.With):
             for item in node.items:
-                yield frame, item.context_expr, True
+                yield frame, item.context_expr, item.optional_vars is not None
         elif isinstance(node, ast.Try) and any(_holds(each, line) for each in node.body):
             for handler in node.handlers:
                 if handler.type:

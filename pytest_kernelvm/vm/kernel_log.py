@@ -152,7 +152,7 @@ def may_go_on(log_bytes: int) -> bool:
 
 def _lines(record: LogRecord) -> bytes:
     """Return a record as lines of a console (record_print_text in kernel/printk/printk.c)."""
-    caller = f"[{record.caller:>7}]" if record.caller else ""
+    caller = f"[{record.caller:>6}]" if record.caller else ""
     prefix = f"[{record.time_s:12.6f}]{caller} "
     lines = record.text.split("\n")
     return "".join(f"{prefix}{line}\n" for line in lines).encode()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from pytest_kernelvm.vm.deadlines import GuestDeadline, work_of
 from pytest_kernelvm.vm.kernel_log import LogCopy
-from pytest_kernelvm.vm.splats import HINT, Splat, read_splats
+from pytest_kernelvm.vm.splats import HINT, Splat, belongs_to, read_splats
 from pytest_kernelvm.vm.streams import LOOK_S, Streams
 from pytest_kernelvm.vm.transcript import HALTED
 
@@ -27,11 +27,6 @@ STOPPED_LOOKS = 2
 REPEATED = frozenset(
     ("soft lockup", "hard lockup", "RCU stall", "hung task", "workqueue lockup", "atomic context")
 )
-
-# These kill the task under which they happen; what comes within so many seconds of the guest's time
-# is their aftermath.
-TASK_ENDS = frozenset(("oops", "BUG", "list corruption"))
-AFTERMATH_S = 1.0
 
 _HINT = re.compile(HINT.pattern.encode())
 _HALTED = re.compile(HALTED.pattern.encode())
@@ -73,21 +68,25 @@ class Allowance:
     """Splats that a test provokes.
 
     patterns: of which one must be found in a splat's text. reason: why they are no failure.
-    places: where they must begin. splats: those that were allowed so far.
+    places: where they must begin. splats: those that were allowed so far. read: the same, each as
+    often as it was read, with where.
     """
 
     patterns: tuple[re.Pattern[str], ...]
     reason: str
     places: Places = field(default_factory=Places)
     splats: list[Splat] = field(default_factory=list)
+    read: list[tuple[Source, Splat]] = field(default_factory=list)
 
     def covers(self, source: Source, splat: Splat) -> bool:
         """Whether it allows a splat that was read in a source."""
         fits = any(pattern.search(splat.text) for pattern in self.patterns)
         return fits and self.places.hold(source, splat.start)
 
-    def note(self, splat: Splat) -> None:
+    def note(self, source: Source, splat: Splat) -> None:
         """Keep a splat that was allowed, once, though console and log tell of it."""
+        if (source, splat) not in self.read:
+            self.read.append((source, splat))
         if not any(is_same_event(splat, other) for other in self.splats):
             self.splats.append(splat)
 
@@ -118,14 +117,16 @@ def is_same_event(splat: Splat, other: Splat) -> bool:
 class SplatReader:
     """Finds the splats of a text that grows.
 
-    text: its bytes. start: the offset from which on it is looked at.
+    text: its bytes. start: the offset from which on it is looked at. stamped: whether each line of
+    the kernel's has a time, None if that has to be found out.
     whole: the splats so far that have an end. unfinished: the last one, if it may go on.
     """
 
-    def __init__(self, text: bytearray, start: int = 0) -> None:
+    def __init__(self, text: bytearray, start: int = 0, *, stamped: bool | None = None) -> None:
         self.whole: list[Splat] = []
         self.unfinished: Splat | None = None
         self._text = text
+        self._stamped = stamped
         self._floor = start
         self._searched = start
 
@@ -156,7 +157,8 @@ class SplatReader:
         start = self.unfinished.start if self.unfinished else self._above(self._searched)
         self._searched = end
         self.unfinished = None
-        for splat in read_splats(bytes(text[start:end]).decode("latin-1")):
+        said = bytes(text[start:end]).decode("latin-1")
+        for splat in read_splats(said, stamped=self._stamped):
             found = _moved(splat, start, text)
             if found.complete:
                 self.whole.append(found)
@@ -196,7 +198,7 @@ class Watch:
         self._pid = pid
         self._console = SplatReader(streams.console_text, start)
         self._log_copy = log
-        self._log = SplatReader(log.text, log_start)
+        self._log = SplatReader(log.text, log_start, stamped=True)
         self._of_ours: list[Splat] = []
         self._settled = 0
         self._halted = False
@@ -331,20 +333,24 @@ class Watch:
     def _is_fine(self, source: Source, splat: Splat) -> bool:
         for allowed in self.allowances:
             if allowed.covers(source, splat):
-                allowed.note(splat)
+                allowed.note(source, splat)
                 return True
         return any(
             self._has_told(told, source is where, splat) for where, told in self._told
-        ) or any(_follows(provoked, splat) for each in self.allowances for provoked in each.splats)
+        ) or any(
+            source is where and belongs_to(provoked, splat)
+            for each in self.allowances
+            for where, provoked in each.read
+        )
 
     @staticmethod
     def _has_told(told: Splat, is_same_source: bool, splat: Splat) -> bool:
         """Whether an error that showed one splat has told another one as well."""
         return (
             (is_same_source and told.start <= splat.start < told.end)
+            or (is_same_source and belongs_to(told, splat))
             or is_same_event(told, splat)
             or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
-            or _follows(told, splat)
         )
 
     def find(self, kind: str, title: str, place: tuple[int, int] | None = None) -> None:
@@ -379,19 +385,6 @@ class Watch:
         fresh = self._console.read(ended=self._streams.console_ended)
         self._halted = self._halted or bool(_HALTED.search(fresh))
         self._log.read(ended=False)
-
-
-def _follows(oops: Splat, splat: Splat) -> bool:
-    """Whether a splat may come of an oops.
-
-    The kernel kills the task and goes on with whatever that had not put back: on arm64, the next
-    idle CPU warns of the context tracking of an exception that never returned.
-    """
-    if oops.kind not in TASK_ENDS or not oops.start < splat.start or splat.fatal:
-        return False
-    if oops.guest_time_s is None or splat.guest_time_s is None:
-        return False
-    return splat.guest_time_s - oops.guest_time_s < AFTERMATH_S
 
 
 def _without_figures(splat: Splat) -> str:

@@ -170,7 +170,19 @@ def in_a_handler_of_the_named(case: Case) -> None:
             case.fails()
 
 
+def by_suppress_all_of_ours(case: Case) -> None:
+    with contextlib.suppress(KernelvmError):
+        case.fails()
+
+
+def by_raises_all_of_ours_unseen(case: Case) -> None:
+    with pytest.raises(KernelvmError):
+        case.fails()
+
+
 NOT_NAMING = (
+    by_suppress_all_of_ours,
+    by_raises_all_of_ours_unseen,
     by_except_exception,
     by_bare_except,
     by_raises_exception,

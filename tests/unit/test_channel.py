@@ -218,3 +218,43 @@ def test_nobody_begins(start: Start) -> None:
     peer.channel.wait_ready(Deadline(5))
     with pytest.raises(NoReply):
         peer.channel.hand_over(getpid(), Deadline(0.6))
+
+
+def interrupted(peer: Peer) -> None:
+    peer.channel.wait_ready(Deadline(5))
+    with pytest.raises(NoReply):
+        peer.channel.transact(getpid(), Deadline(0.15))
+
+
+def ask_aside(peer: Peer) -> tuple[int, ...]:
+    return peer.channel.ask_aside(getpid(), Deadline(5), lambda: False).results
+
+
+def test_a_reply_that_comes_while_something_else_is_asked_is_not_lost(start: Start) -> None:
+    def answer(request_id: int, nr: int) -> bytes:
+        return b"" if nr == 1 else frame(1, 1, 11) + frame(request_id, 1, 22)
+
+    peer = start(answer)
+    interrupted(peer)
+    assert ask_aside(peer) == (22,)
+    assert peer.channel.resume(getpid(), Deadline(5)).results == (11,)
+    assert peer.channel.transact(getpid(), Deadline(5)).results == (22,)
+    assert peer.requests == [1, 2, 3]
+
+
+def test_a_reply_that_comes_after_something_else_was_asked(start: Start) -> None:
+    answers = {2: frame(2, 1, 22), 3: frame(3, 1, 33) + frame(1, 1, 11)}
+    peer = start(lambda request_id, _nr: answers.get(request_id, b""))
+    interrupted(peer)
+    assert [ask_aside(peer), ask_aside(peer)] == [(22,), (33,)]
+    assert peer.channel.resume(getpid(), Deadline(5)).results == (11,)
+    assert peer.channel.oddities == ""
+
+
+def test_nobody_answers_aside(start: Start) -> None:
+    peer = start(lambda _id, _nr: b"")
+    interrupted(peer)
+    with pytest.raises(NoReply):
+        peer.channel.ask_aside(getpid(), Deadline(0.3), lambda: False)
+    with pytest.raises(NoReply):
+        peer.channel.ask_aside(getpid(), Deadline(5), lambda: True)

@@ -36,7 +36,7 @@ def test_it_reads_as_a_console_does() -> None:
 
 def test_each_line_of_a_record_has_its_time_and_caller() -> None:
     copy = copy_of(b"4,0,18000000,c,caller=T61;two\\x0alines\n")
-    assert copy.text == b"[   18.000000][    T61] two\n[   18.000000][    T61] lines\n"
+    assert copy.text == b"[   18.000000][   T61] two\n[   18.000000][   T61] lines\n"
 
 
 def test_what_programs_wrote_is_a_record_and_no_word_of_the_kernels() -> None:

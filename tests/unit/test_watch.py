@@ -32,6 +32,7 @@ class Guest:
     streams: Streams
     process: Spawned
     watch: Watch
+    log: LogCopy
 
     def says(self, text: str | bytes) -> None:
         self.console.write(text.encode() if isinstance(text, str) else text)
@@ -49,11 +50,13 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
         spawn(SLEEPER, output=tmp_path / "output") as process,
     ):
         streams.start()
+        kernel_log = LogCopy()
         yield Guest(
             console=far.console,
             streams=streams,
             process=process,
-            watch=Watch(streams, process.pid, 0, LogCopy()),
+            watch=Watch(streams, process.pid, 0, kernel_log),
+            log=kernel_log,
         )
 
 
@@ -193,6 +196,75 @@ def test_the_boot_of_a_snapshot_counts_when_asked_for(guest: Guest) -> None:
     assert [splat.kind for splat in later.splats] == ["BUG"]
     later.look_from(0, 0)
     assert [splat.kind for splat in later.splats] == ["WARNING", "BUG"]
+
+
+# The kernel's log beside the console
+
+LINE = "BUG: scheduling while atomic: mine/61/0x00000002"
+SHOWN = f"[    3.000000] {LINE}\n[    9.000000] later\n"
+LOGGED = f"3,{{}},3000000,-;{LINE}\n6,{{}},9000000,-;later\n"
+
+
+def log_of(first: int) -> bytes:
+    return LOGGED.format(first, first + 1).encode()
+
+
+def test_the_log_tells_what_the_console_does_not(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.log.add(log_of(0))
+    assert guest.trouble() is Trouble.SPLAT
+    [splat] = guest.watch.refused
+    assert (splat.title, splat.guest_time_s) == (LINE, 3.0)
+
+
+def test_what_only_the_console_shows_is_settled_by_the_log(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.says(SHOWN)
+    assert guest.trouble() is Trouble.SPLAT
+    guest.watch.settle(len(guest.streams.console_text))
+    assert guest.trouble(0) is None
+    guest.says(SHOWN.replace("3.0", "4.0"))
+    assert guest.trouble() is Trouble.SPLAT
+
+
+def test_one_event_is_told_once(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.says(SHOWN)
+    guest.log.add(log_of(0))
+    assert len(guest.watch.refused) == len(guest.watch.splats) == 1
+    guest.watch.tell(Source.LOG, guest.watch.refused)
+    assert guest.watch.refused == ()
+
+
+def test_what_the_log_lost_is_told_by_the_console(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.log.add(b"6,0,0,-;Linux version 6.12\n")
+    guest.says(SHOWN)
+    guest.log.add(b"6,5,10000000,-;after the gap\n")
+    guest.watch.settle(len(guest.streams.console_text))
+    assert [splat.title for splat in guest.watch.refused] == [LINE]
+
+
+def test_an_allowance_is_for_a_stretch_of_the_log(guest: Guest) -> None:
+    guest.watch.refusing = True
+    allowed = allowance("scheduling while atomic", "provoked")
+    guest.log.add(log_of(0))
+    allowed.places = Places(start={Source.LOG: len(guest.log.text)})
+    guest.watch.allowances.append(allowed)
+    guest.log.add(log_of(2).replace(b"3000000", b"9500000"))
+    allowed.places.end = {Source.LOG: len(guest.log.text)}
+    guest.log.add(log_of(4).replace(b"3000000", b"9600000"))
+    assert [splat.guest_time_s for splat in guest.watch.refused] == [3.0, 9.6]
+    assert [splat.guest_time_s for splat in allowed.splats] == [9.5]
+
+
+def test_what_the_kernel_does_not_say_itself_is_found_in_its_place(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.log.add(log_of(0))
+    guest.watch.find("taint", "tainted, and no word of why: W (the kernel warned)")
+    assert [splat.kind for splat in guest.watch.refused] == ["atomic context", "taint"]
+    guest.watch.allowances.append(allowance("tainted", "provoked"))
+    assert [splat.kind for splat in guest.watch.refused] == ["atomic context"]
 
 
 @pytest.mark.parametrize(
