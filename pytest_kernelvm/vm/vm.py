@@ -156,7 +156,7 @@ class Vm(Programs):
         self._owing = False
         # Whether it counts what the kernel finds wrong; when the guest was last asked for that.
         self._answers = False
-        self._looked_after = 0
+        self._looked_after = -1
         self._exchanges = self._taken = 0
         self._was_ended = self._is_let_go = False
         self._judge: Judge
