@@ -344,17 +344,23 @@ def _last_by_frame(window: _Window, kind: str) -> tuple[Line, bool]:
 def _last_by_trace(window: _Window, kind: str) -> tuple[Line, bool]:
     """Without a call trace it is the telling line and what is indented below it."""
     in_trace = bool(TRACE_HEAD.fullmatch(window[0].words))
+    last, announced = (window[0], 0) if in_trace else (None, 0)
     for here, line in window.below(_MOST_LINES - 1):
-        if in_trace and kind == "duplicate name" and SAID_AGAIN.fullmatch(line.words):
+        if last and kind == "duplicate name" and SAID_AGAIN.fullmatch(line.words):
             return line, True
         if _is_another(window, here, kind, in_trace) or _is_next_one(line, kind):
-            return (window[here - 1] if in_trace else _last_indented(window)), True
-        if in_trace and window.is_of_same_caller(here) and not _goes_on(line, kind):
-            return window[here - 1], True
-        if not in_trace and here > _HEAD_LINES:
-            return _last_indented(window), True
-        in_trace = in_trace or bool(TRACE_HEAD.fullmatch(line.words))
-    return window.last_of(_MOST_LINES - 1) if in_trace else (_last_indented(window), False)
+            return last or _last_indented(window), True
+        if TRACE_HEAD.fullmatch(line.words):
+            in_trace, last = True, line
+        elif kind in STALLS and in_trace and EXPLAINED.fullmatch(line.words):
+            in_trace, announced = False, here
+        elif in_trace and (_goes_on(line, kind) or not window.is_of_same_caller(here)):
+            last = line
+        elif in_trace or here - announced > _HEAD_LINES:
+            return last or _last_indented(window), True
+    if last and in_trace:
+        return window.last_of(_MOST_LINES - 1)
+    return last or _last_indented(window), False
 
 
 def _goes_on(line: Line, kind: str) -> bool:

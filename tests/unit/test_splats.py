@@ -6,12 +6,19 @@ source, each between two ordinary lines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.vm.splats import Splat, guest_seconds, kind_of, read_splats
+from pytest_kernelvm.vm.splats import (
+    Splat,
+    belongs_to,
+    guest_seconds,
+    read_log_splats,
+    read_splats,
+)
 
 CONSOLES = Path(__file__).parent / "consoles"
 
@@ -22,7 +29,10 @@ def console(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A console with one splat: its kind, how its title begins, how its first and last line end."""
+    """A console with one splat: its kind, how its title begins, how its first and last line end.
+
+    told_by: what tells it where the title stands above that.
+    """
 
     console: str
     kind: str
@@ -30,6 +40,7 @@ class Row:
     first: str = ""
     last: str
     complete: bool = True
+    told_by: str = ""
 
 
 TRACE_END = "el0t_64_sync+0x14c/0x150"
@@ -225,6 +236,167 @@ ROWS = [
         title="Reserved instruction in kernel code[#1]:",
         last=END_MARK,
     ),
+    Row(
+        console="splat_sysfs_duplicate",
+        kind="duplicate name",
+        title="sysfs: cannot create duplicate filename '/kernel/provoke'",
+        last=TRACE_END,
+    ),
+    Row(
+        console="splat_kobject_duplicate",
+        kind="duplicate name",
+        title="sysfs: cannot create duplicate filename",
+        last="register things with the same name in the same directory.",
+    ),
+    Row(
+        console="splat_bare_trace",
+        kind="call trace",
+        title="CPU: 0 UID: 0 PID: 61 Comm: insmod Not tainted",
+        last=TRACE_END,
+        told_by="Call trace:",
+    ),
+    Row(
+        console="splat_locks_held",
+        kind="lockdep",
+        title="WARNING: insmod/61 still has locks held!",
+        first=FRAME,
+        last=TRACE_END,
+    ),
+    Row(
+        console="splat_hung_io",
+        kind="hung task",
+        title="INFO: task provoke:61 blocked in I/O wait for more than 120 seconds.",
+        last=TRACE_END,
+    ),
+    Row(
+        console="splat_condition_warning",
+        kind="WARNING",
+        title="WARNING: [depth > 3] drivers/misc/provoke.c:17 at provoke_init",
+        first=CUT_HERE,
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_mips_bus_error",
+        kind="oops",
+        title="Data bus error, epc == 803a1d38, ra == c00a2044",
+        last=END_MARK,
+        told_by="Oops[#1]:",
+    ),
+    Row(
+        console="splat_x86_protection",
+        kind="oops",
+        title="general protection fault, probably for non-canonical address",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_x86_page_fault",
+        kind="oops",
+        title="BUG: unable to handle page fault for address: ffffffffc0405000",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_x86_divide",
+        kind="oops",
+        title="Oops: divide error: 0000 [#1] PREEMPT SMP NOPTI",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_x86_bug",
+        kind="BUG",
+        title="kernel BUG at drivers/misc/provoke.c:17!",
+        first=CUT_HERE,
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_s390_pointer",
+        kind="oops",
+        title="Unable to handle kernel pointer dereference in virtual kernel address",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_s390_operation",
+        kind="oops",
+        title="illegal operation: 0001 ilc:1 [#1]SMP",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_powerpc_access",
+        kind="oops",
+        title="Kernel attempted to read user page (0) - exploit attempt?",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_riscv_fault",
+        kind="oops",
+        title="Unable to handle kernel NULL pointer dereference at virtual address",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_riscv_instruction",
+        kind="oops",
+        title="Oops - illegal instruction [#1]",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_arm_fault",
+        kind="oops",
+        title="Unable to handle kernel NULL pointer dereference",
+        first="8<--- cut here ---",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_arm_abort",
+        kind="oops",
+        title="Unhandled fault: imprecise external abort (0x1406)",
+        first="8<--- cut here ---",
+        last=END_MARK,
+        told_by="Internal error: ",
+    ),
+    Row(
+        console="splat_loongarch_fault",
+        kind="oops",
+        title="CPU 0 Unable to handle kernel paging request at virtual address",
+        last=END_MARK,
+    ),
+    Row(
+        console="splat_oom",
+        kind="out of memory",
+        title="provoke invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL)",
+        last="UID:0 pgtables:180kB oom_score_adj:0",
+    ),
+    Row(
+        console="splat_allocation",
+        kind="out of memory",
+        title="insmod: page allocation failure: order:10, mode:0xcc0",
+        last=TRACE_END,
+    ),
+    Row(
+        console="splat_unregister",
+        kind="use count",
+        title="unregister_netdevice: waiting for provoke0 to become free.",
+        last="Usage count = 2",
+        complete=False,
+    ),
+    Row(
+        console="splat_irq",
+        kind="call trace",
+        title="irq 23: nobody cared",
+        last=TRACE_END,
+    ),
+    Row(
+        console="splat_old_ubsan",
+        kind="UBSAN",
+        title="UBSAN: shift-out-of-bounds in drivers/misc/provoke.c:17:9",
+        first=FRAME,
+        last=FRAME,
+    ),
+    Row(
+        console="splat_busy_inodes",
+        kind="use count",
+        title="VFS: Busy inodes after unmount of provoke (provokefs)",
+        first=CUT_HERE,
+        last=END_MARK,
+    ),
 ]
 
 
@@ -232,6 +404,38 @@ def test_every_recorded_splat_has_its_row() -> None:
     named = {row.console for row in ROWS}
     assert {path.stem for path in CONSOLES.glob("splat_*.txt")} <= named
     assert {path.stem for path in CONSOLES.glob("lkdtm_*.txt")} <= named
+
+
+# What programs, a terminal or the agent may leave in front of the kernel's words.
+UNFINISHED = [
+    "login: ",
+    "/ # ",
+    "working ... ",
+    "\x1b[1;32mok\x1b[0m ",
+    "\x1b[31m",
+    "50 %\r",
+    "\x01\xc5\xff\x81\x04",
+    "\0\0",
+    "[not a stamp] ",
+    "[ 1.5 s] ",
+    "x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("unfinished", UNFINISHED, ids=lambda text: repr(text[:12]))
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.console)
+def test_what_a_program_left_unfinished_hides_nothing(row: Row, unfinished: str) -> None:
+    """In front of the first line, and of the telling one."""
+    text = console(row.console)
+    [alone] = read_splats(text)
+    first = text[: alone.start] + unfinished + text[alone.start :]
+    assert [(splat.kind, splat.title, splat.text) for splat in read_splats(first)] == [
+        (alone.kind, alone.title, alone.text)
+    ]
+    at = text.index(alone.title)
+    at = text.rindex("[", 0, text.index("]", text.rindex("\n", 0, at))) if at else 0
+    [splat] = read_splats(text[:at] + unfinished + text[at:])
+    assert (splat.kind, splat.title) == (alone.kind, alone.title)
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
@@ -255,7 +459,7 @@ def test_a_splat_that_is_being_printed_is_found_and_goes_on(row: Row) -> None:
     """Whatever part of it has come: what is complete later was found at the same place before."""
     text = console(row.console)
     [whole] = read_splats(text)
-    title = text.index(whole.title)
+    title = text.index(row.told_by or whole.title)
     lines = text.splitlines(keepends=True)
     at = 0
     for line in lines:
@@ -296,56 +500,6 @@ def test_reading_begins_where_it_is_told_to() -> None:
     assert (first + second)[splat.start :].startswith("[    5.000100] BUG: scheduling")
 
 
-@pytest.mark.parametrize(
-    "prefix", ["", "[   12.345678] ", "[   12.345678][    T1] ", "<4>[    1.0] "]
-)
-@pytest.mark.parametrize(
-    ("line", "kind"),
-    [
-        ("INFO: task modprobe:31 blocked for more than 120 seconds.", "hung task"),
-        ("BUG: soft lockup - CPU#0 stuck for 26s! [modprobe:31]", "soft lockup"),
-        ("NMI watchdog: Watchdog detected hard LOCKUP on cpu 3", "hard lockup"),
-        ("kernel BUG at mm/slub.c:4385!", "BUG"),
-        ("Unhandled kernel unaligned access[#1]:", "oops"),
-        ("Oops: 0002 [#1] PREEMPT SMP", "oops"),
-        ("BUG: kernel NULL pointer dereference, address: 0000000000000000", "oops"),
-        ("SError Interrupt on CPU0, code 0x00000000bf000002 -- SError", "oops"),
-        ("WARNING: inconsistent lock state", "lockdep"),
-        ("WARNING: SOFTIRQ-safe -> SOFTIRQ-unsafe lock order detected", "lockdep"),
-        (
-            "BUG: using smp_processor_id() in preemptible [00000000] code: insmod/61",
-            "atomic context",
-        ),
-        ("workqueue: BUG: workqueue leaked atomic, lock or RCU: kworker/0:1[9]", "atomic context"),
-        ("rcu: INFO: rcu_sched detected expedited stalls on CPUs/tasks: {", "RCU stall"),
-        ("list_del corruption, ffff000003a1c000->next is LIST_POISON1", "list corruption"),
-    ],
-)
-def test_first_lines(line: str, kind: str, prefix: str) -> None:
-    assert kind_of(line) == kind
-    [splat] = read_splats(f"{prefix}{line}\n")
-    assert (splat.kind, splat.title) == (kind, line)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "pci 0000:00:00.0: [Firmware Bug]: BAR 1: invalid; can't size",
-        "test: this is not a BUG: really",
-        "WARNING: this is not the kernel's",
-        "printk: legacy bootconsole [uart8250] enabled",
-        "rcu: INFO: Stall ended before state dump start",
-        "INFO: lockdep is turned off.",
-        "lkdtm: Performing direct entry BUG",
-        "Warning: unable to open an initial console.",
-        "usb 1-1: new device[#2] found",
-        "systemd[1]: Kernel panic is not what this is",
-    ],
-)
-def test_harmless_lines(line: str) -> None:
-    assert read_splats(f"[    0.430218] {line}\n") == ()
-
-
 def test_nothing_shows_nothing() -> None:
     assert read_splats("") == ()
     assert read_splats("\n\n") == ()
@@ -376,3 +530,353 @@ def test_the_time_of_a_line() -> None:
     assert guest_seconds("[12345.000001][  T123] words") == 12345.000001
     assert guest_seconds("words") is None
     assert isinstance(read_splats(console("splat_rss"))[0], Splat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A record of the kernel's log."""
+
+    text: str
+    time_s: float = 5.0
+    facility: int = 0
+    caller: str = ""
+
+
+def records(text: str) -> list[Record]:
+    """Return a console's lines as records; those without a time as a program's."""
+    return [
+        Record(text=line[15:], time_s=seconds)
+        if (seconds := guest_seconds(line)) is not None
+        else Record(text=line, facility=1)
+        for line in text.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.console)
+def test_the_log_has_what_the_console_has(row: Row) -> None:
+    text = console(row.console)
+    [shown] = read_splats(text)
+    [logged] = read_log_splats(records(text))
+    assert (logged.kind, logged.title, logged.complete) == (shown.kind, shown.title, shown.complete)
+    assert (logged.cpu, logged.pid, logged.task) == (shown.cpu, shown.pid, shown.task)
+    assert logged.guest_time_s == shown.guest_time_s
+    before, after = text[: shown.start].count("\n"), text[: shown.end].count("\n")
+    assert (logged.start, logged.end) == (before, after)
+    assert [line[15:] for line in logged.text.splitlines()] == [
+        line[15:] for line in shown.text.splitlines() if line.startswith("[")
+    ]
+
+
+def test_what_a_program_writes_into_the_log_is_not_the_kernels() -> None:
+    """Its records have another facility, and may stand in the midst of a splat."""
+    own = records(console("splat_atomic"))
+    [alone] = read_log_splats(own)
+    quoted = [Record(text=record.text, facility=1) for record in own]
+    assert read_log_splats(quoted) == ()
+    mixed = [own[0], quoted[1], *own[1:4], quoted[1], Record(text="BUG: x", facility=3), *own[4:]]
+    [splat] = read_log_splats(mixed)
+    assert splat.text == alone.text
+    assert (splat.start, splat.end) == (2, alone.end + 3)
+
+
+@pytest.mark.parametrize("text", ["login: [    5.4] BUG: x", "/ # BUG: soft lockup - CPU#0 stuck"])
+def test_a_record_says_what_its_text_begins_with(text: str) -> None:
+    assert read_log_splats([Record(text=text)]) == ()
+
+
+def test_a_record_may_have_several_lines() -> None:
+    [splat] = read_log_splats([Record(text="a\nBUG: Bad page map in process x\n  y", caller="T61")])
+    assert (
+        splat.text
+        == "[    5.000000][   T61] BUG: Bad page map in process x\n[    5.000000][   T61]   y"
+    )
+    assert (splat.start, splat.end, splat.pid) == (0, 1, 61)
+    assert read_log_splats([]) == ()
+    assert read_log_splats([Record(text="")]) == ()
+
+
+@pytest.mark.parametrize(
+    ("above", "line", "found"),
+    [
+        # With stamps on, what has none is a program's.
+        ("[    5.0] eth0: up\n", "BUG: handling", ""),
+        ("[    5.0] eth0: up\n", "WARNING: CPU: 0 PID: 1 at a.c:1 b+0x1/0x2", ""),
+        ("[    5.0] eth0: up\n", "login: Kernel panic - not syncing: x", ""),
+        # Without them, what only a kernel says is its own wherever it stands …
+        ("eth0: up\n", "BUG: a driver's", "BUG: a driver's"),
+        ("eth0: up\n", "\x1b[0;32mBUG: a driver's", "BUG: a driver's"),
+        ("eth0: up\n", "50 %\rBUG: a driver's", "BUG: a driver's"),
+        ("eth0: up\n", "\x01\xc5\xff\x81\x04BUG: a driver's", "BUG: a driver's"),
+        (
+            "",
+            "login: watchdog: BUG: soft lockup - CPU#0 stuck",
+            "watchdog: BUG: soft lockup - CPU#0",
+        ),
+        ("", "/ # Kernel panic - not syncing: x", "Kernel panic - not syncing: x"),
+        ("", "/ # Unable to handle kernel NULL pointer", "Unable to handle kernel NULL pointer"),
+        ("", "x WARNING: CPU: 0 PID: 1 at a.c:1 b+0x1/0x2", "WARNING: CPU: 0 PID: 1 at a.c:1"),
+        # … and what others say too only at a line's beginning.
+        ("", "working ... BUG: handling", ""),
+        ("", "ok 1 - BUG: handling", ""),
+        # A caller alone is a stamp too.
+        ("[   T61] eth0: up\n", "[   T61] BUG: a driver's", "BUG: a driver's"),
+        ("[   T61] eth0: up\n", "BUG: handling", ""),
+        # A stamp that the kernel's own words quote is none.
+        ("", '[    5.0] BUG: no room for "[    4.0] x"', 'BUG: no room for "[    4.0] x"'),
+        ("", "[    4.0] half a line [    5.0] BUG: x", "BUG: x"),
+    ],
+)
+def test_whose_words_a_line_has(above: str, line: str, found: str) -> None:
+    splats = read_splats(above + line + "\n")
+    assert [splat.title[: len(found)] for splat in splats] == ([found] if found else [])
+
+
+def test_who_knows_whether_there_are_stamps_says_so() -> None:
+    assert read_splats("BUG: x\n", stamped=True) == ()
+    assert len(read_splats("[    1.0] eth0: up\nBUG: x\n", stamped=False)) == 1
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\r\n"])
+def test_the_last_line_need_not_end(end: str) -> None:
+    [splat] = read_splats(f"[    5.0] eth0: up\n[    5.1] BUG: x{end}")
+    assert (splat.title, splat.text, splat.complete) == ("BUG: x", "[    5.1] BUG: x", False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "title"),
+    [
+        (
+            [
+                "INFO: task a",
+                "b:61 blocked for more than 120 seconds.",
+                "Call trace:",
+                " c+0x1/0x2",
+            ],
+            "hung task",
+            "INFO: task a\\x0ab:61 blocked for more than 120 seconds.",
+        ),
+        (["WARNING: a", "b/61 still has locks held!"], "lockdep", "WARNING: a\\x0ab/61 still has"),
+        (
+            ["INFO: task ", "", ":61 blocked for more than 120 seconds."],
+            "hung task",
+            "INFO: task \\x0a",
+        ),
+        (
+            ["BUG: scheduling while atomic: a", "b/61/0x00000002"],
+            "atomic context",
+            "BUG: scheduling while atomic: a",
+        ),
+        (
+            ["a", "b: page allocation failure: order:4, mode:0x"],
+            "out of memory",
+            "b: page allocation",
+        ),
+    ],
+)
+def test_a_newline_in_a_tasks_name(lines: list[str], kind: str, title: str) -> None:
+    [shown] = read_splats("".join(f"[    5.000001] {line}\n" for line in lines))
+    [logged] = read_log_splats([Record(text="\n".join(lines))])
+    for splat in (shown, logged):
+        assert splat.kind == kind
+        assert splat.title.startswith(title)
+
+
+def test_a_telling_line_is_not_made_of_what_others_say() -> None:
+    """Words of two records with different times are no sentence."""
+    assert (
+        read_splats("[    5.1] INFO: task a\n[    5.2] b:1 blocked for more than 1 seconds.\n")
+        == ()
+    )
+
+
+def stamped(lines: str, begin_s: float = 5.0) -> str:
+    return "".join(
+        f"[{begin_s + number / 1e4:12.6f}] {line}\n"
+        for number, line in enumerate(lines.splitlines())
+    )
+
+
+def dump(pid: int, comm: str, cpu: int = 0) -> str:
+    return (
+        f"CPU: {cpu} UID: 0 PID: {pid} Comm: {comm} Not tainted 6.12.117 #1\n"
+        "Call trace:\n provoke+0x1/0x2\n"
+    )
+
+
+END = "---[ end trace 0000000000000000 ]---\n"
+OOPS = f"Internal error: Oops: 0000000096000004 [#1] SMP\n{dump(61, 'insmod')}{END}"
+TRACKING = "WARNING: CPU: 0 PID: 0 at kernel/context_tracking.c:128 ct_kernel_exit+0x1/0x2\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "belongs"),
+    [
+        pytest.param(OOPS, f"{TRACKING}{dump(0, 'swapper/0')}{END}", True, id="idle, its CPU"),
+        pytest.param(
+            OOPS,
+            "WARNING: kernel/context_tracking.c:128 at a+0x1/0x2, CPU#0: swapper/0/0\n",
+            True,
+            id="idle, its CPU, as 7.2 tells it",
+        ),
+        pytest.param(
+            OOPS,
+            f"{TRACKING.replace('CPU: 0', 'CPU: 1')}{dump(0, 'swapper/1', 1)}{END}",
+            False,
+            id="idle, another CPU",
+        ),
+        pytest.param(
+            OOPS,
+            f"WARNING: CPU: 0 PID: 0 at drivers/a.c:1 b+0x1/0x2\n{dump(0, 'swapper/0')}{END}",
+            False,
+            id="an interrupt's, on its CPU",
+        ),
+        pytest.param(
+            OOPS,
+            f"WARNING: CPU: 0 PID: 61 at kernel/exit.c:8 a+0x1/0x2\n{dump(61, 'insmod')}{END}",
+            True,
+            id="its task",
+        ),
+        pytest.param(
+            OOPS,
+            f"BUG: scheduling while atomic: insmod/61/0x00000002\n{dump(61, 'insmod')}",
+            True,
+            id="its task, in atomic context",
+        ),
+        pytest.param(
+            OOPS,
+            f"WARNING: CPU: 0 PID: 62 at a.c:1 b+0x1/0x2\n{dump(62, 'insmod')}{END}",
+            False,
+            id="another task of the same name",
+        ),
+        pytest.param(OOPS, "BUG: of somebody\n", False, id="of nobody knows whom"),
+        pytest.param(OOPS, "Kernel panic - not syncing: x\n", False, id="a panic"),
+        pytest.param(
+            OOPS, "INFO: task mount:62 blocked for more than 1 seconds.\n", False, id="who waits"
+        ),
+        pytest.param(
+            f"WARNING: CPU: 0 PID: 61 at a.c:1 b+0x1/0x2\n{dump(61, 'insmod')}{END}",
+            f"BUG: scheduling while atomic: insmod/61/0x00000002\n{dump(61, 'insmod')}",
+            False,
+            id="after what ends no task",
+        ),
+        pytest.param(
+            f"Internal error: Oops: 04 [#1] SMP\n{dump(0, 'swapper/0')}{END}",
+            f"WARNING: CPU: 1 PID: 0 at a.c:1 b+0x1/0x2\n{dump(0, 'swapper/1', 1)}{END}",
+            False,
+            id="idle tasks are not one",
+        ),
+        pytest.param(
+            f"------------[ cut here ]------------\nkernel BUG at a.c:1!\n{OOPS}",
+            f"{TRACKING}{dump(0, 'swapper/0')}{END}",
+            True,
+            id="after a BUG",
+        ),
+    ],
+)
+@pytest.mark.parametrize("after_s", [0.01, 20.0])
+def test_what_comes_of_an_oops(first: str, second: str, belongs: bool, after_s: float) -> None:
+    oops, splat = read_splats(stamped(first) + stamped(second, 5.0 + after_s))
+    assert belongs_to(oops, splat) is belongs
+    assert not belongs_to(splat, oops)
+    assert not belongs_to(oops, oops)
+
+
+def test_the_end_of_an_oopses_task_is_told_with_it() -> None:
+    end = stamped("note: insmod[61] exited with irqs disabled\n", 5.1)
+    assert [splat.kind for splat in read_splats(stamped(OOPS) + end)] == ["oops"]
+    other = end.replace("61", "62")
+    oops, splat = read_splats(stamped(OOPS) + other)
+    assert (splat.kind, splat.pid, splat.task) == ("atomic context", 62, "insmod")
+    [alone] = read_splats(end)
+    assert belongs_to(oops, replace(alone, start=oops.end, end=oops.end + 1))
+
+
+def test_oopses_of_two_tasks_at_once_are_two() -> None:
+    """As CONFIG_PRINTK_CALLER tells them apart."""
+    texts = {task: OOPS.replace("61", str(task)).splitlines() for task in (61, 62)}
+    lines = [
+        f"[    5.{number:06}][   T{task}] {line}\n"
+        for number, both in enumerate(zip(texts[61], texts[62], strict=True))
+        for task, line in zip((61, 62), both, strict=True)
+    ]
+    assert [(splat.kind, splat.pid) for splat in read_splats("".join(lines))] == [
+        ("oops", 61),
+        ("oops", 62),
+    ]
+
+
+def test_a_line_of_another_task_does_not_end_a_call_trace() -> None:
+    text = (
+        "[    5.0][   T61] BUG: scheduling while atomic: insmod/61/0x00000002\n"
+        "[    5.0][   T61] Call trace:\n[    5.0][   T61]  a+0x1/0x2\n"
+        "[    5.0][   T76] eth0: up\n[    5.0][   T61]  b+0x1/0x2\n[    5.0][   T61] done\n"
+    )
+    [splat] = read_splats(text)
+    assert splat.text.endswith("b+0x1/0x2")
+
+
+@pytest.mark.parametrize(
+    "explanation",
+    [
+        "sysrq: Show backtrace of all active CPUs",
+        "sysrq: Show Blocked State",
+        "task:init            state:S stack:0     pid:1     tgid:1     ppid:0",
+        "NMI backtrace for cpu 0",
+        "FAULT_INJECTION: forcing a failure.\nname failslab, interval 1, probability 0, space 0",
+        "The following trace is a kernel self test and not a bug!\nTesting a backtrace.",
+    ],
+)
+def test_a_call_trace_that_somebody_asked_for(explanation: str) -> None:
+    assert read_splats(stamped(f"{explanation}\n{dump(61, 'x')}")) == ()
+    [another] = read_splats(stamped(f"{explanation}\n{dump(61, 'x')}{dump(62, 'y')}"))
+    assert (another.kind, another.pid) == ("call trace", 62)
+    later = stamped(f"{explanation}\n") + stamped(dump(61, "x"), 9.0)
+    assert [splat.kind for splat in read_splats(later)] == ["call trace"]
+
+
+def test_a_stall_is_one_with_the_call_traces_below() -> None:
+    task = "task:rcu_preempt     state:R stack:0     pid:17    tgid:17    ppid:2      flags:0x00"
+    text = (
+        "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n"
+        "rcu: \tTasks blocked on level-0 rcu_node (CPUs 0-1): P61/1:b..l\n"
+        f"{task}\nCall trace:\n a+0x1/0x2\n"
+        "rcu: rcu_preempt kthread starved for 1005 jiffies! g13 f0x0 RCU_GP_WAIT_FQS(5)\n"
+        f"rcu: RCU grace-period kthread stack dump:\n{task}\nCall trace:\n b+0x1/0x2\n"
+        "Sending NMI from CPU 1 to CPUs 0:\nNMI backtrace for cpu 0\n"
+        f"CPU: 0 PID: 94 Comm: x Not tainted 6.10 #1\npc : c+0x1/0x2\n{dump(94, 'x')}"
+    )
+    [splat] = read_splats(stamped(text))
+    assert splat.kind == "RCU stall"
+    assert "b+0x1/0x2" in splat.text
+
+
+def flood(line: str) -> str:
+    return "".join(f"[{number / 1e3:12.6f}] {line} {number}\n" for number in range(300_000))[
+        :20_000_000
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "splats"),
+    [
+        pytest.param(
+            flood("provoke: a packet of 1500 bytes is dropped, the queue is full:"), 0, id="log"
+        ),
+        pytest.param("\n" * 20_000_000 + "BUG: x\n", 1, id="newlines"),
+        pytest.param("\0" * 20_000_000, 0, id="NUL"),
+        pytest.param(bytes(range(256)).decode("latin-1") * 80_000, 0, id="all bytes"),
+        pytest.param("x" * 1_000_000 + "[    5.0] BUG: x\n", 1, id="a line of 1 MB"),
+        pytest.param("[    5.0] " * 100_000 + "BUG: x\n", 1, id="a line of stamps"),
+        pytest.param("BUG: " * 200_000 + "\n", 1, id="a line of BUG"),
+        pytest.param(("WARNING: [" + "] at " * 200 + "\n") * 300, 0, id="almost a WARN"),
+        pytest.param(("INFO: task " + "blocked for " * 80 + "\n") * 300, 0, id="almost hung"),
+        pytest.param(
+            "[    5.0] Kernel panic - not syncing: x\n" + flood("more"), 1, id="after a panic"
+        ),
+        pytest.param("[" * 1_000_000, 0, id="brackets"),
+    ],
+)
+def test_no_text_takes_long(text: str, splats: int) -> None:
+    begun = time.process_time()
+    assert len(read_splats(text)) == splats
+    assert time.process_time() - begun < 1.0
