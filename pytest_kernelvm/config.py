@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_files import file_kind
 from pytest_kernelvm.root_config import ROOT, Root, root_of
 from pytest_kernelvm.service_config import SERVICES, Service, services_of
 from pytest_kernelvm.typed_yaml import (
@@ -660,6 +663,14 @@ def _is_hex(text: str) -> bool:
 
 def _existing(base: Path, located: Located, what: str, version: str) -> Path:
     path = base / located.text.replace("{version}", version)
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        # Reading anything else might never end.
+        if not stat.S_ISREG(mode):
+            raise BadInput(
+                f"{what} {path} is {file_kind(mode)}, no regular file",
+                Evidence(where=(str(located.place),)),
+            )
     if not path.is_file():
         near = difflib.get_close_matches(path.name, _file_names(path.parent), n=1)
         raise BadInput(
@@ -916,12 +927,29 @@ def _llvm(text: str) -> str:
     return {"false": "", "true": "1"}.get(text, f"-{text}")
 
 
+# It names directories, tests and guests, and stands among QEMU's options.
+_NAME = re.compile(r"\w[\w.+~ -]{0,99}")
+
+
+def _check_name(file: Path) -> None:
+    if not _NAME.fullmatch(file.stem) or file.stem.endswith(" "):
+        raise BadInput(
+            f"{file.name!r} is no name for a vm-config",
+            Evidence(
+                expected="letters, digits, and _ . + ~ - or blanks between them, at most 100",
+                where=(repr(str(file)),),
+                next_step="rename it: its cells are called by its name",
+            ),
+        )
+
+
 def read_config(file: Path, *, version: str = "") -> tuple[VmConfig, ...]:
     """Read one vm-config and return its cells, one a kernel version.
 
     version: the one to make a cell for, instead of those that the file names.
     Raises BadInput with file, line and column of all that is wrong.
     """
+    _check_name(file)
     complaints = Complaints(file)
     raw = SCHEMA.read(compose(file), complaints)
     complaints.raise_if_any()

@@ -7,18 +7,20 @@ the kernel for a signal when the thread that started it ends (prctl(2), PR_SET_P
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from pytest_kernelvm.errors import Evidence, HarnessError, ToolMissing
 
@@ -216,6 +218,59 @@ def run(
     if check and completed.status != 0:
         raise HarnessError(f"{argv[0]} {said(completed.status)}", failure(completed, log))
     return completed
+
+
+# Of what a program says while its output is read.
+_SAID_BYTES = 65536
+# A pipe's default of 64 KiB makes two processes wait for each other all the time.
+_PIPE_BYTES = 1 << 20
+
+
+@contextlib.contextmanager
+def piped(
+    argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout_s: float
+) -> Iterator[BinaryIO]:
+    """Run a program and give its output as a stream that is read while it runs.
+
+    env: variables added to ours. timeout_s: seconds until it is killed, which reads as the end.
+    Leaving the context waits for it. Raises ToolMissing if there is no such program, HarnessError
+    with what it said if it fails although all of its output was read. Whoever leaves with an error
+    ends it.
+    """
+    with contextlib.ExitStack() as stack:
+        said_file = stack.enter_context(tempfile.TemporaryFile())
+        child = subprocess.Popen(
+            _bound_to_us(argv, "TERM"),
+            env=environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said_file,
+            bufsize=_PIPE_BYTES,
+            start_new_session=True,
+        )
+        stack.enter_context(child)
+        stack.enter_context(_group_ended_on_error(child))
+        stop = threading.Timer(timeout_s, child.kill)
+        stop.daemon = True
+        stop.start()
+        stack.callback(stop.cancel)
+        assert child.stdout is not None
+        # Whoever has many pipes may not have larger ones (man 7 pipe).
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        yield cast(BinaryIO, child.stdout)
+        child.stdout.close()
+        if child.wait() != 0:
+            said_file.seek(0)
+            text = said_file.read(_SAID_BYTES).decode(errors="replace")
+            done = Completed(
+                argv=tuple(str(word) for word in argv),
+                status=child.returncode,
+                raw_stdout=b"",
+                stderr=text,
+                elapsed_s=0.0,
+            )
+            raise HarnessError(f"{argv[0]} {said(child.returncode)}", failure(done))
 
 
 def run_attached(argv: Sequence[str | Path]) -> int:

@@ -13,12 +13,28 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_files import read_regular
+
+# The largest vm-config that we know has 5 KB, 150 values and 6 levels.
+MOST_BYTES = 256 << 10
+MOST_NODES = 6_000
+MOST_DEPTH = 32
+MOST_SHOWN = 200
+# One screen of complaints; who has more has begun with the wrong file.
+MOST_COMPLAINTS = 20
+# An escape in double quotes makes these; no name, path or option has them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+# What each value says of itself anyhow.
+_TAGS = tuple(
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +68,11 @@ class Complaints:
     def __len__(self) -> int:
         return len(self._found)
 
+    def _shown(self) -> list[str]:
+        if len(self._found) <= MOST_COMPLAINTS:
+            return self._found
+        return [*self._found[:MOST_COMPLAINTS], f"and {len(self._found) - MOST_COMPLAINTS} more"]
+
     def raise_if_any(self) -> None:
         """Raise BadInput with all complaints, if there are any."""
         if self._found:
@@ -59,7 +80,7 @@ class Complaints:
             raise BadInput(
                 f"{self.file.name} has {count} mistake{'s' if count > 1 else ''}",
                 Evidence(
-                    excerpt="\n".join(self._found),
+                    excerpt="\n".join(self._shown()),
                     next_step="`kernelvm schema` prints all that such a file may say",
                 ),
             )
@@ -71,7 +92,13 @@ def _shown(node: Node) -> str:
     if isinstance(node, SequenceNode):
         return "a list"
     assert isinstance(node, ScalarNode)
-    return repr(node.value) if node.value else "nothing"
+    return _quoted(str(node.value)) if node.value else "nothing"
+
+
+def _quoted(text: str) -> str:
+    if len(text) > MOST_SHOWN:
+        return f"{text[:MOST_SHOWN]!r}… ({len(text)} characters)"
+    return repr(text)
 
 
 class Expected(abc.ABC):
@@ -105,10 +132,12 @@ class Text(Expected):
             complaints.add(node, f"expected a text, not {_shown(node)}")
             return ""
         text = str(node.value)
-        if self.allowed and text not in self.allowed:
+        if _CONTROL.search(text):
+            complaints.add(node, f"a control character in {_shown(node)}")
+        elif self.allowed and text not in self.allowed:
             near = difflib.get_close_matches(text, self.allowed, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            complaints.add(node, f"{text!r}: {hint}allowed: {', '.join(self.allowed)}")
+            complaints.add(node, f"{_quoted(text)}: {hint}allowed: {', '.join(self.allowed)}")
         elif self.pattern and not re.fullmatch(self.pattern, text):
             complaints.add(node, f"expected {self.shape}, not {_shown(node)}")
         return text
@@ -299,7 +328,9 @@ class Record(Expected):
             else:
                 near = difflib.get_close_matches(name, self.keys, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                complaints.add(key, f"unknown key {name!r}: {hint}allowed: {', '.join(self.keys)}")
+                complaints.add(
+                    key, f"unknown key {_quoted(name)}: {hint}allowed: {', '.join(self.keys)}"
+                )
         if isinstance(node, MappingNode):
             for name in self.required:
                 if name not in found:
@@ -340,7 +371,9 @@ def _pairs(node: Node, complaints: Complaints) -> list[tuple[ScalarNode, Node]]:
             continue
         name = str(key.value)
         if name in first:
-            complaints.add(key, f"the key {name!r} stands here already, in line {first[name].line}")
+            complaints.add(
+                key, f"the key {_quoted(name)} stands here already, in line {first[name].line}"
+            )
             continue
         first[name] = complaints.place(key)
         pairs.append((key, value))
@@ -350,20 +383,88 @@ def _pairs(node: Node, complaints: Complaints) -> list[tuple[ScalarNode, Node]]:
 def compose(file: Path) -> Node:
     """Return the root node of a YAML file.
 
-    Raises BadInput if the file can't be read or isn't one YAML document.
+    Raises BadInput if the file can't be read, isn't one YAML document, or is larger, deeper or has
+    more in it than anybody writes by hand.
     """
+    text = _text_of(file)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {file}: {error}", Evidence(where=(str(file),))) from None
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = _Composing(file, text).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
         raise BadInput(f"not YAML: {error.problem}", Evidence(where=(place,))) from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except ReaderError as error:
+        place = _place_at(file, text, error.position)
+        raise BadInput(f"not YAML: {error.reason}", Evidence(where=(place,))) from None
+    except (yaml.YAMLError, ValueError) as error:
         raise BadInput(f"not YAML: {error}", Evidence(where=(str(file),))) from None
     if root is None:
         raise BadInput(f"{file} is empty", Evidence(where=(f"{file}:1:1",)))
     return root
+
+
+def _text_of(file: Path) -> str:
+    data = read_regular(file, MOST_BYTES)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        place = _place_at(file, data[: error.start].decode(), error.start)
+        raise BadInput(
+            f"cannot read {file}: no UTF-8", Evidence(seen=str(error), where=(place,))
+        ) from None
+
+
+def _place_at(file: Path, text: str, position: int) -> str:
+    before = text[:position]
+    line = before.count("\n") + 1
+    return f"{file}:{line}:{len(before) - (before.rfind(chr(10)) + 1) + 1}"
+
+
+class _Composing(yaml.SafeLoader):
+    """Composes nodes as long as there are not too many; a deep text is not read to its end."""
+
+    def __init__(self, file: Path, text: str) -> None:
+        super().__init__(text)
+        self._file = file
+        self._depth = 0
+        # How many nodes there are in each one that has an anchor, for those that stand for it.
+        self._sizes: dict[int, int] = {}
+        self._count = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """Return the next node, as the overridden one does."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        tag = getattr(event, "tag", None)
+        if tag is not None and tag != "!" and tag not in _TAGS:
+            self._refuse(mark, f"the tag {tag[:60]!r}", "a file without tags")
+        if self._depth >= MOST_DEPTH:
+            self._refuse(mark, "deeper than that", f"at most {MOST_DEPTH} levels")
+        anchor = event.anchor if isinstance(event, yaml.AliasEvent) else None
+        if anchor is not None:
+            self._check_alias(mark, anchor)
+        before = self._count
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        # What stands for others is read as often as they are.
+        self._count += self._sizes[id(node)] if anchor is not None else 1
+        if self._count > MOST_NODES:
+            self._refuse(mark, "more than that", f"at most {MOST_NODES:,} values")
+        self._sizes.setdefault(id(node), self._count - before)
+        return node
+
+    def _check_alias(self, mark: Any, anchor: str) -> None:
+        node = self.anchors.get(anchor)
+        if node is not None and id(node) not in self._sizes:
+            self._refuse(mark, f"*{anchor[:60]} stands for what it is part of", "no such circle")
+
+    def _refuse(self, mark: Any, seen: str, expected: str) -> NoReturn:
+        raise BadInput(
+            f"{self._file.name} is nothing that is read here",
+            Evidence(
+                expected=expected,
+                seen=seen,
+                where=(f"{self._file}:{mark.line + 1}:{mark.column + 1}",),
+            ),
+        )

@@ -17,6 +17,8 @@ from pytest_kernelvm.config import Patch
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
 from pytest_kernelvm.kernel.patching import apply_patch
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, raise_if_full, write_whole
+from pytest_kernelvm.kernel.tarball import unpack_tarball
+from pytest_kernelvm.kernel.unpacking import Way, unpack_output
 from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run, tail
 
 KIND = "apt"
@@ -100,14 +102,13 @@ def download(store: Store, package: Package) -> Path:
 
 
 def unpack_deb(deb: Path, root: Path) -> None:
-    """Unpack a .deb into a directory. Raises BadInput if it is damaged."""
-    find_program("dpkg-deb", "apt-get install dpkg")
-    done = run(["dpkg-deb", "--extract", deb, root], timeout_s=DOWNLOAD_TIMEOUT_S, check=False)
-    if done.status != 0:
-        raise_if_full(done.stderr)
-        raise BadInput(
-            f"{deb} cannot be unpacked", Evidence(excerpt=done.stderr, where=(str(deb),))
-        )
+    """Unpack a .deb into a directory, which may have other packages in it.
+
+    Raises BadInput if it is damaged, or holds more than files, directories and safe links.
+    """
+    program = find_program("dpkg-deb", "apt-get install dpkg")
+    way = Way(what=str(deb), rooted=True, packed_bytes=deb.stat().st_size)
+    unpack_output([program, "--fsys-tarfile", deb], root, way, timeout_s=DOWNLOAD_TIMEOUT_S)
 
 
 def unpack_packages(
@@ -154,9 +155,7 @@ def unpack_source(files: Sequence[Path], directory: Path) -> None:
     directory.mkdir(parents=True)
     for part, strip in ((".orig.tar.", 1), (".debian.tar.", 0)):
         (archive,) = (file for file in files if part in file.name)
-        argv = ["tar", "--extract", f"--file={archive}", f"--directory={directory}"]
-        argv += [f"--strip-components={strip}", "--no-same-owner"]
-        run(argv, timeout_s=DOWNLOAD_TIMEOUT_S)
+        unpack_tarball(archive, directory, Way(what=str(archive), strip=strip))
     patches = directory / "debian/patches"
     series = patches / "series"
     for line in series.read_text().splitlines() if series.is_file() else ():

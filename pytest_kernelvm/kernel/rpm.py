@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.kernel.store import raise_if_full
-from pytest_kernelvm.process import find_program, run
+from pytest_kernelvm.kernel.unpacking import Way, unpack_output
+from pytest_kernelvm.process import find_program
 
 UNPACK_TIMEOUT_S = 1800.0
 
 
 def unpack_rpm(rpm: Path, root: Path) -> None:
-    """Unpack an .rpm into a directory. Raises BadInput if it is damaged.
+    """Unpack an .rpm into a directory, which may have other packages in it.
 
-    bsdtar knows all their compressions, and neither `..` nor a link leads it out of the directory
-    (bsdtar(1), Security).
+    bsdtar knows all their compressions; it turns the archive in one into a tar stream (bsdtar(1),
+    `@archive`) and writes no file.
+    Raises BadInput if it is damaged, or holds more than files, directories and safe links.
     """
     program = find_program("bsdtar", "apt-get install libarchive-tools, which unpacks .rpm files")
-    argv: list[str | Path] = [program, "--extract", "--file", rpm, "--directory", root]
-    done = run([*argv, "--no-same-owner"], timeout_s=UNPACK_TIMEOUT_S, check=False)
-    if done.status != 0:
-        raise_if_full(done.stderr)
-        raise BadInput(
-            f"{rpm} cannot be unpacked", Evidence(excerpt=done.stderr, where=(str(rpm),))
-        )
+    way = Way(what=str(rpm), rooted=True, packed_bytes=rpm.stat().st_size)
+    argv = [program, "--create", "--format=pax", "--file=-", f"@{rpm.absolute()}"]
+    unpack_output(argv, root, way, timeout_s=UNPACK_TIMEOUT_S)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import re
+import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.download import fetch
-from pytest_kernelvm.kernel.store import Store, Work, raise_if_full
-from pytest_kernelvm.process import TAIL_LINES, find_program, run
+from pytest_kernelvm.kernel.store import Store, Work
+from pytest_kernelvm.kernel.unpacking import Way, unpack, unpack_output
+from pytest_kernelvm.process import find_program, run
 
 UNPACK_TIMEOUT_S = 1800.0
-TAR_RECORD_BYTES = 10240
 
 # How a compressed file begins, and who unpacks it.
 _COMPRESSIONS = (
-    (b"\xfd7zXZ\0", "xz", "apt-get install xz-utils"),
-    (b"\x1f\x8b", "gzip", "apt-get install gzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "apt-get install zstd"),
-    (b"BZh", "bzip2", "apt-get install bzip2"),
+    (b"\xfd7zXZ\0", ("xz", "--threads=0"), "apt-get install xz-utils"),
+    (b"\x1f\x8b", ("gzip",), "apt-get install gzip"),
+    (b"\x28\xb5\x2f\xfd", ("zstd",), "apt-get install zstd"),
+    (b"BZh", ("bzip2",), "apt-get install bzip2"),
 )
 
 
@@ -89,67 +90,50 @@ def extract(path: Path, work: Work, show: Callable[[str], None]) -> None:
     """Unpack a tarball, without its topmost directory, into `work.entry/tree`.
 
     show: told how far it is.
-    Raises BadInput if it cannot be unpacked or leads out of the directory, ToolMissing without
-    the program that it is compressed with.
+    Raises BadInput if it cannot be unpacked, leads out of the directory or holds what no source
+    has, ToolMissing without the program that it is compressed with.
     """
-    tree, log = work.entry / "tree", work.directory / "tar.log"
-    _find_decompressor(path)
+    unpack_tarball(path, work.entry / "tree", Way(what=str(path), strip=1), show)
+
+
+def unpack_tarball(
+    path: Path, directory: Path, way: Way, show: Callable[[str], None] = lambda _text: None
+) -> None:
+    """Unpack a tarball, compressed or not, into a directory; see `extract`."""
+    argv = _decompressor(path)
     total = _unpacked_bytes(path)
 
-    def show_record(line: str) -> None:
-        if line.isdecimal():
-            done = int(line) * TAR_RECORD_BYTES
-            show(f"{min(100, 100 * done // total)} %" if total else f"{done >> 20} MiB")
+    def show_bytes(done: int) -> None:
+        show(f"{min(100, 100 * done // total)} %" if total else f"{done >> 20} MiB")
 
-    argv = ["tar", "--extract", f"--file={path}", f"--directory={tree}"]
-    argv += ["--strip-components=1", "--no-same-owner", "--no-same-permissions"]
-    argv += ["--checkpoint=1000", "--checkpoint-action=echo=%u"]
-    done = run(
+    if not argv:
+        with path.open("rb") as file:
+            unpack(file, directory, way, show_bytes)
+        return
+    unpack_output(
         argv,
-        env={"XZ_DEFAULTS": "-T0"},
+        directory,
+        replace(way, packed_bytes=path.stat().st_size),
+        show_bytes,
         timeout_s=UNPACK_TIMEOUT_S,
-        check=False,
-        log=log,
-        on_line=show_record,
     )
-    if done.status != 0:
-        said = [line for line in log.read_text().splitlines() if not line.isdecimal()]
-        text = "\n".join(said[-TAIL_LINES:])
-        raise_if_full(text)
-        raise BadInput(f"{path} cannot be unpacked", Evidence(excerpt=text, where=(str(path),)))
-    refuse_links_out(tree, str(path))
 
 
-def refuse_links_out(tree: Path, what: str) -> None:
-    """Raise BadInput if a symbolic link below a directory leads out of it.
-
-    GNU tar itself refuses members with `..` and never writes through a link of the same archive
-    (info tar, `Security rules of thumb`), but it leaves links that point anywhere.
-    """
-    root = os.path.realpath(tree)
-    for directory, names, files in os.walk(tree):
-        for path in (Path(directory, name) for name in (*names, *files)):
-            if not path.is_symlink():
-                continue
-            aim = os.path.normpath(Path(os.path.realpath(directory), path.readlink()))
-            if aim != root and not aim.startswith(f"{root}/"):
-                raise BadInput(
-                    f"{what} has a link that leads out of it",
-                    Evidence(seen=f"{path.relative_to(tree)} -> {path.readlink()}"),
-                )
-
-
-def _find_decompressor(path: Path) -> None:
+def _decompressor(path: Path) -> list[str | Path]:
+    """Return the command that writes what a file was before it was compressed, if it is."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
         raise BadInput(
             f"{path} cannot be unpacked: {error.strerror}", Evidence(where=(str(path),))
         ) from None
-    for magic, program, hint in _COMPRESSIONS:
+    for magic, (program, *flags), hint in _COMPRESSIONS:
         if head.startswith(magic):
-            find_program(program, hint)
+            return [find_program(program, hint), "--decompress", "--stdout", *flags, "--", path]
+    return []
 
 
 def _unpacked_bytes(path: Path) -> int:
