@@ -10,9 +10,6 @@ from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.vm.vm import Vm
 from pytest_kernelvm.vm.watch import Allowance, allowance
 
-# What becomes of a test that leaves a splat.
-SPLATS = ("fail", "warn", "off")
-
 
 def allowed_by(*args: Any, **given: Any) -> Allowance:
     """Return what a marker's arguments allow. Raises TypeError for what they cannot be."""
@@ -28,32 +25,40 @@ def allowed_by(*args: Any, **given: Any) -> Allowance:
 class Tolerance:
     """How splats count in one test.
 
-    mode: one of SPLATS. markers: the arguments of its markers `kernelvm_splats`.
-    charged: directories of the snapshots whose boot some test of the run has answered for.
+    test: its id. mode: what becomes of one that leaves a splat: `fail`, `warn` or `off`.
+    markers: the arguments of its markers `kernelvm_splats`.
+    charged: by the directories of snapshots, the test of the run that answers for their boot.
     guests: those that the test was given.
     """
 
+    test: str
     mode: str
     markers: tuple[dict[str, Any], ...]
-    charged: set[Path]
+    charged: dict[Path, str]
     guests: list[Vm] = field(default_factory=list)
 
     def watch_over(self, vm: Vm) -> None:
         """Have a guest that was just given to the test answer for what its kernel finds wrong.
 
-        The boot behind a snapshot counts for the first test that is given a guest of it.
+        The boot behind a snapshot counts for the first test that is given a guest of it, each time
+        that it runs; one that allows some splats does not answer for the others.
         Raises GuestSplat if there was something at once.
         """
         if self.mode == "off":
             return
         self.guests.append(vm)
         allowances = [allowed_by(**marker) for marker in self.markers]
-        boot = not vm.snapshot or vm.snapshot.directory not in self.charged
-        if vm.snapshot:
-            self.charged.add(vm.snapshot.directory)
+        boot = not vm.snapshot or self._answers_for(vm.snapshot.directory)
         vm.answer_for(allowances, boot=boot, refuse=self.mode == "fail")
         if self.mode == "fail" and vm.splats and (error := vm.splat_error("a boot", ask=False)):
             raise error
+
+    def _answers_for(self, snapshot: Path) -> bool:
+        """Whether the boot behind a snapshot counts for this test, which is then noted."""
+        told_by = self.charged.get(snapshot)
+        if told_by is None and not self.markers:
+            self.charged[snapshot] = self.test
+        return told_by in (None, self.test)
 
     def errors(self, for_what: str, *, ask: bool) -> list[KernelvmError]:
         """Return what is wrong with the guests of the test and was not told yet.
