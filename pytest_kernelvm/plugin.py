@@ -208,11 +208,10 @@ def _read_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
         arch_named(name)
     if not _named(config) and not any(directory.glob("*.yaml")):
         raise BadInput(
-            f"no vm-configs in {directory}: the test asks for a kernel's fixtures, and a "
-            "vm-config is the YAML file that says which kernel is built and on which machine it is "
-            "booted",
+            f"no vm-configs in {directory}, and a test asks for a kernel",
             Evidence(
-                expected=f"{directory}/*.yaml",
+                expected=f"{directory}/*.yaml: each a vm-config, which says what kernel is built "
+                "and on what machine it is booted",
                 next_step="write one (README, `A vm-config`), or name their directory: "
                 "--kernelvm-configs=DIR, ini option kernelvm_configs",
             ),
@@ -323,7 +322,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     if config.getoption("collectonly"):
         _tell_mistakes(session)
-    if _CELLS in config.stash and any(item.get_closest_marker("vm") for item in session.items):
+    if any(_cell_config(item) for item in session.items):
         _run_report(config)
 
 
@@ -621,19 +620,28 @@ def pytest_runtest_protocol(
             del item.stash[_FACTORY]
 
 
+def _of_ours(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
+    """Whether a test without a cell of the run ended with an error of ours; others may say `vm`."""
+    if call.excinfo is None or item.get_closest_marker("vm") is None:
+        return False
+    from pytest_kernelvm.errors import KernelvmError
+
+    return isinstance(call.excinfo.value, KernelvmError)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show what a guest's failure needs: the verdict, its console, how to boot it by hand."""
     report = yield
-    if not item.get_closest_marker("vm") and _MISTAKE not in item.stash:
-        return report
-    from pytest_kernelvm.report.run import note_cell
-
     cell = _cell_config(item)
     if cell:
+        from pytest_kernelvm.report.run import note_cell
+
         note_cell(report, cell)
+    elif _MISTAKE not in item.stash and not _of_ours(item, call):
+        return report
     if call.excinfo is None or report.skipped:
         return report
     from pytest_kernelvm.report.failure import describe_failure
