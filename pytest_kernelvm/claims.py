@@ -6,6 +6,7 @@ their tests are none of our business.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,6 +89,8 @@ class _Walk:
             # The test itself gives the value.
             found = ()
         else:
-            manager = self._item.session._fixturemanager
-            found = manager.getfixturedefs(name, self._item) or ()
+            manager: Any = self._item.session._fixturemanager
+            # pytest 8.0 wants the id.
+            by_id = "nodeid" in inspect.signature(manager.getfixturedefs).parameters
+            found = manager.getfixturedefs(name, self._item.nodeid if by_id else self._item) or ()
         return found

@@ -1,7 +1,9 @@
 """Rootdir and ini file, where an option of ours has its value behind a space.
 
 pytest looks for both before it knows the options of plugins. In `--kernelvm-store DIR` it takes
-the directory for one of tests, and looks there. What it has done since is done again here.
+the directory for one of tests, and looks there. What it has done since is done again here. What
+cannot be undone: what the wrong ini file's `-p` and `required_plugins` did, and that a `-p` of the
+command line was not found which only the right one's `pythonpath` finds.
 Source: _pytest/config/__init__.py, Config.parse (before pytest 9: _initini and _preparse).
 """
 
