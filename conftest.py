@@ -55,5 +55,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _cell_id(item: pytest.Item) -> str:
     params = getattr(getattr(item, "callspec", None), "params", {})
-    cell = params.get("cell", params.get("config", ""))
+    cell = params.get("kernelvm_cell", params.get("config", ""))
     return str(getattr(cell, "id", cell))

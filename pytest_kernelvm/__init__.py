@@ -1,7 +1,8 @@
 """Test Linux kernels the way Python is tested.
 
 Names for annotations in tests: Cell, Closure, CommandResult, Initramfs, Kernel, Vm,
-BootVm and LinkedVms. Root and Pseudofile are arguments of the fixtures.
+BootVm and LinkedVms. Root and Pseudofile are arguments of the fixtures; KernelvmWarning is for
+`filterwarnings`.
 They are imported when first used, as the plugin is loaded in every pytest run.
 """
 
@@ -11,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_kernelvm.errors import KernelvmWarning
     from pytest_kernelvm.fixtures import BootVm, LinkedVms
     from pytest_kernelvm.guest.initramfs import Initramfs
     from pytest_kernelvm.kernel.build import Kernel
@@ -29,6 +31,7 @@ __all__ = [
     "CommandResult",
     "Initramfs",
     "Kernel",
+    "KernelvmWarning",
     "LinkedVms",
     "Pseudofile",
     "Root",
@@ -42,6 +45,7 @@ _HOMES = {
     "CommandResult": "vm.results",
     "Initramfs": "guest.initramfs",
     "Kernel": "kernel.build",
+    "KernelvmWarning": "errors",
     "LinkedVms": "fixtures",
     "Pseudofile": "root_config",
     "Root": "root_config",

@@ -70,6 +70,10 @@ class Evidence:
         return out
 
 
+class KernelvmWarning(UserWarning):
+    """What is warned of in a test's run, so that a project's `filterwarnings` can name it."""
+
+
 class KernelvmError(Exception):
     """Base of all our errors; `verdict` says which kind of failure it is.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypedDict, Unpack
 
 from pytest_kernelvm.config import USERLANDS
+from pytest_kernelvm.marks import FRESH
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.report.witness import Witness
 from pytest_kernelvm.root_config import Root
@@ -19,9 +21,6 @@ from pytest_kernelvm.vm.leaving import Leaving
 from pytest_kernelvm.vm.network import USER_ADDRESS, USER_GATEWAY
 from pytest_kernelvm.vm.vm import Bootable, Vm
 
-# How `vm` comes to its state right after boot: from a snapshot, by booting, or by being left in
-# that state by the test before.
-FRESH = ("restore", "boot", "share")
 # What a test may ask to have its guest's card on; a link is asked for by asking for two guests.
 CARDS = ("user", "outside")
 
@@ -63,25 +62,76 @@ def asked_by(**given: Any) -> Asked:
 
     Raises TypeError for what they cannot be.
     """
-    for name in ("modules", "blacklist"):
-        value = given.get(name)
-        if isinstance(value, str):
-            raise TypeError(f"{name} is a list of names, not the text {value!r}")
-        if value is not None:
-            given[name] = tuple(value)
-    asked = Asked(**given)
-    if asked.fresh not in (None, *FRESH):
-        raise TypeError(f"fresh is one of {', '.join(FRESH)}, not {asked.fresh!r}")
-    if asked.network not in ("", *CARDS):
-        raise TypeError(f"network is one of {', '.join(CARDS)}, not {asked.network!r}")
-    if asked.userland not in (None, *USERLANDS):
-        raise TypeError(f"userland is one of {', '.join(USERLANDS)}, not {asked.userland!r}")
-    if not isinstance(asked.root, Root | None):
-        raise TypeError(f"root is a Root, not {asked.root!r}")
+    asked = Asked(**_with_tuples(given))
+    _check_kinds(asked)
+    for name, none, words in (
+        ("fresh", None, FRESH),
+        ("network", "", CARDS),
+        ("userland", None, USERLANDS),
+    ):
+        value = getattr(asked, name)
+        if value not in (none, *words):
+            raise TypeError(f"{name} is one of {', '.join(words)}, not {value!r}")
     for names in (asked.modules or (), asked.blacklist, asked.external or ()):
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"not names of modules: {names!r}")
     return asked
+
+
+def _with_tuples(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with lists as tuples; None is what is left out, where that has no sense."""
+    unknown = given.keys() - {each.name for each in fields(Asked)}
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
+    out = dict(given)
+    for name, value in given.items():
+        if isinstance(value, Iterator):
+            raise TypeError(f"{name} is read more than once: give a list, not {value!r}")
+        if name in ("options", "files") and value is None:
+            del out[name]
+        elif name in ("modules", "blacklist") and value is not None:
+            if isinstance(value, str | bytes):
+                raise TypeError(f"{name} is a list of names, not the text {value!r}")
+            out[name] = tuple(value)
+    return out
+
+
+def _check_kinds(asked: Asked) -> None:
+    """Raise TypeError for a value of a wrong type, which a guest would be wrongly booted with."""
+    for name, kind, words in _KINDS:
+        value = getattr(asked, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {words}, not {value!r}")
+    for name, kind, words in (
+        ("external", str, "C by the name of the module"),
+        ("options", str, "parameters by the name of the module, as in {'loop': 'max_loop=3'}"),
+        ("files", bytes, "bytes by path"),
+    ):
+        for key, value in (getattr(asked, name) or {}).items():
+            if not (isinstance(key, str) and isinstance(value, kind)):
+                raise TypeError(f"{name} is {words}; not {key!r}: {value!r}")
+    timeout_s = asked.boot_timeout_s
+    # Whoever writes True means something else than one second.
+    if timeout_s is not None and (isinstance(timeout_s, bool) or not 0 < timeout_s < math.inf):
+        raise TypeError(f"boot_timeout_s is a number of seconds above 0, not {timeout_s!r}")
+
+
+_KINDS: tuple[tuple[str, Any, str], ...] = (
+    ("blacklist", tuple, "a list of names"),
+    ("closure", Closure | None, "a Closure"),
+    ("userland", str | None, "a text"),
+    ("external", Mapping | None, "C by the name of the module"),
+    ("root", Root | None, "a Root"),
+    ("options", Mapping, "parameters by the name of the module"),
+    ("files", Mapping, "bytes by path"),
+    ("cmdline", str, "a text"),
+    ("cookie", bool, "True or False"),
+    ("shared_console", bool, "True or False"),
+    ("network", str, "a text"),
+    ("boot_timeout_s", int | float | None, "a number of seconds"),
+    ("fresh", str | None, "a text"),
+    ("clean", bool, "True or False"),
+)
 
 
 def cell_of(cell: Cell, asked: Asked) -> Cell:

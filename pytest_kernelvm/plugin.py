@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_kernelvm import claims, marks
+
 if TYPE_CHECKING:
     from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
     from pytest_kernelvm.config import VmConfig
-    from pytest_kernelvm.fixtures import Asked, GuestFactory, LinkedVms
+    from pytest_kernelvm.errors import KernelvmError
+    from pytest_kernelvm.fixtures import GuestFactory, LinkedVms
     from pytest_kernelvm.kernel.store import Store
     from pytest_kernelvm.report.run import RunReport
     from pytest_kernelvm.report.terminal import TerminalProgress
@@ -26,15 +29,15 @@ if TYPE_CHECKING:
     from pytest_kernelvm.tolerance import Tolerance
     from pytest_kernelvm.vm.guests import Guests
 
-MARKER = (
-    "kernelvm(*, modules=None, userland=None, external=None, options=None, blacklist=(), "
-    "files=None, cmdline='', cookie=True, shared_console=False, network='', "
-    "boot_timeout_s=None, fresh=None, clean=False): the guest of this test"
+# The options that have a value, which may stand behind a space.
+VALUED = (
+    *("--kernelvm-config", "--kernelvm-arch", "--kernelvm-configs", "--kernelvm-store"),
+    *("--kernelvm-source", "--kernelvm-fresh", "--kernelvm-keep", "--kernelvm-splats"),
 )
-SPLATS_MARKER = (
-    "kernelvm_splats(*, allow, reason): what the kernel of this test's guests may find wrong, by "
-    "regular expressions found in a splat's text, and why"
-)
+SHORT_FIXTURES = "kernelvm-short-fixtures"
+# The property of a failed test that JUnit's file has.
+VERDICT = "kernelvm_verdict"
+SPLATS = ("fail", "warn", "off")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--kernelvm-fresh",
-        choices=("restore", "boot", "share"),
+        choices=marks.FRESH,
         help="how each `vm` gets its state right after boot: from a stored snapshot (restore, the "
         "default), by booting (boot), or from the test before where both are marked clean=True "
         "(share); default the ini option kernelvm_fresh",
@@ -91,9 +94,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("kernelvm_casts", "directory of recordings", default="kernelvm-casts")
     group.addoption(
         "--kernelvm-splats",
-        choices=("fail", "warn", "off"),
+        choices=SPLATS,
         help="what becomes of a test whose kernel finds something wrong that was not allowed "
         "(WARN, BUG, oops, KASAN, lockups, …); default the ini option kernelvm_splats",
+    )
+    parser.addini(
+        "kernelvm_short_fixtures",
+        "whether fixtures have their short names (vm) beside the long ones (kernelvm_vm)",
+        type="bool",
+        default=True,
     )
     parser.addini("kernelvm_configs", "directory of vm-configs", default="vm-configs")
     parser.addini(
@@ -102,25 +111,58 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("kernelvm_splats", "fail, warn or off, as --kernelvm-splats", default="fail")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, args: list[str]
+) -> Generator[None, None, None]:
+    """Keep pytest from taking an option's value for a path of tests, from which it begins."""
+    if any(arg in VALUED for arg in args):
+        from pytest_kernelvm.rootdir import restore_rootdir
+
+        restore_rootdir(early_config, args, VALUED)
+    yield
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers."""
-    config.addinivalue_line("markers", "vm: boots a guest; set by the plugin itself")
-    config.addinivalue_line("markers", MARKER)
-    config.addinivalue_line("markers", SPLATS_MARKER)
-    config.addinivalue_line(
-        "markers",
-        "kernelvm_features(name, ...): skips the test where no patch of the kernel has the feature",
-    )
+    """Register the markers and, unless they are switched off, the fixtures' short names."""
+    for marker in marks.ALL:
+        config.addinivalue_line("markers", marker)
+    for option, allowed in (("kernelvm_fresh", marks.FRESH), ("kernelvm_splats", SPLATS)):
+        value = config.getini(option)
+        if value not in allowed:
+            raise pytest.UsageError(f"{option} is one of {', '.join(allowed)}, not {value!r}")
+    try:
+        short = config.getini("kernelvm_short_fixtures")
+    except (ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"kernelvm_short_fixtures is true or false: {error}") from None
+    if short:
+        from pytest_kernelvm import short_fixtures
+
+        config.pluginmanager.register(short_fixtures, SHORT_FIXTURES)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have other plugins' fixtures go before ours of the same short name."""
+    short_fixtures: Any = session.config.pluginmanager.get_plugin(SHORT_FIXTURES)
+    if short_fixtures:
+        short_fixtures.go_behind_others(session)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that asks for a feature which the patches of its cell's kernel do not bring."""
-    wanted = {name for marker in item.iter_markers("kernelvm_features") for name in marker.args}
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    if wanted and "cell" in params:
-        lacking = wanted - set(params["cell"].kernel.features)
-        if lacking:
-            pytest.skip(f"no patch of {params['cell'].id} brings {', '.join(sorted(lacking))}")
+    """Fail a test that is wrongly marked, skip one that asks for a feature its kernel lacks."""
+    # A test that runs again, as it failed, has not yet failed again.
+    if _FACTORY in item.stash:
+        del item.stash[_FACTORY]
+    item.user_properties[:] = [each for each in item.user_properties if each[0] != VERDICT]
+    if _MISTAKE in item.stash:
+        raise item.stash[_MISTAKE]
+    wanted = marks.features_of(item)
+    cell = _cell_config(item) if wanted else None
+    lacking = wanted - set(cell.kernel.features) if cell else set()
+    if cell and lacking:
+        pytest.skip(f"no patch of {cell.id} brings {', '.join(sorted(lacking))}")
 
 
 def _configs_directory(config: pytest.Config) -> Path:
@@ -128,8 +170,11 @@ def _configs_directory(config: pytest.Config) -> Path:
     return Path(config.rootpath, named)
 
 
-_MISTAKE = pytest.StashKey[pytest.UsageError]()
+# What ends the run, and what fails one test before it is set up.
+_FATAL = pytest.StashKey[pytest.UsageError]()
+_MISTAKE = pytest.StashKey["KernelvmError"]()
 _CELLS = pytest.StashKey[tuple["VmConfig", ...]]()
+_UNUSABLE = pytest.StashKey["KernelvmError"]()
 _FACTORY = pytest.StashKey["GuestFactory"]()
 _RUN = pytest.StashKey["RunReport"]()
 _PROGRESS = pytest.StashKey["TerminalProgress"]()
@@ -138,34 +183,82 @@ _NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
 def _selected(config: pytest.Config) -> tuple[VmConfig, ...]:
-    if _CELLS not in config.stash:
-        from pytest_kernelvm.config import select_cells, source_named, with_source
-        from pytest_kernelvm.errors import KernelvmError
+    """Return the cells of the run, which are read once. Raises KernelvmError if there are none."""
+    from pytest_kernelvm.errors import KernelvmError
 
+    if _UNUSABLE in config.stash:
+        raise config.stash[_UNUSABLE]
+    if _CELLS not in config.stash:
         try:
-            cells = select_cells(
-                _configs_directory(config),
-                names=config.getoption("--kernelvm-config"),
-                arches=config.getoption("--kernelvm-arch"),
-            )
-            source = config.getoption("--kernelvm-source")
-            config.stash[_CELLS] = with_source(cells, source_named(source)) if source else cells
+            config.stash[_CELLS] = _read_cells(config)
         except KernelvmError as error:
-            raise pytest.UsageError(str(error)) from None
+            config.stash[_UNUSABLE] = error
+            raise
     return config.stash[_CELLS]
+
+
+def _read_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
+    from pytest_kernelvm.arch import arch_named
+    from pytest_kernelvm.config import select_cells, source_named, with_source
+    from pytest_kernelvm.errors import BadInput, Evidence
+
+    directory = _configs_directory(config)
+    arches = config.getoption("--kernelvm-arch")
+    for name in arches:
+        arch_named(name)
+    if not _named(config) and not any(directory.glob("*.yaml")):
+        raise BadInput(
+            f"no vm-configs in {directory}, and a test asks for a kernel",
+            Evidence(
+                expected=f"{directory}/*.yaml: each a vm-config, which says what kernel is built "
+                "and on what machine it is booted",
+                next_step="write one (README, `A vm-config`), or name their directory: "
+                "--kernelvm-configs=DIR, ini option kernelvm_configs",
+            ),
+        )
+    cells = select_cells(directory, names=config.getoption("--kernelvm-config"), arches=arches)
+    source = config.getoption("--kernelvm-source")
+    return with_source(cells, source_named(source)) if source else cells
+
+
+def _named(config: pytest.Config) -> bool:
+    """Whether the command line names vm-configs, so that a mistake in them is the run's."""
+    options = ("config", "arch", "configs", "source")
+    return any(config.getoption(f"--kernelvm-{each}") for each in options)
+
+
+def _cell_config(item: pytest.Item) -> VmConfig | None:
+    """Return the cell that we gave a test as a parameter, None for a test that is not ours."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    cells = item.config.stash.get(_CELLS, ())
+    return next((cell for cell in cells if cell is params.get(claims.CELL)), None)
+
+
+def _claimed(item: pytest.Item) -> bool:
+    """Whether a test is multiplied by the run's cells."""
+    by_others = claims.parametrized_by_others(item, claims.CELL)
+    return claims.uses(item, claims.CELL) and not by_others
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test a cell of each test that uses a guest or what it is made of."""
-    if "cell" not in metafunc.fixturenames:
+    if not _claimed(metafunc.definition):
         return
+    from pytest_kernelvm.errors import KernelvmError
+
     try:
         cells = _selected(metafunc.config)
-    except pytest.UsageError as error:
-        metafunc.config.stash[_MISTAKE] = error
-        raise
+    except KernelvmError as error:
+        if not _named(metafunc.config) or hasattr(metafunc.config, "workerinput"):
+            # Each of these tests fails for it, see pytest_itemcollected.
+            return
+        metafunc.config.stash[_FATAL] = pytest.UsageError(str(error))
+        raise metafunc.config.stash[_FATAL] from None
+    if claims.CELL not in metafunc.fixturenames:
+        # pytest before 9 does not look behind a fixture that overrides one of ours and calls it.
+        metafunc.fixturenames.append(claims.CELL)
     metafunc.parametrize(
-        "cell",
+        claims.CELL,
         [pytest.param(cell, id=cell.id, marks=pytest.mark.vm) for cell in cells],
         indirect=True,
         scope="session",
@@ -176,51 +269,41 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Let a mistake in options or vm-configs end the run; pytest would show it as a traceback."""
+    """Let a mistake on the command line end the run; pytest would show it as a traceback."""
     report = yield
-    if _MISTAKE in collector.config.stash:
-        raise collector.config.stash[_MISTAKE]
+    if _FATAL in collector.config.stash:
+        raise collector.config.stash[_FATAL]
     return report
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Check the markers' arguments, so that a mistake is found before anything is built."""
-    if item.get_closest_marker("kernelvm"):
-        _asked(item)
-    if item.get_closest_marker("kernelvm_splats"):
-        from pytest_kernelvm.tolerance import allowed_by
-
-        try:
-            for marker in item.iter_markers("kernelvm_splats"):
-                allowed_by(*marker.args, **marker.kwargs)
-        except TypeError as error:
-            raise pytest.UsageError(
-                f"{item.nodeid}: {error}; the marker is {SPLATS_MARKER}"
-            ) from None
-
-
-def _asked(item: pytest.Item) -> Asked:
-    from pytest_kernelvm.fixtures import asked_by
-
-    found: dict[str, Any] = {}
-    for marker in reversed(list(item.iter_markers("kernelvm"))):
-        if marker.args:
-            raise pytest.UsageError(f"{item.nodeid}: the marker is {MARKER}")
-        found |= marker.kwargs
-    try:
-        return asked_by(**found)
-    except TypeError as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}; the marker is {MARKER}") from None
+    """Find what is wrong with a test before anything is built; it alone fails for it."""
+    mistake: KernelvmError | None = marks.mistake_in(item)
+    if _UNUSABLE in item.config.stash and _claimed(item):
+        item.add_marker("vm")
+        mistake = mistake or item.config.stash[_UNUSABLE]
+    if mistake:
+        item.stash[_MISTAKE] = mistake
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give all tests of a cell to one worker, so that kernels are built and read once."""
-    if config.getoption("dist", "no") != "load" or not _configs_directory(config).is_dir():
+    if config.getoption("dist", "no") != "load":
         return None
+    if not _configs_directory(config).is_dir() and not _named(config):
+        return None
+    from pytest_kernelvm.errors import KernelvmError
     from pytest_kernelvm.scheduling import CellScheduling
 
-    return CellScheduling(config, log, [cell.id for cell in _selected(config)])
+    try:
+        cells = _selected(config)
+    except KernelvmError as error:
+        if _named(config):
+            raise pytest.UsageError(str(error)) from None
+        # Whether a test needs them only the workers know, and say.
+        return None
+    return CellScheduling(config, log, [cell.id for cell in cells])
 
 
 def _run_report(config: pytest.Config) -> RunReport:
@@ -235,10 +318,24 @@ def _run_report(config: pytest.Config) -> RunReport:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Have the run told of if there is a guest in it."""
+    """Have the run told of if there is a guest in it, and mistakes where nothing will run."""
     config = session.config
-    if _CELLS in config.stash and any(item.get_closest_marker("vm") for item in session.items):
+    if config.getoption("collectonly"):
+        _tell_mistakes(session)
+    if any(_cell_config(item) for item in session.items):
         _run_report(config)
+
+
+def _tell_mistakes(session: pytest.Session) -> None:
+    """Report what is wrong with collected tests as errors of the collection, each once."""
+    tests: dict[str, list[str]] = {}
+    for item in session.items:
+        if _MISTAKE in item.stash:
+            tests.setdefault(str(item.stash[_MISTAKE]), []).append(item.nodeid)
+    for words, nodeids in tests.items():
+        more = f"\n  and so for {len(nodeids) - 1} more tests" if nodeids[1:] else ""
+        report = pytest.CollectReport(nodeids[0], "failed", f"{words}{more}", result=[])
+        session.ihook.pytest_collectreport(report=report)
 
 
 def pytest_report_collectionfinish(
@@ -294,43 +391,57 @@ def _progress(config: pytest.Config) -> TerminalProgress:
 def kernelvm_store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """The store of kernels."""
     from pytest_kernelvm.kernel.store import Store
-    from pytest_kernelvm.process import signals_interrupt
+    from pytest_kernelvm.process import end_with_parent, signals_interrupt
 
-    with signals_interrupt():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals_interrupt())
+        if hasattr(request.config, "workerinput"):
+            stack.enter_context(end_with_parent())
         yield Store(_store_root(request.config), _progress(request.config))
 
 
 @pytest.fixture(scope="session")
-def cell(request: pytest.FixtureRequest, kernelvm_store: Store) -> Cell:
+def kernelvm_cell(request: pytest.FixtureRequest, kernelvm_store: Store) -> Cell:
     """The cell under test: one kernel on one machine."""
+    from pytest_kernelvm.errors import BadInput, Evidence
     from pytest_kernelvm.vm.cell import Cell
 
+    if not hasattr(request, "param"):
+        raise BadInput(
+            "a test asks for a kernel's fixture only when it runs already",
+            Evidence(
+                expected="the fixture among the test's arguments, or in usefixtures",
+                next_step="a test runs once a cell, which must be known when it is collected",
+            ),
+        )
     return Cell(request.param, kernelvm_store)
 
 
 @pytest.fixture
-def kernel(cell: Cell) -> Kernel:
+def kernelvm_kernel(kernelvm_cell: Cell) -> Kernel:
     """The kernel under test, built if need be."""
-    return cell.kernel
+    return kernelvm_cell.kernel
 
 
 @pytest.fixture
-def closure(cell: Cell, request: pytest.FixtureRequest) -> Closure:
+def kernelvm_closure(kernelvm_cell: Cell, request: pytest.FixtureRequest) -> Closure:
     """The closure of the modules that the test wants: its marker's, or the vm-config's."""
     from pytest_kernelvm.fixtures import cell_of
 
-    asked = _asked(request.node)
-    return cell_of(cell, asked).closure(asked.modules)
+    asked = marks.asked_of(request.node)
+    return cell_of(kernelvm_cell, asked).closure(asked.modules)
 
 
 @pytest.fixture
-def initramfs(cell: Cell, closure: Closure, request: pytest.FixtureRequest) -> Initramfs:
+def kernelvm_initramfs(
+    kernelvm_cell: Cell, kernelvm_closure: Closure, request: pytest.FixtureRequest
+) -> Initramfs:
     """The initramfs that `vm` boots with."""
     from pytest_kernelvm.fixtures import cell_of
 
-    asked = _asked(request.node)
-    return cell_of(cell, asked).initramfs(
-        closure, options=asked.options, blacklist=asked.blacklist, files=asked.files
+    asked = marks.asked_of(request.node)
+    return cell_of(kernelvm_cell, asked).initramfs(
+        kernelvm_closure, options=asked.options, blacklist=asked.blacklist, files=asked.files
     )
 
 
@@ -355,7 +466,7 @@ def kernelvm_guests(
 
 
 @pytest.fixture(scope="session")
-def _witness(request: pytest.FixtureRequest) -> Iterator[Witness]:
+def _kernelvm_witness(request: pytest.FixtureRequest) -> Iterator[Witness]:
     from pytest_kernelvm.report.witness import Witness
 
     config = request.config
@@ -372,24 +483,27 @@ def _witness(request: pytest.FixtureRequest) -> Iterator[Witness]:
 
 
 @pytest.fixture
-def _guest_factory(
-    cell: Cell, request: pytest.FixtureRequest, kernelvm_guests: Guests, _witness: Witness
+def _kernelvm_guest_factory(
+    kernelvm_cell: Cell,
+    request: pytest.FixtureRequest,
+    kernelvm_guests: Guests,
+    _kernelvm_witness: Witness,
 ) -> Iterator[GuestFactory]:
     from pytest_kernelvm.fixtures import GuestFactory
     from pytest_kernelvm.vm.leaving import Leaving
 
     keep = request.config.getoption("--kernelvm-keep") == "failed"
-    leaving = Leaving(cell.store, keep=keep)
+    leaving = Leaving(kernelvm_cell.store, keep=keep)
     with contextlib.ExitStack() as stack:
         stack.callback(leaving.discard)
         factory = GuestFactory(
             test=request.node.nodeid,
-            cell=cell,
-            asked=_asked(request.node),
+            cell=kernelvm_cell,
+            asked=marks.asked_of(request.node),
             fresh=_fresh(request.config),
             stack=stack,
             guests=kernelvm_guests,
-            witness=_witness,
+            witness=_kernelvm_witness,
             leaving=leaving,
             tolerance=_tolerance(request.node),
         )
@@ -399,11 +513,9 @@ def _guest_factory(
 
 
 def _tolerance(item: pytest.Item) -> Tolerance:
-    from pytest_kernelvm.tolerance import SPLATS, Tolerance
+    from pytest_kernelvm.tolerance import Tolerance
 
     mode = item.config.getoption("--kernelvm-splats") or item.config.getini("kernelvm_splats")
-    if mode not in SPLATS:
-        raise pytest.UsageError(f"kernelvm_splats is one of {', '.join(SPLATS)}, not {mode!r}")
     return Tolerance(
         test=item.nodeid,
         mode=mode,
@@ -423,7 +535,9 @@ def _answer(item: pytest.Item, for_what: str, *, ask: bool) -> None:
     if errors and factory and factory.tolerance.mode == "fail":
         raise errors[0]
     for error in errors:
-        item.warn(pytest.PytestWarning(str(error)))
+        from pytest_kernelvm.errors import KernelvmWarning
+
+        item.warn(KernelvmWarning(str(error)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -444,13 +558,13 @@ def _fresh(config: pytest.Config) -> str:
 
 
 @pytest.fixture
-def boot_vm(_guest_factory: GuestFactory) -> BootVm:
+def kernelvm_boot_vm(_kernelvm_guest_factory: GuestFactory) -> BootVm:
     """A function that boots a guest; its arguments override those of the marker `kernelvm`."""
-    return _guest_factory.boot
+    return _kernelvm_guest_factory.boot
 
 
 @pytest.fixture
-def build_module(cell: Cell) -> Callable[[str | Path], tuple[Path, ...]]:
+def kernelvm_build_module(kernelvm_cell: Cell) -> Callable[[str | Path], tuple[Path, ...]]:
     """A function that builds a directory's modules against the kernel under test.
 
     It returns the .ko files, and raises BuildFailed with the compiler's words, or with what makes
@@ -458,40 +572,43 @@ def build_module(cell: Cell) -> Callable[[str | Path], tuple[Path, ...]]:
     """
     from pytest_kernelvm.vm.trial import build_for
 
-    return lambda directory: build_for(cell, Path(directory)).files
+    return lambda directory: build_for(kernelvm_cell, Path(directory)).files
 
 
 @pytest.fixture
-def new_vm(_guest_factory: GuestFactory) -> BootVm:
+def kernelvm_new_vm(_kernelvm_guest_factory: GuestFactory) -> BootVm:
     """A function that gives a guest as `vm` is; its arguments override those of the marker."""
-    return _guest_factory.new
+    return _kernelvm_guest_factory.new
 
 
 @pytest.fixture
-def vms(_guest_factory: GuestFactory) -> LinkedVms:
+def kernelvm_vms(_kernelvm_guest_factory: GuestFactory) -> LinkedVms:
     """A function that gives two guests with a cable between them: `a, b = vms("a", "b")`."""
-    return _guest_factory.linked
+    return _kernelvm_guest_factory.linked
 
 
 @pytest.fixture
-def vm(_guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Vm:
+def kernelvm_vm(_kernelvm_guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Vm:
     """A guest in its state right after boot."""
-    guest = _guest_factory.new()
+    guest = _kernelvm_guest_factory.new()
     following = request.config.stash.get(_NEXT, None)
-    if following is not None and _same_cell(request.node, following):
-        _guest_factory.prepare(_asked(following))
+    if following is not None and _wants_alike(request.node, following):
+        from pytest_kernelvm.errors import KernelvmError
+
+        # What cannot be made ready is that test's failure, not this one's.
+        with contextlib.suppress(KernelvmError):
+            _kernelvm_guest_factory.prepare(marks.asked_of(following))
     return guest
 
 
-def _same_cell(item: pytest.Item, other: pytest.Item) -> bool:
-    """Whether a test that wants `vm` follows, of the same cell."""
-    if not (isinstance(item, pytest.Function) and isinstance(other, pytest.Function)):
-        return False
-    # A test module may have a `vm` of its own, whose wishes nobody knows before.
-    defined = other._fixtureinfo.name2fixturedefs.get("vm", ())
-    if not defined or defined[-1].func.__module__ != __name__:
-        return False
-    return bool(item.callspec.params["cell"] is other.callspec.params["cell"])
+def _wants_alike(item: pytest.Item, other: pytest.Item) -> bool:
+    """Whether another test wants our `vm`, of the same cell.
+
+    A test module may have a `vm` of its own, of which nobody knows before what guest it wants.
+    """
+    cell = _cell_config(item)
+    alike = cell is not None and _cell_config(other) is cell
+    return alike and _MISTAKE not in other.stash and claims.uses(other, claims.VM)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -508,17 +625,28 @@ def pytest_runtest_protocol(
             del item.stash[_FACTORY]
 
 
+def _of_ours(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
+    """Whether a test without a cell of the run ended with an error of ours; others may say `vm`."""
+    if call.excinfo is None or item.get_closest_marker("vm") is None:
+        return False
+    from pytest_kernelvm.errors import KernelvmError
+
+    return isinstance(call.excinfo.value, KernelvmError)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show what a guest's failure needs: the verdict, its console, how to boot it by hand."""
     report = yield
-    if not item.get_closest_marker("vm"):
-        return report
-    from pytest_kernelvm.report.run import note_cell
+    cell = _cell_config(item)
+    if cell:
+        from pytest_kernelvm.report.run import note_cell
 
-    note_cell(report, item)
+        note_cell(report, cell)
+    elif _MISTAKE not in item.stash and not _of_ours(item, call):
+        return report
     if call.excinfo is None or report.skipped:
         return report
     from pytest_kernelvm.report.failure import describe_failure

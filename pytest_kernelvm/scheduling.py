@@ -32,6 +32,7 @@ class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
         super().__init__(config, log)
         self._cell = cell_pattern(cells)
         self._pieces: dict[str, str] = {}
+        self._again = 0
 
     def schedule(self) -> None:
         """Share out the tests once all workers have collected them."""
@@ -53,3 +54,38 @@ class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return self._pieces.get(nodeid) or nodeid.split("::", 1)[0]
+
+    def remove_node(self, node: Any) -> str | None:
+        """Remove a worker; return the test that ran when it crashed, which does not run again.
+
+        What the worker was to run besides goes to others, in pieces as before. LoadScopeScheduling
+        gives them the crashing test too, until --max-worker-restart ends the run.
+        """
+        pieces = self.assigned_work.pop(node)
+        left = {
+            scope: [nodeid for nodeid, completed in piece.items() if not completed]
+            for scope, piece in pieces.items()
+        }
+        crashed = next((nodeids.pop(0) for nodeids in left.values() if nodeids), None)
+        for scope, nodeids in reversed(left.items()):
+            if nodeids:
+                self._put_first(scope, nodeids)
+        if crashed:
+            self._offer()
+        return crashed
+
+    def mark_test_pending(self, item: str) -> None:
+        """Have a test run once more; what reruns tests asks for it after a crash."""
+        self._again += 1
+        scope = f"{self._split_scope(item)} again {self._again}"
+        self._pieces[item] = scope
+        self._put_first(scope, [item])
+        self._offer()
+
+    def _put_first(self, scope: str, nodeids: Sequence[str]) -> None:
+        self.workqueue[scope] = dict.fromkeys(nodeids, False)
+        self.workqueue.move_to_end(scope, last=False)
+
+    def _offer(self) -> None:
+        for node in self.nodes:
+            self._reschedule(node)

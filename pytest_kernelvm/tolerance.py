@@ -12,9 +12,6 @@ from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.vm.vm import Vm
 from pytest_kernelvm.vm.watch import Allowance, allowance
 
-# What becomes of a test that leaves a splat.
-SPLATS = ("fail", "warn", "off")
-
 
 def allowed_by(*args: Any, **given: Any) -> Allowance:
     """Return what a marker's arguments allow. Raises TypeError for what they cannot be."""
@@ -30,8 +27,9 @@ def allowed_by(*args: Any, **given: Any) -> Allowance:
 class Tolerance:
     """How splats count in one test.
 
-    test: its id. mode: one of SPLATS. markers: the arguments of its markers `kernelvm_splats`.
-    charged: the test that answers for the boot behind a snapshot, by the snapshot's directory; in
+    test: its id. mode: what becomes of one that leaves a splat: `fail`, `warn` or `off`.
+    markers: the arguments of its markers `kernelvm_splats`.
+    charged: by the directories of snapshots, the test of the run that answers for their boot; in
     one that is run again it counts again.
     launched: all guests of the test. guests: those of them that got ready.
     """
@@ -46,19 +44,25 @@ class Tolerance:
     def watch_over(self, vm: Vm) -> None:
         """Have a guest that was just given to the test answer for what its kernel finds wrong.
 
-        The boot behind a snapshot counts for the first test that is given a guest of it.
+        The boot behind a snapshot counts for the first test that is given a guest of it, each time
+        that it runs; one that allows some splats does not answer for the others.
         Raises GuestSplat if there was something at once.
         """
         if self.mode == "off":
             return
         self.guests.append(vm)
         allowances = [allowed_by(**marker) for marker in self.markers]
-        boot = True
-        if vm.snapshot:
-            boot = self.charged.setdefault(vm.snapshot.directory, self.test) == self.test
+        boot = not vm.snapshot or self._answers_for(vm.snapshot.directory)
         vm.answer_for(allowances, boot=boot, refuse=self.mode == "fail")
         if self.mode == "fail" and vm.splats and (error := vm.conclude("a boot", ask=False)):
             raise error
+
+    def _answers_for(self, snapshot: Path) -> bool:
+        """Whether the boot behind a snapshot counts for this test, which is then noted."""
+        told_by = self.charged.get(snapshot)
+        if told_by is None and not self.markers:
+            self.charged[snapshot] = self.test
+        return told_by in (None, self.test)
 
     def errors(self, for_what: str, *, ask: bool, is_over: bool) -> list[KernelvmError]:
         """Return what is wrong with the guests of the test and was not told yet.

@@ -97,15 +97,9 @@ class Tally:
         )
 
 
-def note_cell(report: pytest.TestReport, item: pytest.Item) -> None:
-    """Note on a test's report which cell it is of; the note crosses from xdist's workers.
-
-    A test may have the marker `vm` and be of no cell.
-    """
-    callspec = getattr(item, "callspec", None)
-    cell = callspec.params.get("cell") if callspec else None
-    if isinstance(cell, VmConfig):
-        setattr(report, CELL, cell.id)
+def note_cell(report: pytest.TestReport, cell: VmConfig) -> None:
+    """Note on a test's report which cell it is of; the note crosses from xdist's workers."""
+    setattr(report, CELL, cell.id)
 
 
 class RunReport:

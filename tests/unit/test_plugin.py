@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from xdist.remote import Producer
 
-from pytest_kernelvm.plugin import MARKER, SPLATS_MARKER
+from pytest_kernelvm.fixtures import Asked, asked_by
+from pytest_kernelvm.marks import ALL, FEATURES_MARKER, MARKER, SPLATS_MARKER
+from pytest_kernelvm.root_config import Root
 from pytest_kernelvm.scheduling import TOGETHER, CellScheduling
 
+# What is imported in every run.
+LIGHT = [
+    "pytest_kernelvm",
+    *(f"pytest_kernelvm.{name}" for name in ("claims", "marks", "plugin", "short_fixtures")),
+]
 MALTA = 'arch: mips\nkernel: {version: ["6.1", "6.12"]}\n'
 AARCH64 = 'arch: aarch64\nkernel: {version: "6.12"}\n'
 TESTS = """
@@ -21,14 +32,6 @@ def test_y(kernel):
 
 def test_plain():
     pass
-"""
-# A project may override the fixture; the cell itself is then all that its tests get.
-BARE_CELL = """
-import pytest
-
-@pytest.fixture(scope="session")
-def cell(request):
-    return request.param
 """
 
 
@@ -157,72 +160,157 @@ def test_an_unknown_config_is_a_usage_error(pytester: pytest.Pytester, store: Pa
     assert list(store.iterdir()) == []
 
 
-def test_a_mistake_in_yaml_is_a_usage_error_with_its_place(
-    pytester: pytest.Pytester, configs: Path
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--kernelvm-config=malta"],
+        ["--kernelvm-configs=vm-configs"],
+        ["--kernelvm-arch=mips"],
+        ["--kernelvm-config=malta", "-n1"],
+    ],
+)
+def test_a_mistake_in_a_vm_config_that_is_named_ends_the_run(
+    arguments: list[str], pytester: pytest.Pytester, configs: Path
 ) -> None:
     pytester.makepyfile(TESTS)
     file = configs / "malta.yaml"
     file.write_text("arch: mips\nkernal: {version: 6.1}\n")
-    result = pytester.runpytest_subprocess()
+    result = pytester.runpytest_subprocess(*arguments)
     assert_usage_error(
         result, "ERROR: bad-input: *", f"*{file}:2:1*unknown key 'kernal'*did you mean 'kernel'*"
     )
 
 
-def test_tests_of_guests_without_vm_configs(pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize(
+    ("ini", "words"),
+    [
+        ("kernelvm_splats = ignore", "kernelvm_splats is one of fail, warn, off, not 'ignore'"),
+        ("kernelvm_fresh = booted", "kernelvm_fresh is one of restore, boot, share, not 'booted'"),
+        ("kernelvm_short_fixtures = maybe", "kernelvm_short_fixtures is true or false: *"),
+    ],
+)
+def test_a_mistake_in_the_ini_file_ends_the_run(
+    ini: str, words: str, pytester: pytest.Pytester
+) -> None:
+    pytester.makeini(f"[pytest]\n{ini}\n")
+    pytester.makepyfile("def test_plain(): pass")
+    assert_usage_error(pytester.runpytest_subprocess(), f"ERROR: {words}")
+
+
+@with_configs
+def test_an_unknown_arch_ends_the_run(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(TESTS)
-    result = pytester.runpytest_inprocess()
-    assert_usage_error(
-        result, f"ERROR: bad-input: no vm-configs in {pytester.path}/vm-configs", "*next: *"
+    result = pytester.runpytest_subprocess("--kernelvm-arch=mpis")
+    assert_usage_error(result, "ERROR: bad-input: unknown arch 'mpis'")
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"moduls": ["loop"]}, "unexpected keyword argument 'moduls'"),
+        ({"modules": "loop"}, "modules is a list of names, not the text 'loop'"),
+        ({"modules": b"loop"}, "modules is a list of names, not the text b'loop'"),
+        ({"blacklist": "loop"}, "blacklist is a list of names, not the text 'loop'"),
+        ({"blacklist": None}, "blacklist is a list of names, not None"),
+        ({"modules": [1]}, "not names of modules: (1,)"),
+        ({"modules": 1}, "not iterable"),
+        ({"modules": iter(["loop"])}, "modules is read more than once"),
+        ({"userland": "glibc"}, "userland is one of none, kmod, busybox, not 'glibc'"),
+        ({"userland": ""}, "userland is one of none, kmod, busybox, not ''"),
+        ({"root": "jffs2"}, "root is a Root, not 'jffs2'"),
+        ({"external": ["mine"]}, "external is C by the name of the module, not ['mine']"),
+        ({"external": {"mine": b""}}, "external is C by the name of the module; not 'mine': b''"),
+        ({"options": "max_loop=3"}, "options is parameters by the name of the module, not"),
+        ({"options": {"loop": 3}}, "options is parameters by the name of the module, as in"),
+        ({"files": {"/x": "text"}}, "files is bytes by path; not '/x': 'text'"),
+        ({"files": ["/x"]}, "files is bytes by path, not ['/x']"),
+        ({"cmdline": ["quiet"]}, "cmdline is a text, not ['quiet']"),
+        ({"cookie": "no"}, "cookie is True or False, not 'no'"),
+        ({"shared_console": 1}, "shared_console is True or False, not 1"),
+        ({"network": "tap"}, "network is one of user, outside, not 'tap'"),
+        ({"network": True}, "network is a text, not True"),
+        ({"boot_timeout_s": "30"}, "boot_timeout_s is a number of seconds, not '30'"),
+        ({"boot_timeout_s": 0}, "boot_timeout_s is a number of seconds above 0, not 0"),
+        ({"boot_timeout_s": True}, "boot_timeout_s is a number of seconds above 0, not True"),
+        ({"boot_timeout_s": math.nan}, "boot_timeout_s is a number of seconds above 0, not nan"),
+        ({"fresh": "booted"}, "fresh is one of restore, boot, share, not 'booted'"),
+        ({"clean": "yes"}, "clean is True or False, not 'yes'"),
+    ],
+)
+def test_what_a_test_cannot_ask_for(given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(complaint)):
+        asked_by(**given)
+
+
+def test_what_a_test_can_ask_for() -> None:
+    root = Root(kind="jffs2")
+    asked = asked_by(modules=["loop"], blacklist={"dummy"}, options=None, files=None, root=root)
+    assert asked == Asked(modules=("loop",), blacklist=("dummy",), root=root)
+    known: dict[str, Any] = {"external": {"mine": "int x;"}, "files": {"/x": b""}, "clean": True}
+    assert asked_by(boot_timeout_s=3, **known) == Asked(boot_timeout_s=3, **known)
+
+
+MISUSES = [
+    ("kernelvm('loop')", "the marker kernelvm: its arguments have names", MARKER),
+    ("kernelvm(modules='loop')", "modules is a list of names, not the text 'loop'", MARKER),
+    ("kernelvm(modules=(each for each in 'ab'))", "modules is read more than once", MARKER),
+    ("kernelvm(closure=7)", "unexpected keyword argument 'closure'", MARKER),
+    ("kernelvm_splats('WARNING')", "allow and reason have names", SPLATS_MARKER),
+    ("kernelvm_splats(allow='WARNING')", "reason says why", SPLATS_MARKER),
+    ("kernelvm_splats(reason='why')", "allow is a regular expression or several", SPLATS_MARKER),
+    ("kernelvm_splats(allow='(', reason='why')", "not a regular expression: '('", SPLATS_MARKER),
+    ("kernelvm_splats(allow=7, reason='why')", "not iterable", SPLATS_MARKER),
+    ("kernelvm_splats(allow=iter('x'), reason='y')", "allow is read more than once", SPLATS_MARKER),
+    ("kernelvm_splats(allowed='x', reason='y')", "keyword argument 'allowed'", SPLATS_MARKER),
+    ("kernelvm_features()", "it names at least one feature", FEATURES_MARKER),
+    ("kernelvm_features(7)", "a feature is named by a text, not 7", FEATURES_MARKER),
+    ("kernelvm_features(['phram'])", "a feature is named by a text, not", FEATURES_MARKER),
+    ("kernelvm_features(name='phram')", "unexpected keyword argument 'name'", FEATURES_MARKER),
+]
+
+
+@with_configs
+@pytest.mark.parametrize(
+    "arguments", [["-n2"], ["-n2", "--dist=worksteal"], [], ["--collect-only"]], ids=" ".join
+)
+def test_misuse_of_a_marker_fails_its_test_alone(
+    arguments: list[str], pytester: pytest.Pytester, store: Path
+) -> None:
+    tests = [
+        f"@pytest.mark.{marked}\ndef test_{number}({'vm' if number % 2 else ''}): pass\n"
+        for number, (marked, _complaint, _usage) in enumerate(MISUSES)
+    ]
+    plain = "import pytest\ndef test_plain(): pass\ndef test_cell(cell): pass\n"
+    pytester.makepyfile("".join([plain, *tests]))
+    result = pytester.runpytest_subprocess("--kernelvm-config=malta-6.12", "-ra", *arguments)
+    text = result.stdout.str()
+    for _marked, complaint, usage in MISUSES:
+        assert complaint in text
+        assert usage in text
+    assert "site-packages" not in text
+    assert "Traceback" not in text
+    assert len([line for line in result.outlines if line.startswith("ERROR ")]) == len(MISUSES)
+    if arguments == ["--collect-only"]:
+        assert result.ret == pytest.ExitCode.INTERRUPTED
+    else:
+        result.assert_outcomes(errors=len(MISUSES), passed=2)
+    assert list(store.iterdir()) == []
+
+
+@with_configs
+def test_a_misused_marker_that_is_not_selected_is_no_error(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.kernelvm(modules="loop")
+        def test_x(vm): pass
+
+        def test_plain(): pass
+        """
     )
-
-
-def assert_found_at_collection(
-    pytester: pytest.Pytester, marked: str, complaint: str, usage: str
-) -> None:
-    """Assert that a marker with its arguments is complained of, and how it is used is said."""
-    pytester.makepyfile(f"import pytest\n@pytest.mark.{marked}\ndef test_x(vm):\n    pass\n")
-    result = pytester.runpytest_inprocess("--collect-only")
-    assert_usage_error(result, f"ERROR: *::test_x[aarch64-6.12]: *{complaint}*")
-    assert usage in result.stderr.str()
-
-
-@with_configs
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ("'loop'", "the marker is"),
-        ("moduls=['loop']", "unexpected keyword argument 'moduls'"),
-        ("modules='loop'", "modules is a list of names, not the text 'loop'"),
-        ("blacklist='loop'", "blacklist is a list of names, not the text 'loop'"),
-        ("modules=[1]", "not names of modules: (1,)"),
-        ("modules=1", "not iterable"),
-    ],
-)
-def test_misuse_of_the_marker_is_found_at_collection(
-    arguments: str, complaint: str, pytester: pytest.Pytester, store: Path
-) -> None:
-    assert_found_at_collection(pytester, f"kernelvm({arguments})", complaint, MARKER)
-    assert list(store.iterdir()) == []
-
-
-@with_configs
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ("'WARNING'", "allow and reason have names"),
-        ("allow='WARNING'", "reason says why"),
-        ("reason='why'", "allow is a regular expression or several, not ()"),
-        ("allow='(', reason='why'", "not a regular expression: '('"),
-        ("allow=7, reason='why'", "not iterable"),
-        ("allowed='x', reason='why'", "unexpected keyword argument 'allowed'"),
-    ],
-)
-def test_misuse_of_the_marker_for_splats_is_found_at_collection(
-    arguments: str, complaint: str, pytester: pytest.Pytester, store: Path
-) -> None:
-    assert_found_at_collection(pytester, f"kernelvm_splats({arguments})", complaint, SPLATS_MARKER)
-    assert list(store.iterdir()) == []
+    for chosen in (["-m", "not vm"], ["-k", "plain"], ["--collect-only", "-k", "plain"]):
+        assert pytester.runpytest_inprocess(*chosen).ret == 0
 
 
 @pytest.mark.parametrize("arguments", ["allow='x', reason='y'", "allow=['x', 'z'], reason='y'"])
@@ -241,9 +329,13 @@ def test_how_splats_count_is_one_of_three(pytester: pytest.Pytester) -> None:
 
 def test_the_markers_are_documented(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("--markers")
-    assert f"@pytest.mark.{SPLATS_MARKER}" in result.outlines
-    assert f"@pytest.mark.{MARKER}" in result.outlines
-    assert [line for line in result.outlines if line.startswith("@pytest.mark.vm: ")]
+    assert {f"@pytest.mark.{marker}" for marker in ALL} <= {*result.outlines}
+
+
+def test_the_signature_of_the_marker_is_whole() -> None:
+    signature = MARKER.partition("(")[2].partition("):")[0]
+    named = {word.partition("=")[0] for word in signature.split(", ")} - {"*"}
+    assert named == {each.name for each in fields(Asked)} - {"closure"}
 
 
 # What a run says of itself
@@ -252,7 +344,6 @@ def test_the_markers_are_documented(pytester: pytest.Pytester) -> None:
 @with_configs
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cells_are_told_once(workers: int, pytester: pytest.Pytester, store: Path) -> None:
-    pytester.makeconftest(BARE_CELL)
     pytester.makepyfile("def test_x(cell): pass")
     result = pytester.runpytest_subprocess(f"-n{workers}", "--kernelvm-config=malta")
     result.assert_outcomes(passed=2)
@@ -271,7 +362,6 @@ def test_cells_are_told_once(workers: int, pytester: pytest.Pytester, store: Pat
 def test_of_cells_that_are_not_tested_nothing_is_told(
     arguments: list[str], pytester: pytest.Pytester
 ) -> None:
-    pytester.makeconftest(BARE_CELL)
     pytester.makepyfile("def test_x(cell): pass\ndef test_plain(): pass")
     result = pytester.runpytest_inprocess(*arguments)
     result.stdout.no_fnmatch_line("kernelvm: *")
@@ -296,7 +386,7 @@ def test_without_guests_nothing_heavy_is_imported(pytester: pytest.Pytester) -> 
     )
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1)
-    assert result.errlines[-1] == ("heavy: [] ours: ['pytest_kernelvm', 'pytest_kernelvm.plugin']")
+    assert result.errlines[-1] == "heavy: [] ours: " + str(LIGHT)
 
 
 def test_a_project_without_vm_configs_is_left_alone(pytester: pytest.Pytester, store: Path) -> None:
@@ -311,7 +401,6 @@ def test_a_project_without_vm_configs_is_left_alone(pytester: pytest.Pytester, s
 
 @with_configs
 def test_a_failure_of_ours_is_shown_without_our_frames(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(BARE_CELL)
     pytester.makepyfile(
         """
         from pathlib import Path
@@ -322,7 +411,7 @@ def test_a_failure_of_ours_is_shown_without_our_frames(pytester: pytest.Pytester
             arch_named("mpis")  # the test's line
 
         def test_y(cell):
-            assert cell.name == "malta", "words of the test"
+            assert cell.config.name == "malta", "words of the test"
         """
     )
     result = pytester.runpytest_inprocess("--kernelvm-config=aarch64", "--junit-xml=junit.xml")
@@ -379,7 +468,6 @@ def test_a_cell_is_cut_into_pieces_of_neighbours(scheduling: CellScheduling) -> 
 
 @with_configs
 def test_workers_share_a_cell_and_keep_neighbours(pytester: pytest.Pytester, store: Path) -> None:
-    pytester.makeconftest(BARE_CELL)
     pytester.makepyfile(
         """
         import pytest
