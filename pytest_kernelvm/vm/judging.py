@@ -23,6 +23,8 @@ from pytest_kernelvm.vm.whereabouts import cpu_state, kernel_log
 
 # Behind a splat a panic may follow at once; for so much of the guest's time it is waited for.
 GRACE_S = 0.7
+# When it was silent already, it may have been kept from running.
+LEAST_QUIET_S = 0.1
 # From a panic to QEMU's end, in the guest's time: other CPUs are given a second to stop
 # (arch/arm64/kernel/smp.c, crash_smp_send_stop), and some machines fail to restart.
 RESTART_S = 5.0
@@ -241,12 +243,13 @@ class Judge:
         return deadline
 
     def _await_silence(self) -> None:
-        """Wait until the guest, having had a processor, has said nothing more for QUIET_S."""
+        """Wait until the guest has said nothing for QUIET_S, and had a processor in the end."""
         streams = self._launch.streams
         whole = self._guest_time(GRACE_S)
         while not (streams.console_ended or whole.passed):
             seen = streams.last_sign
-            streams.wait_for(functools.partial(_has_news, streams, seen), self._guest_time(QUIET_S))
+            quiet_s = max(LEAST_QUIET_S, QUIET_S - (time.monotonic() - seen))
+            streams.wait_for(functools.partial(_has_news, streams, seen), self._guest_time(quiet_s))
             if streams.last_sign == seen:
                 return
 
