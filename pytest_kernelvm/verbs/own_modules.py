@@ -79,13 +79,13 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.kernel.compat import config_near, require_fit
+    from pytest_kernelvm.kernel.compat import config_near, require_fit, unchecked
 
     files = _ko_files(arguments.what)
     kernel = _cell(arguments).kernel
     config = config_near(files)
     require_fit(kernel, files, config=config)
-    unknown = "" if config else "; what they were configured for is not known"
+    unknown = "".join(f"; {each}" for each in unchecked(kernel, config=config))
     _tell(f"{', '.join(file.name for file in files)} may be loaded on {kernel.release}{unknown}")
     return 0
 
