@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,13 @@ from pytest_kernelvm.kernel.compiler import (
     tool_variables,
 )
 from pytest_kernelvm.kernel.conf_programs import asking_once, put_conf_programs
+from pytest_kernelvm.kernel.config_tools import (
+    hiding,
+    require_tools,
+    told_missing,
+    versions_of,
+    wanted_tools,
+)
 from pytest_kernelvm.kernel.config_uses import write_uses
 from pytest_kernelvm.kernel.configuring import Configuration
 from pytest_kernelvm.kernel.devel import keep_devel
@@ -53,6 +60,7 @@ from pytest_kernelvm.kernel.store import (
     digest_of,
     file_digest,
     raise_if_full,
+    remove_tree,
     write_whole,
 )
 from pytest_kernelvm.kernel.unchanged import (
@@ -79,10 +87,6 @@ PINNED = {
     # The source is not written into, by Python scripts neither.
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-
-# Tools whose versions Kconfig writes into the .config though the kernel is not built with them:
-# they are hidden unless the symbol is asked for, so that two machines come to the same kernel.
-HIDDEN_TOOLS = {"RUST": "RUSTC", "DEBUG_INFO_BTF": "PAHOLE"}
 
 RELEASE_FILE = "include/config/kernel.release"
 
@@ -291,7 +295,7 @@ def _build_in(
         cell=cell,
         tree=tree,
         files=None,
-        variables=make_variables(cell, kernel_version(tree)),
+        variables=make_variables(cell, _expected_tools(cell, tree)),
         env={
             **PINNED,
             **compiler_environment(store, cell.arch, cell.kernel.llvm, answers=directory),
@@ -323,23 +327,33 @@ def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
             yield _configuration(store, build)
 
 
-def make_variables(cell: VmConfig, version: str = "") -> tuple[str, ...]:
+def make_variables(cell: VmConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the variables that make is given for a cell's kernel, besides where it builds.
 
-    version: of the source, by default what the vm-config says.
+    wanted: of programs that the configuration needs, as `wanted_tools` names them.
     """
-    requests = requests_of(cell.kernel, version)
-    hidden = (
-        f"{variable}=not-used"
-        for symbol, variable in HIDDEN_TOOLS.items()
-        if not (symbol in requests and requests[symbol].value == "y")
-    )
     return (
         f"ARCH={cell.arch.linux_arch}",
         *tool_variables(cell.arch, cell.kernel.llvm),
         "LOCALVERSION=",
-        *hidden,
+        *hiding(wanted),
     )
+
+
+def _expected_tools(cell: VmConfig, tree: Path) -> frozenset[str]:
+    """Return what a cell's configuration may need, before there is one: by base and requests.
+
+    Hidden programs would have conf drop what depends on them.
+    """
+    base = Path(cell.kernel.base)
+    if not base.is_file():
+        base = tree / "arch" / cell.arch.linux_arch / "configs" / cell.kernel.base
+    try:
+        values = kconfig.parse_config(base.read_text(errors="replace"))
+    except OSError:
+        values = {}
+    requests = requests_of(cell.kernel, kernel_version(tree))
+    return wanted_tools(values | {name: each.value for name, each in requests.items()})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -446,6 +460,19 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
             ),
         )
     final = _final_config(store, build, located, compiler, version)
+    wanted_by_final = wanted_tools(kconfig.parse_config(final))
+    if make_variables(cell, wanted_by_final) != build.variables:
+        # Something else made it need a program, or nothing did in the end.
+        build = replace(build, variables=make_variables(cell, wanted_by_final))
+        for directory in (build.directory, _answers(build)):
+            remove_tree(directory)
+        final = _final_config(store, build, located, compiler, version)
+    require_tools(
+        cell.id,
+        kconfig.parse_config(final),
+        requests_of(cell.kernel, version),
+        where=cell.kernel.base,
+    )
     patches = cell.kernel.patches_for(version)
     digest = kernel_digest(
         source=located.digest,
@@ -546,7 +573,8 @@ def _final_config(
     """
     cell = build.cell
     key = request_key(cell, located.config_digest, compiler)
-    noted = store.root / "configs" / digest_of([key, build.variables])
+    tools = versions_of(build.variables)
+    noted = store.root / "configs" / digest_of([key, build.variables, *tools])
     with contextlib.suppress(OSError):
         return noted.read_text()
     store.progress.say(f"configuring {cell.id} ({version})")
@@ -589,7 +617,8 @@ def _put_conf_programs(store: Store, build: _Build, compiler: str) -> None:
         there = replace(build, directory=directory)
         _asking_once(store, there, answers).make("allnoconfig")
 
-    decided_by = (str(build.tree.resolve()), compiler, *build.variables)
+    tools = versions_of(build.variables)
+    decided_by = (str(build.tree.resolve()), compiler, *build.variables, *tools)
     put_conf_programs(store, decided_by, build.directory, _answers(build), configure)
 
 
@@ -598,6 +627,10 @@ def _configure(store: Store, build: _Build, compiler: str) -> None:
     configuration = _configuration(store, build)
     decision = configuration.settle()
     if decision.lost:
+        # What is lost for want of a program is not explained by symbols.
+        lost = {request.name: request for request in decision.lost}
+        values = {name: request.value for name, request in lost.items()}
+        require_tools(build.cell.id, values, lost, where=build.cell.kernel.base)
         store.progress.say(f"explaining what {build.cell.id} has lost")
         raise configuration.explain(decision)
     changed = configuration.base_not_kept(decision)
@@ -607,6 +640,8 @@ def _configure(store: Store, build: _Build, compiler: str) -> None:
             f"{len(changed)} symbols of {base} came out otherwise; "
             f"`kernelvm config diff {base} {build.cell.id}` shows them"
         )
+        for told in told_missing(changed):
+            store.progress.say(told)
     for request in decision.dropped:
         store.progress.say(f"{build.cell.id} goes without {request}, {request.where}")
 

@@ -22,6 +22,7 @@ from pytest_kernelvm.config import Source, VmConfig
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.kernel.debian import download, find_package, unpack_deb
 from pytest_kernelvm.kernel.elf_head import fits
+from pytest_kernelvm.kernel.exports import SYMVERS, keep_symvers
 from pytest_kernelvm.kernel.headers import headers_of_source
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.kernel.kernel_packages import deb_field, host_suite, kernel_packages
@@ -31,7 +32,7 @@ from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
 from pytest_kernelvm.process import run
 
 # Counts up whenever an entry made from the same files changes.
-RECIPE = 1
+RECIPE = 2
 COPY_TIMEOUT_S = 1800.0
 UNPACK = {".deb": unpack_deb, ".rpm": unpack_rpm}
 HOST_ROOT = Path("/")
@@ -148,7 +149,8 @@ def obtain_prebuilt(store: Store, cell: VmConfig) -> str:
 
 def _import(store: Store, cell: VmConfig, work: Work) -> dict[str, Any]:
     source, arch, entry = cell.kernel.source, cell.arch, work.entry
-    found = _find(_unpacked_roots(store, source, work), source)
+    root = _unpacked_roots(store, source, work)
+    found = _find(root, source)
     image = _unpacked_image(found.image, entry / arch.default_image)
     if not fits(image, arch):
         raise BadInput(
@@ -173,6 +175,8 @@ def _import(store: Store, cell: VmConfig, work: Work) -> dict[str, Any]:
     config = entry / "config"
     if not config.is_file():
         config.write_text("")
+    if not _keep_symvers(root, found, entry):
+        _keep_symvers_of_debian(store, source, found, work)
     lender = _lend_headers(store, arch, found.release, entry)
     return {
         "release": found.release,
@@ -186,6 +190,27 @@ def _import(store: Store, cell: VmConfig, work: Work) -> dict[str, Any]:
         "headers_of": lender,
         "shared_console": _lacks_channel(arch, parse_config(config.read_text())),
     }
+
+
+def _keep_symvers(root: Path, found: _Found, entry: Path) -> bool:
+    return keep_symvers(root, found.image, found.modules, found.release, entry)
+
+
+def _keep_symvers_of_debian(store: Store, source: Source, found: _Found, work: Work) -> None:
+    """Keep what Debian has of the exports of its kernels, in another package; it may be missing."""
+    package = named_package(source)
+    if not package or not found.modules:
+        return
+    root = work.directory / "symvers"
+    root.mkdir()
+    try:
+        name = f"linux-headers-{found.release}"
+        first = find_package(store, name, arch=package.arch, suite=package.suite)
+        unpack_deb(download(store, first), root)
+    except (BadInput, ToolMissing) as error:
+        store.progress.say(f"no {SYMVERS} of {found.release}: {error.summary}")
+        return
+    _keep_symvers(root, found, work.entry)
 
 
 def _lacks_channel(arch: Arch, config: dict[str, str]) -> bool:

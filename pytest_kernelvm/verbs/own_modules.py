@@ -53,6 +53,12 @@ def add_module(verbs: Verbs) -> None:
                 metavar="MODULE:NAME=VALUE",
                 help="a module's parameters; repeatable",
             )
+            parser.add_argument(
+                "--timeout",
+                type=float,
+                metavar="SECONDS",
+                help="that loading or unloading one may take, by default as any command",
+            )
 
 
 def _cell(arguments: argparse.Namespace) -> Cell:
@@ -79,13 +85,13 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.kernel.compat import config_near, require_fit
+    from pytest_kernelvm.kernel.compat import config_near, require_fit, unchecked
 
     files = _ko_files(arguments.what)
     kernel = _cell(arguments).kernel
     config = config_near(files)
     require_fit(kernel, files, config=config)
-    unknown = "" if config else "; what they were configured for is not known"
+    unknown = "".join(f"; {each}" for each in unchecked(kernel, config=config))
     _tell(f"{', '.join(file.name for file in files)} may be loaded on {kernel.release}{unknown}")
     return 0
 
@@ -107,21 +113,27 @@ def _try(arguments: argparse.Namespace) -> int:
     directory = what[0] if len(what) == 1 and what[0].is_dir() else None
     files = () if directory else _ko_files(what)
     cell = _cell(arguments)
+    timeout_s: float | None = arguments.timeout
+    if timeout_s is not None and not timeout_s > 0:
+        raise BadInput(f"--timeout {timeout_s:g}", Evidence(expected="more than 0 seconds"))
     options = {name: words for name, _, words in (o.partition(":") for o in arguments.options)}
 
     def attempt() -> None:
         logs = cell.store.new_log_directory(cell.config.id)
         if directory:
-            trial = try_modules(cell, directory, logs, options=options)
+            trial = try_modules(cell, directory, logs, options=options, timeout_s=timeout_s)
         else:
-            trial = try_files(cell, files, logs, options=options)
+            trial = try_files(cell, files, logs, options=options, timeout_s=timeout_s)
         remove_tree(logs)
         for line in trial.log:
             print(line)
         built = f"built in {trial.build_s:.1f} s, " if directory else ""
+        tests = f"{trial.results}; " if trial.results else ""
+        unloaded = "loaded" if trial.staying else "loaded and unloaded"
+        for told in trial.staying:
+            _tell(told)
         _tell(
-            f"{', '.join(trial.modules)}: loaded and unloaded; {built}"
-            f"tried in {trial.guest_s:.1f} s"
+            f"{', '.join(trial.modules)}: {unloaded}; {tests}{built}tried in {trial.guest_s:.1f} s"
         )
 
     return _once_or_watching(arguments, what, attempt)

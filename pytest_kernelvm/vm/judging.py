@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import time
 from pathlib import Path
 from typing import Protocol
@@ -9,21 +11,35 @@ from typing import Protocol
 from pytest_kernelvm.errors import GuestSplat, KernelvmError
 from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.channel import Channel
-from pytest_kernelvm.vm.deadlines import BootDeadline, GuestDeadline, Limits, Pace
+from pytest_kernelvm.vm.deadlines import BootDeadline, GuestDeadline, Limits, Pace, work_of
 from pytest_kernelvm.vm.diagnosis import Arrival, Symptoms, diagnose
 from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.launch import Launch
 from pytest_kernelvm.vm.qmp import Qmp
 from pytest_kernelvm.vm.splats import Splat
+from pytest_kernelvm.vm.streams import Streams
+from pytest_kernelvm.vm.transcript import HALTED
 from pytest_kernelvm.vm.watch import QUIET_S, Source, Trouble, Watch, is_same_event
 from pytest_kernelvm.vm.whereabouts import cpu_state, kernel_log
 
-# A panic's last lines arrive late; nothing more comes from a machine that stays.
+# Behind a splat a panic may follow at once; for so much of the guest's time it is waited for.
 GRACE_S = 0.7
+# When it was silent already, it may have been kept from running.
+LEAST_QUIET_S = 0.1
+# From a panic to QEMU's end, in the guest's time: other CPUs are given a second to stop
+# (arch/arm64/kernel/smp.c, crash_smp_send_stop), and some machines fail to restart.
+RESTART_S = 5.0
+# A kernel that restarts so much later (panic=SECONDS) is not waited for.
+LONGEST_PAUSE_S = 5
 # QEMU closes its streams before it ends; writing a core file in between takes time.
 END_S = 30.0
-# QMP's event of the end is under way when the console has ended.
-EVENT_S = 0.1
+# QMP's event of the end, or QMP's own end, is under way when QEMU has ended.
+EVENT_S = 5.0
+
+# kernel/panic.c: what a kernel says last that stays, or restarts after a pause; of those that
+# restart at once (panic=-1) the next thing is QEMU's end. The halt: arch/*/kernel/reset.c and such.
+_STAYS = re.compile(rb"---\[ end Kernel panic|" + HALTED.pattern.encode())
+_PAUSES = re.compile(rb"Rebooting in (\d{1,9}) seconds")
 
 
 class About(Protocol):
@@ -155,10 +171,12 @@ class Judge:
     ) -> KernelvmError:
         streams = self._launch.streams
         deadline.freeze()
-        if trouble in (Trouble.PANIC, Trouble.HALTED, Trouble.SPLAT):
-            # Behind an oops there may come a panic, and behind that QEMU's end.
-            streams.wait_for(self._has_ended, Deadline(GRACE_S))
+        # Behind an oops there may come a panic, and behind that QEMU's end.
+        if trouble in (Trouble.HALTED, Trouble.SPLAT):
+            self._await_silence()
             trouble = self.trouble() or trouble
+        if trouble is Trouble.PANIC:
+            self._await_restart()
         status = self._launch.process.wait(END_S) if streams.console_ended else None
         console = streams.console_text.decode(errors="replace").replace("\r\n", "\n")
         hangs = trouble is None and status is None
@@ -237,11 +255,42 @@ class Judge:
             argv=self._about.argv_by_hand,
         )
 
-    def _has_ended(self) -> bool | None:
-        """Whether nothing more comes, after a panic; None if it may."""
+    def _guest_time(self, timeout_s: float) -> GuestDeadline:
+        """Return a deadline whose figures are those of now; no command's."""
+        pid = self._launch.process.pid
+        deadline = GuestDeadline(timeout_s, pid)
+        deadline.note(work_of(pid))
+        return deadline
+
+    def _await_silence(self) -> None:
+        """Wait until the guest has said nothing for QUIET_S, and had a processor in the end."""
         streams = self._launch.streams
-        quiet_s = time.monotonic() - streams.last_sign
-        return streams.console_ended or quiet_s > QUIET_S or None
+        whole = self._guest_time(GRACE_S)
+        while not (streams.console_ended or whole.passed):
+            seen = streams.last_sign
+            quiet_s = max(LEAST_QUIET_S, QUIET_S - (time.monotonic() - seen))
+            streams.wait_for(functools.partial(_has_news, streams, seen), self._guest_time(quiet_s))
+            if streams.last_sign == seen:
+                return
+
+    def _await_restart(self) -> None:
+        """Wait for QEMU's end behind a panic, unless the kernel says that it stays."""
+        streams = self._launch.streams
+        panic = next((each.start for each in self.watch.console_splats if each.fatal), 0)
+
+        def is_over() -> bool | None:
+            # Who keeps a panicked guest has QEMU stop it instead of ending.
+            stays = _STAYS.search(streams.console_text, panic) or self.is_paused()
+            return streams.console_ended or bool(stays) or None
+
+        def pause_s() -> int | None:
+            found = _PAUSES.search(streams.console_text, panic)
+            return int(found[1]) if found else None
+
+        streams.wait_for(lambda: is_over() or pause_s(), self._guest_time(RESTART_S))
+        seconds = streams.now(pause_s)
+        if seconds is not None and seconds <= LONGEST_PAUSE_S:
+            streams.wait_for(is_over, self._guest_time(seconds + RESTART_S))
 
     def _arrived(self, logged: tuple[Splat, ...]) -> Arrival | None:
         """Return when the last splat came to the console or, without one, the last text.
@@ -264,19 +313,24 @@ class Judge:
 
     def _shutdown(self) -> str:
         """Return QMP's reason of the end, empty where QEMU was killed or gave none."""
+        streams = self._launch.streams
 
         def reason() -> str | None:
-            for event in self._launch.streams.qmp_events:
+            for event in streams.qmp_events:
                 if event["event"] == "SHUTDOWN":
                     return str(event.get("data", {}).get("reason", ""))
-            return None
+            return "" if streams.qmp_ended else None
 
-        return self._launch.streams.wait_for(reason, Deadline(EVENT_S)) or ""
+        return streams.wait_for(reason, Deadline(EVENT_S)) or ""
 
     def is_paused(self) -> bool:
         """Whether QMP's stop holds the guest."""
         names = [event["event"] for event in self._launch.streams.qmp_events]
         return [name for name in names if name in ("STOP", "RESUME")][-1:] == ["STOP"]
+
+
+def _has_news(streams: Streams, since: float) -> bool | None:
+    return streams.last_sign != since or None
 
 
 def _scaled(limit_s: float, pace: Pace) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qemu.qmp import QMPClient
+from qemu.qmp import QMPClient, Runstate
 
 from pytest_kernelvm.errors import LaunchFailed
 from pytest_kernelvm.guest.protocol import FrameSplitter
@@ -53,6 +53,7 @@ class Streams:
     before: what a restored guest's console had said, and when on the monotonic clock from which
     offset on.
     Fields may be read at any time; wait with `wait_for`. log_trouble: why the log is incomplete.
+    qmp_ended: whether no more events come.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Streams:
         self.payloads: list[bytes] = []
         self.console_ended = False
         self.qmp_events: list[dict[str, Any]] = []
+        self.qmp_ended = False
         self.stray_channel_text = bytearray()
         self.troubles: list[str] = []
         self._console = console
@@ -205,6 +207,7 @@ class Streams:
         self._loop.add_reader(self._console, self._drain_console)
         self._connection = self._loop.create_task(self._connect())
         self._keep(self._connection)
+        self._keep(self._loop.create_task(self._await_qmp_end()))
         self._pass_on()
         self._loop.run_forever()
 
@@ -321,10 +324,26 @@ class Streams:
 
     async def _connect(self) -> QMPClient:
         client = QMPClient("kernelvm")
-        await client.connect(self._qmp)
         self._client = client
+        # QEMU may say why it ends, and end, before the library is done with connecting; that then
+        # finds itself disconnected already.
         self._keep(asyncio.create_task(self._follow_events(client)))
+        try:
+            await client.connect(self._qmp)
+        except AssertionError:
+            raise EOFError("QEMU ended") from None
         return client
+
+    async def _await_qmp_end(self) -> None:
+        """Note when QMP brings nothing more; events that came before it are noted by then."""
+        try:
+            client = await self.qmp_client()
+            while client.runstate is Runstate.RUNNING:
+                await client.runstate_changed()
+        finally:
+            with self._changed:
+                self.qmp_ended = True
+                self._tell()
 
     async def _follow_events(self, client: QMPClient) -> None:
         async for event in client.events:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_kernelvm import Cell
 from pytest_kernelvm.config import Requested
-from pytest_kernelvm.errors import BadInput, BuildFailed, CommandFailed
+from pytest_kernelvm.errors import BadInput, BuildFailed, CommandFailed, GuestSplat, Verdict
 from pytest_kernelvm.kernel.build import build_kernel
 from pytest_kernelvm.kernel.compat import objections, require_fit
 from pytest_kernelvm.kernel.own_modules import build_modules
@@ -135,6 +135,110 @@ def test_a_module_that_refuses(cell: Cell, hello: Path, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match=r"insmod hello\.ko failed") as failed:
         try_modules(cell, hello, tmp_path, options={"hello": "number=-22"})
     assert "hello: -22" in failed.value.evidence.excerpt
+
+
+# Prints what KUnit prints (lib/kunit/test.c), and does as its parameter says in between.
+SUITE = """\
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/module.h>
+
+static char *how = "";
+module_param(how, charp, 0);
+
+static DECLARE_COMPLETION(never);
+
+static int __init suite_init(void)
+{
+	pr_info("KTAP version 1\\n1..1\\n");
+	pr_info("    KTAP version 1\\n");
+	pr_info("    # Subtest: sums\\n");
+	pr_info("    1..3\\n");
+	pr_info("    ok 1 first\\n");
+	if (!strcmp(how, "hangs"))
+		wait_for_completion(&never);
+	if (!strcmp(how, "spins"))
+		mdelay(1000000);
+	if (!strcmp(how, "warns"))
+		WARN_ON(1);
+	if (!strcmp(how, "fails")) {
+		pr_info("    # second: EXPECTATION FAILED at sums.c:7\\n");
+		pr_info("    not ok 2 second\\n");
+	} else if (!strcmp(how, "forgets")) {
+		pr_info("ok 1 sums\\n");
+		return 0;
+	} else {
+		pr_info("    ok 2 second # SKIP no device\\n");
+	}
+	pr_info("    ok 3 third\\n");
+	pr_info("%s 1 sums\\n", strcmp(how, "fails") ? "ok" : "not ok");
+	return 0;
+}
+
+static void __exit suite_exit(void)
+{
+}
+
+module_init(suite_init);
+module_exit(suite_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("brings tests");
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    directory = tmp_path / "suite"
+    directory.mkdir()
+    (directory / "Kbuild").write_text("obj-m := suite.o\n")
+    (directory / "suite.c").write_text(SUITE)
+    return directory
+
+
+def test_a_suite_that_passes(cell: Cell, suite: Path, tmp_path: Path) -> None:
+    trial = try_modules(cell, suite, tmp_path)
+    assert str(trial.results) == "tests: 2 passed, 1 skipped"
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("fails", "    not ok 2 second"),
+        ("forgets", "the tests of sums: 1 results of 3"),
+        ("hangs", "the tests of sums did not end: 1 results of 3"),
+        ("spins", "the tests of sums did not end: 1 results of 3"),
+    ],
+)
+def test_a_suite_that_fails(how: str, line: str, cell: Cell, suite: Path, tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="the tests of suite failed") as failed:
+        try_modules(cell, suite, tmp_path, options={"suite": f"how={how}"}, timeout_s=2.0)
+    assert line in failed.value.evidence.excerpt.splitlines()
+    assert failed.value.verdict is Verdict.TEST_FAILED
+
+
+def test_a_warning_while_modules_are_tried(cell: Cell, suite: Path, tmp_path: Path) -> None:
+    with pytest.raises(GuestSplat, match="WARNING"):
+        try_modules(cell, suite, tmp_path, options={"suite": "how=warns"})
+
+
+def test_modules_that_stay(cell: Cell, tmp_path: Path) -> None:
+    """One without an exit function stays, and with it what it uses; its name has a dash."""
+    directory = tmp_path / "stays"
+    directory.mkdir()
+    (directory / "Kbuild").write_text("obj-m := a-user.o z-used.o other.o\n")
+    user = USER.replace("module_exit(user_exit);", "").replace(
+        "static void __exit user_exit", "static void __maybe_unused user_exit"
+    )
+    (directory / "a-user.c").write_text(user)
+    (directory / "z-used.c").write_text(USED)
+    (directory / "other.c").write_text(HELLO)
+    trial = try_modules(cell, directory, tmp_path)
+    assert trial.modules == ("z_used", "a_user", "other")
+    assert trial.staying == (
+        "a_user has no exit function and stays loaded",
+        "z_used stays loaded: a_user uses it",
+    )
+    assert "hello: gone" in trial.log
 
 
 def test_nothing_to_build(cell: Cell, tmp_path: Path) -> None:
