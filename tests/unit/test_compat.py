@@ -13,6 +13,7 @@ from pytest_kernelvm.cli import main
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing, Verdict
 from pytest_kernelvm.kernel.build import Kernel
 from pytest_kernelvm.kernel.compat import config_near, exported, objections, require_fit
+from pytest_kernelvm.kernel.digest import digest_of
 from pytest_kernelvm.process import find_program, run
 
 ARCH = ARCHES["mips"]
@@ -40,13 +41,13 @@ def kernel(tmp_path: Path) -> Kernel:
     uses = {"NF_CONNTRACK": (2, ["net/core/dev.o", "net/netfilter/core.o"]), "NR": (0, [])}
     (directory / "config-uses.json").write_text(json.dumps(uses))
     return Kernel(
-        digest="d",
+        digest=digest_of("d"),
         release=RELEASE,
         arch=ARCH,
         directory=directory,
         image=directory / "vmlinux",
         patches=(),
-        headers_digest="",
+        headers_digest=digest_of(""),
     )
 
 
