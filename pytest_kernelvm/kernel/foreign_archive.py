@@ -9,7 +9,7 @@ import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from pytest_kernelvm.kernel.checked_json import Malformed, relative_name
+from pytest_kernelvm.kernel.checked_json import NAME_MAX, Malformed, relative_name
 
 # A kernel of a distribution with its debugging information and all its modules has 6 GiB.
 MOST_BYTES = 16 << 30
@@ -110,7 +110,8 @@ def _is_plain_file(member: tarfile.TarInfo) -> bool:
 
 
 def _checked(name: str) -> str:
-    if not name.isprintable() or name.count("/") > _DEEPEST:
+    too_long = any(len(os.fsencode(part)) > NAME_MAX for part in name.split("/"))
+    if not name.isprintable() or name.count("/") > _DEEPEST or too_long:
         raise Malformed(f"the archive holds a file {name[:60]!r}")
     return relative_name(name)
 

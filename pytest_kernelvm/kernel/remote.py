@@ -159,7 +159,10 @@ class Remote:
                 total.update(data)
                 sink.write(data)
 
-            self._read(name, take, most_bytes=limits.archive_bytes, timeout_s=limits.archive_s)
+            try:
+                self._read(name, take, most_bytes=limits.archive_bytes, timeout_s=limits.archive_s)
+            except FileNotFoundError:
+                raise Malformed(f"{kind}/{answer.kernel[:16]}.tar.gz is not there") from None
         if total.hexdigest() != answer.sha256[kind]:
             raise Malformed(f"{kind}/{answer.kernel[:16]} has other bytes than its digest says")
         entry = directory / kind
@@ -311,7 +314,10 @@ def _within(deadline: Deadline, work: Callable[[], None], name: str) -> None:
 def _in_a_line(error: BaseException) -> str:
     """Return an error in words that fit a line of a terminal, whoever wrote them."""
     said = error.summary if isinstance(error, KernelvmError) else repr(error)
-    said = str(error) if isinstance(error, Malformed) else said
+    if isinstance(error, Malformed):
+        said = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        said = error.strerror
     shown = "".join(each if each.isprintable() else "?" for each in said)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
