@@ -172,9 +172,6 @@ def size_fault(path: Path, size_bytes: int) -> str:
 
 def damage_of(entry: Path, note: Note) -> tuple[str, ...]:
     """Return what is wrong with an entry's files, by their digests; nothing if it is whole."""
-    if not note.sized:
-        same = note.tree in (None, tree_digests(entry, without=ENTRY)[0])
-        return () if same else (f"{OTHER_BYTES}, or files more or fewer",)
     content = sparse_digest if note.sparse else file_digest
     found = []
     for name, size in note.sizes.items():
@@ -184,5 +181,9 @@ def damage_of(entry: Path, note: Note) -> tuple[str, ...]:
                 fault = OTHER_BYTES
         if fault:
             found.append(f"{name}: {fault}")
+    if not note.sized:
+        if note.tree not in (None, tree_digests(entry, without=ENTRY)[0]):
+            found.append(f"{OTHER_BYTES}, or files more or fewer")
+        return tuple(found)
     more = sorted(name for name, _status in files_below(entry) if name not in note.sizes)
     return (*found, *(f"{name}: nobody put it there" for name in more))
