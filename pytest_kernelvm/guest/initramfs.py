@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.config import ModprobeConfig
-from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
+from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.programs import Programs
 from pytest_kernelvm.guest.userland import Userland, entries_of
-from pytest_kernelvm.kernel.store import Store, write_whole
+from pytest_kernelvm.kernel.digest import digest_of_bytes, known_digest
+from pytest_kernelvm.kernel.store import ARCHIVES, Store, write_whole
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.firmware import FirmwareFile
 from pytest_kernelvm.modules.pruned import pruned_metadata
@@ -89,21 +89,18 @@ def pack(store: Store, entries: Iterable[cpio.Entry], *, compressed: bool) -> In
 
     compressed: an archive of the agent alone costs nothing to inflate; one with modules is better
     packed plain, as inflating takes the guest longer than QEMU takes to read it.
-    Raises HarnessError if the store cannot be written.
+    Raises BadInput if the store is not writable, HarnessError if its disk is full.
     """
     whole = cpio.with_parents(entries)
     archive = cpio.archive(whole)
     data = gzip.compress(archive, 9, mtime=0) if compressed else archive
-    name = hashlib.sha256(data).hexdigest() + (".cpio.gz" if compressed else ".cpio")
-    path = store.root / "initramfs" / name
-    if not (path.is_file() and path.stat().st_size == len(data)):
-        try:
+    digest = digest_of_bytes(data)
+    path = store.root / ARCHIVES / (digest + (".cpio.gz" if compressed else ".cpio"))
+    store.note_use(ARCHIVES, digest, path)
+    if not (path.is_file() and known_digest(path) == digest):
+        with store.disk_errors():
             write_whole(path, data)
-        except OSError as error:
-            raise HarnessError(
-                f"cannot write the initramfs: {error}",
-                Evidence(where=(str(path),), next_step="make room in the store"),
-            ) from None
+        store.note_use(ARCHIVES, digest, path)
     return Initramfs(
         path=path,
         size_bytes=len(data),

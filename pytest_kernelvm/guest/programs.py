@@ -16,6 +16,7 @@ from pytest_kernelvm.errors import BuildFailed, Evidence
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
 from pytest_kernelvm.kernel.build import Kernel
 from pytest_kernelvm.kernel.compiler import compiler_version
+from pytest_kernelvm.kernel.intact import require_intact_below
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
 from pytest_kernelvm.process import failure, run
 
@@ -142,6 +143,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
 
     label = f"the guest's programs for {kernel.release}"
     entry = store.obtain("guests", digest, make, label=label)
+    require_intact_below(entry)
     return Programs(
         digest=digest,
         agent=entry / "agent",
@@ -155,6 +157,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
 @functools.cache
 def _include_flags(arch: Arch, headers: Path) -> tuple[str, ...]:
     compiler = f"{arch.toolchain_prefix}gcc"
+    require_intact_below(headers)
     own = run([compiler, "-print-file-name=include"], timeout_s=30).stdout.strip()
     return ("-nostdinc", "-isystem", own, "-isystem", str(headers))
 
@@ -183,6 +186,7 @@ def _compact_cflags(arch: Arch, cpu: str) -> tuple[str, ...]:
 
 
 def _nolibc_flags(kernel: Kernel) -> tuple[str, ...]:
+    require_intact_below(kernel.nolibc)
     include = ("-isystem", str(kernel.nolibc), "-include", "nolibc.h")
     return (*include, *kernel.arch.nolibc_cflags)
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch import ARCHES, Arch
+from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.config import Patch, VmConfig
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
 from pytest_kernelvm.kernel import devel, kconfig
@@ -39,8 +39,10 @@ from pytest_kernelvm.kernel.config_uses import write_uses
 from pytest_kernelvm.kernel.configuring import Configuration
 from pytest_kernelvm.kernel.devel import keep_devel
 from pytest_kernelvm.kernel.image_tools import require_image_tools
+from pytest_kernelvm.kernel.intact import require_intact
 from pytest_kernelvm.kernel.kconfig_requests import requests_key, requests_of
 from pytest_kernelvm.kernel.kept import Bench, Wanted, kept_build
+from pytest_kernelvm.kernel.kernel_note import KernelNote, requested_kernel, stored_kernel
 from pytest_kernelvm.kernel.mirror import mirrored
 from pytest_kernelvm.kernel.naming import check_release, release_parts
 from pytest_kernelvm.kernel.outputs import (
@@ -55,12 +57,16 @@ from pytest_kernelvm.kernel.prebuilt import is_prebuilt, obtain_prebuilt, prebui
 from pytest_kernelvm.kernel.remote import remote_of_environment
 from pytest_kernelvm.kernel.source import Located, kernel_version, locate, patched_for
 from pytest_kernelvm.kernel.store import (
+    REQUESTS,
+    Digest,
     Store,
     Work,
     digest_of,
     file_digest,
     raise_if_full,
+    read_sealed,
     remove_tree,
+    write_sealed,
     write_whole,
 )
 from pytest_kernelvm.kernel.unchanged import (
@@ -106,13 +112,13 @@ class Kernel:
     llvm: what make was told as LLVM=, empty for gcc.
     """
 
-    digest: str
+    digest: Digest
     release: str
     arch: Arch
     directory: Path
     image: Path
     patches: tuple[str, ...]
-    headers_digest: str
+    headers_digest: Digest
     features: tuple[str, ...] = ()
     shared_console: bool = False
     llvm: str = ""
@@ -145,6 +151,7 @@ class Kernel:
     @cached_property
     def config(self) -> dict[str, str]:
         """The final configuration: symbols that are set, without CONFIG_."""
+        require_intact((self.directory / "config",))
         return kconfig.parse_config((self.directory / "config").read_text())
 
 
@@ -180,49 +187,36 @@ def find_kernel(store: Store, cell: VmConfig) -> Kernel | None:
     Raises ToolMissing if the source or the compiler is not installed.
     """
     if is_prebuilt(cell):
-        entry = store.find("kernels", prebuilt_digest(store, cell.kernel.source))
-        return _kernel(store, entry, cell) if entry else None
+        stored = stored_kernel(store, prebuilt_digest(store, cell.kernel.source))
+        return _kernel(*stored, cell) if stored else None
     located = locate(store, cell.kernel.source)
     compiler = compiler_version(cell.arch, cell.kernel.llvm)
     return _stored(store, cell, digest_of(request_key(cell, located.digest, compiler)))
 
 
-def _stored(store: Store, cell: VmConfig, request: str) -> Kernel | None:
-    try:
-        note = json.loads((store.root / "requests" / f"{request}.json").read_bytes())
-        digest = str(note["kernel"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    entry = store.find("kernels", digest)
-    whole = entry and store.find(devel.KIND, digest)
-    return _kernel(store, entry, cell) if entry and whole else None
+def _stored(store: Store, cell: VmConfig, request: Digest) -> Kernel | None:
+    digest = requested_kernel(store.root / REQUESTS / f"{request}.json")
+    stored = stored_kernel(store, digest) if digest else None
+    return _kernel(*stored, cell) if stored and store.find(devel.KIND, stored[1].digest) else None
 
 
-def _kernel(store: Store, entry: Path, cell: VmConfig) -> Kernel:
-    about = store.describe(entry)
+def _kernel(entry: Path, note: KernelNote, cell: VmConfig) -> Kernel:
     kernel = Kernel(
-        digest=entry.name,
-        release=about["release"],
-        arch=ARCHES[about["arch"]],
+        digest=note.digest,
+        release=note.release,
+        arch=note.arch,
         directory=entry,
-        image=entry / about["image"],
-        patches=tuple(about["patches"]),
-        headers_digest=_headers_digest(about, entry.name),
+        image=entry / note.image,
+        patches=note.patches,
+        headers_digest=note.headers_digest,
         # Not of the entry: whoever names a feature anew does not build a kernel for it.
-        features=() if is_prebuilt(cell) else cell.kernel.features_for(about["version"]),
-        shared_console=about.get("shared_console", False),
-        llvm=about.get("llvm", ""),
+        features=() if is_prebuilt(cell) else cell.kernel.features_for(note.version),
+        shared_console=note.shared_console,
+        llvm=note.llvm,
     )
-    parts = tuple((text, place) for text, place in about.get("release_parts", ()))
     wanted = cell.kernel.release
-    check_release(wanted, kernel.release, parts, label=cell.id, where=str(cell.file))
+    check_release(wanted, kernel.release, note.release_parts, label=cell.id, where=str(cell.file))
     return kernel
-
-
-def _headers_digest(about: dict[str, Any], digest: str) -> str:
-    made = about.get("outputs", {})
-    digests = [made.get(name, {}).get("sha256", digest) for name in ("headers", "nolibc")]
-    return digest_of(digests)
 
 
 def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Kernel:
@@ -232,7 +226,8 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
     Raises ConfigLost, BuildFailed, ToolMissing, BadInput or HarnessError.
     """
     if is_prebuilt(cell):
-        return _kernel(store, store.path("kernels", obtain_prebuilt(store, cell)), cell)
+        obtain_prebuilt(store, cell)
+        return _found(find_kernel(store, cell), store, cell)
     located = locate(store, cell.kernel.source)
     compiler = compiler_version(cell.arch, cell.kernel.llvm)
     request = digest_of(request_key(cell, located.digest, compiler))
@@ -260,11 +255,15 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
         return _noted(store, cell, request, digest)
 
 
-def _noted(store: Store, cell: VmConfig, request: str, digest: str) -> Kernel:
+def _noted(store: Store, cell: VmConfig, request: Digest, digest: Digest) -> Kernel:
     """Note which kernel a request means, and return it."""
     note = json.dumps({"kernel": digest, "cell": cell.id})
-    write_whole(store.root / "requests" / f"{request}.json", note.encode())
-    found = _stored(store, cell, request)
+    with store.disk_errors():
+        write_whole(store.root / REQUESTS / f"{request}.json", note.encode())
+    return _found(_stored(store, cell, request), store, cell)
+
+
+def _found(found: Kernel | None, store: Store, cell: VmConfig) -> Kernel:
     if not found:
         raise HarnessError(
             f"the kernel of {cell.id} vanished from the store", Evidence(where=(str(store.root),))
@@ -429,7 +428,7 @@ def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
 
 def kernel_digest(
     *, source: str, patches: Sequence[str], config: str, compiler: str, images: Sequence[str]
-) -> str:
+) -> Digest:
     """Return what names a kernel: all that decides its bytes, and nothing else.
 
     source, patches: digests. config: the text of the final .config. compiler: its version.
@@ -447,7 +446,7 @@ def kernel_digest(
     )
 
 
-def _build_into(store: Store, build: _Build, located: Located, compiler: str) -> str:
+def _build_into(store: Store, build: _Build, located: Located, compiler: str) -> Digest:
     cell = build.cell
     version = kernel_version(build.tree)
     if not f"{version}.".startswith(f"{cell.kernel.version}."):
@@ -553,7 +552,7 @@ def _build_into(store: Store, build: _Build, located: Located, compiler: str) ->
     return digest
 
 
-def _keep_devel(store: Store, digest: str, build: _Build, bench: Bench) -> None:
+def _keep_devel(store: Store, digest: Digest, build: _Build, bench: Bench) -> None:
     arch = build.cell.arch.linux_arch
     keep_devel(store, digest, tree=bench.tree, objects=bench.objects, linux_arch=arch)
     bench.note_made(note_of(digest, bench.objects))
@@ -575,12 +574,12 @@ def _final_config(
     key = request_key(cell, located.config_digest, compiler)
     tools = versions_of(build.variables)
     noted = store.root / "configs" / digest_of([key, build.variables, *tools])
-    with contextlib.suppress(OSError):
-        return noted.read_text()
+    if known := read_sealed(noted):
+        return known.decode()
     store.progress.say(f"configuring {cell.id} ({version})")
     _configure(store, build, compiler)
     final = (build.directory / ".config").read_text()
-    write_whole(noted, final.encode())
+    write_sealed(noted, final.encode())
     return final
 
 

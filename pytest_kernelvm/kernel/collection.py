@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pytest_kernelvm.kernel.checked_json import Malformed
+from pytest_kernelvm.kernel.digest import NotADigest, file_digest
 from pytest_kernelvm.kernel.kept import KIND as BUILDS
 from pytest_kernelvm.kernel.kept import NOTE
-from pytest_kernelvm.kernel.store import ENTRY, Store, remove_tree
+from pytest_kernelvm.kernel.kernel_note import requested_kernel
+from pytest_kernelvm.kernel.note import ENTRY, OTHER_BYTES
+from pytest_kernelvm.kernel.store import (
+    ARCHIVES,
+    LOCKS,
+    LOGS,
+    REQUESTS,
+    TEMPORARY,
+    USES,
+    Digest,
+    Store,
+    remove_tree,
+)
 
 # What is only work that is spared the next time.
 KEPT = ("builds", "mirrors", "external")
-# Interrupted work is left alone while it may go on.
-ABANDONED_S = 86400.0
+# Directories whose contents are no entries, whatever they are called.
+_NO_ENTRIES = (*KEPT, ARCHIVES, LOCKS, LOGS, REQUESTS, TEMPORARY, USES, "apt", "failures", "git")
+_NOT_AN_ENTRY = "this is not the name of an entry"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """Something in a store. used_s: seconds since 1970 of its last use. about: in words."""
+    """Something in a store. used_s: seconds since 1970 of its last use. about: in words.
+
+    digest: its name; not that of an entry if somebody else put it there.
+    """
 
     kind: str
     digest: str
@@ -33,31 +52,63 @@ class Item:
 
 def items(store: Store) -> tuple[Item, ...]:
     """Return what is in a store, the last used first."""
-    found = [*_published(store), *_kept(store)]
+    found = [*_published(store), *_archives(store), *_kept(store)]
     return tuple(sorted(found, key=lambda item: (-item.used_s, item.kind, item.digest)))
 
 
+def _directories(path: Path) -> list[Path]:
+    try:
+        return sorted(each for each in path.iterdir() if each.is_dir())
+    except OSError:
+        return []
+
+
 def _published(store: Store) -> Iterator[Item]:
-    for entry in store.root.glob(f"*/*/{ENTRY}"):
-        path = entry.parent
-        kind, digest = path.parent.name, path.name
-        yield Item(
-            kind=kind,
-            digest=digest,
-            path=path,
-            size_bytes=_size_bytes(path),
-            used_s=store.last_use(kind, digest),
-            about=_words(store, path),
-        )
+    """Give all directories where entries are, those without a note too."""
+    for kind in _directories(store.root):
+        for path in _directories(kind) if kind.name not in _NO_ENTRIES else ():
+            digest = _digest(path.name)
+            if digest or (path / ENTRY).exists():
+                yield Item(
+                    kind=kind.name,
+                    digest=path.name,
+                    path=path,
+                    size_bytes=_size_bytes(path),
+                    used_s=store.last_use(kind.name, digest) if digest else 0.0,
+                    about=_words(store, path),
+                )
+
+
+def _digest(name: str) -> Digest | None:
+    try:
+        return Digest(name)
+    except NotADigest:
+        return None
+
+
+def _archives(store: Store) -> Iterator[Item]:
+    for path in sorted((store.root / ARCHIVES).glob("*.cpio*")):
+        digest = _digest(path.name.partition(".")[0])
+        with contextlib.suppress(OSError):
+            if digest:
+                yield Item(
+                    kind=ARCHIVES,
+                    digest=digest,
+                    path=path,
+                    size_bytes=path.stat().st_size,
+                    used_s=store.last_use(ARCHIVES, digest, path),
+                    about="",
+                )
 
 
 def _words(store: Store, path: Path) -> str:
     try:
         about = store.describe(path)
-    except (OSError, ValueError, KeyError):
+    except (OSError, Malformed):
         return "damaged"
     names = ("first_cell", "release", "source", "package", "url", "compiler", "arch")
-    return " ".join(dict.fromkeys(str(about[name]) for name in names if about.get(name)))
+    said = " ".join(dict.fromkeys(str(about[name]) for name in names if about.get(name)))
+    return "".join(each if each.isprintable() else "?" for each in said)
 
 
 def _kept(store: Store) -> Iterator[Item]:
@@ -111,44 +162,138 @@ def collect_garbage(
             total -= item.size_bytes
             gone.append(item)
     _forget_requests(store)
-    _remove_abandoned(store, now)
+    _forget_uses(store)
+    store.clear_abandoned()
     return tuple(gone)
 
 
 def _remove(store: Store, item: Item) -> bool:
+    """Remove an item unless somebody uses it; the one way in which things leave a store."""
+    digest = _digest(item.digest)
+    if digest is None:
+        # Nobody who asks for entries can have found it.
+        remove_tree(item.path)
+        return True
     if item.kind not in KEPT:
-        return store.remove(item.kind, item.digest)
-    with store.lock_if_free(f"{item.kind}-{item.digest}") as ours:
+        return store.remove(item.kind, digest, item.path)
+    with store.lock_if_free(f"{item.kind}-{digest}") as ours, store.disk_errors():
         if ours:
             remove_tree(item.path)
         return ours
 
 
+def remove_items(store: Store, found: Sequence[Item]) -> tuple[Item, ...]:
+    """Remove what nobody uses of some items; return what stays."""
+    return tuple(item for item in found if not _remove(store, item))
+
+
 def _forget_requests(store: Store) -> None:
     """Remove notes of kernels that are gone."""
-    for path in (store.root / "requests").glob("*.json"):
-        try:
-            kernel = json.loads(path.read_bytes())["kernel"]
-        except (OSError, ValueError, KeyError, TypeError):
-            kernel = ""
-        if not kernel or not store.path("kernels", kernel).is_dir():
-            path.unlink(missing_ok=True)
-
-
-def _remove_abandoned(store: Store, now: float) -> None:
-    """Remove what an interrupted process left in its working directory."""
-    for path in (store.root / "tmp").glob("*"):
-        with store.lock_if_free(path.name.removeprefix("build-")) as ours:
-            if ours and now - path.stat().st_mtime > ABANDONED_S:
+    with contextlib.suppress(FileNotFoundError):
+        for path in (store.root / REQUESTS).iterdir():
+            kernel = requested_kernel(path)
+            if kernel is None or not store.path("kernels", kernel).is_dir():
                 remove_tree(path)
 
 
+def _forget_uses(store: Store) -> None:
+    """Remove notes of use by nobody who lives, of what is not there any more."""
+    for users in _directories(store.root / USES):
+        kind, _, name = users.name.rpartition("-")
+        if kind and not store.in_use(kind, name) and not (store.root / kind / name).exists():
+            remove_tree(users)
+
+
+# Cleaning
+
+
+def clean(store: Store, kinds: Sequence[str]) -> Iterator[tuple[Path, int]]:
+    """Remove all of some directories of a store that nobody uses.
+
+    Gives each that is there, with how many things in it stay, as somebody uses them.
+    """
+    found = items(store)
+    for kind in kinds:
+        directory = store.root / kind
+        if directory.is_dir():
+            stay = len(remove_items(store, [item for item in found if item.kind == kind]))
+            stay += _clean_rest(store, directory, {item.path for item in found})
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            yield directory, stay
+    _forget_uses(store)
+    with contextlib.suppress(OSError):
+        (store.root / USES).rmdir()
+
+
+def _clean_rest(store: Store, directory: Path, known: set[Path]) -> int:
+    """Remove what is no item of a directory; return how much of it stays."""
+    if directory.name == TEMPORARY:
+        store.clear_abandoned()
+    elif directory.name == REQUESTS:
+        _forget_requests(store)
+    else:
+        for path in directory.iterdir():
+            if path not in known and not store.in_use(directory.name, path.name):
+                remove_tree(path)
+        return sum(1 for path in directory.iterdir() if path not in known)
+    return sum(1 for _path in directory.iterdir())
+
+
+def made_of(store: Store, kernel: Digest) -> tuple[Item, ...]:
+    """Return a kernel of a store and what is of use with it alone: its trees and snapshots."""
+    return tuple(
+        item
+        for item in items(store)
+        if (item.kind in ("kernels", "devel") and item.digest == kernel)
+        or (item.kind in ("trees", "snapshots") and _about(store, item).get("kernel") == kernel)
+    )
+
+
+def _about(store: Store, item: Item) -> dict[str, Any]:
+    try:
+        return store.describe(item.path)
+    except (OSError, Malformed):
+        return {}
+
+
+def clean_kernel(store: Store, kernel: Digest) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Remove a kernel and what is of use with it alone; return what is gone and what is in use."""
+    found = made_of(store, kernel)
+    stay = remove_items(store, found)
+    _forget_requests(store)
+    return tuple(item for item in found if item not in stay), stay
+
+
+# Damage
+
+
 def verify(store: Store) -> dict[Item, tuple[str, ...]]:
-    """Return the damaged entries and what is wrong with each, by the digests of their files."""
+    """Return the damaged items and what is wrong with each, by the digests of their files."""
     found = {}
     for item in items(store):
-        if item.kind not in KEPT:
-            faults = store.damage(item.kind, item.digest)
-            if faults:
-                found[item] = faults
+        faults = _faults(store, item)
+        if faults:
+            found[item] = faults
+    for path in sorted((store.root / REQUESTS).glob("*.json")):
+        if requested_kernel(path) is None:
+            found[_request(path)] = ("it names no kernel",)
     return found
+
+
+def _faults(store: Store, item: Item) -> tuple[str, ...]:
+    if item.kind in KEPT:
+        return ()
+    digest = _digest(item.digest)
+    if digest is None:
+        return (_NOT_AN_ENTRY,)
+    if item.kind != ARCHIVES:
+        return store.damage(item.kind, digest)
+    try:
+        return () if file_digest(item.path) == digest else (OTHER_BYTES,)
+    except OSError as error:
+        return (error.strerror or str(error),)
+
+
+def _request(path: Path) -> Item:
+    return Item(kind=REQUESTS, digest=path.name, path=path, size_bytes=0, used_s=0.0, about="")

@@ -16,7 +16,7 @@ from typing import Any
 from pytest_kernelvm.config import Patch
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
 from pytest_kernelvm.kernel.patching import apply_patch
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, raise_if_full, write_whole
+from pytest_kernelvm.kernel.store import Digest, Store, Work, digest_of, raise_if_full, write_whole
 from pytest_kernelvm.kernel.tarball import unpack_tarball
 from pytest_kernelvm.kernel.unpacking import Way, unpack_output
 from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run, tail
@@ -97,7 +97,7 @@ def download(store: Store, package: Package) -> Path:
         return {"package": str(package)}
 
     label = f"the download of {package}"
-    entry = store.obtain(PACKAGES, package.sha256, make, label=label)
+    entry = store.obtain(PACKAGES, Digest(package.sha256), make, label=label)
     return next(entry.glob("*.deb"))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.kernel.store import Store, Work
+from pytest_kernelvm.kernel.store import Digest, Store, Work
 
 KIND = "devel"
 
@@ -17,7 +17,7 @@ _NOT_FOR_MODULES = ("atomic", "dtc", "kconfig", "package")
 _GENERATED = ("config", "generated")
 
 
-def keep_devel(store: Store, digest: str, *, tree: Path, objects: Path, linux_arch: str) -> Path:
+def keep_devel(store: Store, digest: Digest, *, tree: Path, objects: Path, linux_arch: str) -> Path:
     """Publish the module-building tree of a kernel under its digest.
 
     tree: its source; objects: its build directory. Sources become links to those of the tree.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
-from pytest_kernelvm.kernel.store import Store, Work, file_digest
+from pytest_kernelvm.kernel.store import Digest, Store, Work, file_digest
 
 KIND = "downloads"
 CHUNK_BYTES = 1 << 18
@@ -38,7 +38,8 @@ def fetch(
     be reached. What has come by then is kept, and the next call goes on from there.
     """
     name = url.rstrip("/").rpartition("/")[2].partition("?")[0] or "download"
-    part = store.root / KIND / f"{sha256}.part"
+    digest = Digest(sha256)
+    part = store.root / KIND / f"{digest}.part"
 
     def make(work: Work) -> dict[str, Any]:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def fetch(
         part.rename(work.entry / name)
         return {"url": url}
 
-    return store.obtain(KIND, sha256, make, label=f"the download of {name}") / name
+    return store.obtain(KIND, digest, make, label=f"the download of {name}") / name
 
 
 def _complete(

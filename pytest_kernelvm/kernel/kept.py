@@ -43,6 +43,7 @@ from pytest_kernelvm.kernel.following import (
 )
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.kernel.store import (
+    Digest,
     Store,
     digest_of,
     remove_tree,
@@ -84,7 +85,7 @@ class Wanted:
     files: Mapping[str, str] | None = None
 
     @property
-    def name(self) -> str:
+    def name(self) -> Digest:
         """The digest that its build directory is kept under."""
         return digest_of([self.family, self.state, self.config, self.toolchain])
 

@@ -13,6 +13,7 @@ from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
 from pytest_kernelvm.kernel.build import PINNED, Kernel, compiler_complaints
 from pytest_kernelvm.kernel.compiler import compiler_environment, tool_variables
 from pytest_kernelvm.kernel.following import content_digest, files_below, follow_digests
+from pytest_kernelvm.kernel.intact import require_intact_below
 from pytest_kernelvm.kernel.store import Store, digest_of, raise_if_full, write_whole
 from pytest_kernelvm.process import failure, run
 
@@ -98,6 +99,7 @@ def make_modules(
             Evidence(next_step="name a cell whose kernel is built here"),
         )
     log.unlink(missing_ok=True)
+    require_intact_below(kernel.devel)
     argv = [
         "make",
         f"--directory={kernel.devel}",

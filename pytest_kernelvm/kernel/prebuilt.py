@@ -25,10 +25,11 @@ from pytest_kernelvm.kernel.elf_head import fits
 from pytest_kernelvm.kernel.exports import SYMVERS, keep_symvers
 from pytest_kernelvm.kernel.headers import headers_of_source
 from pytest_kernelvm.kernel.kconfig import parse_config
+from pytest_kernelvm.kernel.kernel_note import stored_note
 from pytest_kernelvm.kernel.kernel_packages import deb_field, host_suite, kernel_packages
 from pytest_kernelvm.kernel.rpm import unpack_rpm
 from pytest_kernelvm.kernel.source import DEBIAN_SOURCES
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
+from pytest_kernelvm.kernel.store import Digest, Store, Work, digest_of, file_digest
 from pytest_kernelvm.process import run
 
 # Counts up whenever an entry made from the same files changes.
@@ -110,7 +111,7 @@ def _of_debian(name: str, source: Source) -> Arch:
     )
 
 
-def prebuilt_digest(store: Store, source: Source) -> str:
+def prebuilt_digest(store: Store, source: Source) -> Digest:
     """Return what names a prebuilt kernel: digests of packages, or names, sizes and times of files.
 
     Raises as debian.find_package, and BadInput if there is no kernel.
@@ -131,7 +132,7 @@ def prebuilt_digest(store: Store, source: Source) -> str:
     return digest_of([RECIPE, "files", stamps])
 
 
-def obtain_prebuilt(store: Store, cell: VmConfig) -> str:
+def obtain_prebuilt(store: Store, cell: VmConfig) -> Digest:
     """Return the digest of a cell's prebuilt kernel, which is in the store then.
 
     Raises BadInput if there is none, or it is of another architecture, ToolMissing if it can't be
@@ -372,22 +373,19 @@ def _lend_headers(store: Store, arch: Arch, release: str, entry: Path) -> str:
     mine = _numbers(release)
     lenders = []
     for path in sorted((store.root / "kernels").glob("*/headers")):
-        if not store.find("kernels", path.parent.name):
-            continue
-        about = store.describe(path.parent)
-        if about["arch"] == arch.name:
-            theirs = _numbers(about["release"])
+        note = stored_note(store, path.parent.name)
+        if note and note.arch == arch:
+            theirs = _numbers(note.release)
             older = theirs <= mine
             # Of those that are newer the oldest; their numbers count downwards.
             rank = theirs if older else tuple(-number for number in theirs)
-            lenders.append(((older, rank), path.parent, about))
+            lenders.append(((older, rank), path.parent, note))
     if lenders:
-        _rank, lender, about = max(lenders, key=lambda each: each[0])
+        _rank, lender, note = max(lenders, key=lambda each: each[0])
         for name in ("headers", "nolibc"):
             shutil.copytree(lender / name, entry / name)
-        whose = str(about.get("headers_of", about["release"]))
-        store.progress.say(f"the agent is compiled with the headers of {whose}")
-        return whose
+        store.progress.say(f"the agent is compiled with the headers of {note.headers_of}")
+        return note.headers_of
     return _headers_of_some_source(store, arch, mine, entry)
 
 

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 from pytest_kernelvm.config import KernelConfig, Patch, Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.kernel.commit import find_commit
+from pytest_kernelvm.kernel.intact import require_intact_below
 from pytest_kernelvm.kernel.kernel_packages import fetch_source_package
 from pytest_kernelvm.kernel.patching import apply_patch
 from pytest_kernelvm.kernel.release import resolve
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
+from pytest_kernelvm.kernel.store import Digest, Store, Work, digest_of, file_digest
 from pytest_kernelvm.kernel.tarball import UNPACK_TIMEOUT_S, RemoteTarball, Tarball
 from pytest_kernelvm.kernel.worktree import WorkingTree, read_tree
 from pytest_kernelvm.process import run
@@ -147,7 +148,13 @@ def unpacked(store: Store, located: Located) -> Path:
         return {"source": located.label}
 
     label = f"the source of {located.label}"
-    return store.obtain("sources", located.digest, make, label=label, sized=False) / "tree"
+    return store.obtain("sources", Digest(located.digest), make, label=label, sized=False) / "tree"
+
+
+def _intact(tree: Path) -> Path:
+    """Return a stored tree. Raises DamagedStore if a file of it is not as it was unpacked."""
+    require_intact_below(tree)
+    return tree
 
 
 def kernel_version(tree: Path) -> str:
@@ -179,19 +186,19 @@ def patched(store: Store, located: Located, patches: Sequence[Patch]) -> Path:
     """
     plain = unpacked(store, located)
     if not patches:
-        return plain
+        return _intact(plain)
     digests = [file_digest(patch.file) for patch in patches]
 
     def make(work: Work) -> dict[str, Any]:
         tree = work.entry / "tree"
-        run(["cp", "-al", plain, tree], timeout_s=UNPACK_TIMEOUT_S)
+        run(["cp", "-al", _intact(plain), tree], timeout_s=UNPACK_TIMEOUT_S)
         for patch in patches:
             apply_patch(tree, patch, work.directory)
         return {"source": located.digest, "patches": [patch.name for patch in patches]}
 
     key = digest_of({"source": located.digest, "patches": digests})
     label = f"the patched source of {located.label}"
-    return store.obtain("sources", key, make, label=label, sized=False) / "tree"
+    return _intact(store.obtain("sources", key, make, label=label, sized=False) / "tree")
 
 
 def patched_for(store: Store, located: Located, kernel: KernelConfig) -> Path:

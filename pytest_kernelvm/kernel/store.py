@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -19,13 +19,42 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError
+from pytest_kernelvm.kernel.checked_json import Malformed, plain_name
+from pytest_kernelvm.kernel.digest import (
+    Digest,
+    digest_of,
+    digest_of_bytes,
+    file_digest,
+    sparse_digest,
+    tree_digests,
+)
+from pytest_kernelvm.kernel.note import (
+    ENTRY,
+    Note,
+    damage_of,
+    files_below,
+    missing_or_resized,
+    read_note,
+)
 from pytest_kernelvm.progress import Progress
 
-ENTRY = "entry.json"
+__all__ = ["ENTRY", "Digest", "Store", "Work", "digest_of", "file_digest"]
+
 STORE_VARIABLE = "KERNELVM_STORE"
-USES = "uses"
+# Files that are named by the digest of their content.
+ARCHIVES = "initramfs"
+# Files that are named by the digest of their content.
+ARCHIVES = "initramfs"
+LOCKS, LOGS, REQUESTS, TEMPORARY, USES = "locks", "logs", "requests", "tmp", "uses"
 ELSEWHERE_S = 86400.0
+# What nobody holds a lock of is left alone while it may be work of an earlier version of us.
+ABANDONED_S = 86400.0
+_KIND = re.compile(r"[a-z]+(-[a-z]+)*")
+# Names in `tmp`: of what is being removed, and of what has no owner's lock (vm/leaving.py).
+_REMOVED, _LOCKLESS = "removed-", "failure-"
+_NO_KINDS = (LOCKS, LOGS, REQUESTS, TEMPORARY, USES)
 FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def default_store() -> Path:
@@ -35,18 +64,6 @@ def default_store() -> Path:
         return Path(named)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "kernelvm"
-
-
-def digest_of(value: Any) -> str:
-    """Return the sha256, in hex, of a JSON value; the order of keys does not matter."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def raise_if_full(said: str) -> None:
@@ -70,10 +87,28 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write a file as `write_whole`, with the digest of its bytes in the first line."""
+    write_whole(path, digest_of_bytes(data).encode() + b"\n" + data)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """Return what `write_sealed` wrote; None if that is not there, or is damaged."""
+    try:
+        digest, _, data = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return data if digest == digest_of_bytes(data).encode() else None
+
+
 def remove_tree(path: Path) -> None:
-    """Remove a directory with all below it, read-only directories included."""
+    """Remove a directory with all below it, read-only ones included; or a file or a link."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+        return
     if not path.exists():
         return
+    path.chmod(path.stat().st_mode | 0o700)
     for directory, names, _files in os.walk(path):
         for name in names:
             below = Path(directory, name)
@@ -99,26 +134,54 @@ def _started(pid: int) -> str:
 
 def _may_live(user: Path) -> bool:
     """Whether the process of a note lives; of those on other hosts nobody knows for a day."""
-    host, pid, started = user.name.rsplit("-", 2)
+    host, _, rest = user.name.rpartition("-")[0].rpartition("-")
+    pid, started = rest, user.name.rpartition("-")[2]
     if host == socket.gethostname():
         return pid.isdecimal() and bool(started) and _started(int(pid)) == started
     return time.time() - user.stat().st_mtime < ELSEWHERE_S
 
 
-def _is_plain(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+@contextlib.contextmanager
+def _owned(directory: Path) -> Iterator[None]:
+    """Make a directory and hold its lock, which ends with this process however that ends."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        directory.mkdir(exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Over NFS only files can be locked (flock(2)).
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever clears up may have seen it without an owner.
+            if _is_same(directory, descriptor):
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
-def _fault(path: Path, size_bytes: int, digest: str) -> str:
+def _is_same(directory: Path, descriptor: int) -> bool:
     try:
-        found = path.stat().st_size
-        if found != size_bytes:
-            return f"{found} bytes instead of {size_bytes}"
-        if digest and file_digest(path) != digest:
-            return "other bytes than were put there"
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+        return os.path.samestat(directory.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked_if_free(directory: Path) -> Iterator[bool | None]:
+    """Hold the lock of a directory if nobody has it; give whether it is held, None if unknown."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held: bool | None = True
+        except BlockingIOError:
+            held = False
+        except OSError:
+            held = None
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,35 +204,56 @@ class Store:
         self.root = root
         self.progress = progress
         self._used: set[str] = set()
+        self._told_damaged: set[tuple[str, str]] = set()
+        self._cleared = False
         self.found: set[tuple[str, str]] = set()
         self.made: set[tuple[str, str]] = set()
 
-    def path(self, kind: str, digest: str) -> Path:
-        """Return where the entry of a kind and digest is or would be."""
-        return self.root / kind / digest
+    def path(self, kind: str, digest: Digest) -> Path:
+        """Return where the entry of a kind and digest is or would be.
 
-    def find(self, kind: str, digest: str) -> Path | None:
-        """Return an entry's directory if it is there and its files have the sizes noted."""
-        path = self.path(kind, digest)
-        self._use(kind, digest)
-        try:
-            noted = json.loads((path / ENTRY).read_bytes())
-            sizes: dict[str, int] = noted["sizes"]
-            whole = all((path / name).stat().st_size == size for name, size in sizes.items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        The one place where paths of entries are made. Raises NotADigest if the digest is none.
+        """
+        assert _KIND.fullmatch(kind)
+        assert kind not in _NO_KINDS
+        return self.root / kind / Digest(digest)
+
+    def find(self, kind: str, digest: Digest) -> Path | None:
+        """Return an entry's directory if it is there and its files have the sizes noted.
+
+        One that is damaged is told once; it is not there, and `obtain` makes it anew.
+        """
+        note = self._note(kind, digest)
+        if note is None:
             return None
-        if whole:
-            self.found.add((kind, digest))
-        return path if whole else None
+        self.found.add((kind, digest))
+        return self.path(kind, digest)
 
-    def _use(self, kind: str, digest: str) -> None:
-        """Note that this process uses an entry; as long as it lives, the entry is not collected.
+    def _note(self, kind: str, digest: Digest) -> Note | None:
+        path = self.path(kind, digest)
+        self.note_use(kind, digest, path)
+        try:
+            note = read_note(path)
+            fault = missing_or_resized(path, note)
+        except FileNotFoundError:
+            return None
+        except Malformed as error:
+            fault = f"{ENTRY}: {error}"
+        if not fault:
+            return note
+        if (kind, digest) not in self._told_damaged:
+            self._told_damaged.add((kind, digest))
+            self.progress.say(f"{kind}/{digest[:16]} in the store is damaged ({fault}): not used")
+        return None
 
-        What others noted who are gone is cleared away. Where nothing can be written, nothing can
-        be collected either.
+    def note_use(self, kind: str, digest: str, path: Path) -> None:
+        """Note that this process uses something; as long as it lives, that is not collected.
+
+        path: where it is. What others noted who are gone is cleared away. Where nothing can be
+        written, nothing can be collected either.
         """
         name = f"{kind}-{digest}"
-        if name in self._used or not self.path(kind, digest).is_dir():
+        if name in self._used or not path.exists():
             return
         self._used.add(name)
         with contextlib.suppress(OSError):
@@ -188,45 +272,72 @@ class Store:
             return any(_may_live(u) for u in users.iterdir() if u.name != _this_process())
         return False
 
-    def last_use(self, kind: str, digest: str) -> float:
-        """Return when an entry was last found, in seconds since 1970; of old ones, when made."""
-        for path in (self.root / USES / f"{kind}-{digest}", self.path(kind, digest) / ENTRY):
+    def last_use(self, kind: str, digest: Digest, path: Path | None = None) -> float:
+        """Return when an entry was last found, in seconds since 1970; of old ones, when made.
+
+        path: where it is, if that is not the directory of an entry.
+        """
+        made = path or self.path(kind, digest) / ENTRY
+        for noted in (self.root / USES / f"{kind}-{digest}", made, made.parent):
             with contextlib.suppress(OSError):
-                return path.stat().st_mtime
+                return noted.stat().st_mtime
         return 0.0
 
-    def remove(self, kind: str, digest: str) -> bool:
-        """Remove an entry unless somebody uses or makes it; return whether it is gone."""
+    def remove(self, kind: str, digest: Digest, path: Path | None = None) -> bool:
+        """Remove an entry unless somebody uses or makes it; return whether it is gone.
+
+        path: where it is, if that is not the directory of an entry.
+        Raises BadInput if the store is not writable.
+        """
         name = f"{kind}-{digest}"
-        path, aside = self.path(kind, digest), self.root / "tmp" / f"removed-{name}"
-        with self.lock_if_free(name) as ours:
+        path = path or self.path(kind, digest)
+        with self.lock_if_free(name) as ours, self.disk_errors():
             if not ours or self.in_use(kind, digest):
                 return False
-            remove_tree(aside)
-            aside.parent.mkdir(exist_ok=True)
             # Whoever finds it from now on waits for our lock; whoever did just before noted it.
-            try:
-                path.rename(aside)
-            except FileNotFoundError:
-                # Somebody else was faster.
-                return True
-            if self.in_use(kind, digest):
+            aside = self._put_aside(path, name)
+            if aside and self.in_use(kind, digest):
                 aside.rename(path)
                 return False
-            remove_tree(aside)
-            remove_tree(self.root / USES / name)
+            if aside:
+                remove_tree(aside)
+                remove_tree(self.root / USES / name)
         self._used.discard(name)
         return True
 
+    def discard(self, kind: str, digest: Digest) -> None:
+        """Remove an entry that is damaged, whoever uses it: what he has opened he keeps.
+
+        Raises BadInput if the store is not writable.
+        """
+        name = f"{kind}-{digest}"
+        with self.lock(name, f"{kind}/{digest[:16]}"), self.disk_errors():
+            aside = self._put_aside(self.path(kind, digest), name)
+            if aside:
+                remove_tree(aside)
+
+    def _put_aside(self, path: Path, name: str) -> Path | None:
+        """Move something out of the way in one step; None if somebody else was faster."""
+        aside = self.root / TEMPORARY / f"{_REMOVED}{name}"
+        remove_tree(aside)
+        aside.parent.mkdir(exist_ok=True)
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return None
+        return aside
+
     def describe(self, path: Path) -> dict[str, Any]:
-        """Return what was noted about an entry when it was made."""
-        about: dict[str, Any] = json.loads((path / ENTRY).read_bytes())["about"]
-        return about
+        """Return what was noted about an entry when it was made.
+
+        Raises Malformed if its note is damaged, OSError if it is gone.
+        """
+        return dict(read_note(path).about)
 
     def obtain(
         self,
         kind: str,
-        digest: str,
+        digest: Digest,
         make: Callable[[Work], dict[str, Any]],
         *,
         label: str,
@@ -238,8 +349,9 @@ class Store:
         make: fills `work.entry` and returns what is to be noted about it, as JSON.
         label: what is made, in words, for those who wait.
         sized: whether every file's size is noted and verified at each use. frozen: whether such
-        files become read-only and their digests are noted.
-        Raises HarnessError if the disk is full or not writable; then nothing half-made is left.
+        files become read-only; else their digests leave out holes.
+        Raises BadInput if the store is not writable, HarnessError if its disk is full; then nothing
+        half-made is left.
         """
         found = self.find(kind, digest)
         if found:
@@ -260,71 +372,101 @@ class Store:
         self,
         entry: Path,
         kind: str,
-        digest: str,
+        digest: Digest,
         about: dict[str, Any],
         *,
         sized: bool,
         frozen: bool,
     ) -> None:
         """Move an entry to its place. A frozen one never changes: its files become read-only."""
-        files = [path for path in entry.rglob("*") if sized and _is_plain(path)]
-        sizes = {str(path.relative_to(entry)): path.stat().st_size for path in files}
-        kept = files if frozen else []
-        sha256 = {str(path.relative_to(entry)): file_digest(path) for path in kept}
-        for path in kept:
-            path.chmod(path.stat().st_mode & ~0o222)
-        noted = {"about": about, "sizes": sizes, "sha256": sha256}
-        write_whole(entry / ENTRY, json.dumps(noted, indent=1, sort_keys=True).encode())
+        files = dict(files_below(entry)) if sized else {}
+        content = file_digest if frozen else sparse_digest
+        tree, stamps = (None, None) if sized else tree_digests(entry, without=ENTRY)
+        note = Note(
+            about=about,
+            sizes={name: status.st_size for name, status in files.items()},
+            sha256={name: content(entry / name) for name in files},
+            sized=sized,
+            sparse=not frozen,
+            tree=tree,
+            stamps=stamps,
+        )
+        for name, status in files.items():
+            if frozen:
+                (entry / name).chmod(status.st_mode & ~0o222)
+        write_whole(entry / ENTRY, note.text())
         path = self.path(kind, digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_tree(path)
         entry.rename(path)
+        self._told_damaged.discard((kind, digest))
 
-    def damage(self, kind: str, digest: str) -> tuple[str, ...]:
+    def damage(self, kind: str, digest: Digest) -> tuple[str, ...]:
         """Return what is wrong with an entry, by the digests of its files; nothing if it is whole.
 
-        An entry whose sizes are not noted, such as a source, is only looked for.
+        Of a source of an earlier version's store only the note is read.
         """
         path = self.path(kind, digest)
         try:
-            noted = json.loads((path / ENTRY).read_bytes())
-            sizes: dict[str, int] = noted["sizes"]
-            digests: dict[str, str] = noted.get("sha256", {})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            note = read_note(path)
+        except (Malformed, FileNotFoundError) as error:
             return (f"{ENTRY}: {error}",)
-        return tuple(
-            f"{name}: {fault}"
-            for name, size in sizes.items()
-            if (fault := _fault(path / name, size, digests.get(name, "")))
-        )
+        return damage_of(path, note)
 
     def new_log_directory(self, name: str) -> Path:
         """Make and return a fresh directory for the logs of something called `name`.
 
         Raises BadInput if the store is not writable, HarnessError if its disk is full.
         """
-        logs = self.root / "logs"
-        try:
+        logs = self.root / LOGS
+        self.clear_abandoned()
+        with self.disk_errors():
             logs.mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=logs))
-        except OSError as error:
-            raise self._not_writable(error) from None
+            made = Path(tempfile.mkdtemp(prefix=f"{plain_name(name)}-", dir=logs))
+        self.note_use(LOGS, made.name, made)
+        return made
 
     @contextlib.contextmanager
     def work(self, name: str) -> Iterator[Work]:
         """Give a fresh directory below the store; call it with the lock of the same name held.
 
-        What an interrupted predecessor left under the same name is removed first.
+        What an interrupted predecessor left, under this name or another, is removed first.
         """
-        directory = self.root / "tmp" / name
-        try:
-            with self.disk_errors():
-                remove_tree(directory)
-                directory.mkdir(parents=True)
-                yield Work(directory=directory, entry=directory / "entry")
-        finally:
-            with contextlib.suppress(OSError):
-                remove_tree(directory)
+        self.clear_abandoned()
+        directory = self.root / TEMPORARY / name
+        with self.disk_errors():
+            remove_tree(directory)
+            with _owned(directory):
+                try:
+                    yield Work(directory=directory, entry=directory / "entry")
+                finally:
+                    with contextlib.suppress(OSError):
+                        remove_tree(directory)
+
+    def clear_abandoned(self) -> None:
+        """Remove what processes that are gone left in `tmp`; looked for once by each object."""
+        if self._cleared:
+            return
+        self._cleared = True
+        with contextlib.suppress(OSError):
+            for path in (self.root / TEMPORARY).iterdir():
+                with contextlib.suppress(OSError):
+                    self._clear_if_abandoned(path)
+
+    def _clear_if_abandoned(self, path: Path) -> None:
+        """Remove a directory of `tmp` if its owner, who would hold its lock, is gone."""
+        old = time.time() - path.lstat().st_mtime > ABANDONED_S
+        if path.name.startswith(_REMOVED):
+            with self.lock_if_free(path.name.removeprefix(_REMOVED)) as ours:
+                if ours:
+                    remove_tree(path)
+        elif path.name.startswith(_LOCKLESS):
+            if old:
+                remove_tree(path)
+        else:
+            with _locked_if_free(path) as ours:
+                if ours or (ours is None and old):
+                    remove_tree(path)
 
     @contextlib.contextmanager
     def disk_errors(self) -> Iterator[None]:
@@ -335,13 +477,17 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise self._failed(error) from error
+            refused = error.errno in REFUSED and self._is_ours(error.filename)
+            raise (self._not_writable if refused else self._failed)(error) from error
         except HarnessError as error:
             try:
                 raise_if_full(error.evidence.excerpt)
             except OSError as full:
                 raise self._failed(full) from error
             raise
+
+    def _is_ours(self, name: object) -> bool:
+        return name is None or Path(str(name)).is_relative_to(self.root)
 
     def _not_writable(self, error: OSError) -> KernelvmError:
         if error.errno in FULL:
@@ -350,7 +496,8 @@ class Store:
             f"the store is not writable: {error}",
             Evidence(
                 where=(str(self.root),),
-                next_step=f"name another directory with {STORE_VARIABLE}",
+                next_step="make it and all below it yours to write, or name another directory "
+                f"with {STORE_VARIABLE}",
             ),
         )
 

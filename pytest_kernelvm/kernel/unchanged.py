@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.kernel.kept import Bench
-from pytest_kernelvm.kernel.store import Store, file_digest
+from pytest_kernelvm.kernel.store import Digest, Store, file_digest
 from pytest_kernelvm.process import run
 
 LINK_TIMEOUT_S = 300.0
@@ -46,7 +46,7 @@ def earlier_kernel(store: Store, bench: Bench) -> Earlier | None:
     """Return what was made last in a build directory, if that build succeeded and is stored."""
     try:
         noted = json.loads(bench.made)
-        entry = store.find("kernels", noted["kernel"])
+        entry = store.find("kernels", Digest(noted["kernel"]))
         modules = dict(noted["modules"])
     except (ValueError, KeyError, TypeError):
         return None
@@ -62,7 +62,7 @@ def note_of(kernel: str, objects: Path) -> str:
 
 def module_stamps(objects: Path) -> dict[str, str]:
     """Return what tells whether modules have to be installed again, by file."""
-    found = {}
+    found: dict[str, str] = {}
     for name in _LISTS:
         if (objects / name).is_file():
             found[name] = file_digest(objects / name)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kernelvm.errors import BadInput, Evidence, Verdict
-from pytest_kernelvm.kernel.store import remove_tree
-from pytest_kernelvm.verbs.selection import one_cell, store_of
+from pytest_kernelvm.verbs.selection import cells_of, one_cell, store_of
 
 if TYPE_CHECKING:
+    from pytest_kernelvm.config import VmConfig
+    from pytest_kernelvm.kernel.store import Store
     from pytest_kernelvm.verbs.selection import Verbs
 
 # Named one by one: whoever gives another directory for the store loses nothing else.
@@ -37,25 +38,56 @@ CLEANED = (
     "tmp",
 )
 
+# Of an entry that is not worth more lines.
+SHOWN_FAULTS = 10
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def add_clean(verbs: Verbs) -> None:
     """Declare the verb."""
-    verb = verbs.add_parser("clean", help="remove built kernels from the store")
+    verb = verbs.add_parser(
+        "clean", help="remove built kernels from the store; what is in use stays"
+    )
+    verb.add_argument(
+        "cells",
+        nargs="*",
+        metavar="CELL",
+        help="remove the kernels of these cells with their module trees and snapshots, "
+        "default all that is built",
+    )
     verb.add_argument("--sources", action="store_true", help="unpacked sources as well")
     verb.set_defaults(verb=_clean)
 
 
 def _clean(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.kernel.collection import clean
+
     store = store_of(arguments)
-    for kind in (*CLEANED, *(("sources", "mirrors") if arguments.sources else ())):
-        directory = store.root / kind
-        if directory.is_dir():
-            with contextlib.suppress(FileNotFoundError):
-                remove_tree(directory)
-            print(f"removed {directory}")
+    if arguments.cells:
+        if arguments.sources:
+            raise BadInput("--sources goes without a CELL: sources are of no cell alone")
+        return _clean_cells(store, cells_of(arguments, arguments.cells))
+    kinds = (*CLEANED, *(("sources", "mirrors") if arguments.sources else ()))
+    for directory, stay in clean(store, kinds):
+        print(f"kept {stay} in {directory}: in use" if stay else f"removed {directory}")
+    return 0
+
+
+def _clean_cells(store: Store, cells: Sequence[VmConfig]) -> int:
+    from pytest_kernelvm.kernel.build import find_kernel
+    from pytest_kernelvm.kernel.collection import clean_kernel
+
+    for cell in cells:
+        kernel = find_kernel(store, cell)
+        if kernel is None:
+            print(f"{cell.id}: not built")
+            continue
+        gone, stay = clean_kernel(store, kernel.digest)
+        for item in gone:
+            print(f"{cell.id}: removed {item.path}")
+        for item in stay:
+            print(f"{cell.id}: kept {item.path}: in use")
     return 0
 
 
@@ -137,17 +169,24 @@ def _path(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.kernel.collection import verify
+    from pytest_kernelvm.kernel.collection import remove_items, verify
 
     store = store_of(arguments)
     damaged = verify(store)
+    stay = {*damaged}
     for item, faults in damaged.items():
-        for fault in faults:
+        for fault in faults[:SHOWN_FAULTS]:
             print(f"{item.path}: {fault}")
-        if arguments.remove and store.remove(item.kind, item.digest):
-            print(f"removed {item.path}")
+        if faults[SHOWN_FAULTS:]:
+            print(f"{item.path}: {len(faults) - SHOWN_FAULTS} more files")
+    if arguments.remove:
+        stay = {*remove_items(store, tuple(damaged))}
+        for item in damaged:
+            print(f"kept {item.path}: in use" if item in stay else f"removed {item.path}")
     print(f"{len(damaged)} damaged" if damaged else "all is whole")
-    return Verdict.HARNESS_ERROR.exit_code if damaged and not arguments.remove else 0
+    if stay and not arguments.remove:
+        print("`kernelvm store verify --remove` removes them; they are made again when needed")
+    return Verdict.HARNESS_ERROR.exit_code if stay else 0
 
 
 def _gc(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from pytest_kernelvm.guest.root_image import make_root_image
 from pytest_kernelvm.guest.userland import Userland, obtain_userland
 from pytest_kernelvm.kernel.build import Kernel, build_kernel
 from pytest_kernelvm.kernel.external import tree_with
+from pytest_kernelvm.kernel.intact import require_intact, require_intact_below
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.modules.closure import Closure, close
 from pytest_kernelvm.modules.modprobe_d import ModprobeD
@@ -30,6 +31,7 @@ from pytest_kernelvm.vm.pace import pace_of
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.root import boot_into, erase_bytes
 from pytest_kernelvm.vm.services import ServiceCatalogue
+from pytest_kernelvm.vm.snapshot import require_intact_boot
 from pytest_kernelvm.vm.vm import Bootable
 
 
@@ -73,6 +75,7 @@ class Cell:
         directory = self.kernel.module_tree
         if self.external:
             directory = tree_with(self.store, self.config, self.kernel, self.external)
+        require_intact(directory.glob("modules.*"))
         return ModuleTree(directory, modprobe_d=modprobe_d)
 
     @cached_property
@@ -157,14 +160,23 @@ class Cell:
         blacklist: Iterable[str],
         files: Mapping[str, bytes] | None,
     ) -> list[Entry]:
+        chosen = self.closure() if closure is None else closure
+        self._require_intact(chosen)
         return guest_entries(
             self.programs,
             tree=self.tree,
-            closure=self.closure() if closure is None else closure,
+            closure=chosen,
             modprobe=self._modprobe(options, blacklist),
             files=files or {},
             userland=self.userland,
         )
+
+    def _require_intact(self, closure: Closure) -> None:
+        """Compare what is packed for a guest with what the store noted of it."""
+        require_intact(module.path for module in closure.modules)
+        require_intact_below(self.programs.agent.parent)
+        if self.userland:
+            require_intact_below(self.userland.root)
 
     def _modprobe(
         self, options: Mapping[str, str] | None = None, blacklist: Iterable[str] = ()
@@ -229,6 +241,7 @@ class Cell:
 
         modules or closure: what its initramfs holds. network: as in Boot; with one, `modules` are
         taken with those of the card's driver. boot_timeout_s: by default the vm-config's.
+        Raises DamagedStore if a file of it is not what was put into the store.
         """
         if network and closure is None:
             wanted = self.config.modules if modules is None else modules
@@ -249,6 +262,7 @@ class Cell:
         if root:
             contents = self._guest_entries(chosen, options, blacklist, files)
             boot = self._into(root, boot, contents)
+        require_intact_boot(boot)
         timeouts = self.config.timeouts
         return Bootable(
             label=self.config.id,
@@ -265,10 +279,12 @@ class Cell:
 
     def _preinit(self, root: Root) -> Initramfs:
         """Return the initramfs that leads into a root."""
+        closure = close(self.tree, root.modules, allow_empty=True)
+        self._require_intact(closure)
         entries = preinit_entries(
             self.programs,
             tree=self.tree,
-            closure=close(self.tree, root.modules, allow_empty=True),
+            closure=closure,
             modprobe=self._modprobe(),
             root=root,
         )

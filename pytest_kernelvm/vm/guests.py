@@ -18,6 +18,7 @@ from pytest_kernelvm.vm.snapshot import (
     find_snapshot,
     forget_snapshot,
     make_snapshot,
+    require_intact_boot,
 )
 from pytest_kernelvm.vm.vm import Bootable, Vm
 
@@ -75,8 +76,10 @@ class Guests:
         """Return a ready guest that was booted for the caller, who ends it.
 
         launched: called with it before it is waited for. link: its end of a cable.
-        Raises the error that says why it did not get ready.
+        Raises the error that says why it did not get ready, DamagedStore if that is the store's
+        fault.
         """
+        require_intact_boot(bootable.boot)
         self.counts.booted += 1
         vm = Vm(bootable, self._new_directory(), link=link)
         vm.start()
@@ -118,7 +121,7 @@ class Guests:
         self._store.progress.say(
             f"the snapshot of {bootable.label} does not restore ({unusable}); making it anew"
         )
-        forget_snapshot(failed.snapshot)
+        forget_snapshot(self._store, failed.snapshot)
         vm = self._started(bootable, self._snapshot(bootable), link)
         try:
             return vm.__enter__()

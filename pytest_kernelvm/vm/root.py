@@ -13,6 +13,7 @@ from typing import Any
 from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.root_image import KIND, RootImage
+from pytest_kernelvm.kernel.digest import digest_of_bytes, known_digest
 from pytest_kernelvm.kernel.store import Store, Work, digest_of
 from pytest_kernelvm.process import failure, run
 from pytest_kernelvm.root_config import LEAST_ERASE_BYTES, Root
@@ -26,7 +27,6 @@ from pytest_kernelvm.vm.device_tree import (
 from pytest_kernelvm.vm.first_stage import KERNEL, STAGE, by_uhi, put_before, read_image
 from pytest_kernelvm.vm.layout import Extent, lay_out, page_up, refuse_overlaps
 from pytest_kernelvm.vm.qemu_argv import Boot, Ends, loader_argv, qemu_argv
-from pytest_kernelvm.vm.snapshot import known_digest
 
 # Of the flash device, and the node in the device tree.
 NAME = "rootfs"
@@ -204,4 +204,4 @@ def _kept(store: Store, tree: bytes) -> Path:
         (work.entry / _TREE).write_bytes(tree)
         return {"kind": _TREE}
 
-    return store.obtain(KIND, hashlib.sha256(tree).hexdigest(), make, label=_TREE) / _TREE
+    return store.obtain(KIND, digest_of_bytes(tree), make, label=_TREE) / _TREE

@@ -8,18 +8,28 @@ x-ignore-shared): restoring copies nothing.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import hashlib
-import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest, remove_tree
+from pytest_kernelvm.kernel.digest import (
+    Digest,
+    NotADigest,
+    digest_of,
+    file_digest,
+    filled_pages,
+    sparse_digest,
+)
+from pytest_kernelvm.kernel.digest import known_digest as known_digest
+from pytest_kernelvm.kernel.intact import require_intact
+from pytest_kernelvm.kernel.note import ENTRY, OTHER_BYTES, Note, read_note
+from pytest_kernelvm.kernel.store import Store, Work
 from pytest_kernelvm.process import find_program, run
+from pytest_kernelvm.vm.first_stage import STAGE
 from pytest_kernelvm.vm.qemu_argv import Boot, Ends, qemu_argv
 
 KIND = "snapshots"
@@ -29,9 +39,6 @@ FORMAT = 5
 KEPT_BYTES = 8 << 30
 
 MEMORY, STATE, CONSOLE, LOG = "memory", "state", "console", "log"
-_PAGE_BYTES = 4096
-_BLOCK_BYTES = 1 << 20
-_ZEROS = bytes(_PAGE_BYTES)
 
 
 class SnapshotUnusable(Exception):
@@ -89,8 +96,12 @@ class Snapshot:
         return (self.directory / LOG).read_bytes()
 
 
-def snapshot_digest(boot: Boot) -> str:
-    """Return what names the snapshot of a boot: all that QEMU is given, and which QEMU."""
+def snapshot_digest(boot: Boot) -> Digest:
+    """Return what names the snapshot of a boot: all that QEMU is given, and which QEMU.
+
+    Raises DamagedStore if any of it is damaged.
+    """
+    require_intact_boot(boot)
     files = {
         each.name: path
         for each in fields(Boot)
@@ -110,15 +121,12 @@ def snapshot_digest(boot: Boot) -> str:
     )
 
 
-def known_digest(path: Path) -> str:
-    """Return the sha256 of a file, read again only when it has changed."""
-    status = path.stat()
-    return _digest_of_file(path, status.st_mtime_ns, status.st_size)
-
-
-@functools.cache
-def _digest_of_file(path: Path, _mtime_ns: int, _size_bytes: int) -> str:
-    return file_digest(path)
+def require_intact_boot(boot: Boot) -> None:
+    """Compare what QEMU is to load with what the store noted of it. Raises DamagedStore."""
+    files = [path for each in fields(Boot) if isinstance(path := getattr(boot, each.name), Path)]
+    # The stage before a kernel lies beside it, named in `extra`.
+    beside = [path.parent / STAGE for path in files if (path.parent / STAGE).is_file()]
+    require_intact((*files, *beside))
 
 
 def qemu_version(binary: str) -> str:
@@ -135,28 +143,41 @@ def _version_said(path: str, _mtime_ns: int) -> str:
 def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     """Return the snapshot of a boot if the store has it, whole and with the bytes it was made of.
 
-    One that is damaged is removed.
+    One that is damaged is told and removed. Raises DamagedStore if what is booted is damaged.
     """
     digest = snapshot_digest(boot)
     path = store.find(KIND, digest)
     if path is None:
         return None
     try:
-        about = store.describe(path)
-        if not verified(path, about["sha256"][MEMORY], about["sha256"][STATE]):
-            remove_tree(path)
-            return None
-    except OSError:
+        note = read_note(path)
+        fault = _fault(path, note)
+        if not fault:
+            return Snapshot.described(path, dict(note.about))
+    except FileNotFoundError:
         # Removed or being replaced by somebody else.
         return None
-    return Snapshot.described(path, about)
+    except (KeyError, TypeError, ValueError) as error:
+        fault = f"{ENTRY}: {error}"
+    store.progress.say(f"the snapshot {digest[:16]} is damaged ({fault}): it is made anew")
+    store.discard(KIND, digest)
+    return None
 
 
-@functools.cache
+def _fault(path: Path, note: Note) -> str:
+    """Return which file of a snapshot has not its digest; all are read once in a process."""
+    with ThreadPoolExecutor(len(note.sha256) or 1) as pool:
+        digests = pool.map(lambda name: known_digest(path / name, sparse=True), note.sha256)
+        for (name, digest), seen in zip(note.sha256.items(), digests, strict=True):
+            if seen != digest:
+                return f"{name}: {OTHER_BYTES}"
+    return "" if {MEMORY, STATE, CONSOLE} <= note.sha256.keys() else "not all its files are noted"
+
+
 def verified(path: Path, memory_sha256: str, state_sha256: str) -> bool:
-    """Return whether the files still have their digests; read once in a process for all guests."""
-    return file_digest(path / STATE) == state_sha256 and (
-        _sparse_digest(path / MEMORY) == memory_sha256
+    """Return whether the files of a snapshot, in a bundle too, have these digests."""
+    return known_digest(path / STATE) == state_sha256 and (
+        known_digest(path / MEMORY, sparse=True) == memory_sha256
     )
 
 
@@ -171,12 +192,13 @@ def make_snapshot(
     """
 
     def make(work: Work) -> dict[str, Any]:
+        reserve(work.directory / MEMORY, boot.machine.memory_mib << 20)
         about = record(work)
         about["sha256"] = {
-            MEMORY: _sparse_digest(work.entry / MEMORY),
+            MEMORY: sparse_digest(work.entry / MEMORY),
             STATE: file_digest(work.entry / STATE),
         }
-        return about
+        return {**about, "first_cell": label, "kernel": boot.image.parent.name}
 
     digest = snapshot_digest(boot)
     # QEMU 7.2 opens a memory file for writing even where it maps it privately, and most of it is
@@ -189,19 +211,29 @@ def make_snapshot(
     return found
 
 
-def forget_snapshot(snapshot: Snapshot) -> None:
-    """Remove a snapshot that could not be restored."""
-    remove_tree(snapshot.directory)
+def forget_snapshot(store: Store, snapshot: Snapshot) -> None:
+    """Remove a snapshot that could not be restored. Raises BadInput if the store refuses that."""
+    store.discard(KIND, Digest(snapshot.directory.name))
 
 
-def _evict(store: Store, spared: str) -> None:
+def reserve(path: Path, size_bytes: int) -> None:
+    """Make a file that has all its blocks: a guest that writes to a hole of a full disk is killed.
+
+    Raises OSError if the disk has no room for it.
+    """
+    with path.open("wb", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
+
+
+def _evict(store: Store, spared: Digest) -> None:
     """Remove the snapshots not used for longest, as long as all together are too large."""
     found = []
     for path in (store.root / KIND).iterdir():
-        if path.name != spared:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, NotADigest):
+            digest = Digest(path.name)
+            if digest != spared:
                 size = (path / MEMORY).stat().st_blocks * 512
-                found.append((store.last_use(KIND, path.name), size, path.name))
+                found.append((store.last_use(KIND, digest), size, digest))
     total = sum(size for _used, size, _digest in found)
     for _used, size, digest in sorted(found):
         if total <= KEPT_BYTES:
@@ -213,37 +245,7 @@ def _evict(store: Store, spared: str) -> None:
 def write_sparse(source: Path, copy: Path) -> None:
     """Copy a file, leaving holes where pages of 4,096 bytes are zero."""
     with source.open("rb", buffering=0) as file, copy.open("wb", buffering=0) as sink:
-        for offset, page in _pages(file):
+        for offset, page in filled_pages(file):
             os.pwrite(sink.fileno(), page, offset)
         sink.truncate(source.stat().st_size)
         os.fsync(sink.fileno())
-
-
-def _sparse_digest(path: Path) -> str:
-    """Return the sha256 of a file's size and of its pages that are not zero, with their places."""
-    digest = hashlib.sha256(str(path.stat().st_size).encode())
-    with path.open("rb", buffering=0) as file:
-        for offset, page in _pages(file):
-            digest.update(offset.to_bytes(8, "big"))
-            digest.update(page)
-    return digest.hexdigest()
-
-
-def _pages(file: io.FileIO) -> Iterator[tuple[int, bytes]]:
-    """Give the pages that are not zero with their offsets, without reading holes."""
-    at, end = 0, os.fstat(file.fileno()).st_size
-    while at < end:
-        try:
-            at = os.lseek(file.fileno(), at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        hole = os.lseek(file.fileno(), at, os.SEEK_HOLE)
-        while at < hole:
-            block = os.pread(file.fileno(), min(hole - at, _BLOCK_BYTES), at)
-            for place in range(0, len(block), _PAGE_BYTES):
-                page = block[place : place + _PAGE_BYTES]
-                if page != _ZEROS:
-                    yield at + place, page
-            at += len(block)

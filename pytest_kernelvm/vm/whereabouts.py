@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import KernelvmError
+from pytest_kernelvm.kernel.intact import require_intact
 from pytest_kernelvm.vm.deadlines import GuestDeadline
 from pytest_kernelvm.vm.qmp import Qmp
 
@@ -53,6 +54,11 @@ def beside(image: Path) -> Path:
     return image.parent / "System.map"
 
 
+def _system_map(image: Path) -> str:
+    require_intact((beside(image),))
+    return beside(image).read_text()
+
+
 def cpu_state(qmp: Qmp, image: Path, deadline: GuestDeadline) -> str:
     """Return in words whether the CPU works and where it is; empty if QEMU does not tell.
 
@@ -72,9 +78,9 @@ def cpu_state(qmp: Qmp, image: Path, deadline: GuestDeadline) -> str:
 def _place(address: str, image: Path) -> str:
     number = int(address, 16)
     try:
-        name = parse_system_map(beside(image).read_text()).name_at(number)
-    except (OSError, ValueError):
-        name = ""
+        name = parse_system_map(_system_map(image)).name_at(number)
+    except (KernelvmError, OSError, ValueError):
+        return f", at {number:#x}"
     return f", at {name}" if name else f", at {number:#x}, outside the kernel's image"
 
 
@@ -85,7 +91,7 @@ def kernel_log(qmp: Qmp, image: Path, scratch: Path) -> str:
     behind the other (kernel/printk/printk_ringbuffer.c). scratch: a file to be made and removed.
     """
     try:
-        lines = beside(image).read_text().splitlines()
+        lines = _system_map(image).splitlines()
         address = next(int(line.split()[0], 16) for line in lines if line.endswith(" __log_buf"))
         # QAPI's integers have a sign (docs/devel/qapi-code-gen, int).
         signed = address - (1 << 64) if address >> 63 else address

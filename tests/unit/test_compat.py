@@ -23,6 +23,7 @@ from pytest_kernelvm.kernel.compat import (
     unchecked,
 )
 from pytest_kernelvm.kernel.config_uses import read_uses, write_uses
+from pytest_kernelvm.kernel.digest import digest_of
 from pytest_kernelvm.kernel.exports import exported, keep_symvers
 from pytest_kernelvm.process import find_program, run
 
@@ -51,13 +52,13 @@ def kernel(tmp_path: Path) -> Kernel:
     uses = {"NF_CONNTRACK": (2, ["net/core/dev.o", "net/netfilter/core.o"]), "NR": (0, [])}
     (directory / "config-uses.json").write_text(json.dumps(uses))
     return Kernel(
-        digest="d",
+        digest=digest_of("d"),
         release=RELEASE,
         arch=ARCH,
         directory=directory,
         image=directory / "vmlinux",
         patches=(),
-        headers_digest="",
+        headers_digest=digest_of(""),
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.kernel import prebuilt
 from pytest_kernelvm.kernel.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.kernel.prebuilt import arch_of, named_package
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.store import Store, Work, digest_of
 from pytest_kernelvm.process import run
 from tests.unit.test_source import Told
 
@@ -41,12 +41,14 @@ def store(tmp_path: Path, told: Told) -> Store:
 
 
 def lend(store: Store, release: str, arch: str) -> None:
-    entry = store.path("kernels", f"lender-{release}-{arch}")
-    for name in ("headers", "nolibc"):
-        (entry / name).mkdir(parents=True)
-        (entry / name / "of.h").write_text(release)
-    about = {"release": release, "arch": arch}
-    (entry / "entry.json").write_text(json.dumps({"about": about, "sizes": {}}))
+    def make(work: Work) -> dict[str, Any]:
+        for name in ("headers", "nolibc"):
+            (work.entry / name).mkdir(parents=True)
+            (work.entry / name / "of.h").write_text(release)
+        (work.entry / "Image").write_bytes(b"")
+        return {"release": release, "arch": arch, "image": "Image", "patches": []}
+
+    store.obtain("kernels", digest_of([release, arch]), make, label="a lender")
 
 
 def write_root(root: Path, image: bytes = ARM64, release: str = RELEASE, usr: str = "") -> Path:

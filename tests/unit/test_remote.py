@@ -14,7 +14,7 @@ import pytest
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.kernel.remote import Remote, remote_of_environment
-from pytest_kernelvm.kernel.store import Store, Work
+from pytest_kernelvm.kernel.store import Digest, Store, Work
 from pytest_kernelvm.process import spawn
 from tests.unit.serving import Served, serving
 from tests.unit.test_process import wait_until
@@ -23,7 +23,7 @@ from tests.unit.test_source import Told
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 
-DIGEST, REQUEST = "d" * 64, "r" * 64
+DIGEST, REQUEST = Digest("d" * 64), Digest("e" * 64)
 FILES = {"vmlinux": b"\x7fELF" + bytes(100_000), "modules/lib/a.ko": b"module"}
 
 
@@ -58,7 +58,7 @@ def built(tmp_path: Path) -> Place:
         for name, content in FILES.items():
             (work.entry / name).parent.mkdir(parents=True, exist_ok=True)
             (work.entry / name).write_bytes(content)
-        return {"release": "6.12.30"}
+        return {"release": "6.12.30", "arch": "mips", "image": "vmlinux", "patches": []}
 
     here = place(tmp_path / "built")
     here.store.obtain("devel", DIGEST, make, label="", sized=False)
@@ -90,7 +90,10 @@ def assert_taken(here: Place, remote: Remote) -> None:
     assert remote.fetch(here.store, REQUEST) == DIGEST
     assert here.files("kernels") == here.files("devel") == FILES
     entry = here.store.path("kernels", DIGEST)
-    assert here.store.describe(entry) == {"release": "6.12.30", "remote": remote.url}
+    assert here.store.describe(entry) == {
+        **{"release": "6.12.30", "arch": "mips", "image": "vmlinux", "patches": []},
+        "remote": remote.url,
+    }
     assert here.store.damage("kernels", DIGEST) == ()
 
 
@@ -111,7 +114,7 @@ def test_a_web_server(served: Served, empty: Place) -> None:
 
 
 def test_what_is_not_there(served: Served, empty: Place) -> None:
-    assert Remote(served.url, writable=False).fetch(empty.store, "x" * 64) is None
+    assert Remote(served.url, writable=False).fetch(empty.store, Digest("0" * 64)) is None
     assert empty.told.lines == []
 
 
@@ -125,7 +128,7 @@ def test_wrong_content(directory: Path, empty: Place) -> None:
     content = archive.read_bytes()
     archive.write_bytes(content[:-20] + bytes(20))
     remote = Remote(f"file://{directory}", writable=False)
-    assert_not_taken(empty, remote, "has other bytes there than its digest says")
+    assert_not_taken(empty, remote, "has other bytes than its digest says")
     archive.write_bytes(content)
     assert_taken(empty, remote)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.config import select_cells
-from pytest_kernelvm.kernel.store import Store, Work
+from pytest_kernelvm.kernel.store import Store, Work, digest_of
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.report.run import Tally, header, summary
 from pytest_kernelvm.vm.guests import Counts
@@ -42,11 +42,11 @@ def entry(work: Work) -> dict[str, object]:
 
 def test_the_store_knows_what_was_found_and_made(tmp_path: Path) -> None:
     first = Store(tmp_path, Silent())
-    first.obtain("kernels", "1", entry, label="one")
-    first.obtain("kernels", "1", entry, label="one")
+    first.obtain("kernels", digest_of("1"), entry, label="one")
+    first.obtain("kernels", digest_of("1"), entry, label="one")
     second = Store(tmp_path, Silent())
     for digest in "12":
-        second.obtain("kernels", digest, entry, label=digest)
+        second.obtain("kernels", digest_of(digest), entry, label=digest)
     tally = Tally()
     tally.add_guests(Counts(booted=1), first)
     assert (tally.found, tally.made) == ({}, {"kernels": 1})

@@ -12,8 +12,10 @@ import pytest
 
 from pytest_kernelvm.config import Patch, Source
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
+from pytest_kernelvm.kernel.collection import verify
+from pytest_kernelvm.kernel.intact import DamagedStore
 from pytest_kernelvm.kernel.source import kernel_version, locate, patched, unpacked
-from pytest_kernelvm.kernel.store import Store, file_digest
+from pytest_kernelvm.kernel.store import Digest, Store, file_digest
 from pytest_kernelvm.kernel.tarball import Tarball
 from pytest_kernelvm.process import run
 
@@ -148,7 +150,7 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(store: Stor
 
 def test_a_tarball_is_unpacked_once(store: Store, tarball: Tarball, told: Told) -> None:
     tree = unpacked(store, tarball)
-    assert tree == store.path("sources", tarball.digest) / "tree"
+    assert tree == store.path("sources", Digest(tarball.digest)) / "tree"
     assert {
         str(path.relative_to(tree)): path.read_text() for path in tree.rglob("*") if path.is_file()
     } == FILES
@@ -170,7 +172,7 @@ def test_a_broken_tarball_leaves_nothing(store: Store, tarball: Tarball, kept: i
 
 def test_a_missing_tarball(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be unpacked") as bad:
-        unpacked(store, Tarball(path=tmp_path / "absent.tar.xz", digest="d"))
+        unpacked(store, Tarball(path=tmp_path / "absent.tar.xz", digest="d" * 64))
     assert "No such file" in bad.value.summary
 
 
@@ -252,13 +254,39 @@ def test_a_patched_tree_is_made_once_a_set_of_patches(
 ) -> None:
     patch = write_patch(tmp_path, "cookie", FITS)
     tree = patched(store, tarball, [patch])
-    (tree / "mark").write_text("")
+    inode = (tree / "Makefile").parent.stat().st_ino
     assert patched(store, tarball, [patch]) == tree
-    assert (tree / "mark").exists()
+    assert tree.stat().st_ino == inode
     patch.file.write_text(FITS.replace("int cookie;", "long cookie;"))
     other = patched(store, tarball, [patch])
     assert other != tree
     assert (other / "arch/mips/cookie.c").read_text() == "long cookie;\n"
+
+
+@pytest.mark.parametrize("how", ["changed", "cut", "gone", "more"])
+@pytest.mark.parametrize("with_patch", [False, True])
+def test_a_damaged_source_is_not_built_from(
+    how: str, with_patch: bool, store: Store, tarball: Tarball, tmp_path: Path
+) -> None:
+    patches = [write_patch(tmp_path, "cookie", FITS)] if with_patch else []
+    tree = patched(store, tarball, patches)
+    damaged(tree / "Kconfig", how)
+    with pytest.raises(DamagedStore) as raised:
+        patched(store, tarball, patches)
+    assert raised.value.summary.startswith("the tree of sources/")
+    assert "store verify --remove" in raised.value.evidence.next_step
+    assert verify(store)
+
+
+def damaged(path: Path, how: str) -> None:
+    """Change a file, or what is beside it, as a bad disk or a careless person would."""
+    if how == "gone":
+        path.unlink()
+    elif how == "more":
+        path.with_name("more.c").write_text("int more;")
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] if how == "cut" else bytes([content[0] ^ 1]) + content[1:])
 
 
 def test_patches_are_applied_in_their_order(store: Store, tarball: Tarball, tmp_path: Path) -> None:

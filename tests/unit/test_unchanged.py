@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.kernel.kept import Bench
-from pytest_kernelvm.kernel.store import Store, Work
+from pytest_kernelvm.kernel.store import Digest, Store, Work
 from pytest_kernelvm.kernel.unchanged import (
     Earlier,
     earlier_kernel,
@@ -31,6 +31,9 @@ def objects(tmp_path: Path) -> Path:
     return directory
 
 
+KERNEL = Digest("d" * 64)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", Silent())
@@ -47,8 +50,8 @@ def fill(work: Work) -> dict[str, Any]:
 
 
 def test_what_was_made_is_found_again(store: Store, objects: Path, tmp_path: Path) -> None:
-    entry = store.obtain("kernels", "digest", fill, label="it")
-    earlier = earlier_kernel(store, bench(objects, note_of("digest", objects), ("init/main.c",)))
+    entry = store.obtain("kernels", KERNEL, fill, label="it")
+    earlier = earlier_kernel(store, bench(objects, note_of(KERNEL, objects), ("init/main.c",)))
     assert earlier is not None
     assert (earlier.entry, earlier.changed) == (entry, ("init/main.c",))
     assert earlier.modules == module_stamps(objects)
@@ -58,9 +61,9 @@ def test_what_was_made_is_found_again(store: Store, objects: Path, tmp_path: Pat
 
 
 def test_what_is_not_there_is_made_anew(store: Store, objects: Path) -> None:
-    note = note_of("digest", objects)
+    note = note_of(KERNEL, objects)
     assert earlier_kernel(store, bench(objects, note)) is None
-    store.obtain("kernels", "digest", fill, label="it")
+    store.obtain("kernels", KERNEL, fill, label="it")
     assert earlier_kernel(store, bench(objects, note)) is not None
     assert earlier_kernel(store, bench(objects, note, None)) is None
     for damaged in ("", "{", "[]", "{}"):

@@ -1,0 +1,168 @@
+"""Digests: what names everything in a store; one that comes from elsewhere is checked here."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.errors import BadInput, Evidence
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+# So much of a wrong one is shown.
+_SHOWN = 80
+_PAGE_BYTES = 4096
+_BLOCK_BYTES = 1 << 20
+_PIECES = 512
+# Longer than what file systems round times to.
+_TICK_NS = 20_000_000
+_ZEROS = bytes(_PAGE_BYTES)
+
+
+class NotADigest(BadInput, ValueError):
+    """A text that names an entry of a store and is no sha256 in hex."""
+
+
+class Digest(str):
+    """A sha256 as 64 lower-case hexadecimal digits; nothing else can be one.
+
+    text: checked. Raises NotADigest, with what was seen, if it is anything else.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Digest:
+        if type(text) is cls:
+            return text
+        if not isinstance(text, str) or not _DIGEST.fullmatch(text):
+            raise NotADigest(
+                "this names no entry of a store",
+                Evidence(expected="a sha256: 64 digits of 0-9 and a-f", seen=repr(text)[:_SHOWN]),
+            )
+        return super().__new__(cls, text)
+
+
+# What `known_digest` has read, with the file's time, size and inode then.
+_known: dict[tuple[Path, bool], tuple[tuple[int, int, int], Digest]] = {}
+
+
+def digest_of(value: Any) -> Digest:
+    """Return the sha256 of a JSON value; the order of keys does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return digest_of_bytes(text.encode())
+
+
+def digest_of_bytes(data: bytes) -> Digest:
+    """Return the sha256 of some bytes."""
+    return Digest(hashlib.sha256(data).hexdigest())
+
+
+def file_digest(path: Path) -> Digest:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return Digest(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def known_digest(path: Path, *, sparse: bool = False) -> Digest:
+    """Return the sha256 of a file, read again only when its time, size or inode has changed.
+
+    sparse: as `sparse_digest`.
+    """
+    status = path.stat()
+    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    known = _known.get((path, sparse))
+    if known and known[0] == stamp:
+        return known[1]
+    digest = sparse_digest(path) if sparse else file_digest(path)
+    # A file that was just written can be changed without another time.
+    if time.time_ns() - status.st_mtime_ns > _TICK_NS:
+        _known[path, sparse] = stamp, digest
+    return digest
+
+
+def sparse_digest(path: Path) -> Digest:
+    """Return the sha256 of a file's size and of its pages that are not zero, with their places.
+
+    Holes are not read: most of a guest's memory is one.
+    """
+    digest = hashlib.sha256(str(path.stat().st_size).encode())
+    with path.open("rb", buffering=0) as file:
+        # In large pieces, for which hashlib lets other threads run.
+        pieces: list[bytes] = []
+        for offset, page in filled_pages(file):
+            pieces += (offset.to_bytes(8, "big"), page)
+            if len(pieces) >= _PIECES:
+                digest.update(b"".join(pieces))
+                pieces.clear()
+        digest.update(b"".join(pieces))
+    return Digest(digest.hexdigest())
+
+
+def filled_pages(file: io.FileIO) -> Iterator[tuple[int, bytes]]:
+    """Give the pages that are not zero with their offsets, without reading holes."""
+    at, end = 0, os.fstat(file.fileno()).st_size
+    while at < end:
+        try:
+            at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        hole = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+        while at < hole:
+            block = os.pread(file.fileno(), min(hole - at, _BLOCK_BYTES), at)
+            if not block:
+                # It was cut meanwhile.
+                return
+            for place in range(0, len(block), _PAGE_BYTES):
+                page = block[place : place + _PAGE_BYTES]
+                if page != _ZEROS:
+                    yield at + place, page
+            at += len(block)
+
+
+def tree_digests(directory: Path, without: str) -> tuple[Digest, Digest]:
+    """Return a digest of the content of all files below a directory, and one of their stamps.
+
+    Stamps are sizes and times: with the same stamps the content is not read again. Links count by
+    what they point to. without: the name of a file right below that does not count.
+    """
+    contents, stamps = hashlib.sha256(), hashlib.sha256()
+    for name, stamp in _stamped(directory, without):
+        path = directory / name
+        link = path.is_symlink()
+        content = f"-> {path.readlink()}" if link else file_digest(path)
+        contents.update(os.fsencode(f"{name}\0{content}\n"))
+        stamps.update(os.fsencode(f"{name}\0{stamp}\n"))
+    return Digest(contents.hexdigest()), Digest(stamps.hexdigest())
+
+
+def stamps_digest(directory: Path, without: str) -> Digest:
+    """Return the second of `tree_digests` alone: no file is opened."""
+    stamps = hashlib.sha256()
+    for name, stamp in _stamped(directory, without):
+        stamps.update(os.fsencode(f"{name}\0{stamp}\n"))
+    return Digest(stamps.hexdigest())
+
+
+def _stamped(directory: Path, without: str) -> Iterator[tuple[str, str]]:
+    """Give the files and links below a directory with their sizes and times, in a fixed order."""
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(f"{directory}/{prefix}") as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+        for entry in ordered:
+            name = f"{prefix}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(f"{name}/")
+            elif name != without:
+                status = entry.stat(follow_symlinks=False)
+                yield name, f"{status.st_size} {status.st_mtime_ns}"
