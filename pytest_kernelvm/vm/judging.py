@@ -41,7 +41,7 @@ class Judge:
 
     about: the guest. image: its kernel. channel: its agent's. start: the offset into the console's
     text from which on splats count. ready: whether the guest's agent answered once.
-    has_judged: whether there was a verdict.
+    has_judged: whether there was a verdict. told_flood: whether one said that the console was cut.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Judge:
     ) -> None:
         self.watch = Watch(launch.streams, launch.process.pid, start)
         self.ready = False
-        self.has_judged = False
+        self.has_judged = self.told_flood = False
         self._about = about
         self._launch = launch
         self._channel = channel
@@ -131,6 +131,15 @@ class Judge:
         """Return the error of a splat that nobody allowed, or of what came of it."""
         return self._verdict(deadline, for_what, self.trouble() or Trouble.SPLAT)
 
+    def flood_verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
+        """Return the error of a console that said more than is kept, whatever came of the guest."""
+        return self._verdict(deadline, for_what, Trouble.FLOOD)
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether the console said more than is kept."""
+        return self._launch.streams.said.is_cut
+
     def verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
         """Return the error that says what became of the guest."""
         return self._verdict(deadline, for_what, self.trouble())
@@ -145,10 +154,11 @@ class Judge:
             streams.wait_for(self._has_ended, Deadline(GRACE_S))
             trouble = self.trouble() or trouble
         status = self._launch.process.wait(END_S) if streams.console_ended else None
-        console = streams.console_text.decode(errors="replace").replace("\r\n", "\n")
+        console = self._console()
         hangs = trouble is None and status is None
         silent = hangs and not self.ready and not console.strip()
         self.has_judged = True
+        self.told_flood = self.told_flood or trouble is Trouble.FLOOD
         symptoms = self._symptoms(
             trouble=trouble,
             console=console,
@@ -163,6 +173,12 @@ class Judge:
         )
         self.watch.tell(symptoms.shown_splats)
         return diagnose(symptoms)
+
+    def _console(self) -> str:
+        """Return the console's text; of a long one its ends and what the error may be about."""
+        splats, refused = self.watch.splats, self.watch.refused
+        about = [*[splat for splat in splats if splat.fatal][:1], *refused[:1]]
+        return self._launch.streams.said.told(*((each.start, each.end) for each in about))
 
     def found_in_log(self, splats: tuple[Splat, ...], log: str, for_what: str) -> KernelvmError:
         """Return the error of splats that are in the kernel's log and not on its console."""
@@ -213,6 +229,7 @@ class Judge:
             oddities=self._channel.oddities,
             began_anew=self._channel.began_anew,
             log_trouble=streams.log_trouble,
+            console_limit_bytes=streams.said.limit_bytes,
             by_hand=self._about.by_hand,
             argv=self._about.argv_by_hand,
         )

@@ -19,6 +19,7 @@ from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.process import Deadline, quoted, tail
+from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.channel import Channel, NoReply
 from pytest_kernelvm.vm.console import Console
 from pytest_kernelvm.vm.deadlines import Limits
@@ -103,6 +104,7 @@ class Vm(Programs):
     snapshot: what it is restored from instead of being booted.
     memory: the file that is its memory; None where no snapshot is to be taken.
     link: its end of the cable to another guest.
+    console_limit_bytes: how much of its console's text is kept; a guest that says more is flooding.
     Its journal has all that is done with it. `on_failed_start` is called with a guest that does
     not get ready, before it is ended.
     """
@@ -115,6 +117,7 @@ class Vm(Programs):
         snapshot: Snapshot | None = None,
         memory: Path | None = None,
         link: socket.socket | None = None,
+        console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
     ) -> None:
         super().__init__(bootable.abi, bootable.boot.arch.endianness)
         self.label = bootable.label
@@ -136,6 +139,7 @@ class Vm(Programs):
         self.on_failed_start: Callable[[Vm], None] = lambda _vm: None
         self._memory = Memory(path=memory, written=True) if memory else None
         self._link = link
+        self._console_limit_bytes = console_limit_bytes
         self._stack = contextlib.ExitStack()
         self._started = 0.0
         self._refreshing = Batch()
@@ -164,6 +168,7 @@ class Vm(Programs):
                     memory=self._memory,
                     snapshot=self.snapshot,
                     link=self._link,
+                    console_limit_bytes=self._console_limit_bytes,
                 )
             )
         except OSError as error:
@@ -423,6 +428,9 @@ class Vm(Programs):
         self._judge.let_finish()
         if self._judge.watch.refused:
             return self._judge.splat_verdict(self._judge.deadline(0.0), for_what)
+        # The end of a test that went well is not content with a flood that the test has swallowed.
+        if self._judge.is_flooded and (ask or not self._judge.told_flood):
+            return self._judge.flood_verdict(self._judge.deadline(0.0), for_what)
         if not ask or not self._judge.may_ask():
             return None
         try:

@@ -17,6 +17,10 @@ from pytest_kernelvm.vm.transcript import HALTED
 # after its beginning: a guest that spins may go on talking.
 QUIET_S = 0.25
 LONGEST_S = 0.5
+# A text that goes on for longer is read as what comes behind it.
+LONGEST_BYTES = 1 << 16
+# So much of the console is read at once.
+STEP_BYTES = 1 << 20
 # A WARN's message and `cut here` stand so many lines above the line that is looked for.
 LINES_ABOVE = 14
 # A process is stopped for good, not by a debugger that looks at it, after so many looks.
@@ -45,6 +49,7 @@ class Trouble(enum.Enum):
     STOPPED = "a signal stopped QEMU"
     STREAMS = "a task of ours failed"
     SPLAT = "the kernel found something wrong"
+    FLOOD = "the console said more than is kept"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,8 +112,8 @@ class Watch:
         self._splats: list[Splat] = []
         self._going_on: Splat | None = None
         self._floor = start
-        self._searched = start
-        self._halted = False
+        self._searched = self._seen = start
+        self._halted = self._panicked = False
         self._stopped_looks = 0
         self._looked = 0.0
         self._deadline: GuestDeadline | None = None
@@ -123,7 +128,7 @@ class Watch:
     def look(self) -> Trouble | None:
         """Return what is wrong, if anything; call it with the streams' lock held."""
         self._read()
-        if any(splat.fatal for splat in self.splats):
+        if self._panicked or (self._going_on and self._going_on.fatal):
             return Trouble.PANIC
         if self._halted:
             return Trouble.HALTED
@@ -135,6 +140,8 @@ class Watch:
             return Trouble.STOPPED
         if self.refusing and self.is_refused:
             return Trouble.SPLAT
+        if self._streams.said.is_cut:
+            return Trouble.FLOOD
         return None
 
     @property
@@ -201,17 +208,30 @@ class Watch:
         """Look at the console's text from an earlier offset on."""
         self._splats.clear()
         self._going_on = None
-        self._floor = self._searched = start
+        self._panicked = False
+        self._floor = self._searched = self._seen = start
 
     def _read(self) -> None:
         """Find the splats in what the console has said since the last look."""
+        while (whole := self._whole_lines()) > self._searched:
+            self._read_to(whole)
+
+    def _whole_lines(self) -> int:
+        """Return up to where the console is to be read now: an end of a line, if there is one."""
         text = self._streams.console_text
-        whole = len(text) if self._streams.console_ended else text.rfind(b"\n", self._floor) + 1
-        if whole <= self._searched:
-            return
-        fresh = bytes(text[self._searched : whole])
-        self._halted = self._halted or bool(_HALTED.search(fresh))
-        hint = _HINT.search(fresh)
+        size = len(text)
+        limit = min(size, self._searched + STEP_BYTES)
+        # What was looked at before has no more ends of lines.
+        whole = text.rfind(b"\n", max(self._seen, self._searched), limit) + 1
+        self._seen = limit
+        is_last = limit == size and self._streams.console_ended
+        is_too_long = limit < size and whole <= self._searched
+        return limit if is_last or is_too_long else whole
+
+    def _read_to(self, whole: int) -> None:
+        text = self._streams.console_text
+        self._halted = self._halted or bool(_HALTED.search(text, self._searched, whole))
+        hint = _HINT.search(text, self._searched, whole)
         if not self._going_on and not hint:
             self._searched = whole
             return
@@ -220,20 +240,20 @@ class Watch:
         self._going_on = None
         for splat in read_splats(bytes(text[start:whole]).decode("latin-1")):
             found = _moved(splat, start, text)
-            if found.complete:
+            if found.complete or found.end - found.start > LONGEST_BYTES:
                 self._splats.append(found)
+                self._panicked = self._panicked or found.fatal
                 self._floor = found.end
             else:
                 self._going_on = found
 
     def _above(self, offset: int) -> int:
-        """Return where the line begins that is LINES_ABOVE above an offset."""
+        """Return where the line begins that is LINES_ABOVE above an offset, or not far above it."""
+        floor = max(self._floor, offset - LONGEST_BYTES)
         for _line in range(LINES_ABOVE):
-            above = self._streams.console_text.rfind(
-                b"\n", self._floor, max(self._floor, offset - 1)
-            )
+            above = self._streams.console_text.rfind(b"\n", floor, max(floor, offset - 1))
             if above < 0:
-                return self._floor
+                return floor
             offset = above + 1
         return offset
 
