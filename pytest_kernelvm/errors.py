@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pytest_kernelvm.printable import printable, printable_excerpt, printable_line
+
 
 class Verdict(enum.Enum):
     """What became of a cell or a test: its name and the exit code of the `kernelvm` command."""
@@ -54,20 +56,28 @@ class Evidence:
     command: str = ""
 
     def lines(self) -> list[str]:
-        """Return the evidence as lines for a terminal; what is empty is left out."""
+        """Return the evidence as lines for a terminal; what is empty is left out.
+
+        Nothing in them commands it, whatever a guest or a compiler said.
+        """
         out: list[str] = []
         for label, text in (("expected", self.expected), ("seen", self.seen)):
             if text:
-                out.append(f"  {label}: {text}")
-        out.extend(f"  {fact}" for fact in self.facts)
-        out.extend(f"  where: {place}" for place in self.where)
+                out.append(f"  {label}: {_indented(text)}")
+        out.extend(f"  {_indented(fact)}" for fact in self.facts)
+        out.extend(f"  where: {_indented(place)}" for place in self.where)
         if self.excerpt:
-            out.extend(f"  | {line}" for line in self.excerpt.rstrip("\n").split("\n"))
+            out.extend(f"  | {line}" for line in printable_excerpt(self.excerpt.rstrip("\n")))
         if self.command:
-            out.append(f"  command: {self.command}")
+            out.append(f"  command: {printable(self.command)}")
         if self.next_step:
-            out.append(f"  next: {self.next_step}")
+            out.append(f"  next: {_indented(self.next_step)}")
         return out
+
+
+def _indented(text: str) -> str:
+    """Return a text whose further lines cannot be taken for other evidence."""
+    return "\n    ".join(printable_excerpt(text))
 
 
 class KernelvmWarning(UserWarning):
@@ -77,15 +87,15 @@ class KernelvmWarning(UserWarning):
 class KernelvmError(Exception):
     """Base of all our errors; `verdict` says which kind of failure it is.
 
-    summary: one line that says what is wrong.
+    summary: one line that says what is wrong; kept as people are shown it.
     evidence: what was expected, seen, where, and what to do next.
     """
 
     verdict: ClassVar[Verdict] = Verdict.HARNESS_ERROR
 
     def __init__(self, summary: str, evidence: Evidence | None = None) -> None:
-        super().__init__(summary)
-        self.summary = summary
+        self.summary = printable_line(summary)
+        super().__init__(self.summary)
         self.evidence = evidence or Evidence()
 
     def __str__(self) -> str:

@@ -106,6 +106,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addini("kernelvm_configs", "directory of vm-configs", default="vm-configs")
     parser.addini(
+        "kernelvm_console_limit",
+        "MiB of each guest's console that are kept; a guest that says more fails its test",
+        default="48",
+    )
+    parser.addini(
         "kernelvm_fresh", "restore, boot or share, as --kernelvm-fresh", default="restore"
     )
     parser.addini("kernelvm_splats", "fail, warn or off, as --kernelvm-splats", default="fail")
@@ -459,6 +464,7 @@ def kernelvm_guests(
     guests = Guests(
         kernelvm_store,
         lambda: tmp_path_factory.mktemp(f"guest-{next(numbers)}", numbered=False),
+        _console_limit_bytes(request.config),
     )
     yield guests
     guests.close()
@@ -510,6 +516,13 @@ def _kernelvm_guest_factory(
         request.node.stash[_FACTORY] = factory
         yield factory
         _answer(request.node, "the test's end", ask=not factory.failed)
+
+
+def _console_limit_bytes(config: pytest.Config) -> int:
+    words = config.getini("kernelvm_console_limit")
+    if not (words.isascii() and words.isdecimal() and int(words)):
+        raise pytest.UsageError(f"kernelvm_console_limit is a number of MiB, not {words!r}")
+    return int(words) << 20
 
 
 def _tolerance(item: pytest.Item) -> Tolerance:

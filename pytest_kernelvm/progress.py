@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Protocol, TextIO
 
+from pytest_kernelvm.printable import printable, printable_line
+
 
 class Progress(Protocol):
     """Listener for what long work says."""
@@ -50,7 +52,7 @@ class StreamProgress:
     def say(self, text: str) -> None:
         """Write one lasting line."""
         self.clear()
-        self._stream.write(f"kernelvm: {text}\n")
+        self._stream.write(f"kernelvm: {printable(text)}\n")
         self._stream.flush()
         self._last_update = time.monotonic()
 
@@ -60,11 +62,11 @@ class StreamProgress:
             return
         if self._terminal:
             self.clear()
-            line = f"kernelvm: {text}"[:100]
+            line = f"kernelvm: {printable_line(text)}"[:100]
             self._stream.write(line)
             self.shown = len(line)
         else:
-            self._stream.write(f"kernelvm:   {text}\n")
+            self._stream.write(f"kernelvm:   {printable_line(text)}\n")
         self._last_update = time.monotonic()
         self._stream.flush()
 

@@ -115,25 +115,31 @@ class FrameSplitter:
         """Return the payloads of the frames that became whole, and the bytes that are text."""
         payloads: list[bytes] = []
         text = bytearray()
-        while data:
+        at = 0
+        while at < len(data):
             if self._frame is None:
-                before, mark, data = data.partition(SOH)
-                text += before
-                if mark:
-                    self._frame = bytearray()
-                continue
-            inside, mark, data = data.partition(EOT)
-            # A frame that was cut off is followed by a new one without its EOT.
-            cut, again, inside_new = inside.rpartition(SOH)
-            if again:
-                self.damaged += 1
-                text += cut.translate(None, _FRAME_BYTES)
+                mark = data.find(SOH, at)
+                text += data[at : mark if mark >= 0 else None]
+                if mark < 0:
+                    break
                 self._frame = bytearray()
-                inside = inside_new
+                at = mark + 1
+                continue
+            end = data.find(EOT, at)
+            stop = end if end >= 0 else len(data)
+            # A frame that was cut off is followed by a new one without its EOT.
+            again = data.rfind(SOH, at, stop)
+            if again >= 0:
+                self.damaged += 1
+                text += data[at:again].translate(None, _FRAME_BYTES)
+                self._frame = bytearray()
+                at = again + 1
+            inside = data[at:stop]
             self._frame += inside.translate(None, _TEXT_BYTES)
             text += inside.translate(None, _FRAME_BYTES)
-            if mark:
-                payload = decode_frame(bytes(self._frame), self._byteorder)
+            at = stop + 1
+            if end >= 0 or len(self._frame) > _MOST_WIRE_BYTES:
+                payload = decode_frame(bytes(self._frame), self._byteorder) if end >= 0 else None
                 self._frame = None
                 if payload is None:
                     self.damaged += 1
@@ -142,6 +148,8 @@ class FrameSplitter:
         return payloads, bytes(text)
 
 
+# No reply is as long as this, coded as it is.
+_MOST_WIRE_BYTES = 2 * MEMORY_BYTES
 _TEXT_BYTES = bytes(range(0x80))
 _FRAME_BYTES = bytes(range(0x80, 0x100))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from pytest_kernelvm.config import VmConfig
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.kernel.compiler import compiler_version
 from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.report.shown import make_printable
 from pytest_kernelvm.vm.guests import Counts
 from pytest_kernelvm.vm.snapshot import qemu_version
 
@@ -123,6 +124,18 @@ class RunReport:
             sums = self._seconds[cell]
             sums[0] += report.duration
             sums[1] += report.when == "call"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Let nothing that a guest said reach a terminal as it was."""
+        report = yield
+        if item.get_closest_marker("vm"):
+            error = call.excinfo.value if call.excinfo else None
+            coloured = item.config.get_terminal_writer().hasmarkup
+            make_printable(report, error, coloured=coloured)
+        return report
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:

@@ -50,7 +50,7 @@ class Witness:
             stack.callback(self._record, vm, test)
         if self._live:
             show, labelled = self._live, Labelled(vm.label)
-            since = len(vm.console.raw)
+            since = vm.console.size_bytes
             stack.enter_context(
                 following(vm.console, lambda text: show(labelled(text)), since=since)
             )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError
 from pytest_kernelvm.kernel.store import remove_tree
+from pytest_kernelvm.printable import printable
 from pytest_kernelvm.verbs.selection import add_source, one_cell, store_of
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _build(arguments: argparse.Namespace) -> int:
         started = time.monotonic()
         built = build_for(cell, arguments.what)
         if built.said:
-            print(built.said, file=sys.stderr)
+            print(printable(built.said), file=sys.stderr)
         for file in built.files:
             print(file)
         _tell(f"built in {time.monotonic() - started:.1f} s")
@@ -126,7 +127,7 @@ def _try(arguments: argparse.Namespace) -> int:
             trial = try_files(cell, files, logs, options=options, timeout_s=timeout_s)
         remove_tree(logs)
         for line in trial.log:
-            print(line)
+            print(printable(line))
         built = f"built in {trial.build_s:.1f} s, " if directory else ""
         tests = f"{trial.results}; " if trial.results else ""
         unloaded = "loaded" if trial.staying else "loaded and unloaded"
@@ -141,7 +142,7 @@ def _try(arguments: argparse.Namespace) -> int:
 
 def _tell(text: str) -> None:
     sys.stdout.flush()
-    print(f"kernelvm: {text}", file=sys.stderr)
+    print(f"kernelvm: {printable(text)}", file=sys.stderr)
 
 
 def _once_or_watching(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, Verdict
+from pytest_kernelvm.printable import printable
 from pytest_kernelvm.verbs.guests import HISTORY
 from pytest_kernelvm.verbs.selection import store_of
 
@@ -59,7 +60,8 @@ def add_replay(verbs: Verbs) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    """Print what a guest or a bundle of another machine may have said."""
+    print(printable(text), flush=True)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -127,7 +129,7 @@ def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
             sys.stdout.write(labelled(text))
             sys.stdout.flush()
 
-        stack.enter_context(following(vm.console, write, since=len(vm.console.raw)))
+        stack.enter_context(following(vm.console, write, since=vm.console.size_bytes))
 
     return show
 
@@ -199,7 +201,7 @@ def _attach(arguments: argparse.Namespace) -> int:
             _say(gdb_command(socket, kept.vmlinux))
         shell = GuestShell(vm, sys.stdout)
         _say(vm.console.tail())
-        stack.enter_context(following(vm.console, shell.show_console, since=len(vm.console.raw)))
+        stack.enter_context(following(vm.console, shell.show_console, since=vm.console.size_bytes))
         if arguments.paused:
             _say(f"{vm.label} is stopped; `monitor cont` lets it go on")
         elif silence := vm.silence():

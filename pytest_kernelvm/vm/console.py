@@ -19,9 +19,8 @@ from pytest_kernelvm.vm.watch import Trouble
 
 # How often a wait for a pattern looks whether something went wrong.
 LOOK_S = 0.1
-
-# What came within this is one piece.
-APART_S = 0.002
+# No more is kept of what was searched for a pattern in vain.
+SEARCHED_CHARACTERS = 1 << 20
 
 
 class Console:
@@ -55,36 +54,48 @@ class Console:
         return self._streams.console_text.decode(errors="replace").replace("\r\n", "\n")
 
     @property
-    def times(self) -> tuple[tuple[float, int], ...]:
+    def times(self) -> Sequence[tuple[float, int]]:
         """When, on the monotonic clock, each piece of the text came, and where it begins.
 
         A serial port gives a few bytes at a time; those that came within a moment are one piece.
         """
-        kept: list[tuple[float, int]] = []
-        for when, at in self._streams.console_times:
-            if not kept or when - kept[-1][0] >= APART_S:
-                kept.append((when, at))
-        return tuple(kept)
+        return self._streams.console_times[:]
 
     @property
     def raw(self) -> bytes:
         """All that was written so far, as it came."""
         return bytes(self._streams.console_text)
 
-    def wait_beyond(self, length_bytes: int, timeout_s: float) -> bytes | None:
-        """Wait for text beyond a length and return it; empty if none came, None after its end."""
+    @property
+    def size_bytes(self) -> int:
+        """How much of what was written is kept."""
+        return len(self._streams.console_text)
+
+    def part(self, start: int, end: int) -> bytes:
+        """Return what was written between two offsets, as it came."""
+        return bytes(self._streams.console_text[start:end])
+
+    def wait_beyond(
+        self, length_bytes: int, timeout_s: float, most_bytes: int = 1 << 16
+    ) -> bytes | None:
+        """Wait for text beyond a length; return so much of it, empty if none came.
+
+        Returns None where nothing comes any more: it has ended, or its limit is reached.
+        """
         streams = self._streams
 
         def look() -> tuple[bytes, bool] | None:
-            fresh = bytes(streams.console_text[length_bytes:])
-            return (fresh, streams.console_ended) if fresh or streams.console_ended else None
+            fresh = self.part(length_bytes, length_bytes + most_bytes)
+            ended = streams.console_ended or streams.said.is_cut
+            return (fresh, ended) if fresh or ended else None
 
         fresh, ended = streams.wait_for(look, Deadline(timeout_s)) or (b"", False)
         return fresh if fresh or not ended else None
 
     def tail(self) -> str:
         """Return the last lines, from the first splat on if there is one."""
-        return around_end(self.text)
+        splats = self._judge.watch.splats[-1:]
+        return around_end(self._streams.said.told(*((splat.start, splat.end) for splat in splats)))
 
     def arrival(self, text: str) -> float:
         """Return when the host had all of a text of the console, on the monotonic clock.
@@ -142,6 +153,7 @@ class Console:
                 raise self._judge.verdict(deadline, for_what)
             if deadline.passed:
                 break
+            self._forget()
         raise CommandFailed(
             f"nothing fitting within {limit_s:g} s",
             Evidence(
@@ -151,6 +163,15 @@ class Console:
                 where=(str(self.log),),
             ),
         )
+
+    def _forget(self) -> None:
+        """Have pexpect forget what it has searched in vain; it copies all of that at each look."""
+        searched = self.spawn.before or ""
+        if len(searched) > SEARCHED_CHARACTERS:
+            window = searched[-self.spawn.searchwindowsize :]
+            self._passed += len(searched) - len(window)
+            self.spawn._before = self.spawn.buffer_type()
+            self.spawn._before.write(window)
 
     def _refuse(self, deadline: GuestDeadline, for_what: str, before: int | None = None) -> None:
         """Raise what the kernel found wrong and told above an offset of the console's text."""

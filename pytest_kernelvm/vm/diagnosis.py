@@ -121,6 +121,7 @@ class Symptoms:
     waited_s, told: for how long, in seconds of the limit and in words. for_what: what did not come.
     cpu: what the guest's CPU does. oddities: what was wrong with frames that came.
     began_anew: another boot's agent said hello. log_trouble: why the console's log is incomplete.
+    console_limit_bytes: how much of its text is kept.
     by_hand: the command that boots the same guest. argv: QEMU's, with the console on a terminal.
     """
 
@@ -144,6 +145,7 @@ class Symptoms:
     oddities: str
     began_anew: bool
     log_trouble: str
+    console_limit_bytes: int
     by_hand: str
     argv: str
 
@@ -173,6 +175,8 @@ def diagnose(symptoms: Symptoms) -> KernelvmError:
     """Return the error that says what became of the guest, with its evidence."""
     if symptoms.splat and symptoms.splat.fatal:
         return _panicked(symptoms, symptoms.splat)
+    if symptoms.trouble is Trouble.FLOOD:
+        return _flooded(symptoms)
     if symptoms.status is not None:
         return _ended(symptoms, symptoms.status)
     if halted := HALTED.search(symptoms.console):
@@ -237,6 +241,21 @@ def _ended(symptoms: Symptoms, status: int) -> KernelvmError:
     return GuestDied(
         f"{symptoms.label}: {why or end} {symptoms.when}",
         _evidence(symptoms, symptoms.for_what, end, next_step=MUTE if mute else ""),
+    )
+
+
+def _flooded(symptoms: Symptoms) -> KernelvmError:
+    """The log is not whole, so that nobody can say that nothing was wrong in it."""
+    limit = f"{symptoms.console_limit_bytes / (1 << 20):g} MiB"
+    kind = GuestHang if symptoms.ready else BootHang
+    return kind(
+        f"{symptoms.label}: the console was flooded {symptoms.when}",
+        _evidence(
+            symptoms,
+            f"{symptoms.for_what}, and at most {limit} on the console",
+            "more than that; what came behind it was not kept and may have told of a fault",
+            next_step="if so much text is wanted: the ini option kernelvm_console_limit, in MiB",
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_kernelvm.errors import Evidence, HarnessError, NotLeftClean
 from pytest_kernelvm.kernel.store import Store, Work
+from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.cleanliness import Traces, left_behind, traces_of
 from pytest_kernelvm.vm.snapshot import (
     MEMORY,
@@ -57,14 +58,38 @@ class Guests:
 
     store: where snapshots are kept.
     new_directory: makes a directory for one guest's logs.
+    console_limit_bytes: how much of each guest's console is kept.
     """
 
-    def __init__(self, store: Store, new_directory: Callable[[], Path]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        new_directory: Callable[[], Path],
+        console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
+    ) -> None:
         self._store = store
         self._new_directory = new_directory
+        self._console_limit_bytes = console_limit_bytes
         self._ahead: tuple[Bootable, Vm] | None = None
         self._passed_on: tuple[Bootable, Vm, Traces] | None = None
         self.counts = Counts()
+
+    def _vm(
+        self,
+        bootable: Bootable,
+        *,
+        snapshot: Snapshot | None = None,
+        memory: Path | None = None,
+        link: socket.socket | None = None,
+    ) -> Vm:
+        return Vm(
+            bootable,
+            self._new_directory(),
+            snapshot=snapshot,
+            memory=memory,
+            link=link,
+            console_limit_bytes=self._console_limit_bytes,
+        )
 
     def booted(
         self,
@@ -81,7 +106,7 @@ class Guests:
         """
         require_intact_boot(bootable.boot)
         self.counts.booted += 1
-        vm = Vm(bootable, self._new_directory(), link=link)
+        vm = self._vm(bootable, link=link)
         vm.start()
         launched(vm)
         return vm.__enter__()
@@ -138,7 +163,7 @@ class Guests:
     def _started(
         self, bootable: Bootable, snapshot: Snapshot, link: socket.socket | None = None
     ) -> Vm:
-        vm = Vm(bootable, self._new_directory(), snapshot=snapshot, link=link)
+        vm = self._vm(bootable, snapshot=snapshot, link=link)
         vm.start()
         return vm
 
@@ -149,7 +174,7 @@ class Guests:
 
         def record(work: Work) -> dict[str, Any]:
             self.counts.snapshots_made += 1
-            with Vm(bootable, self._new_directory(), memory=work.directory / MEMORY) as vm:
+            with self._vm(bootable, memory=work.directory / MEMORY) as vm:
                 return vm.save(work.entry)
 
         label = f"the snapshot of {bootable.label}"

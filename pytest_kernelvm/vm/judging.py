@@ -59,6 +59,7 @@ class Judge:
     about: the guest. image: its kernel. channel: its agent's. start: the offset into the console's
     text from which on splats count. log: the copy of its kernel's log; log_start: likewise.
     ready: whether the guest's agent answered once. raised: the verdicts that there were.
+    told_flood: whether one said that the console was cut.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Judge:
     ) -> None:
         self.watch = Watch(launch.streams, launch.process.pid, start, log, log_start)
         self.ready = False
+        self.told_flood = False
         self.raised: list[KernelvmError] = []
         self._log = log
         self._about = about
@@ -162,6 +164,15 @@ class Judge:
         refused = self.watch.refused_in_log
         return self._found_in_log(refused, for_what) if refused else None
 
+    def flood_verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
+        """Return the error of a console that said more than is kept, whatever came of the guest."""
+        return self._verdict(deadline, for_what, Trouble.FLOOD)
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether the console said more than is kept."""
+        return self._launch.streams.said.is_cut
+
     def verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
         """Return the error that says what became of the guest."""
         return self._verdict(deadline, for_what, self.trouble())
@@ -178,11 +189,12 @@ class Judge:
         if trouble is Trouble.PANIC:
             self._await_restart()
         status = self._launch.process.wait(END_S) if streams.console_ended else None
-        console = streams.console_text.decode(errors="replace").replace("\r\n", "\n")
+        console = self._console()
         hangs = trouble is None and status is None
         silent = hangs and not self.ready and not console.strip()
         if trouble is Trouble.SPLAT and (logged := self.watch.refused_in_log):
             return self._found_in_log(logged, for_what)
+        self.told_flood = self.told_flood or trouble is Trouble.FLOOD
         symptoms = self._symptoms(
             trouble=trouble,
             console=console,
@@ -197,6 +209,12 @@ class Judge:
         )
         self.watch.tell(Source.CONSOLE, symptoms.shown_splats)
         return self._noted(diagnose(symptoms))
+
+    def _console(self) -> str:
+        """Return the console's text; of a long one its ends and what the error may be about."""
+        splats, refused = self.watch.console_splats, self.watch.refused_on_console
+        about = [*[splat for splat in splats if splat.fatal][:1], *refused[:1]]
+        return self._launch.streams.said.told(*((each.start, each.end) for each in about))
 
     def _found_in_log(self, refused: tuple[Splat, ...], for_what: str) -> KernelvmError:
         """Return the error of splats that the kernel's log tells of."""
@@ -251,6 +269,7 @@ class Judge:
             oddities=self._channel.oddities,
             began_anew=self._channel.began_anew,
             log_trouble=streams.log_trouble,
+            console_limit_bytes=streams.said.limit_bytes,
             by_hand=self._about.by_hand,
             argv=self._about.argv_by_hand,
         )

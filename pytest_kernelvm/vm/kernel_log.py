@@ -15,8 +15,10 @@ from pytest_kernelvm.vm.results import KernelLog, LogRecord, parse_kmsg
 MARK = "kernelvm: the log so far"
 MARK_RECORD = f"<7>{MARK}\n".encode()
 
-# A guest that says more is not believed to have been read.
-LIMIT_BYTES = 64 << 20
+# A kernel that says more of its own is not read any further.
+LIMIT_BYTES = 8 << 20
+# So much is kept of what /dev/kmsg gave, programs' records included; the oldest goes first.
+RAW_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +40,7 @@ class LogGap:
 class LogCopy:
     """What was read of one kernel's log so far.
 
-    raw: the bytes of /dev/kmsg. text: the kernel's own records, a line each, as a console would
+    raw: the last bytes of /dev/kmsg. text: the kernel's own records, a line each, as a console would
     show them, with a line of ours where something is to be said; offsets into it are places.
     gaps: what was lost. trouble: why the log cannot be read; empty if it can.
     is_full: whether it is too long to be kept. grew_at_s: when a record came last, on the monotonic
@@ -74,13 +76,17 @@ class LogCopy:
             self._note_gap(record)
         self._next_sequence = record.sequence + 1
         self._last_time_s = record.time_s
-        if self.is_full or len(self.raw) + len(raw) > LIMIT_BYTES:
-            self.is_full = True
-            return
-        self.raw += raw
-        self.grew_at_s = time.monotonic()
-        if record.facility == 0:
+        self._keep(raw)
+        if record.facility == 0 and not self.is_full:
+            self.grew_at_s = time.monotonic()
             self.text += _lines(record)
+            self.is_full = len(self.text) > LIMIT_BYTES
+
+    def _keep(self, raw: bytes) -> None:
+        self.raw += raw
+        if len(self.raw) > RAW_BYTES:
+            # In pieces, as each time moves the rest.
+            del self.raw[: self.raw.index(b"\n", RAW_BYTES // 8) + 1]
 
     def _note_gap(self, record: LogRecord) -> None:
         lost = record.sequence - self._next_sequence

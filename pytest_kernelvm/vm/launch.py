@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Spawned, spawn
+from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu_argv import Boot, Memory, inherited_ends, qemu_argv
 from pytest_kernelvm.vm.serial_line import named
 from pytest_kernelvm.vm.snapshot import Snapshot
@@ -45,12 +46,13 @@ def launch(
     memory: Memory | None = None,
     snapshot: Snapshot | None = None,
     link: socket.socket | None = None,
+    console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
 ) -> Iterator[Launch]:
     """Start QEMU; leaving the context kills it and closes its streams.
 
     directory: where console.log and qemu.log are written. memory: the guest's, None for anonymous.
     snapshot: what QEMU is to wait for instead of booting, with its state as a descriptor.
-    link: its end of the cable to another guest.
+    link: its end of the cable to another guest. console_limit_bytes: as Streams takes it.
     Raises ToolMissing if this QEMU is not installed, OSError if the host does not let us.
     """
     console_log, qemu_log = directory / "console.log", directory / "qemu.log"
@@ -70,6 +72,7 @@ def launch(
                 log=console_log,
                 shared=boot.shared_console,
                 before=before,
+                limit_bytes=console_limit_bytes,
             )
         )
         inherited = [*far.console.descriptors, *far.channel.descriptors, far.qmp.fileno()]

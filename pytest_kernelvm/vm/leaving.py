@@ -32,7 +32,7 @@ from pytest_kernelvm.vm.bundle import (
 )
 from pytest_kernelvm.vm.keeping import keep_state
 from pytest_kernelvm.vm.qemu_argv import Boot
-from pytest_kernelvm.vm.recording import two_clocks
+from pytest_kernelvm.vm.recording import clocked_lines
 from pytest_kernelvm.vm.snapshot import (
     CONSOLE,
     LOG,
@@ -185,7 +185,8 @@ def _write_guest(directory: Path, vm: Vm, first_launch: float, kept: dict[str, A
     for log in (*vm.logs, vm.network.capture):
         with contextlib.suppress(OSError):
             shutil.copyfile(log, directory / log.name)
-    (directory / "console.txt").write_text(two_clocks(vm.console, vm.started))
+    with (directory / "console.txt").open("w") as file:
+        file.writelines(clocked_lines(vm.console, vm.started))
     write_whole(directory / GUEST, json.dumps(about).encode())
 
 

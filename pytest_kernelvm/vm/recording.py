@@ -10,50 +10,62 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pytest_kernelvm.printable import printable
 from pytest_kernelvm.vm.console import Console
 
 # What a serial line's terminal is taken for.
 COLUMNS, ROWS = 100, 30
 # How long the thread that shows a console may oversleep its end.
 PATIENCE_S = 0.2
+# What comes within this is shown at once; where much comes, its showing is not to slow it down.
+TOGETHER_S = 0.01
+# Of what is not shown yet when nobody looks on any longer, so much is.
+LAST_BYTES = 1 << 16
+# A longer line is broken.
+LINE_BYTES = 1 << 14
 
 
 def pieces(console: Console) -> Iterator[tuple[float, bytes]]:
     """Give what came on a console, piece by piece, with its times on the monotonic clock."""
-    raw, times = console.raw, console.times
-    ends = (*(at for _, at in times[1:]), len(raw))
+    size, times = console.size_bytes, console.times
+    ends = (*(at for _, at in times[1:]), size)
     for (when, at), end in zip(times, ends, strict=False):
         if end > at:
-            yield when, raw[at:end]
+            yield when, console.part(at, end)
 
 
 def two_clocks(console: Console, since: float) -> str:
-    """Return a console's text, each line with the host's time before the guest's own.
+    """Return a console's text as the lines of `clocked_lines`."""
+    return "".join(clocked_lines(console, since))
+
+
+def clocked_lines(console: Console, since: float) -> Iterator[str]:
+    """Give a console's lines, each with the host's time before the guest's own, fit to be shown.
 
     since: what the host's seconds are counted from, on the monotonic clock; what a restored guest
     said before is below 0.
     """
-    lines: list[str] = []
-    started, line = since, b""
+    started, line = since, bytearray()
     for when, piece in pieces(console):
         for part in piece.splitlines(keepends=True):
             started = started if line else when
             line += part
-            if line.endswith(b"\n"):
-                lines.append(_clocked(started - since, line))
-                line = b""
+            if line.endswith(b"\n") or len(line) >= LINE_BYTES:
+                yield _clocked(started - since, line)
+                line = bytearray()
     if line:
-        lines.append(_clocked(started - since, line))
-    return "".join(lines)
+        yield _clocked(started - since, line)
 
 
-def _clocked(at_s: float, line: bytes) -> str:
-    return f"{at_s:10.6f}  {line.decode(errors='replace').rstrip()}\n"
+def _clocked(at_s: float, line: bytes | bytearray) -> str:
+    return f"{at_s:10.6f}  {printable(line.rstrip())}\n"
 
 
 def write_cast(console: Console, file: Path, title: str) -> None:
     """Write a console as an asciinema cast, version 2.
 
+    It has all that the guest wrote, its escape sequences as well: to play it is to let the guest
+    have the terminal.
     title: what it shows. The format: docs.asciinema.org/manual/asciicast/v2.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -75,25 +87,45 @@ def write_cast(console: Console, file: Path, title: str) -> None:
                 sink.write(f"{json.dumps([round(when - began, 6), 'o', text])}\n")
 
 
+class _Shown:
+    """Shows bytes that come in pieces: what is cut in two by that is shown whole."""
+
+    def __init__(self, show: Callable[[str], object]) -> None:
+        self._show = show
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
+        self._held = ""
+
+    def __call__(self, piece: bytes) -> int:
+        """Show a piece and return its length; CR waits for the LF that belongs to it."""
+        text = self._held + self._decoder.decode(piece)
+        whole = text.rstrip("\r")
+        self._held = text[len(whole) :]
+        if whole:
+            self._show(printable(whole))
+        return len(piece)
+
+
 @contextlib.contextmanager
 def following(console: Console, show: Callable[[str], object], *, since: int = 0) -> Iterator[None]:
-    """Show a console's text as it comes, as long as the context lasts.
+    """Show a console's text as it comes, as long as the context lasts; fit for a terminal.
 
-    since: how many of its bytes are not shown.
+    since: how many of its bytes are not shown. Where the guest says more than can be shown, the
+    end of it is when the context ends.
     """
     ended = threading.Event()
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def follow() -> None:
-        shown = since
-        while True:
-            last = ended.is_set()
-            fresh = console.wait_beyond(shown, 0.0 if last else PATIENCE_S)
-            if fresh:
-                show(decoder.decode(fresh).replace("\r", ""))
-                shown += len(fresh)
-            if last or fresh is None:
+        text, shown = _Shown(show), since
+        while not ended.is_set():
+            fresh = console.wait_beyond(shown, PATIENCE_S)
+            if fresh is None:
                 return
+            shown += text(fresh)
+            ended.wait(TOGETHER_S)
+        left = console.size_bytes - shown
+        if left > LAST_BYTES:
+            show(f"\n… {left - LAST_BYTES} bytes are in {console.log} …\n")
+        text(console.part(shown + max(0, left - LAST_BYTES), shown + left))
 
     thread = threading.Thread(target=follow, name="kernelvm-console", daemon=True)
     thread.start()

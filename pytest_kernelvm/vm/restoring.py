@@ -81,8 +81,7 @@ async def hold_panicked(streams: Streams) -> None:
         await client.execute("set-action", {"shutdown": "pause"})
         await ends.get()
         await asyncio.sleep(LAST_WORDS_S)
-        text = streams.console_text.decode(errors="replace")
-        if not any(splat.fatal for splat in read_splats(text)):
+        if not any(splat.fatal for splat in read_splats(streams.said.told())):
             await client.execute("quit")
 
 

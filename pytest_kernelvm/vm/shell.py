@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pytest_kernelvm.errors import CommandFailed, KernelvmError, SyscallFailed
+from pytest_kernelvm.printable import printable
 from pytest_kernelvm.vm.prompting import Prompting, signals_get_through
 from pytest_kernelvm.vm.vm import Vm
 
@@ -39,6 +40,7 @@ class GuestShell(cmd.Cmd):
         """Show what the console said, and again what the user is typing.
 
         Beside the prompt a line is shown when it is complete.
+        text: fit to be shown, as `following` gives it.
         """
         with self._prompting.settled() as prompted:
             said = self._begun + text
@@ -76,6 +78,8 @@ class GuestShell(cmd.Cmd):
         self.show_console("")
 
     def _show(self, text: str) -> None:
+        """Show what the guest or QEMU said; nothing in it commands the terminal."""
+        text = printable(text)
         if text:
             self._out.write(text if text.endswith("\n") else f"{text}\n")
             self._out.flush()
@@ -117,14 +121,18 @@ class GuestShell(cmd.Cmd):
         """Complete the name of a command or of a program in the guest."""
         programs: list[str] = []
         with contextlib.suppress(KernelvmError):
-            programs = [f"{name} " for name in self._vm.list("/sbin") if name.startswith(text)]
+            programs = [f"{name} " for name in self._names("/sbin") if name.startswith(text)]
         return [f"{name} " for name in super().completenames(text)] + programs
+
+    def _names(self, directory: str) -> list[str]:
+        """Return the names in a directory of the guest that can be offered on a terminal."""
+        return [name for name in self._vm.list(directory) if name.isprintable()]
 
     def completedefault(self, text: str, line: str, _begin: int, end: int) -> list[str]:
         """Complete the path of a file in the guest."""
         directory, _, beginning = line[:end].split(" ")[-1].rpartition("/")
         try:
-            names = self._vm.list(f"{directory}/")
+            names = self._names(f"{directory}/")
         except KernelvmError:
             return []
         return [text + name[len(beginning) :] for name in names if name.startswith(beginning)]

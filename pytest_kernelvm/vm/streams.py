@@ -9,7 +9,6 @@ of threads take longer than the guest does.
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import logging
 import os
@@ -27,6 +26,7 @@ from qemu.qmp import QMPClient, Runstate
 from pytest_kernelvm.errors import LaunchFailed
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB, BoundedText, Times
 from pytest_kernelvm.vm.serial_line import LineEnd, serial_line
 
 T = TypeVar("T")
@@ -35,10 +35,21 @@ T = TypeVar("T")
 # A Malta whose kernel does nothing but talk fills it in most of a second.
 CONSOLE_BYTES = 1 << 20
 CHANNEL_BYTES = 1 << 16
+# At most so much is given at once to whom reads the console a second time.
+PASSED_ON_BYTES = 1 << 16
+# What comes on the channel and is no frame is looked at by people only.
+STRAY_BYTES = 1 << 16
+# More frames that nobody has asked for yet are not the agent's.
+MOST_PAYLOADS = 256
+# A guest that does nothing but talk is not read more often than this: its pipe holds much more.
+TOGETHER_S = 0.001
 # What no stream tells, a process that a signal stopped, is looked at so often by those who wait.
 LOOK_S = 0.25
 # The thread that reads does nothing that takes longer, but may be kept from running.
 SETTLE_S = 5.0
+
+# The log's last line where the console said more than is kept.
+CUT_MARK = "[kernelvm: the console said more than {limit}; the rest was not kept]"
 
 # A QEMU that dies is diagnosed by us; each such test's report would show the library's words too.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
@@ -52,6 +63,8 @@ class Streams:
     shared: whether the agent's frames come and go on the console.
     before: what a restored guest's console had said, and when on the monotonic clock from which
     offset on.
+    limit_bytes: how much of the console's text is kept, here and in the log; the rest is read, so
+    that the guest goes on, and dropped.
     Fields may be read at any time; wait with `wait_for`. log_trouble: why the log is incomplete.
     qmp_ended: whether no more events come.
     """
@@ -66,9 +79,9 @@ class Streams:
         log: Path,
         shared: bool,
         before: tuple[bytes, Sequence[tuple[float, int]]] = (b"", ()),
+        limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
     ) -> None:
-        self.console_text = bytearray(before[0])
-        self.console_times: list[tuple[float, int]] = list(before[1])
+        self.said = BoundedText(limit_bytes, *before)
         self.payloads: list[bytes] = []
         self.console_ended = False
         self.qmp_events: list[dict[str, Any]] = []
@@ -91,7 +104,7 @@ class Streams:
         self._channel_ended = False
         self._sources = select.poll()
         self._reader, self._writer = socket.socketpair()
-        self._unread = bytearray(self.console_text)
+        self._passed_on = 0
         self._writer_is_full = False
         self._client: QMPClient | None = None
         self._loop = asyncio.new_event_loop()
@@ -109,6 +122,16 @@ class Streams:
         self._thread.start()
 
     @property
+    def console_text(self) -> bytearray:
+        """What the console said, as it came, up to the limit."""
+        return self.said.raw
+
+    @property
+    def console_times(self) -> Times:
+        """When each piece of it came."""
+        return self.said.times
+
+    @property
     def console_reader(self) -> socket.socket:
         """A socket from which the console's text can be read a second time, for pexpect."""
         return self._reader
@@ -120,8 +143,7 @@ class Streams:
 
     def arrival_of(self, offset: int) -> float:
         """Return when the byte of the console at an offset came, on the monotonic clock."""
-        place = bisect.bisect_right(self.console_times, offset, key=lambda piece: piece[1]) - 1
-        return self.console_times[place][0] if place >= 0 else 0.0
+        return self.said.times.arrival_of(offset)
 
     def wait_for(self, condition: Callable[[], T | None], deadline: Deadline) -> T | None:
         """Return what `condition` returns as soon as that is not None; None when the time is up.
@@ -212,6 +234,9 @@ class Streams:
         self._loop.run_forever()
 
     def _drain_console(self) -> None:
+        # On a shared console somebody may be waiting for a reply.
+        if not self._shared and time.monotonic() - self.last_sign < TOGETHER_S:
+            time.sleep(TOGETHER_S)
         if self._read_console():
             self._pass_on_more()
 
@@ -223,17 +248,26 @@ class Streams:
                 return False
             payloads, text = self._splitter.feed(data) if self._shared else ([], data)
             with self._changed:
-                self.payloads += payloads
+                self._take(payloads)
                 if not data:
                     self.console_ended = True
-                elif text:
-                    self.console_times.append((time.monotonic(), len(self.console_text)))
-                    self.console_text += text
-                    self._write_log(text)
+                else:
+                    self._keep_text(text)
                 self.last_sign = time.monotonic()
-                self._unread += text
                 self._tell()
         return True
+
+    def _take(self, payloads: list[bytes]) -> None:
+        self.payloads += payloads[: MOST_PAYLOADS - len(self.payloads)]
+
+    def _keep_text(self, text: bytes) -> None:
+        """Keep what the console said, up to the limit; in the log it is said where that was."""
+        was_cut = self.said.is_cut
+        self._write_log(self.said.append(text, time.monotonic()))
+        if self.said.is_cut and not was_cut:
+            limit = f"{self.said.limit_bytes / (1 << 20):g} MiB"
+            self._write_log(f"\n{CUT_MARK.format(limit=limit)}\n".encode())
+            self.log_trouble = self.log_trouble or f"cut at {limit}"
 
     def _write_log(self, text: bytes | bytearray) -> None:
         """Write to the log; where its disk is full the text is still kept here."""
@@ -253,14 +287,16 @@ class Streams:
             self._loop.remove_reader(self._console)
         try:
             with self._changed:
-                while self._unread:
-                    del self._unread[: self._writer.send(self._unread)]
+                while self._passed_on < len(self.console_text):
+                    begin = self._passed_on
+                    piece = bytes(self.console_text[begin : begin + PASSED_ON_BYTES])
+                    self._passed_on += self._writer.send(piece)
         except BlockingIOError:
             self._writer_is_full = True
             self._loop.add_writer(self._writer, self._pass_on)
             return
         except OSError:
-            self._unread.clear()
+            self._passed_on = len(self.console_text)
         self._writer_is_full = False
         self._loop.remove_writer(self._writer)
         if self.console_ended:
@@ -282,8 +318,8 @@ class Streams:
             return
         payloads, text = self._splitter.feed(data)
         with self._changed:
-            self.payloads += payloads
-            self.stray_channel_text += text
+            self._take(payloads)
+            self.stray_channel_text += text[: STRAY_BYTES - len(self.stray_channel_text)]
             self.last_sign = time.monotonic()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
@@ -396,10 +432,11 @@ def connected(
     log: Path,
     shared: bool = False,
     before: tuple[bytes, Sequence[tuple[float, int]]] = (b"", ()),
+    limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
 ) -> Iterator[tuple[Streams, FarEnds]]:
     """Give streams that are not started yet, and their far ends.
 
-    splitter, log, shared, before: as Streams takes them. All is closed at the end.
+    splitter, log, shared, before, limit_bytes: as Streams takes them. All is closed at the end.
     """
     console, far_console = serial_line(CONSOLE_BYTES)
     channel, far_channel = serial_line(CHANNEL_BYTES)
@@ -414,6 +451,7 @@ def connected(
             log=log,
             shared=shared,
             before=before,
+            limit_bytes=limit_bytes,
         )
         with contextlib.closing(streams):
             yield streams, far

@@ -25,6 +25,7 @@ from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply, without_log
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.process import Deadline, quoted, tail
+from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.channel import Channel, NoReply
 from pytest_kernelvm.vm.console import Console
 from pytest_kernelvm.vm.deadlines import GuestDeadline, Limits
@@ -115,6 +116,7 @@ class Vm(Programs):
     snapshot: what it is restored from instead of being booted.
     memory: the file that is its memory; None where no snapshot is to be taken.
     link: its end of the cable to another guest.
+    console_limit_bytes: how much of its console's text is kept; a guest that says more is flooding.
     Its journal has all that is done with it. `on_failed_start` is called with a guest that does
     not get ready, before it is ended.
     """
@@ -127,6 +129,7 @@ class Vm(Programs):
         snapshot: Snapshot | None = None,
         memory: Path | None = None,
         link: socket.socket | None = None,
+        console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
     ) -> None:
         super().__init__(bootable.abi, bootable.boot.arch.endianness)
         self.label = bootable.label
@@ -148,6 +151,7 @@ class Vm(Programs):
         self.on_failed_start: Callable[[Vm], None] = lambda _vm: None
         self._memory = Memory(path=memory, written=True) if memory else None
         self._link = link
+        self._console_limit_bytes = console_limit_bytes
         self._stack = contextlib.ExitStack()
         self._started = 0.0
         self._refreshing = Batch()
@@ -182,6 +186,7 @@ class Vm(Programs):
                     memory=self._memory,
                     snapshot=self.snapshot,
                     link=self._link,
+                    console_limit_bytes=self._console_limit_bytes,
                 )
             )
         except OSError as error:
@@ -480,6 +485,9 @@ class Vm(Programs):
             self._go_on()
         error = self.findings.conclude(for_what, ask=ask)
         self._looked_after = self._exchanges
+        # The end of a test that went well is not content with a flood that the test has swallowed.
+        if not error and self._judge.is_flooded and (ask or not self._judge.told_flood):
+            return self._judge.flood_verdict(self._judge.deadline(0.0), for_what)
         return error
 
     def take_raised(self) -> tuple[KernelvmError, ...]:

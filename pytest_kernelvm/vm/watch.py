@@ -6,11 +6,12 @@ import enum
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pytest_kernelvm.vm.deadlines import GuestDeadline, work_of
 from pytest_kernelvm.vm.kernel_log import LogCopy
-from pytest_kernelvm.vm.splats import HINT, Splat, belongs_to, read_splats
+from pytest_kernelvm.vm.splat_reader import SplatReader
+from pytest_kernelvm.vm.splats import Splat, belongs_to
 from pytest_kernelvm.vm.streams import LOOK_S, Streams
 from pytest_kernelvm.vm.transcript import HALTED
 
@@ -18,8 +19,6 @@ from pytest_kernelvm.vm.transcript import HALTED
 # after its beginning: a guest that spins may go on talking.
 QUIET_S = 0.25
 LONGEST_S = 0.5
-# A WARN's message and `cut here` stand so many lines above the line that is looked for.
-LINES_ABOVE = 14
 # A process is stopped for good, not by a debugger that looks at it, after so many looks.
 STOPPED_LOOKS = 2
 
@@ -28,7 +27,6 @@ REPEATED = frozenset(
     ("soft lockup", "hard lockup", "RCU stall", "hung task", "workqueue lockup", "atomic context")
 )
 
-_HINT = re.compile(HINT.pattern.encode())
 _HALTED = re.compile(HALTED.pattern.encode())
 
 
@@ -41,6 +39,7 @@ class Trouble(enum.Enum):
     STOPPED = "a signal stopped QEMU"
     STREAMS = "a task of ours failed"
     SPLAT = "the kernel found something wrong"
+    FLOOD = "the console said more than is kept"
 
 
 class Source(enum.Enum):
@@ -114,69 +113,6 @@ def is_same_event(splat: Splat, other: Splat) -> bool:
     return splat.title == other.title and (None in times or times[0] == times[1])
 
 
-class SplatReader:
-    """Finds the splats of a text that grows.
-
-    text: its bytes. start: the offset from which on it is looked at. stamped: whether each line of
-    the kernel's has a time, None if that has to be found out.
-    whole: the splats so far that have an end. unfinished: the last one, if it may go on.
-    """
-
-    def __init__(self, text: bytearray, start: int = 0, *, stamped: bool | None = None) -> None:
-        self.whole: list[Splat] = []
-        self.unfinished: Splat | None = None
-        self._text = text
-        self._stamped = stamped
-        self._floor = start
-        self._searched = start
-
-    @property
-    def splats(self) -> tuple[Splat, ...]:
-        """All of them."""
-        return (*self.whole, *((self.unfinished,) if self.unfinished else ()))
-
-    def look_from(self, start: int) -> None:
-        """Look at the text from an earlier offset on."""
-        self.whole.clear()
-        self.unfinished = None
-        self._floor = self._searched = start
-
-    def read(self, *, ended: bool) -> bytes:
-        """Find the splats in what came since the last look; return what that was.
-
-        ended: whether nothing more comes, so that a last line without its end counts.
-        """
-        text = self._text
-        end = len(text) if ended else text.rfind(b"\n", self._searched) + 1
-        if end <= self._searched:
-            return b""
-        fresh = bytes(text[self._searched : end])
-        if not self.unfinished and not _HINT.search(fresh):
-            self._searched = end
-            return fresh
-        start = self.unfinished.start if self.unfinished else self._above(self._searched)
-        self._searched = end
-        self.unfinished = None
-        said = bytes(text[start:end]).decode("latin-1")
-        for splat in read_splats(said, stamped=self._stamped):
-            found = _moved(splat, start, text)
-            if found.complete:
-                self.whole.append(found)
-                self._floor = found.end
-            else:
-                self.unfinished = found
-        return fresh
-
-    def _above(self, offset: int) -> int:
-        """Return where the line begins that is LINES_ABOVE above an offset."""
-        for _line in range(LINES_ABOVE):
-            above = self._text.rfind(b"\n", self._floor, max(self._floor, offset - 1))
-            if above < 0:
-                return self._floor
-            offset = above + 1
-        return offset
-
-
 class Watch:
     """Looks at all that comes out of one guest.
 
@@ -196,7 +132,7 @@ class Watch:
         self.allowances: list[Allowance] = []
         self._streams = streams
         self._pid = pid
-        self._console = SplatReader(streams.console_text, start)
+        self._console = SplatReader(streams.console_text, start, see=self._look_for_halt)
         self._log_copy = log
         self._log = SplatReader(log.text, log_start, stamped=True)
         self._of_ours: list[Splat] = []
@@ -232,7 +168,11 @@ class Watch:
         self._read()
         if any(splat.fatal for splat in self._unsettled()):
             return Trouble.PANIC
-        return self.end_of_guest() or (Trouble.SPLAT if self.refusing and self.is_refused else None)
+        if trouble := self.end_of_guest():
+            return trouble
+        if self.refusing and self.is_refused:
+            return Trouble.SPLAT
+        return Trouble.FLOOD if self._streams.said.is_cut else None
 
     def end_of_guest(self) -> Trouble | None:
         """Return why the guest cannot answer, by what is not its kernel's text."""
@@ -382,18 +322,13 @@ class Watch:
 
     def _read(self) -> None:
         """Find the splats in what came since the last look."""
-        fresh = self._console.read(ended=self._streams.console_ended)
-        self._halted = self._halted or bool(_HALTED.search(fresh))
+        self._console.read(ended=self._streams.console_ended)
         self._log.read(ended=False)
+
+    def _look_for_halt(self, start: int, end: int) -> None:
+        text = self._streams.console_text
+        self._halted = self._halted or bool(_HALTED.search(text, start, end))
 
 
 def _without_figures(splat: Splat) -> str:
     return re.sub(r"\d+", "#", splat.title)
-
-
-def _moved(splat: Splat, by: int, text: bytearray) -> Splat:
-    """Return a splat that was read from bytes of the console, with its text and its place there."""
-    start, end = splat.start + by, splat.end + by
-    said = bytes(text[start:end]).decode(errors="replace").replace("\r", "").rstrip("\n")
-    title = splat.title.encode("latin-1").decode(errors="replace")
-    return replace(splat, start=start, end=end, text=said, title=title)

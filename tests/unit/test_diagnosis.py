@@ -62,6 +62,7 @@ def symptoms(
         oddities="",
         began_anew=False,
         log_trouble="",
+        console_limit_bytes=48 << 20,
         by_hand="kernelvm boot malta-6.12",
         argv="qemu-system-mips -M malta",
     )

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pytest_kernelvm.guest.protocol import LOG_BYTES, RECORD_BYTES
-from pytest_kernelvm.vm.kernel_log import MARK_RECORD, LogCopy, may_go_on
+from pytest_kernelvm.vm.kernel_log import (
+    LIMIT_BYTES,
+    MARK_RECORD,
+    RAW_BYTES,
+    LogCopy,
+    may_go_on,
+)
 from pytest_kernelvm.vm.splats import read_splats
 
 FIRST = b"6,0,0,-;Linux version 6.12.117\n6,1,1254483,-;serial8250.0: ttyS1\n SUBSYSTEM=platform\n"
@@ -110,3 +116,25 @@ def test_a_full_answer_may_go_on() -> None:
     assert not may_go_on(0)
     assert not may_go_on(LOG_BYTES - RECORD_BYTES)
     assert may_go_on(LOG_BYTES - RECORD_BYTES + 1)
+
+
+def flood(records: int, priority: int) -> bytes:
+    line = "of very many lines" * 20
+    return b"".join(
+        f"{priority},{number},{number},-;line {number} {line}\n".encode()
+        for number in range(records)
+    )
+
+
+def test_of_programs_words_the_last_ones_are_kept() -> None:
+    copy = copy_of(flood(20_000, 12))
+    assert len(copy.raw) <= RAW_BYTES
+    assert copy.records.records[-1].sequence == 19_999
+    assert copy.records.records[0].text.startswith("line ")
+    assert (bytes(copy.text), copy.is_full) == (b"", False)
+
+
+def test_a_kernel_that_does_nothing_but_talk_is_not_read_further() -> None:
+    copy = copy_of(flood(40_000, 6))
+    assert copy.is_full
+    assert LIMIT_BYTES < len(copy.text) < LIMIT_BYTES + RECORD_BYTES

@@ -16,8 +16,9 @@ from pytest_kernelvm.arch import arch_named
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
 from pytest_kernelvm.report.witness import Labelled
+from pytest_kernelvm.vm.bounded_text import APART_S
 from pytest_kernelvm.vm.channel import Channel
-from pytest_kernelvm.vm.console import APART_S, Console
+from pytest_kernelvm.vm.console import Console
 from pytest_kernelvm.vm.judging import Judge
 from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.launch import Launch
@@ -150,8 +151,10 @@ def test_a_silent_console_makes_an_empty_cast(silent: Line, tmp_path: Path) -> N
 
 
 def test_bytes_that_come_together_are_one_piece(line: Line) -> None:
-    for byte in b"0123456789" * 20:
-        line.say(bytes([byte]))
+    for byte in b"0123456789" * 19:
+        line.far.console.write(bytes([byte]))
+    line.say(b"0123456789")
+    line.streams.settle()
     assert len(line.console.times) < 60
     assert line.console.raw == BEFORE + b"0123456789" * 20
 

@@ -1,0 +1,58 @@
+"""What pytest shows of a test with guests, made fit for terminals: their words are in it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pytest_kernelvm.printable import printable
+
+# The colours that pytest itself puts into what a comparison says and into captured logs (ECMA-48,
+# SGR), where it has a terminal that shows them.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_CAPTURED_LOG = "Captured log"
+
+
+def make_printable(
+    report: pytest.TestReport, error: BaseException | None, *, coloured: bool
+) -> None:
+    """Spell out what must not reach a terminal in all that a report shows.
+
+    Texts that a test compares, prints or raises come from its guests as a rule.
+    error: what the test ended with. coloured: whether pytest colours; its colours cannot be told
+    from those of a guest, so that there are none in what it has put them into.
+    """
+    compared = coloured and isinstance(error, AssertionError)
+    _visit(report.longrepr, uncoloured=compared)
+    if isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = path, line, printable(reason)
+    elif isinstance(report.longrepr, str):
+        report.longrepr = _shown(report.longrepr, uncoloured=compared)
+    report.sections = [
+        (title, _shown(text, uncoloured=coloured and title.startswith(_CAPTURED_LOG)))
+        for title, text in report.sections
+    ]
+
+
+def _shown(text: str, *, uncoloured: bool) -> str:
+    return printable(_COLOUR.sub("", text) if uncoloured else text)
+
+
+def _visit(part: object, *, uncoloured: bool) -> None:
+    """Spell out the texts of a part of pytest's representation of an exception, in place."""
+    if not hasattr(part, "toterminal"):
+        return
+    for name, value in list(vars(part).items()):
+        setattr(part, name, _replaced(value, uncoloured=uncoloured))
+
+
+def _replaced(value: object, *, uncoloured: bool) -> object:
+    match value:
+        case str():
+            return _shown(value, uncoloured=uncoloured)
+        case list() | tuple():
+            return type(value)([_replaced(each, uncoloured=uncoloured) for each in value])
+    _visit(value, uncoloured=uncoloured)
+    return value

@@ -1,0 +1,101 @@
+"""Text that a guest says over time, with when it came; its beginning is kept, up to a limit.
+
+The beginning and not the end: offsets into it stay what they are, a boot's log is at its beginning,
+and what a guest says when it does nothing but talk is the same over and over.
+"""
+
+from __future__ import annotations
+
+import bisect
+from array import array
+from collections.abc import Sequence
+from typing import overload
+
+# What came within this is one piece: a serial port gives a few bytes at a time.
+APART_S = 0.002
+# Text and times of one guest take little more memory than this, in MiB.
+CONSOLE_LIMIT_MIB = 48
+# So much of the beginning and of the end of a text is enough to tell what became of its guest.
+TOLD_BYTES = 1 << 18
+
+
+class Times(Sequence[tuple[float, int]]):
+    """When, on the monotonic clock, each piece of a text came, and the offset where it begins."""
+
+    def __init__(self, pieces: Sequence[tuple[float, int]] = ()) -> None:
+        self._at = array("d", [at for at, _offset in pieces])
+        self._offsets = array("Q", [offset for _at, offset in pieces])
+
+    def note(self, at: float, offset: int) -> None:
+        """Note that a text goes on at an offset; what comes within APART_S is one piece."""
+        if not self._at or at - self._at[-1] >= APART_S:
+            self._at.append(at)
+            self._offsets.append(offset)
+
+    def arrival_of(self, offset: int) -> float:
+        """Return when the byte at an offset came; 0.0 if nothing is known of it."""
+        place = bisect.bisect_right(self._offsets, offset) - 1
+        return self._at[place] if place >= 0 else 0.0
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[float, int]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[tuple[float, int]]: ...
+
+    def __getitem__(self, place: int | slice) -> tuple[float, int] | Sequence[tuple[float, int]]:
+        if isinstance(place, slice):
+            return list(zip(self._at[place], self._offsets[place], strict=True))
+        return self._at[place], self._offsets[place]
+
+
+class BoundedText:
+    """A text that grows up to a limit; what comes beyond it is counted and not kept.
+
+    limit_bytes: of what is kept. before, times: what it begins with, and when that came.
+    raw: what is kept. dropped_bytes: how much is not.
+    """
+
+    def __init__(
+        self,
+        limit_bytes: int,
+        before: bytes = b"",
+        times: Sequence[tuple[float, int]] = (),
+    ) -> None:
+        self.limit_bytes = limit_bytes
+        self.raw = bytearray(before[:limit_bytes])
+        self.dropped_bytes = len(before) - len(self.raw)
+        self.times = Times(times)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there was more than is kept."""
+        return self.dropped_bytes > 0
+
+    def append(self, data: bytes, at: float) -> bytes:
+        """Add what came at a time of the monotonic clock; return as much of it as is kept."""
+        kept = data[: self.limit_bytes - len(self.raw)]
+        if kept:
+            self.times.note(at, len(self.raw))
+            self.raw += kept
+        self.dropped_bytes += len(data) - len(kept)
+        return kept
+
+    def told(self, *around: tuple[int, int]) -> str:
+        """Return the text with LF at the ends of its lines; of a long one its beginning and end.
+
+        around: offsets of a beginning and an end between which everything is wanted as well.
+        """
+        size = len(self.raw)
+        wanted = [(0, TOLD_BYTES), (max(0, size - TOLD_BYTES), size)]
+        wanted += [(max(0, start - TOLD_BYTES), end) for start, end in around]
+        told, shown = bytearray(), 0
+        for start, end in sorted(wanted):
+            if start > shown:
+                told += b"\n... %d bytes are in the log ...\n" % (start - shown)
+            told += self.raw[max(start, shown) : end]
+            shown = max(shown, min(end, size))
+        return told.decode(errors="replace").replace("\r\n", "\n")
