@@ -675,8 +675,9 @@ def test_the_last_line_need_not_end(end: str) -> None:
 )
 def test_a_newline_in_a_tasks_name(lines: list[str], kind: str, title: str) -> None:
     [shown] = read_splats("".join(f"[    5.000001] {line}\n" for line in lines))
+    [bare] = read_splats("\n".join(lines))
     [logged] = read_log_splats([Record(text="\n".join(lines))])
-    for splat in (shown, logged):
+    for splat in (shown, bare, logged):
         assert splat.kind == kind
         assert splat.title.startswith(title)
 
