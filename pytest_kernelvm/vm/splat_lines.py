@@ -123,7 +123,7 @@ class ConsoleLines:
             row = row_of(words)
             if row:
                 return _line(found.start(), end, words, found), row
-        if stamps or self._stamps_near(start):
+        if stamps or self.has_stamps_above(start):
             return None
         return self._telling_without_stamp(tail, stop, end)
 
@@ -153,7 +153,8 @@ class ConsoleLines:
         found = [*_LATER_STAMP.finditer(self.text, start, stop)]
         return found[-1] if found else None
 
-    def _stamps_near(self, start: int) -> bool:
+    def has_stamps_above(self, start: int) -> bool:
+        """Whether the kernel's lines before an offset carry time stamps."""
         if self._stamped is not None:
             return self._stamped
         for found in _STAMPED_LINE.finditer(

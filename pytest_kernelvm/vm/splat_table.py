@@ -85,9 +85,10 @@ ROWS = (
         "lockdep",
         _TRACE,
         _START,
-        r"\[ BUG: .* \]|BUG: MAX_\w+ too low!|BUG: looking up invalid subclass: .*"
+        r"\[ (?:BUG|INFO): .* \]|BUG: MAX_\w+ too low!|BUG: looking up invalid subclass: .*"
         r"|BUG: key \S+ has not been registered!",
         "BUG",
+        "INFO: ",
     ),
     _row("lockdep", _TRACE, _SURE, r"INFO: trying to register non-static key\.", "INFO: "),
     # kernel/rcu/tree_stall.h, tree_exp.h, tasks.h

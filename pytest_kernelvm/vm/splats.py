@@ -28,6 +28,7 @@ from pytest_kernelvm.vm.splat_table import (
 
 __all__ = [
     "HINT",
+    "LINES_ABOVE",
     "LogRecord",
     "Splat",
     "belongs_to",
@@ -50,8 +51,8 @@ _KILLED = re.compile(r"(?:Memory cgroup o|O)ut of memory: Kill.*|Out of memory a
 # How far above the telling line `cut here` may stand: a WARN's own message is in between.
 _MESSAGE_LINES = 12
 # A call trace that comes at all begins within so many lines; so far above its head stands what it
-# is for.
-_HEAD_LINES = 40
+# is for. Who reads a part of a text gives so many lines above what is new.
+LINES_ABOVE = 40
 # How far above die()'s line the cause is told, and over how many lines names with newlines go.
 _CAUSE_LINES = 3
 _NAME_LINES = 3
@@ -269,7 +270,9 @@ class _Reader:
     def _over_lines(self, begin: int) -> _Telling | None:
         """Return what a line tells in which a task's name has newlines."""
         line = self._source.next(begin)
-        if not line or not line.stamped or not NAME_FOLLOWS.fullmatch(line.words):
+        if not line or not NAME_FOLLOWS.fullmatch(line.words):
+            return None
+        if not line.stamped and self._source.has_stamps_above(begin):
             return None
         words, below = line.words, line
         for _more in range(_NAME_LINES):
@@ -308,7 +311,7 @@ def _first(window: _Window, told: _Telling) -> tuple[int, str]:
 
 def _is_explained(window: _Window) -> bool:
     """Whether somebody asked for a call trace, or it is a test's, by what stands above its head."""
-    for above, line in window.above(_HEAD_LINES):
+    for above, line in window.above(LINES_ABOVE):
         if window.pauses_before(above + 1) or TRACE_HEAD.fullmatch(line.words):
             return False
         if EXPLAINED.fullmatch(line.words):
@@ -356,7 +359,7 @@ def _last_by_trace(window: _Window, kind: str) -> tuple[Line, bool]:
             in_trace, announced = False, here
         elif in_trace and (_goes_on(line, kind) or not window.is_of_same_caller(here)):
             last = line
-        elif in_trace or here - announced > _HEAD_LINES:
+        elif in_trace or here - announced > LINES_ABOVE:
             return last or _last_indented(window), True
     if last and in_trace:
         return window.last_of(_MOST_LINES - 1)
@@ -427,7 +430,7 @@ _CPUS = (
     re.compile(r"on (?:cpu|CPU) ?(\d+)"),
 )
 _TASKS = (
-    re.compile(r"INFO: task (?P<task>.{1,80}):(?P<pid>\d+) blocked "),
+    re.compile(r"INFO: task (?P<task>.{1,80}):(?P<pid>\d+) blocked ", re.DOTALL),
     re.compile(r"CPU#\d+ stuck for \d+s! \[(?P<task>.*):(?P<pid>\d+)\]", re.DOTALL),
     re.compile(r"note: (?P<task>.*)\[(?P<pid>\d+)\] exited with", re.DOTALL),
     re.compile(
