@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pytest_kernelvm.guest.protocol import NR_TAINT, Batch, Reply, asks_for_log
 from pytest_kernelvm.vm.kernel_log import LIMIT_BYTES, MARK_RECORD, LogCopy, LogGap, may_go_on
 from pytest_kernelvm.vm.streams import Streams
-from pytest_kernelvm.vm.taint import explained_by, words_of
+from pytest_kernelvm.vm.taint import unexplained_taints
 from pytest_kernelvm.vm.transcript import lines_between
 from pytest_kernelvm.vm.watch import Watch
 
@@ -106,9 +106,13 @@ class LogReader:
         return lines_between(text, gap.after_s, gap.before_s) >= gap.lost
 
     def _find_taint(self, taint: int) -> None:
-        fresh, self.taint = taint & ~self.taint, taint
-        if not fresh:
+        before, self.taint = self.taint, taint
+        if not taint & ~before:
             return
-        fresh &= ~explained_by(self._watch.splats, self._copy.text.decode(errors="replace"))
-        for words in words_of(fresh):
-            self._watch.find("taint", f"tainted, and no word of why: {words}")
+        kinds = (splat.kind for splat in self._watch.log_splats)
+        log = self._copy.text.decode(errors="replace")
+        for flag in unexplained_taints(before, taint, kinds, log):
+            # What told of it may be among what was lost, which is told instead.
+            if not (flag.said_by and self._copy.gaps):
+                title = f"tainted, and no word of why: {flag.letter} ({flag.meaning})"
+                self._watch.find("taint", title)

@@ -459,7 +459,6 @@ ROWS = (
         "Backtrace: ",
     ),
 )
-TAINT = "taint"
 
 # The line above die()'s that says what happened (arch/mips/kernel/traps.c, do_be();
 # arch/arm/mm/fault.c, do_DataAbort(); arch/m68k/kernel/traps.c, bad_super_trap()). A process gets a
@@ -563,91 +562,3 @@ def sure_words(text: str) -> tuple[int, Row] | None:
 def _row_number(match: re.Match[str]) -> int:
     assert match.lastgroup
     return int(match.lastgroup[1:])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Taint:
-    """A taint flag (kernel/panic.c, taint_flags; Documentation/admin-guide/tainted-kernels.rst).
-
-    letter: as in `Tainted: G  W`. bit: of /proc/sys/kernel/tainted. meaning: for an error.
-    finding: whether a kernel that gets it during a test found something wrong. told_by: the kinds
-    of splats that set it.
-    """
-
-    letter: str
-    bit: int
-    meaning: str
-    finding: bool = False
-    told_by: frozenset[str] = frozenset()
-
-
-_DEATHS = frozenset(("oops", "BUG", "list corruption", "memory corruption", "use count", "UBSAN"))
-
-TAINTS = (
-    Taint(letter="P", bit=0, meaning="a module with a proprietary licence was loaded"),
-    # insmod -f, or a module that lacks the CRCs of what it uses.
-    Taint(letter="F", bit=1, meaning="a module was loaded by force", finding=True),
-    Taint(letter="S", bit=2, meaning="the system is out of its specification", finding=True),
-    Taint(letter="R", bit=3, meaning="a module was unloaded by force", finding=True),
-    Taint(
-        letter="M",
-        bit=4,
-        meaning="the processor reported a machine check",
-        finding=True,
-        told_by=frozenset(("machine check", "oops")),
-    ),
-    Taint(
-        letter="B",
-        bit=5,
-        meaning="memory was damaged, or used after its end",
-        finding=True,
-        told_by=frozenset(("BUG", "KASAN", "KMSAN", "KFENCE", "slab corruption")),
-    ),
-    # A parameter that is marked as unsafe, a write to a regmap or to the flags themselves.
-    Taint(letter="U", bit=6, meaning="a program asked for it"),
-    Taint(letter="D", bit=7, meaning="the kernel died of an oops", finding=True, told_by=_DEATHS),
-    Taint(letter="A", bit=8, meaning="an ACPI table was replaced"),
-    Taint(
-        letter="W",
-        bit=9,
-        meaning="the kernel warned",
-        finding=True,
-        told_by=_DEATHS | {"WARNING", "atomic context"},
-    ),
-    Taint(letter="C", bit=10, meaning="a staging driver was loaded"),
-    Taint(letter="I", bit=11, meaning="a fault of the firmware is worked around"),
-    Taint(letter="O", bit=12, meaning="a module from outside of the tree was loaded"),
-    Taint(letter="E", bit=13, meaning="a module without signature was loaded"),
-    Taint(
-        letter="L",
-        bit=14,
-        meaning="a CPU was stuck",
-        finding=True,
-        told_by=frozenset(("soft lockup",)),
-    ),
-    Taint(letter="K", bit=15, meaning="the kernel was patched while it ran"),
-    Taint(letter="X", bit=16, meaning="a distribution's own, or an experimental feature"),
-    Taint(letter="T", bit=17, meaning="structures are laid out at random"),
-    Taint(letter="N", bit=18, meaning="a test in the kernel was run"),
-    Taint(letter="J", bit=19, meaning="a program changed firmware through fwctl"),
-)
-
-
-def taints_of(flags: int) -> tuple[Taint, ...]:
-    """Return what is set in a number from /proc/sys/kernel/tainted; unknown bits are findings."""
-    known = tuple(taint for taint in TAINTS if flags >> taint.bit & 1)
-    unknown = (bit for bit in range(len(TAINTS), flags.bit_length()) if flags >> bit & 1)
-    return known + tuple(
-        Taint(letter="?", bit=bit, meaning=f"unknown, bit {bit}", finding=True) for bit in unknown
-    )
-
-
-def unexplained_taints(before: int, after: int, kinds: Iterable[str]) -> tuple[Taint, ...]:
-    """Return the findings among the flags that a kernel got, but those that its splats tell.
-
-    before, after: /proc/sys/kernel/tainted. kinds: of the splats in between, allowed ones included.
-    """
-    told = set(kinds)
-    return tuple(
-        taint for taint in taints_of(after & ~before) if taint.finding and not told & taint.told_by
-    )

@@ -1,4 +1,4 @@
-"""A kernel's taint: what its flags mean, and which of them tell that something went wrong."""
+"""A kernel's taint: what its flags mean, and what of its own words explains that it has them."""
 
 from __future__ import annotations
 
@@ -6,95 +6,115 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_kernelvm.vm.splats import Splat
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Flag:
-    """One flag of /proc/sys/kernel/tainted.
+class Taint:
+    """A taint flag (kernel/panic.c, taint_flags; Documentation/admin-guide/tainted-kernels.rst).
 
-    letter: as in `Tainted: G W`. meaning: in words.
-    is_finding: whether it tells that something went wrong, or that somebody did it behind the
-    test's back. The others come with modules that a test loads.
-    said_by: a pattern of the kernel's own words that explain it, beside those of a splat.
+    letter: as in `Tainted: G  W`. bit: of /proc/sys/kernel/tainted. meaning: for an error.
+    told_by: the kinds of splats that set it. said_by: what else the kernel says when it sets it, as
+    a pattern; empty if nothing. is_silent: whether the kernel may set it without a word, for what
+    is no fault.
     """
 
     letter: str
+    bit: int
     meaning: str
-    is_finding: bool = False
+    told_by: frozenset[str] = frozenset()
     said_by: str = ""
+    is_silent: bool = False
 
 
-# By bit: include/linux/panic.h, taint_flags in kernel/panic.c, and
-# Documentation/admin-guide/tainted-kernels.rst.
-FLAGS = (
-    Flag(letter="P", meaning="a proprietary module was loaded"),
-    Flag(letter="F", meaning="a module was loaded by force"),
-    Flag(letter="S", meaning="the CPU is used out of its specification", is_finding=True),
-    Flag(letter="R", meaning="a module was unloaded by force", is_finding=True),
-    Flag(letter="M", meaning="the CPU reported a machine check", is_finding=True),
-    Flag(letter="B", meaning="a page was found in a bad state", is_finding=True),
-    Flag(
+_DEATHS = frozenset(("oops", "BUG", "list corruption", "memory corruption", "use count", "UBSAN"))
+# kernel/module/main.c and kernel/module/signing.c, drivers/staging, kernel/livepatch/core.c.
+_MODULE = r"taint(?:s|ing) kernel|kernel tainted|is from the staging directory"
+
+TAINTS = (
+    Taint(letter="P", bit=0, meaning="a module with a proprietary licence", said_by=_MODULE),
+    # insmod -f, or a module that lacks the CRCs of what it uses.
+    Taint(letter="F", bit=1, meaning="a module was loaded by force", said_by=_MODULE),
+    Taint(
+        letter="S",
+        bit=2,
+        meaning="the system is out of its specification",
+        # arch/arm64/kernel/cpufeature.c; arch/x86/kernel/msr.c
+        said_by=r"SANITY CHECK: Unexpected variation|Write to unrecognized MSR",
+    ),
+    Taint(letter="R", bit=3, meaning="a module was unloaded by force"),
+    Taint(
+        letter="M",
+        bit=4,
+        meaning="the processor reported a machine check",
+        told_by=frozenset(("machine check", "oops")),
+    ),
+    Taint(
+        letter="B",
+        bit=5,
+        meaning="memory was damaged, or used after its end",
+        told_by=frozenset(("BUG", "KASAN", "KMSAN", "KFENCE", "slab corruption")),
+    ),
+    Taint(
         letter="U",
-        meaning="a program asked for this taint",
-        is_finding=True,
-        # kernel/params.c, param_check_unsafe
+        bit=6,
+        meaning="a program asked for it",
+        # kernel/params.c, param_check_unsafe()
         said_by=r"Setting dangerous option \S+ - tainting kernel",
     ),
-    Flag(letter="D", meaning="the kernel had an oops", is_finding=True),
-    Flag(
+    Taint(letter="D", bit=7, meaning="the kernel died of an oops", told_by=_DEATHS),
+    Taint(
         letter="A",
+        bit=8,
         meaning="an ACPI table was replaced",
-        is_finding=True,
-        # drivers/acpi/tables.c
-        said_by=r"Table Upgrade: (?:install|override)|Override \[",
+        # drivers/acpi/tables.c, drivers/acpi/acpi_configfs.c
+        said_by=r"ACPI: .*(?:[Uu]pgrade|[Oo]verride|Host-directed Dynamic ACPI Table Load)",
     ),
-    Flag(letter="W", meaning="the kernel gave a warning", is_finding=True),
-    Flag(letter="C", meaning="a staging driver was loaded"),
-    Flag(
+    Taint(
+        letter="W",
+        bit=9,
+        meaning="the kernel warned",
+        told_by=_DEATHS | {"WARNING", "atomic context"},
+    ),
+    Taint(letter="C", bit=10, meaning="a staging driver was loaded", said_by=_MODULE),
+    Taint(
         letter="I",
-        meaning="the kernel works around a severe fault of the firmware",
-        is_finding=True,
+        bit=11,
+        meaning="a fault of the firmware is worked around",
+        told_by=frozenset(("WARNING",)),
         said_by=r"\[Firmware (?:Bug|Warn)\]",
     ),
-    Flag(letter="O", meaning="a module of outside the kernel's tree was loaded"),
-    Flag(letter="E", meaning="a module without a signature was loaded"),
-    Flag(letter="L", meaning="there was a soft lockup", is_finding=True),
-    Flag(letter="K", meaning="the kernel was patched while it runs"),
-    Flag(letter="X", meaning="a flag of the distribution's"),
-    Flag(letter="T", meaning="the kernel was built with struct randomization"),
-    Flag(letter="N", meaning="a test of the kernel's own was run"),
-    Flag(
-        letter="J", meaning="a program changed a device's firmware state (fwctl)", is_finding=True
-    ),
-)
-
-# Nothing that sets a taint flag, by kinds of splats; all others do.
-NEVER_TAINT = frozenset(
-    ("RCU stall", "hung task", "memory leak", "damaged initramfs", "log gap", "taint", "call trace")
+    Taint(letter="O", bit=12, meaning="a module from outside of the tree", said_by=_MODULE),
+    Taint(letter="E", bit=13, meaning="a module without signature", said_by=_MODULE),
+    Taint(letter="L", bit=14, meaning="a CPU was stuck", told_by=frozenset(("soft lockup",))),
+    Taint(letter="K", bit=15, meaning="the kernel was patched while it ran", said_by=_MODULE),
+    Taint(letter="X", bit=16, meaning="a distribution's own", is_silent=True),
+    Taint(letter="T", bit=17, meaning="structures are laid out at random", is_silent=True),
+    Taint(letter="N", bit=18, meaning="a test in the kernel was run", is_silent=True),
+    Taint(letter="J", bit=19, meaning="a program used fwctl", is_silent=True),
 )
 
 
-def explained_by(splats: Iterable[Splat], log: str) -> int:
-    """Return the flags, as bits, that the kernel's own words explain.
-
-    splats: of its log. log: its whole text.
-    """
-    bits = 0
-    if any(splat.kind not in NEVER_TAINT for splat in splats):
-        bits |= sum(1 << bit for bit, flag in enumerate(FLAGS) if flag.letter in "SMBDWLI")
-    for bit, flag in enumerate(FLAGS):
-        if flag.said_by and re.search(flag.said_by, log):
-            bits |= 1 << bit
-    return bits
-
-
-def words_of(taint: int) -> tuple[str, ...]:
-    """Return in words each flag of a taint that tells that something went wrong."""
-    known = tuple(
-        f"{flag.letter} ({flag.meaning})"
-        for bit, flag in enumerate(FLAGS)
-        if taint >> bit & 1 and flag.is_finding
+def taints_of(flags: int) -> tuple[Taint, ...]:
+    """Return what is set in a number from /proc/sys/kernel/tainted."""
+    known = tuple(taint for taint in TAINTS if flags >> taint.bit & 1)
+    unknown = (bit for bit in range(len(TAINTS), flags.bit_length()) if flags >> bit & 1)
+    return known + tuple(
+        Taint(letter="?", bit=bit, meaning=f"unknown, bit {bit}") for bit in unknown
     )
-    unknown = taint >> len(FLAGS) << len(FLAGS)
-    return (*known, f"flags {unknown:#x} that are not known") if unknown else known
+
+
+def unexplained_taints(
+    before: int, after: int, kinds: Iterable[str], log: str
+) -> tuple[Taint, ...]:
+    """Return the flags that a kernel got and that none of its own words explain.
+
+    before, after: /proc/sys/kernel/tainted. kinds: of the splats of its log, allowed ones included.
+    log: its whole text.
+    """
+    told = set(kinds)
+    return tuple(
+        taint
+        for taint in taints_of(after & ~before)
+        if not taint.is_silent
+        and not told & taint.told_by
+        and not (taint.said_by and re.search(taint.said_by, log))
+    )

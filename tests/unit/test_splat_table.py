@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kernelvm.vm.splat_table import HINT, ROWS, TAINTS, row_of, taints_of, unexplained_taints
+from pytest_kernelvm.vm.splat_table import HINT, ROWS, row_of
 from pytest_kernelvm.vm.splats import kind_of, read_splats
 
 # Composed from the formats in the kernel's source that the table names, by kind.
@@ -433,47 +433,3 @@ def test_what_a_program_says_where_the_kernel_stamps_its_lines(kind: str, before
     for line in EXAMPLES[kind]:
         quoted = f"[    1.0] eth0: up\n{before}{line}\n[    1.1] eth0: down\n"
         assert (line, read_splats(quoted)) == (line, ())
-
-
-def test_the_taint_flags_are_the_kernels() -> None:
-    """In the order of kernel/panic.c, taint_flags."""
-    assert "".join(taint.letter for taint in TAINTS) == "PFSRMBUDAWCIOELKXTNJ"
-    assert [taint.bit for taint in TAINTS] == list(range(20))
-    assert all(taint.meaning for taint in TAINTS)
-    assert not [taint for taint in TAINTS if taint.told_by and not taint.finding]
-    assert {kind for taint in TAINTS for kind in taint.told_by} <= {row.kind for row in ROWS}
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "kinds", "letters"),
-    [
-        (0, 0, [], ""),
-        (0, 1 << 12 | 1 << 13, [], ""),
-        (0, 1 << 9, [], "W"),
-        (0, 1 << 9, ["WARNING"], ""),
-        (0, 1 << 9, ["atomic context"], ""),
-        (0, 1 << 9, ["soft lockup"], "W"),
-        (1 << 9, 1 << 9, [], ""),
-        (1 << 9, 1 << 9 | 1 << 7, ["WARNING"], "D"),
-        (0, 1 << 7 | 1 << 9, ["oops"], ""),
-        (0, 1 << 14, ["soft lockup"], ""),
-        (0, 1 << 14, ["RCU stall"], "L"),
-        (0, 1 << 5, ["KASAN"], ""),
-        (0, 1 << 5 | 1 << 4, [], "MB"),
-        (0, 0b1111, [], "FSR"),
-        (0, 1 << 6 | 1 << 18 | 1 << 15 | 1 << 10, [], ""),
-        (0, 1 << 25, [], "?"),
-        (0, (1 << 20) - 1, [], "FSRMBDWL"),
-    ],
-)
-def test_taints_that_nothing_explains(
-    before: int, after: int, kinds: list[str], letters: str
-) -> None:
-    found = unexplained_taints(before, after, kinds)
-    assert "".join(taint.letter for taint in found) == letters
-
-
-def test_what_flags_mean() -> None:
-    assert [taint.letter for taint in taints_of(4097)] == ["P", "O"]
-    [unknown] = taints_of(1 << 40)
-    assert (unknown.bit, unknown.meaning, unknown.finding) == (40, "unknown, bit 40", True)
