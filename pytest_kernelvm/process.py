@@ -138,9 +138,10 @@ def signals_interrupt() -> Iterator[None]:
 def end_with_parent(grace_s: float = 1.0) -> Iterator[None]:
     """End this process, and with it its children, soon after its parent has ended.
 
-    For the workers of pytest-xdist: execnet looks for its end of a pipe, and then gives a test that
-    runs 15 seconds. This sends SIGTERM at once, which `signals_interrupt` makes an interrupt, and
-    SIGKILL `grace_s` seconds later; pidfd_open(2) says when.
+    For the workers of pytest-xdist, whose execnet gives a running test 15 seconds when the other
+    end of its pipe is gone. This sends SIGTERM at once, which `signals_interrupt` makes an
+    interrupt, and SIGKILL `grace_s` seconds later, whatever is still being cleaned up then.
+    pidfd_open(2) tells of the parent's end.
     """
     watched = os.pidfd_open(os.getppid())
     over_read, over_write = os.pipe()

@@ -89,3 +89,8 @@ class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
     def _offer(self) -> None:
         for node in self.nodes:
             self._reschedule(node)
+
+    def _reschedule(self, node: Any) -> None:
+        """Maybe give a worker more; one that replaces another has first to collect the tests."""
+        if node in self.registered_collections:
+            super()._reschedule(node)
