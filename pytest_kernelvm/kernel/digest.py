@@ -49,8 +49,8 @@ class Digest(str):
         return super().__new__(cls, text)
 
 
-# What `known_digest` has read, with the file's time, size and inode then.
-_known: dict[tuple[Path, bool], tuple[tuple[int, int, int], Digest]] = {}
+# What `known_digest` has read, with the file's times, size and inode then.
+_known: dict[tuple[Path, bool], tuple[tuple[int, ...], Digest]] = {}
 
 
 def digest_of(value: Any) -> Digest:
@@ -71,18 +71,19 @@ def file_digest(path: Path) -> Digest:
 
 
 def known_digest(path: Path, *, sparse: bool = False) -> Digest:
-    """Return the sha256 of a file, read again only when its time, size or inode has changed.
+    """Return the sha256 of a file, read again only when its times, size or inode have changed.
 
     sparse: as `sparse_digest`.
     """
     status = path.stat()
-    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    # Nobody can set the time of a file's last change of any kind (inode(7), ctime).
+    stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
     known = _known.get((path, sparse))
     if known and known[0] == stamp:
         return known[1]
     digest = sparse_digest(path) if sparse else file_digest(path)
     # A file that was just written can be changed without another time.
-    if time.time_ns() - status.st_mtime_ns > _TICK_NS:
+    if time.time_ns() - status.st_ctime_ns > _TICK_NS:
         _known[path, sparse] = stamp, digest
     return digest
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.digest import (
     Digest,
     NotADigest,
@@ -144,6 +145,7 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     path = store.find(KIND, digest)
     if path is None:
         return None
+    _require_writable(path)
     try:
         note = read_note(path)
         fault = _fault(path, note)
@@ -157,6 +159,23 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     store.progress.say(f"the snapshot {digest[:16]} is damaged ({fault}): it is made anew")
     store.discard(KIND, digest)
     return None
+
+
+def _require_writable(path: Path) -> None:
+    """Raise BadInput if QEMU can't open a snapshot's memory: 7.2 does so for writing.
+
+    What a guest writes stays with it all the same.
+    """
+    if (path / MEMORY).exists() and not os.access(path / MEMORY, os.W_OK):
+        raise BadInput(
+            "guests cannot be restored from a store that is not writable",
+            Evidence(
+                seen=f"{path / MEMORY} cannot be opened for writing, as QEMU does",
+                where=(str(path.parent.parent),),
+                next_step="make it and all below it yours to write, name another directory with "
+                "KERNELVM_STORE, or have each guest booted with --kernelvm-fresh=boot",
+            ),
+        )
 
 
 def _fault(path: Path, note: Note) -> str:
