@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pytest_kernelvm.kernel.digest import (
     digest_of,
     file_digest,
     filled_pages,
+    known_digests,
     sparse_digest,
 )
 from pytest_kernelvm.kernel.digest import known_digest as known_digest
@@ -180,11 +180,10 @@ def _require_writable(path: Path) -> None:
 
 def _fault(path: Path, note: Note) -> str:
     """Return which file of a snapshot has not its digest; all are read once in a process."""
-    with ThreadPoolExecutor(len(note.sha256) or 1) as pool:
-        digests = pool.map(lambda name: known_digest(path / name, sparse=True), note.sha256)
-        for (name, digest), seen in zip(note.sha256.items(), digests, strict=True):
-            if seen != digest:
-                return f"{name}: {OTHER_BYTES}"
+    digests = known_digests([path / name for name in note.sha256], sparse=True)
+    for name, digest in note.sha256.items():
+        if digests[path / name] != digest:
+            return f"{name}: {OTHER_BYTES}"
     return "" if {MEMORY, STATE, CONSOLE} <= note.sha256.keys() else "not all its files are noted"
 
 
