@@ -198,9 +198,11 @@ def _forget_requests(store: Store) -> None:
 
 def _forget_uses(store: Store) -> None:
     """Remove notes of use by nobody who lives, of what is not there any more."""
+    archives = {path.name.partition(".")[0] for path in (store.root / ARCHIVES).glob("*.cpio*")}
     for users in _directories(store.root / USES):
         kind, _, name = users.name.rpartition("-")
-        if kind and not store.in_use(kind, name) and not (store.root / kind / name).exists():
+        there = (store.root / kind / name).exists() or (kind == ARCHIVES and name in archives)
+        if kind and not there and not store.in_use(kind, name):
             remove_tree(users)
 
 

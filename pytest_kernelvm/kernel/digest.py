@@ -9,11 +9,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence
+
+Stamp = tuple[int, int, int, int]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # So much of a wrong one is shown.
@@ -21,6 +24,7 @@ _SHOWN = 80
 _PAGE_BYTES = 4096
 _BLOCK_BYTES = 1 << 20
 _PIECES = 512
+_THREADS = 4
 # Longer than what file systems round times to.
 _TICK_NS = 20_000_000
 _ZEROS = bytes(_PAGE_BYTES)
@@ -49,8 +53,8 @@ class Digest(str):
         return super().__new__(cls, text)
 
 
-# What `known_digest` has read, with the file's time, size and inode then.
-_known: dict[tuple[Path, bool], tuple[tuple[int, int, int], Digest]] = {}
+# What `known_digest` has read, with the file's times, size and inode then.
+_known: dict[tuple[Path, bool], tuple[Stamp, Digest]] = {}
 
 
 def digest_of(value: Any) -> Digest:
@@ -71,20 +75,51 @@ def file_digest(path: Path) -> Digest:
 
 
 def known_digest(path: Path, *, sparse: bool = False) -> Digest:
-    """Return the sha256 of a file, read again only when its time, size or inode has changed.
+    """Return the sha256 of a file, read again only when its times, size or inode have changed.
 
     sparse: as `sparse_digest`.
     """
-    status = path.stat()
-    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    stamp = stamp_of(path)
     known = _known.get((path, sparse))
     if known and known[0] == stamp:
         return known[1]
     digest = sparse_digest(path) if sparse else file_digest(path)
-    # A file that was just written can be changed without another time.
-    if time.time_ns() - status.st_mtime_ns > _TICK_NS:
+    if is_settled(stamp):
         _known[path, sparse] = stamp, digest
     return digest
+
+
+def known_digests(paths: Sequence[Path], *, sparse: bool = False) -> dict[Path, Digest | OSError]:
+    """Return the digest of each file as `known_digest`, or why it can't be read.
+
+    Several that were not read yet are read at once: hashing needs no Python.
+    """
+
+    def read(path: Path) -> Digest | OSError:
+        try:
+            return known_digest(path, sparse=sparse)
+        except OSError as error:
+            return error
+
+    unread = [path for path in paths if (path, sparse) not in _known]
+    if len(unread) < 2:
+        return {path: read(path) for path in paths}
+    with ThreadPoolExecutor(min(_THREADS, len(unread))) as pool:
+        return dict(zip(paths, pool.map(read, paths), strict=True))
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return what tells that a file has changed: its times, size and inode.
+
+    Nobody can set the time of a file's last change of any kind (inode(7), ctime).
+    """
+    status = path.stat()
+    return status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def is_settled(stamp: Stamp) -> bool:
+    """Whether a change from now on will show: a file just written may keep its time."""
+    return time.time_ns() - stamp[0] > _TICK_NS
 
 
 def sparse_digest(path: Path) -> Digest:

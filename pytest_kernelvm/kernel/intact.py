@@ -9,18 +9,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pytest_kernelvm.errors import Evidence, HarnessError
 from pytest_kernelvm.kernel.checked_json import Malformed
-from pytest_kernelvm.kernel.digest import Digest, NotADigest, known_digest, stamps_digest
+from pytest_kernelvm.kernel.digest import Digest, NotADigest, known_digests, stamps_digest
 from pytest_kernelvm.kernel.note import ENTRY, OTHER_BYTES, Note, damage_of, read_note, size_fault
 from pytest_kernelvm.kernel.store import ARCHIVES, default_store
 from pytest_kernelvm.process import quoted
-
-# So many files at once: hashing needs no Python, and a disk is faster when asked for several.
-_THREADS = 4
 
 
 class DamagedStore(HarnessError):
@@ -34,10 +30,16 @@ def require_intact(paths: Iterable[Path]) -> None:
     and what to do.
     """
     noted = [found for path in paths if (found := _noted(path))]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for error in pool.map(lambda each: _damage(*each), noted):
-            if error:
-                raise error
+    for entry, path, size, _digest in noted:
+        if size is not None and (fault := size_fault(path, size)):
+            raise _error(entry, path, fault)
+    digests = known_digests([path for _entry, path, _size, _digest in noted])
+    for entry, path, _size, digest in noted:
+        seen = digests[path]
+        if isinstance(seen, OSError):
+            raise _error(entry, path, seen.strerror or str(seen))
+        if seen != digest:
+            raise _error(entry, path, f"sha256 {seen}", f"sha256 {digest}")
 
 
 def require_intact_below(directory: Path) -> None:
@@ -103,16 +105,6 @@ def _noted(path: Path) -> tuple[Path, Path, int | None, Digest] | None:
     return None
 
 
-def _damage(entry: Path, path: Path, size: int | None, digest: Digest) -> DamagedStore | None:
-    if size is not None and (fault := size_fault(path, size)):
-        return _error(entry, path, fault)
-    try:
-        seen = known_digest(path)
-    except OSError as error:
-        return _error(entry, path, error.strerror or str(error))
-    return None if seen == digest else _error(entry, path, f"sha256 {seen}", f"sha256 {digest}")
-
-
 @functools.cache
 def _entry_of(directory: Path) -> Path | None:
     """Return the entry that a directory is in; the store's are KIND/DIGEST of a root."""
@@ -128,15 +120,9 @@ def _entry_of(directory: Path) -> Path | None:
 
 def _note_of(entry: Path) -> Note:
     try:
-        status = (entry / ENTRY).stat()
-        return _note_read(entry, status.st_mtime_ns, status.st_size, status.st_ino)
+        return read_note(entry)
     except (OSError, Malformed) as error:
         raise _error(entry, entry / ENTRY, str(error)) from None
-
-
-@functools.cache
-def _note_read(entry: Path, _mtime_ns: int, _size_bytes: int, _inode: int) -> Note:
-    return read_note(entry)
 
 
 def _error(

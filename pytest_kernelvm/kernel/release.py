@@ -77,7 +77,8 @@ def _tarball(store: Store, source: Source) -> tuple[str, str]:
             ),
         )
     known = {"path": f"{directory}/{name}", "sha256": found[1]}
-    write_whole(noted, json.dumps(known).encode())
+    with store.disk_errors():
+        write_whole(noted, json.dumps(known).encode())
     return f"{base}/{directory}/{name}", found[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def _without_our_frames(excinfo: pytest.ExceptionInfo[BaseException], error: Ker
         entry
         for entry in excinfo.traceback
         if not Path(entry.path).is_relative_to(PACKAGE) and "_pytest" not in str(entry.path)
+        # Whoever enters one of our contexts goes through it.
+        if str(entry.path) != contextlib.__file__
     ]
     tests = [entry for entry in frames if "pluggy" not in str(entry.path)]
     if tests:

@@ -69,8 +69,9 @@ def _clean(arguments: argparse.Namespace) -> int:
             raise BadInput("--sources goes without a CELL: sources are of no cell alone")
         return _clean_cells(store, cells_of(arguments, arguments.cells))
     kinds = (*CLEANED, *(("sources", "mirrors") if arguments.sources else ()))
-    for directory, stay in clean(store, kinds):
-        print(f"kept {stay} in {directory}: in use" if stay else f"removed {directory}")
+    with store.disk_errors():
+        for directory, stay in clean(store, kinds):
+            print(f"kept {stay} in {directory}: in use" if stay else f"removed {directory}")
     return 0
 
 
@@ -83,7 +84,8 @@ def _clean_cells(store: Store, cells: Sequence[VmConfig]) -> int:
         if kernel is None:
             print(f"{cell.id}: not built")
             continue
-        gone, stay = clean_kernel(store, kernel.digest)
+        with store.disk_errors():
+            gone, stay = clean_kernel(store, kernel.digest)
         for item in gone:
             print(f"{cell.id}: removed {item.path}")
         for item in stay:
@@ -158,7 +160,9 @@ def _path(arguments: argparse.Namespace) -> int:
     path: Path = kernel.directory
     if arguments.output:
         path = kernel.devel if arguments.output == "devel" else path / arguments.output
-    if not path.exists():
+    named = Path(arguments.output or "")
+    inside = ".." not in named.parts and not named.is_absolute()
+    if not (inside and path.exists()):
         have = [each.name for each in sorted(kernel.directory.iterdir())]
         raise BadInput(
             f"the kernel of {cell.id} has no output {arguments.output!r}",
@@ -180,7 +184,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         if faults[SHOWN_FAULTS:]:
             print(f"{item.path}: {len(faults) - SHOWN_FAULTS} more files")
     if arguments.remove:
-        stay = {*remove_items(store, tuple(damaged))}
+        with store.disk_errors():
+            stay = {*remove_items(store, tuple(damaged))}
         for item in damaged:
             print(f"kept {item.path}: in use" if item in stay else f"removed {item.path}")
     print(f"{len(damaged)} damaged" if damaged else "all is whole")
@@ -196,9 +201,11 @@ def _gc(arguments: argparse.Namespace) -> int:
         raise BadInput(
             "nothing says what is to go", Evidence(next_step="--older-than 30d, --max-size 20G")
         )
-    gone = collect_garbage(
-        store_of(arguments), older_than_s=arguments.older_than, most_bytes=arguments.max_size
-    )
+    store = store_of(arguments)
+    with store.disk_errors():
+        gone = collect_garbage(
+            store, older_than_s=arguments.older_than, most_bytes=arguments.max_size
+        )
     for item in gone:
         print(f"removed {item.path}  {_shown(item.size_bytes)}")
     print(f"{len(gone)} removed, {_shown(sum(item.size_bytes for item in gone))}")

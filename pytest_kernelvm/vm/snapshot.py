@@ -11,17 +11,18 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.digest import (
     Digest,
     NotADigest,
     digest_of,
     file_digest,
     filled_pages,
+    known_digests,
     sparse_digest,
 )
 from pytest_kernelvm.kernel.digest import known_digest as known_digest
@@ -149,6 +150,7 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     path = store.find(KIND, digest)
     if path is None:
         return None
+    _require_writable(path)
     try:
         note = read_note(path)
         fault = _fault(path, note)
@@ -164,13 +166,29 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     return None
 
 
+def _require_writable(path: Path) -> None:
+    """Raise BadInput if QEMU can't open a snapshot's memory: 7.2 does so for writing.
+
+    What a guest writes stays with it all the same.
+    """
+    if (path / MEMORY).exists() and not os.access(path / MEMORY, os.W_OK):
+        raise BadInput(
+            "guests cannot be restored from a store that is not writable",
+            Evidence(
+                seen=f"{path / MEMORY} cannot be opened for writing, as QEMU does",
+                where=(str(path.parent.parent),),
+                next_step="make it and all below it yours to write, name another directory with "
+                "KERNELVM_STORE, or have each guest booted with --kernelvm-fresh=boot",
+            ),
+        )
+
+
 def _fault(path: Path, note: Note) -> str:
     """Return which file of a snapshot has not its digest; all are read once in a process."""
-    with ThreadPoolExecutor(len(note.sha256) or 1) as pool:
-        digests = pool.map(lambda name: known_digest(path / name, sparse=True), note.sha256)
-        for (name, digest), seen in zip(note.sha256.items(), digests, strict=True):
-            if seen != digest:
-                return f"{name}: {OTHER_BYTES}"
+    digests = known_digests([path / name for name in note.sha256], sparse=True)
+    for name, digest in note.sha256.items():
+        if digests[path / name] != digest:
+            return f"{name}: {OTHER_BYTES}"
     return "" if {MEMORY, STATE, CONSOLE} <= note.sha256.keys() else "not all its files are noted"
 
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_kernelvm.kernel.collection import collect_garbage, items, verify
-from pytest_kernelvm.kernel.store import ENTRY, USES, Digest, Store, Work, digest_of
+from pytest_kernelvm.kernel.collection import (
+    clean,
+    clean_kernel,
+    collect_garbage,
+    items,
+    verify,
+)
+from pytest_kernelvm.kernel.store import ENTRY, USES, Digest, Store, Work, digest_of, remove_tree
 from pytest_kernelvm.process import Spawned, spawn
 from pytest_kernelvm.progress import Silent
 from tests.unit.test_process import wait_until
@@ -226,3 +233,152 @@ def test_what_somebody_else_removed_is_gone(root: Path) -> None:
     assert store.remove("kernels", named("a"))
     assert store.remove("kernels", named("a"))
     assert kernels(root) == []
+
+
+# Cleaning
+
+
+def test_clean_leaves_what_another_process_uses(root: Path, tmp_path: Path) -> None:
+    fill(root, "used", "unused")
+    fill(root, "snapshot", kind="snapshots")
+    (root / "logs" / "old").mkdir(parents=True)
+    with user_of(root, "used", tmp_path / "log"):
+        told = dict(clean(other(root), ("kernels", "snapshots", "logs", "tmp")))
+        assert told[root / "kernels"] == 1
+        assert kernels(root) == ["used"]
+        assert other(root).find("kernels", named("used"))
+        assert not (root / "snapshots").exists()
+        assert not (root / "logs").exists()
+    assert dict(clean(other(root), ("kernels",))) == {root / "kernels": 0}
+    assert not (root / "kernels").exists()
+    assert not (root / USES).exists()
+
+
+def test_clean_leaves_archives_and_logs_that_are_used(root: Path, tmp_path: Path) -> None:
+    with spawn([sys.executable, "-c", PACKING, str(root)], output=tmp_path / "log") as child:
+        wait_until(lambda: "packed" in (tmp_path / "log").read_text(), "the archive")
+        told = dict(clean(other(root), ("initramfs", "logs", "tmp")))
+        assert told == {root / "initramfs": 1, root / "logs": 1, root / "tmp": 1}
+        assert [path.suffix for path in (root / "initramfs").iterdir()] == [".cpio"]
+        assert child.poll() is None
+    assert set(dict(clean(other(root), ("initramfs", "logs", "tmp"))).values()) == {0}
+
+
+PACKING = """
+import sys, time
+from pathlib import Path
+from pytest_kernelvm.guest.cpio import file
+from pytest_kernelvm.guest.initramfs import pack
+from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.progress import Silent
+
+store = Store(Path(sys.argv[1]), Silent())
+pack(store, [file("init", b"x", 0o755)], compressed=False)
+store.new_log_directory("malta-6.12")
+with store.work("snapshots-x"):
+    print("packed", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_clean_and_what_is_made_right_now(root: Path) -> None:
+    fill(root, "made")
+    with other(root).lock(f"kernels-{named('made')}", "the kernel"):
+        assert dict(clean(other(root), ("kernels",))) == {root / "kernels": 1}
+
+
+def test_a_kernel_goes_with_what_is_of_it_alone(root: Path) -> None:
+    fill(root, "mine", "other")
+    fill(root, "mine", kind="devel")
+    store = Store(root, Silent())
+
+    def make(kernel: str) -> Callable[[Work], dict[str, Any]]:
+        def fill_it(work: Work) -> dict[str, Any]:
+            (work.entry / "file").write_text(kernel)
+            return {"kernel": named(kernel)}
+
+        return fill_it
+
+    for kernel in ("mine", "other"):
+        for kind in ("trees", "snapshots"):
+            store.obtain(kind, digest_of([kind, kernel]), make(kernel), label="")
+        (root / "requests").mkdir(exist_ok=True)
+        (root / "requests" / f"{kernel}.json").write_text(json.dumps({"kernel": named(kernel)}))
+    gone, stay = clean_kernel(store, named("mine"))
+    assert sorted(item.kind for item in gone) == ["devel", "kernels", "snapshots", "trees"]
+    assert stay == ()
+    left = {(item.kind, item.digest) for item in items(store)}
+    assert left == {
+        ("kernels", named("other")),
+        ("snapshots", digest_of(["snapshots", "other"])),
+        ("trees", digest_of(["trees", "other"])),
+    }
+    assert [path.name for path in (root / "requests").iterdir()] == ["other.json"]
+
+
+# What is left behind
+
+WRITING = """
+import sys, time
+from pathlib import Path
+from pytest_kernelvm.kernel.store import Digest, Store
+from pytest_kernelvm.progress import Silent
+
+def make(work):
+    (work.directory / "memory").write_bytes(bytes(1000))
+    (work.entry / "state").write_bytes(bytes(1000))
+    print("writing", flush=True)
+    time.sleep(600)
+
+Store(Path(sys.argv[1]), Silent()).obtain("snapshots", Digest("5" * 64), make, label="it")
+"""
+
+
+@pytest.mark.parametrize("how", ["work", "log directory", "gc", "clean"])
+def test_what_a_killed_process_left_goes_at_the_next_start(
+    how: str, root: Path, tmp_path: Path
+) -> None:
+    with (
+        spawn([sys.executable, "-c", WRITING, str(root)], output=tmp_path / "log") as child,
+        other(root).work("mine"),
+    ):
+        wait_until(lambda: "writing" in (tmp_path / "log").read_text(), "the writer")
+        left = root / "tmp" / f"snapshots-{'5' * 64}"
+        bundle = root / "tmp" / "failure-abc"
+        bundle.mkdir()
+        start(how, root)
+        assert left.is_dir()
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait(10)
+        start(how, root)
+        assert not left.exists()
+        assert (root / "tmp" / "mine").is_dir()
+        # Nobody locks those; they go when they are old.
+        assert bundle.is_dir()
+        os.utime(bundle, (1, 1))
+        start(how, root)
+        assert not bundle.exists()
+
+
+def start(how: str, root: Path) -> None:
+    """Do with a store what a process does at its start."""
+    if how == "work":
+        with other(root).work("another"):
+            pass
+    elif how == "log directory":
+        other(root).new_log_directory("malta")
+    elif how == "gc":
+        collect_garbage(other(root), older_than_s=DAY_S)
+    else:
+        assert dict(clean(other(root), ("tmp",)))
+
+
+def test_notes_of_use_of_what_is_gone_go_too(root: Path) -> None:
+    fill(root, "here", "gone")
+    remove_tree(root / "kernels" / named("gone"))
+    (root / USES / "nonsense").mkdir()
+    note = root / USES / f"kernels-{named('gone')}" / "nonsense"
+    note.touch()
+    os.utime(note, (1, 1))
+    collect_garbage(other(root), older_than_s=9 * DAY_S)
+    assert f"kernels-{named('gone')}" not in [path.name for path in (root / USES).iterdir()]

@@ -2,13 +2,16 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.guest.protocol import Batch
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.digest import sparse_digest
+from pytest_kernelvm.kernel.note import ENTRY, read_note
+from pytest_kernelvm.kernel.store import Store, write_whole
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.vm.guests import Guests
 from pytest_kernelvm.vm.restoring import SET_CLOCK_S, asks_for_clock, clock_offset_s
@@ -190,6 +193,9 @@ def test_what_does_not_restore_is_made_anew(cell: Cell, private: tuple[Store, Gu
     found = find_snapshot(store, bootable.boot)
     assert found is not None
     found.state.write_bytes(found.state.read_bytes()[:64].ljust(found.state.stat().st_size, b"x"))
+    note = read_note(found.directory)
+    digests = {**note.sha256, STATE: sparse_digest(found.state)}
+    write_whole(found.directory / ENTRY, replace(note, sha256=digests).text())
     with guests.restored(bootable) as vm:
         assert vm.read("/proc/version")
     assert guests.counts.snapshots_made == 2
