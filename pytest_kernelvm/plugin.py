@@ -185,6 +185,7 @@ _RUN = pytest.StashKey["RunReport"]()
 _PROGRESS = pytest.StashKey["TerminalProgress"]()
 _CHARGED = pytest.StashKey[dict[Path, str]]()
 _NEXT = pytest.StashKey["pytest.Item | None"]()
+_NUMBERS = pytest.StashKey["itertools.count[int]"]()
 
 
 def _selected(config: pytest.Config) -> tuple[VmConfig, ...]:
@@ -459,7 +460,8 @@ def kernelvm_guests(
     """What makes guests ready."""
     from pytest_kernelvm.vm.guests import Guests
 
-    numbers = itertools.count()
+    # This may be set up again, for a last test that runs once more.
+    numbers = request.config.stash.setdefault(_NUMBERS, itertools.count())
     # mktemp's own numbering reads the whole directory each time.
     guests = Guests(
         kernelvm_store,

@@ -190,7 +190,7 @@ def test_workers_end_with_who_shares_out_their_tests(
         def noted() -> list[Path]:
             return [file for file in pytester.path.glob("pids-*") if file.read_text()]
 
-        assert within(60, lambda: len(noted()) == 2), (tmp_path / "output").read_text()
+        assert within(240, lambda: len(noted()) == 2), (tmp_path / "output").read_text()
         pids = [int(word) for file in noted() for word in file.read_text().split()]
         assert not ended(pids)
         os.kill(controller.pid, signal.SIGKILL)

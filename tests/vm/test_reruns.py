@@ -55,4 +55,5 @@ def test_x(vm):
     junit = tmp_path / "junit.xml"
     said = pytest_output(cell, tmp_path, tests, f"--junit-xml={junit}")
     assert ("= 1 passed in" in said) is passes, said
+    assert ("= 1 failed in" in said) is not passes, said
     assert junit.read_text().count('name="kernelvm_verdict"') == (0 if passes else 1)
