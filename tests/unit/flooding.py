@@ -37,7 +37,6 @@ FLOODS = {
     "almost a splat": STAMP + b"INFO: a task that is not blocked, BUG or no BUG\r\n",
     "almost a splat in one line": b"INFO: BUG WARNING: ",
     "beginnings of frames": b"\x01",
-    "a frame without an end": b"\x01" + b"\xff" * 255,
     "splats": SPLAT,
     "splats that never end": SPLAT[: SPLAT.find(b"[    1.0] ---[ end")],
     "a panic and no end": b"[    1.0] Kernel panic - not syncing: x\r\n" + STAMP + b"more\r\n",

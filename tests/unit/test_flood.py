@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import run
 from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB, TOLD_BYTES, BoundedText, Times
 from tests.unit.flooding import FLOODS
@@ -28,7 +29,7 @@ def flooded(megabytes: int, limit_mib: int, *kinds: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def small_floods() -> dict[str, Any]:
     """What each kind takes, with a small limit."""
-    return flooded(4, 1, *FLOODS)
+    return flooded(2, 1, *FLOODS)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FLOODS if kind != PANIC])
@@ -57,6 +58,14 @@ def test_what_a_large_flood_takes(kind: str) -> None:
     assert told["trouble"] == "FLOOD"
     assert told["kept"] == CONSOLE_LIMIT_MIB << 20
     assert told["more_mib"] < 64
+
+
+def test_a_frame_without_an_end_takes_no_memory() -> None:
+    splitter = FrameSplitter("little")
+    for _time in range(200):
+        assert splitter.feed(b"\x01" + b"\xff" * 65536) == ([], b"")
+    assert splitter.feed(b"\x04text")[1].endswith(b"text")
+    assert splitter.damaged >= 199
 
 
 # A bounded text
