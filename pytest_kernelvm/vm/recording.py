@@ -23,15 +23,31 @@ TOGETHER_S = 0.01
 LAST_BYTES = 1 << 16
 # A longer line is broken.
 LINE_BYTES = 1 << 14
+# Of a console with much more than this, people read its beginning and the last of it.
+CLOCKED_BYTES = 1 << 19
 
 
-def pieces(console: Console) -> Iterator[tuple[float, bytes]]:
-    """Give what came on a console, piece by piece, with its times on the monotonic clock."""
+def pieces(console: Console, left_out: tuple[int, int] = (0, 0)) -> Iterator[tuple[float, bytes]]:
+    """Give what came on a console, piece by piece, with its times on the monotonic clock.
+
+    left_out: offsets between which it is not given; that is said in a line of its own.
+    """
     size, times = console.size_bytes, console.times
+    begin, stop = left_out
+    is_said = False
     ends = (*(at for _, at in times[1:]), size)
     for (when, at), end in zip(times, ends, strict=False):
-        if end > at:
-            yield when, console.part(at, end)
+        if end <= begin or at >= stop:
+            if end > at:
+                yield when, console.part(at, end)
+            continue
+        if at < begin:
+            yield when, console.part(at, begin)
+        if not is_said:
+            is_said = True
+            yield when, f"\n… {stop - begin} bytes are in {console.log.name} …\n".encode()
+        if end > stop:
+            yield when, console.part(stop, end)
 
 
 def two_clocks(console: Console, since: float) -> str:
@@ -45,8 +61,11 @@ def clocked_lines(console: Console, since: float) -> Iterator[str]:
     since: what the host's seconds are counted from, on the monotonic clock; what a restored guest
     said before is below 0.
     """
+    size = console.size_bytes
+    is_long = size > 2 * CLOCKED_BYTES
+    left_out = (CLOCKED_BYTES, size - CLOCKED_BYTES) if is_long else (0, 0)
     started, line = since, bytearray()
-    for when, piece in pieces(console):
+    for when, piece in pieces(console, left_out):
         for part in piece.splitlines(keepends=True):
             started = started if line else when
             line += part

@@ -16,7 +16,7 @@ from pytest_kernelvm.arch import arch_named
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
 from pytest_kernelvm.report.witness import Labelled
-from pytest_kernelvm.vm.bounded_text import APART_S
+from pytest_kernelvm.vm.bounded_text import APART_S, CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.channel import Channel
 from pytest_kernelvm.vm.console import Console
 from pytest_kernelvm.vm.judging import Judge
@@ -39,20 +39,34 @@ class Unlabelled:
 class Line:
     """A console whose other end is ours."""
 
-    def __init__(self, directory: Path, before: bytes = b"") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        before: bytes = b"",
+        *,
+        shared: bool = False,
+        limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
+    ) -> None:
         self.now = time.monotonic()
         at = [(self.now - 3.0, 0), (self.now - 2.0, before.find(b"\n") + 1)] if before else []
         self._stack = contextlib.ExitStack()
         log = directory / "console.log"
         self.streams, self.far = self._stack.enter_context(
-            connected(splitter=FrameSplitter("little"), log=log, before=(before, at))
+            connected(
+                splitter=FrameSplitter("little"),
+                log=log,
+                shared=shared,
+                before=(before, at),
+                limit_bytes=limit_bytes,
+            )
         )
         self.typed: list[str] = []
+        self.judge = self._judge(directory)
         self.console = Console(
             self.streams,
             directory / "console.log",
             5.0,
-            self._judge(directory),
+            self.judge,
             self.typed.append,
             lambda: True,
         )
