@@ -21,13 +21,11 @@ Stamp = tuple[int, int, int, int]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # So much of a wrong one is shown.
 _SHOWN = 80
-_PAGE_BYTES = 4096
+_PIECE_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
-_PIECES = 512
 _THREADS = 4
 # Longer than what file systems round times to.
 _TICK_NS = 20_000_000
-_ZEROS = bytes(_PAGE_BYTES)
 
 
 class NotADigest(BadInput, ValueError):
@@ -123,25 +121,25 @@ def is_settled(stamp: Stamp) -> bool:
 
 
 def sparse_digest(path: Path) -> Digest:
-    """Return the sha256 of a file's size and of its pages that are not zero, with their places.
+    """Return the sha256 of a file's size and of its pieces that are not zero, with their places.
 
-    Holes are not read: most of a guest's memory is one.
+    Holes are not read: most of a guest's memory is one. Where they are makes no difference.
     """
     digest = hashlib.sha256(str(path.stat().st_size).encode())
     with path.open("rb", buffering=0) as file:
-        # In large pieces, for which hashlib lets other threads run.
-        pieces: list[bytes] = []
-        for offset, page in filled_pages(file):
-            pieces += (offset.to_bytes(8, "big"), page)
-            if len(pieces) >= _PIECES:
-                digest.update(b"".join(pieces))
-                pieces.clear()
-        digest.update(b"".join(pieces))
+        # In pieces so large that hashlib lets other threads run.
+        for offset, piece in filled_pieces(file, _PIECE_BYTES):
+            digest.update(offset.to_bytes(8, "big"))
+            digest.update(piece)
     return Digest(digest.hexdigest())
 
 
-def filled_pages(file: io.FileIO) -> Iterator[tuple[int, bytes]]:
-    """Give the pages that are not zero with their offsets, without reading holes."""
+def filled_pieces(file: io.FileIO, size_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Give the pieces of a file that are not zero with their offsets, without reading holes.
+
+    size_bytes: of a piece; each begins at a multiple of it.
+    """
+    zeros = bytes(size_bytes)
     at, end = 0, os.fstat(file.fileno()).st_size
     while at < end:
         try:
@@ -151,15 +149,17 @@ def filled_pages(file: io.FileIO) -> Iterator[tuple[int, bytes]]:
                 return
             raise
         hole = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+        at -= at % size_bytes
+        hole = min(end, hole + -hole % size_bytes)
         while at < hole:
             block = os.pread(file.fileno(), min(hole - at, _BLOCK_BYTES), at)
             if not block:
                 # It was cut meanwhile.
                 return
-            for place in range(0, len(block), _PAGE_BYTES):
-                page = block[place : place + _PAGE_BYTES]
-                if page != _ZEROS:
-                    yield at + place, page
+            for place in range(0, len(block), size_bytes):
+                piece = block[place : place + size_bytes]
+                if piece != zeros[: len(piece)]:
+                    yield at + place, piece
             at += len(block)
 
 

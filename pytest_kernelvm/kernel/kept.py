@@ -14,8 +14,10 @@ A kept build is a directory `builds/DIGEST` of the store:
                    its notes (Makefile, `srctree := ..`), so that the whole can be copied elsewhere
     files.json     digests of the files of a working tree, as they are in tree/
     made.json      what the last build in it made, if that succeeded (unchanged.py)
-    note.json      what it was built from; absent while somebody builds in it, and after he was
-                   killed: make cannot know then which objects are whole, and it is not used again
+    note.json      what it was built from, and a digest of its objects' times and sizes: if they
+                   were changed since, it is not used; absent while somebody builds in it, and
+                   after he was killed: make cannot know then which objects are whole, and it is
+                   not used again
 
 A file of the source that changes gets the time of the change, not its own: an object made from
 another version of it may be younger than both.
@@ -33,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BuildFailed
+from pytest_kernelvm.kernel.digest import stamps_digest
 from pytest_kernelvm.kernel.following import (
     FILES,
     OBJECTS,
@@ -123,7 +126,9 @@ def kept_build(store: Store, wanted: Wanted, label: str) -> Iterator[Bench]:
         directory = store.path(KIND, name)
         note = directory / NOTE
         parent = ""
-        if not note.is_file():
+        if not (note.is_file() and _is_as_left(directory)):
+            if note.is_file():
+                store.progress.say(f"{KIND}/{name[:16]} was changed by somebody else: not used")
             parent = _begin(store, wanted, directory)
         fresh = not (directory / "tree" / OBJECTS).is_dir()
         note.unlink(missing_ok=True)
@@ -150,6 +155,18 @@ def kept_build(store: Store, wanted: Wanted, label: str) -> Iterator[Bench]:
     forget(store, most=MOST_KEPT, most_bytes=MOST_BYTES)
 
 
+def _is_as_left(directory: Path) -> bool:
+    """Whether the objects of a kept build have the sizes and times that its last build left.
+
+    make would take those for its own that are younger than their sources, whatever is in them.
+    """
+    try:
+        stamps = json.loads((directory / NOTE).read_bytes()).get("stamps")
+        return stamps in (None, stamps_digest(directory / "tree" / OBJECTS, without=""))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
 def _taken(path: Path) -> str:
     try:
         text = path.read_text()
@@ -165,6 +182,7 @@ def _keep(wanted: Wanted, directory: Path) -> None:
         "series": wanted.series,
         "toolchain": wanted.toolchain,
         "config": parse_config(wanted.config),
+        "stamps": stamps_digest(directory / "tree" / OBJECTS, without=""),
         # The source costs nothing: its files are links.
         "size_bytes": _disk_bytes(directory / "tree" / OBJECTS),
     }
@@ -207,7 +225,8 @@ def _copy_nearest(store: Store, wanted: Wanted, entry: Path) -> str:
     for waits, foreign, distance, directory in tries:
         name = f"{KIND}-{directory.name}"
         with store.lock(name, "a kept build") if waits else store.lock_if_free(name) as ours:
-            if ours is not False and (directory / NOTE).is_file():
+            whole = ours is not False and (directory / NOTE).is_file()
+            if whole and _is_as_left(directory):
                 of = " of another source" if foreign else ""
                 store.progress.say(
                     f"starting from a kept build{of} that differs in {distance} symbols"

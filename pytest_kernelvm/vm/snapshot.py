@@ -21,7 +21,7 @@ from pytest_kernelvm.kernel.digest import (
     NotADigest,
     digest_of,
     file_digest,
-    filled_pages,
+    filled_pieces,
     known_digests,
     sparse_digest,
 )
@@ -35,11 +35,12 @@ from pytest_kernelvm.vm.qemu_argv import Boot, Ends, qemu_argv
 
 KIND = "snapshots"
 # Part of every digest: what is written here, or done with a guest before it is stopped.
-FORMAT = 5
+FORMAT = 7
 # More than this is not kept; who was not used for longest goes first.
 KEPT_BYTES = 8 << 30
 
 MEMORY, STATE, CONSOLE, LOG = "memory", "state", "console", "log"
+_PAGE_BYTES = 4096
 
 
 class SnapshotUnusable(Exception):
@@ -189,7 +190,9 @@ def _fault(path: Path, note: Note) -> str:
     for name, digest in note.sha256.items():
         if digests[path / name] != digest:
             return f"{name}: {OTHER_BYTES}"
-    return "" if {MEMORY, STATE, CONSOLE} <= note.sha256.keys() else "not all its files are noted"
+    return (
+        "" if {MEMORY, STATE, CONSOLE, LOG} <= note.sha256.keys() else "not all its files are noted"
+    )
 
 
 def verified(path: Path, memory_sha256: str, state_sha256: str) -> bool:
@@ -263,7 +266,7 @@ def _evict(store: Store, spared: Digest) -> None:
 def write_sparse(source: Path, copy: Path) -> None:
     """Copy a file, leaving holes where pages of 4,096 bytes are zero."""
     with source.open("rb", buffering=0) as file, copy.open("wb", buffering=0) as sink:
-        for offset, page in filled_pages(file):
+        for offset, page in filled_pieces(file, _PAGE_BYTES):
             os.pwrite(sink.fileno(), page, offset)
         sink.truncate(source.stat().st_size)
         os.fsync(sink.fileno())

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_kernelvm.cli import main
 from pytest_kernelvm.errors import Verdict
-from pytest_kernelvm.kernel.digest import digest_of, known_digest
+from pytest_kernelvm.kernel.digest import digest_of, filled_pieces, known_digest, sparse_digest
 from pytest_kernelvm.kernel.intact import DamagedStore, require_intact, require_intact_below
 from pytest_kernelvm.kernel.note import ENTRY, Note
 from pytest_kernelvm.kernel.store import Digest, Store, Work
@@ -375,3 +375,26 @@ def test_what_is_written_is_read() -> None:
     note = Note(about={"a": "\x1b"}, sizes={"b": 1}, sha256={"b": DIGEST}, tree=DIGEST)
     assert json.loads(note.text())["sizes"] == {"b": 1}
     assert note.text().startswith(b'{\n "digest": "')
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 65536, 65537, 3 << 20])
+def test_holes_make_no_difference(size: int, tmp_path: Path) -> None:
+    content = bytearray(size)
+    for place in (0, 5000, 70_000, 1 << 20, (1 << 20) + 66_000, size - 1):
+        if 0 <= place < size:
+            content[place] = 7
+    full, holes = tmp_path / "full", tmp_path / "holes"
+    full.write_bytes(content)
+    with holes.open("wb", buffering=0) as file, full.open("rb", buffering=0) as source:
+        for offset, page in filled_pieces(source, 4096):
+            os.pwrite(file.fileno(), page, offset)
+        file.truncate(size)
+    assert holes.read_bytes() == content
+    assert sparse_digest(full) == sparse_digest(holes)
+    if size:
+        content[size // 2] ^= 1
+        full.write_bytes(content)
+        assert sparse_digest(full) != sparse_digest(holes)
+    with holes.open("ab") as file:
+        file.truncate(size + 1)
+    assert sparse_digest(full) != sparse_digest(holes)

@@ -30,6 +30,7 @@ from pytest_kernelvm.kernel.foreign_archive import unpack_foreign
 from pytest_kernelvm.kernel.remote import Limits, Remote
 from pytest_kernelvm.kernel.store import Digest, Store, Work
 from tests.unit.serving import serving
+from tests.unit.small_kernel import kernelvm_build, write_cell, write_small_kernel
 from tests.unit.test_source import Told
 
 pytest.importorskip("fsspec")
@@ -598,3 +599,30 @@ def test_a_secret_in_the_url_is_not_shown(scene: Scene) -> None:
     assert remote.fetch(scene.store, REQUEST) is None
     assert "secret" not in "".join(scene.told.lines)
     assert "http://127.0.0.1:9/store" in scene.told.lines[0]
+
+
+def test_a_kernel_is_built_all_the_same(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, with a server that names a directory for each request."""
+
+    def naming_a_directory(handler: http.server.BaseHTTPRequestHandler) -> None:
+        said = {"kernel": str(scene.outside), "sha256": dict.fromkeys(("devel", "kernels"), DIGEST)}
+        data = json.dumps(said).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    write_cell(tmp_path, f"tree: {write_small_kernel(tmp_path / 'tree')}")
+    before = scene.state()
+    with answering(naming_a_directory, scene.remote, notes=True) as url:
+        monkeypatch.setenv("KERNELVM_REMOTE", url)
+        done = kernelvm_build(tmp_path, scene.root / "fresh")
+    assert done.status == 0, done.stderr
+    assert f"nothing is taken from the remote store {url}: requests/" in done.stderr
+    assert f"'{scene.outside}' is no digest"[:60] in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "kernels/" in done.stdout
+    after = scene.state()
+    assert after == {**before, "root": sorted([*before["root"], "fresh"])}

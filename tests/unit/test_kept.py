@@ -93,6 +93,20 @@ def test_the_same_again_makes_nothing(store: Store, wanted: Wanted) -> None:
     assert bench.changed == ()
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_one_that_was_damaged_is_not_built_upon(
+    same: bool, store: Store, wanted: Wanted, tmp_path: Path
+) -> None:
+    """make would take an object that is younger than its source for its own."""
+    _made, bench = build(store, wanted)
+    (bench.objects / "one.o").write_text("damage")
+    other = wanted if same else replace(wanted, config="CONFIG_A=y\nCONFIG_B=m\n")
+    made, bench = build(store, other)
+    assert made == ["one", "two"]
+    assert (bench.changed, bench.parent) == (None, "")
+    assert contents(bench) == from_nothing(other, tmp_path / "other")
+
+
 def test_another_configuration_begins_with_a_copy(
     store: Store, wanted: Wanted, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from pytest_kernelvm.kernel.intact import DamagedStore
 from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import Deadline, run, spawn
 from pytest_kernelvm.vm.guests import Guests
-from pytest_kernelvm.vm.snapshot import CONSOLE, MEMORY, STATE, find_snapshot
+from pytest_kernelvm.vm.snapshot import CONSOLE, LOG, MEMORY, STATE, find_snapshot
 from tests.unit.test_source import Told
 from tests.unit.test_store import disk_of
 from tests.vm.project import KERNELVM
@@ -136,7 +136,7 @@ def test_a_file_that_changes_meanwhile(own: Cell, guests: Guests) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [MEMORY, STATE, CONSOLE])
+@pytest.mark.parametrize("name", [MEMORY, STATE, CONSOLE, LOG])
 def test_a_changed_snapshot_is_told_and_made_anew(
     name: str, own: Cell, guests: Guests, private: Store
 ) -> None:
