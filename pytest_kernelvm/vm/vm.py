@@ -399,7 +399,8 @@ class Vm(Programs):
 
         Raises NoReply.
         """
-        longer = batch.with_log()
+        # A console that is the agent's channel as well has shown it all, and is busy enough.
+        longer = None if self.boot.shared_console else batch.with_log()
         seen_bytes = len(self._launch.streams.console_text)
         reply = self._transact_or_resume(longer or batch, deadline)
         if longer:
