@@ -79,6 +79,7 @@ class Bootable:
 
     label: for messages. boot: what QEMU boots. abi: the numbers of the kernel's headers.
     by_hand: the command that boots the same guest interactively. services: its cell's.
+    terminal: the program that gives others a terminal, None without.
     """
 
     label: str
@@ -87,6 +88,7 @@ class Bootable:
     limits: Limits
     by_hand: str
     services: ServiceCatalogue
+    terminal: Path | None = None
 
 
 class Bootables(Protocol):
@@ -124,6 +126,7 @@ class Vm(Programs):
         self.directory = directory
         self.snapshot = snapshot
         self.services = Services(self, bootable.services)
+        self.terminal = bootable.terminal
         self.network = Network(
             self,
             self._byteorder,
@@ -551,7 +554,7 @@ class Vm(Programs):
         if reply:
             self._syscall_failed("kexec", -reply.results[0])
         self.abi, self.boot, self._stale = second.abi, boot, []
-        self.services = Services(self, second.services)
+        self.services, self.terminal = Services(self, second.services), second.terminal
 
     def wait_end(self, timeout_s: float) -> int | None:
         """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""
