@@ -98,6 +98,7 @@ class Programs:
     """Compiled programs of one kernel.
 
     agent, modprobe: ELF files. preinit, activate: those that lead into another root.
+    terminal: what runs a program on a terminal.
     abi: the numbers that are spoken with the agent. digest: names what made them.
     """
 
@@ -106,6 +107,7 @@ class Programs:
     modprobe: Path
     preinit: Path
     activate: Path
+    terminal: Path
     abi: Abi
 
 
@@ -135,7 +137,8 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
     )
 
     def make(work: Work) -> dict[str, Any]:
-        compile_program(kernel, SOURCES / "agent.c", work.entry / "agent")
+        for name in ("agent", "terminal"):
+            compile_program(kernel, SOURCES / f"{name}.c", work.entry / name)
         _compile_small(kernel, compact, work)
         numbers = asdict(_abi(kernel))
         (work.entry / "abi.json").write_text(json.dumps(numbers, sort_keys=True))
@@ -150,6 +153,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
         modprobe=entry / "modprobe",
         preinit=entry / "preinit",
         activate=entry / "activate",
+        terminal=entry / "terminal",
         abi=Abi(**json.loads((entry / "abi.json").read_text())),
     )
 

@@ -73,24 +73,27 @@ def objections(
     return tuple(found)
 
 
-def layout_objections(kernel: Kernel, config: Mapping[str, str]) -> Iterable[Objection]:
-    """Give the symbols whose other value has given structures of the image another layout.
+def layout_objections(kernel: Kernel, config: Mapping[str, str]) -> tuple[Objection, ...]:
+    """Return the symbols whose other value has given structures of the image another layout.
 
     Those count that some object of the image was compiled by and some header mentions. A text
     changes no layout, nor does the version of a tool.
     """
     uses = read_uses(kernel.directory)
+    found = []
     for name, ours, theirs in differences(kernel.config, config):
         use = uses.get(name)
         is_text = '"' in (ours[:1], theirs[:1])
         if not use or not use.count or not use.in_header or is_text or _TOOL.fullmatch(name):
             continue
         more = f" and {use.count - len(use.named)} more" if use.count > len(use.named) else ""
-        yield Objection(
-            kind="layout",
-            text=f"{name} is {ours} in the image and {theirs} for the module; compiled by it "
-            f"into the image: {', '.join(use.named)}{more}",
+        text = (
+            f"{name} is {ours} in the image and {theirs} for the module; compiled by it "
+            f"into the image: {', '.join(use.named)}{more}"
         )
+        found.append((use.count, Objection(kind="layout", text=text)))
+    # What most of the image was compiled by comes first.
+    return tuple(each for _count, each in sorted(found, key=lambda pair: -pair[0]))
 
 
 def unchecked(kernel: Kernel, *, config: Mapping[str, str] | None) -> tuple[str, ...]:

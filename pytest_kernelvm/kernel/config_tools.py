@@ -82,6 +82,11 @@ def require_tools(
             _require(label, tool, request.where if request else where)
 
 
+def lacks_program(symbol: str) -> bool:
+    """Whether a symbol cannot be y, as the program that it needs is not installed."""
+    return any(tool.symbol == symbol and not _version_text(tool) for tool in CONFIG_TOOLS)
+
+
 def told_missing(symbols: Collection[str]) -> tuple[str, ...]:
     """Return, in words, which symbols cannot be y as a program is not installed."""
     return tuple(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.config import Conditional, KernelConfig, Requested
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, KernelvmError, ToolMissing
+from pytest_kernelvm.kernel.config_tools import lacks_program
 from pytest_kernelvm.kernel.kconfig import (
     as_config,
     lost,
@@ -115,7 +116,9 @@ class Configuration:
         for _ in range(len(rules) + 1):
             symbols = (request for rule in applied for request in rule.symbols)
             requests = merge([*plain.values(), *symbols])
-            text = self.answered({name: each.value for name, each in requests.items()})
+            text = self.answered(
+                {name: each.value for name, each in requests.items() if not _in_vain(each)}
+            )
             values = parse_config(text)
             holding = tuple(rule for rule in rules if _holds(rule, values))
             undone = [rule for rule in applied if rule not in holding]
@@ -295,6 +298,11 @@ def tristates(kconfig_texts: Iterable[str]) -> frozenset[str]:
             elif name and words[0] in ("tristate", "def_tristate"):
                 found.add(name)
     return frozenset(found)
+
+
+def _in_vain(request: Requested) -> bool:
+    """Whether a request may be lost, and must be: conf does not ask for some programs itself."""
+    return request.optional and request.value == "y" and lacks_program(request.name)
 
 
 def _holds(rule: Conditional, values: Mapping[str, str]) -> bool:

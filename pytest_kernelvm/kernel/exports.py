@@ -109,10 +109,7 @@ def keep_symvers(root: Path, image: Path, modules: Path | None, release: str, en
     root: below which all that belongs to the kernel lies. image, modules: as found there; modules
     is its lib/modules/RELEASE.
     """
-    for path in _places(root, image, modules, release):
-        # A link of a foreign tree may lead to this machine's own kernel.
-        if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
-            continue
+    for path in symvers_files(root, image, modules, release):
         try:
             with _OPEN.get(path.suffix, Path.open)(path, "rb") as packed:
                 text = packed.read(MOST_BYTES + 1)
@@ -128,6 +125,16 @@ def keep_symvers(root: Path, image: Path, modules: Path | None, release: str, en
             continue
         return True
     return False
+
+
+def symvers_files(root: Path, image: Path, modules: Path | None, release: str) -> tuple[Path, ...]:
+    """Return the files that may be a finished kernel's table of exports; arguments as above."""
+    # A link of a foreign tree may lead to this machine's own kernel.
+    return tuple(
+        path
+        for path in _places(root, image, modules, release)
+        if path.is_file() and path.resolve().is_relative_to(root.resolve())
+    )
 
 
 _OPEN: Mapping[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open}

@@ -22,7 +22,7 @@ from pytest_kernelvm.config import Source, VmConfig
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.kernel.debian import download, find_package, unpack_deb
 from pytest_kernelvm.kernel.elf_head import fits
-from pytest_kernelvm.kernel.exports import SYMVERS, keep_symvers
+from pytest_kernelvm.kernel.exports import SYMVERS, keep_symvers, symvers_files
 from pytest_kernelvm.kernel.headers import headers_of_source
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.kernel.kernel_note import stored_note
@@ -126,8 +126,13 @@ def prebuilt_digest(store: Store, source: Source) -> Digest:
     given = _package_files(source)
     if given:
         return digest_of([RECIPE, "debs", sorted(file_digest(each) for each in given)])
-    found = _find(_roots(source), source)
-    files = [found.image, *(path for path in sorted(_all_below(found.modules)) if path.is_file())]
+    root = _roots(source)
+    found = _find(root, source)
+    files = [
+        found.image,
+        *(path for path in sorted(_all_below(found.modules)) if path.is_file()),
+        *symvers_files(root, found.image, found.modules, found.release),
+    ]
     stamps = [[str(each), each.stat().st_size, each.stat().st_mtime_ns] for each in files]
     return digest_of([RECIPE, "files", stamps])
 

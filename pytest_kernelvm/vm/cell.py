@@ -268,6 +268,7 @@ class Cell:
             label=self.config.id,
             boot=boot,
             abi=self.programs.abi,
+            terminal=self.programs.terminal,
             limits=Limits(
                 boot_s=timeouts.boot_s if boot_timeout_s is None else boot_timeout_s,
                 command_s=timeouts.command_s,

@@ -92,6 +92,7 @@ class Bootable:
 
     label: for messages. boot: what QEMU boots. abi: the numbers of the kernel's headers.
     by_hand: the command that boots the same guest interactively. services: its cell's.
+    terminal: the program that gives others a terminal, None without.
     """
 
     label: str
@@ -100,6 +101,7 @@ class Bootable:
     limits: Limits
     by_hand: str
     services: ServiceCatalogue
+    terminal: Path | None = None
 
 
 class Bootables(Protocol):
@@ -139,6 +141,7 @@ class Vm(Programs):
         self.directory = directory
         self.snapshot = snapshot
         self.services = Services(self, bootable.services)
+        self.terminal = bootable.terminal
         self.network = Network(
             self,
             self._byteorder,
@@ -655,7 +658,7 @@ class Vm(Programs):
             self._syscall_failed("kexec", -reply.results[1])
         self.findings.begin_anew()
         self.abi, self.boot, self._stale = second.abi, boot, []
-        self.services = Services(self, second.services)
+        self.services, self.terminal = Services(self, second.services), second.terminal
 
     def wait_end(self, timeout_s: float) -> int | None:
         """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""

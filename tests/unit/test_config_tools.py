@@ -164,6 +164,15 @@ def test_a_complete_config_of_6_12_goes_without(tmp_path: Path) -> None:
     assert line in told.lines
 
 
+@pytest.mark.usefixtures("programs")
+def test_who_may_go_without_it_does(tmp_path: Path) -> None:
+    told = Told()
+    cell = write_cell(tmp_path, LATE, symbols="DEBUG_INFO_BTF: {value: y, optional: true}")
+    kernel = build_kernel(Store(tmp_path / "store", told), cell)
+    assert "DEBUG_INFO_BTF" not in kernel.config
+    assert any("goes without DEBUG_INFO_BTF=y" in line for line in told.lines), told.lines
+
+
 @pytest.mark.parametrize("version", ["v1.15", "what?"])
 def test_a_pahole_that_will_not_do(version: str, programs: Path, tmp_path: Path) -> None:
     install(programs, version)

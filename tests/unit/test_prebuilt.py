@@ -16,6 +16,7 @@ from pytest_kernelvm.config import VmConfig, prebuilt_cell, source_named
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.kernel import prebuilt
 from pytest_kernelvm.kernel.build import Kernel, build_kernel, find_kernel
+from pytest_kernelvm.kernel.exports import exported
 from pytest_kernelvm.kernel.prebuilt import arch_of, named_package
 from pytest_kernelvm.kernel.store import Store, Work, digest_of
 from pytest_kernelvm.process import run
@@ -101,6 +102,20 @@ def test_another_image_is_another_kernel(store: Store, tmp_path: Path) -> None:
     first = imported(store, str(root))
     (root / f"boot/vmlinuz-{RELEASE}").write_bytes(ARM64 + b"more")
     assert imported(store, str(root)).digest != first.digest
+
+
+@pytest.mark.parametrize(
+    "place", ["boot/Module.symvers", f"usr/src/linux-headers-{RELEASE}/Module.symvers"]
+)
+def test_a_table_of_exports_that_is_added(place: str, store: Store, tmp_path: Path) -> None:
+    root = write_root(tmp_path / "root")
+    without = imported(store, str(root))
+    assert not (without.directory / "Module.symvers").exists()
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / place).write_text("0x00000000\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n")
+    kernel = imported(store, str(root))
+    assert kernel.digest != without.digest
+    assert exported(kernel.directory / "Module.symvers") == {"printk": "0x00000000"}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Store:
 def programs(tmp_path: Path) -> Programs:
     """Not run here, only packed."""
     files = {}
-    for name in ("agent", "modprobe", "preinit", "activate"):
+    for name in ("agent", "modprobe", "preinit", "activate", "terminal"):
         files[name] = tmp_path / name
         files[name].write_bytes(b"\x7fELF " + name.encode())
     abi = Abi(syscalls={}, errnos={}, open_flags={}, ioctls={})

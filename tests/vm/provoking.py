@@ -61,17 +61,27 @@ def bare(cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0) -> Vm:
 class Stopwatch:
     """Tells how long after an event something was done; made before the event.
 
-    Time in which this process was kept from running is not counted.
+    Time in which this process was kept from running is not counted, and of the rest only that part
+    which QEMU got of the time that it could have run: a verdict waits by the guest's time.
+    qemu: its process, None where it is gone at the event.
     """
 
-    def __init__(self) -> None:
-        self._starved_s = self._starving_s()
-
-    @staticmethod
-    def _starving_s() -> float:
-        work = work_of(os.getpid())
-        return work.starved_s if work else 0.0
+    def __init__(self, qemu: int | None = None) -> None:
+        self._qemu = qemu
+        self._before = work_of(os.getpid()), work_of(qemu) if qemu else None
 
     def since(self, event: float) -> float:
         """Return the seconds since an event on the monotonic clock."""
-        return time.monotonic() - event - (self._starving_s() - self._starved_s)
+        ours, _theirs = self._before
+        now = work_of(os.getpid())
+        starved_s = now.starved_s - ours.starved_s if now and ours else 0.0
+        return (time.monotonic() - event - starved_s) * self._share()
+
+    def _share(self) -> float:
+        """Which part of the time that QEMU could have run it ran."""
+        _ours, before = self._before
+        now = work_of(self._qemu) if self._qemu else None
+        if not (now and before) or now.ran_s <= before.ran_s:
+            return 1.0
+        ran_s = now.ran_s - before.ran_s
+        return ran_s / (ran_s + max(0.0, now.starved_s - before.starved_s))

@@ -140,7 +140,6 @@ def test_a_module_that_refuses(cell: Cell, hello: Path, tmp_path: Path) -> None:
 # Prints what KUnit prints (lib/kunit/test.c), and does as its parameter says in between.
 SUITE = """\
 #include <linux/completion.h>
-#include <linux/delay.h>
 #include <linux/module.h>
 
 static char *how = "";
@@ -157,8 +156,6 @@ static int __init suite_init(void)
 	pr_info("    ok 1 first\\n");
 	if (!strcmp(how, "hangs"))
 		wait_for_completion(&never);
-	if (!strcmp(how, "spins"))
-		mdelay(1000000);
 	if (!strcmp(how, "warns"))
 		WARN_ON(1);
 	if (!strcmp(how, "fails")) {
@@ -206,7 +203,6 @@ def test_a_suite_that_passes(cell: Cell, suite: Path, tmp_path: Path) -> None:
         ("fails", "    not ok 2 second"),
         ("forgets", "the tests of sums: 1 results of 3"),
         ("hangs", "the tests of sums did not end: 1 results of 3"),
-        ("spins", "the tests of sums did not end: 1 results of 3"),
     ],
 )
 def test_a_suite_that_fails(how: str, line: str, cell: Cell, suite: Path, tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def assert_shown_whole(error: KernelvmError, vm: Vm) -> str:
 @pytest.mark.parametrize("crash", CRASHES, ids=lambda crash: crash.name)
 def test_what_the_kernel_itself_notices(crash: Crash, crashing: Callable[..., Vm]) -> None:
     vm = crashing()
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(vm.pid)
     with pytest.raises(KernelvmError) as raised:
         vm.run("/provoke", crash.name, timeout_s=60)
     error = raised.value
@@ -295,7 +295,7 @@ def test_allowing_wants_a_reason(vm: Vm) -> None:
 def test_a_splat_comes_before_what_is_waited_for(crashing: Callable[..., Vm]) -> None:
     vm = crashing()
     vm.run("/provoke", "WARNING", "later")
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(vm.pid)
     with pytest.raises(GuestSplat) as splat:
         vm.console.expect("this never comes", timeout_s=60)
     late_s = stopwatch.since(vm.console.arrival(assert_shown_whole(splat.value, vm)))
