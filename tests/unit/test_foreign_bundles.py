@@ -320,7 +320,7 @@ def test_an_archive_of_holes(scratch: Scratch) -> None:
 
 def test_an_archive_of_zeros(scratch: Scratch) -> None:
     find_program("gzip")
-    sparse(2 << 30)(scratch.root / "zeros")
+    sparse(300 << 20)(scratch.root / "zeros")
     argv = ["tar", "--create", "--gzip", f"--file={scratch.inside / 'b.tar.gz'}"]
     run([*argv, f"--directory={scratch.root}", "zeros"], timeout_s=120)
     (scratch.root / "zeros").unlink()
