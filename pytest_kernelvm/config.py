@@ -102,6 +102,12 @@ class Conditional:
 
 
 PREBUILT_MEMORY_MIB = 512
+LEAST_MEMORY_MIB = 32
+# A model of QEMU's with features switched on or off, or set to a number; nothing else may follow.
+CPU_PATTERN = (
+    r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+    r"(?:,(?:[+-][a-z0-9_.-]+|[a-z0-9_.-]+=(?:on|off|yes|no|true|false|(?:0x)?[0-9a-f]+)))*"
+)
 SOURCE_KINDS = ("tree", "git", "tarball", "debian", "version", "prebuilt")
 
 
@@ -575,8 +581,10 @@ SCHEMA = Record(
         "machine": Record(
             doc="What QEMU gives the guest.",
             keys={
-                "memory_mib": Number(doc="Memory in MiB.", least=32, most=4096, whole=True),
-                "cpu": Text(doc="QEMU's -cpu.", pattern=r"[A-Za-z0-9_.,=+-]+", shape="a CPU model"),
+                "memory_mib": Number(
+                    doc="Memory in MiB.", least=LEAST_MEMORY_MIB, most=4096, whole=True
+                ),
+                "cpu": Text(doc="QEMU's -cpu.", pattern=CPU_PATTERN, shape="a CPU model"),
                 "fast_boot": Flag(doc="Use QEMU flags that shorten the boot, default true."),
                 "sandbox": Flag(doc="Use QEMU's seccomp filter (-sandbox), default true."),
             },

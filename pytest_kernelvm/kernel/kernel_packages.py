@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.config import Source
-from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.kernel.debian import Package, download, find_package, unpack_deb
 from pytest_kernelvm.kernel.store import Store, Work, digest_of
+from pytest_kernelvm.kernel.tar_members import Damaged, Kind, TarMembers
 from pytest_kernelvm.kernel.tarball import NamedAsAWhole, extract
-from pytest_kernelvm.process import find_program, run
+from pytest_kernelvm.process import find_program, piped
 
 # What a kernel's package is made of: sid has image and modules in packages of their own.
+_MOST_CONTROL_BYTES = 1 << 20
 _KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules)-[a-z0-9.+~-]+")
 
 
@@ -70,12 +72,31 @@ def kernel_packages(store: Store, package: Package, where: str = "") -> tuple[Pa
 
 
 def deb_field(deb: Path, field: str) -> str:
-    """Return a field of a .deb's control file. Raises BadInput if it is damaged."""
-    find_program("dpkg-deb", "apt-get install dpkg")
-    done = run(["dpkg-deb", "--field", deb, field], timeout_s=60, check=False)
-    if done.status != 0:
-        raise BadInput(f"{deb} is no package", Evidence(excerpt=done.stderr, where=(str(deb),)))
-    return done.stdout.strip()
+    """Return a field of a .deb's control file. Raises BadInput if it is damaged.
+
+    The archive with that file is read and not unpacked: it may have something else in its place.
+    """
+    program = find_program("dpkg-deb", "apt-get install dpkg")
+    said = ""
+    try:
+        with piped([program, "--ctrl-tarfile", deb], timeout_s=60) as stream:
+            text = _control_in(TarMembers(stream))
+    except Damaged as error:
+        text, said = "", str(error)
+    except HarnessError as error:
+        text, said = "", error.evidence.excerpt
+    found = re.search(rf"^{re.escape(field)}:[ \t]*(\S[^\n]*)$", text, re.MULTILINE)
+    if not found:
+        raise BadInput(f"{deb} is no package", Evidence(excerpt=said, where=(str(deb),)))
+    return found[1].strip()
+
+
+def _control_in(members: TarMembers) -> str:
+    text = ""
+    for member in members:
+        if member.kind is Kind.FILE and member.name in (b"control", b"./control"):
+            text = members.content(_MOST_CONTROL_BYTES).decode(errors="replace")
+    return text
 
 
 def host_suite() -> str:

@@ -8,10 +8,10 @@ not newer, so that no program asks for what this one lacks. Which one it was is 
 
 from __future__ import annotations
 
-import gzip
 import re
 import shutil
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,8 @@ from pytest_kernelvm.process import run
 # Counts up whenever an entry made from the same files changes.
 RECIPE = 2
 COPY_TIMEOUT_S = 1800.0
+MOST_IMAGE_BYTES = 512 << 20
+_ZLIB_GZIP_WINDOW = 31
 UNPACK = {".deb": unpack_deb, ".rpm": unpack_rpm}
 HOST_ROOT = Path("/")
 MODULE_ROOTS = ("lib/modules", "usr/lib/modules", "modules/lib/modules", "modules")
@@ -337,7 +339,10 @@ def _image_in(directory: Path) -> Path | None:
 def _release_in(image: Path) -> str:
     """Return the release that an image says of itself (init/version.c, linux_banner)."""
     data = image.read_bytes()
-    plain = gzip.decompress(data) if _gzipped(data) else data
+    try:
+        plain = _gunzipped(data) if _gzipped(data) else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"cannot read {image}: {error}", Evidence(where=(str(image),))) from None
     found = re.search(rb"Linux version ([0-9]\S+) ", plain)
     return found[1].decode() if found else "unknown"
 
@@ -353,6 +358,18 @@ def _gzipped(data: bytes) -> bool:
     return data.startswith(b"\x1f\x8b")
 
 
+def _gunzipped(data: bytes) -> bytes:
+    """Return what a gzip file has in it. Raises EOFError for more than any kernel has."""
+    decompressor = zlib.decompressobj(_ZLIB_GZIP_WINDOW)
+    plain = decompressor.decompress(data, MOST_IMAGE_BYTES)
+    if not decompressor.eof:
+        large = len(plain) >= MOST_IMAGE_BYTES
+        raise EOFError(
+            f"more than {MOST_IMAGE_BYTES >> 20} MiB in it" if large else "it ends too early"
+        )
+    return plain
+
+
 def _unpacked_image(path: Path, to: Path) -> Path:
     """Write an image as QEMU boots it: without compression, without EFI's zboot around it."""
     try:
@@ -362,8 +379,8 @@ def _unpacked_image(path: Path, to: Path) -> Path:
             offset, size = struct.unpack_from("<II", data, 8)
             data = data[offset : offset + size]
         if _gzipped(data):
-            data = gzip.decompress(data)
-    except (OSError, EOFError, struct.error) as error:
+            data = _gunzipped(data)
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise BadInput(f"cannot read {path}: {error}", Evidence(where=(str(path),))) from None
     kept = to.with_name("vmlinux") if data.startswith(b"\x7fELF") else to
     kept.write_bytes(data)

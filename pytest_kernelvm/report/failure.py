@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.errors import KernelvmError, Verdict
+from pytest_kernelvm.errors import BadInput, KernelvmError, Verdict
 from pytest_kernelvm.vm.leaving import Failure, Leaving
 from pytest_kernelvm.vm.vm import Vm
 
@@ -62,8 +62,8 @@ def _left(
     failure = Failure(test=test, verdict=str(verdict_on(error)), error=words)
     try:
         bundle = leaving.leave(failure, guests)
-    except OSError as full:
-        return {guests[0]: [f"no bundle:  {full}"]} if guests else {}
+    except (OSError, BadInput) as error:
+        return {guests[0]: [f"no bundle:  {error}"]} if guests else {}
     if bundle is None:
         return {}
     lines: dict[Vm, list[str]] = {guests[0]: [f"replay it:  {leaving.command('replay')}"]}
@@ -74,7 +74,7 @@ def _left(
                 told += f" --guest {kept.directory.name}"
             lines.setdefault(vm, []).append(told)
         elif leaving.keep:
-            lines.setdefault(vm, []).append(f"not kept:   {kept.about['not_left']}")
+            lines.setdefault(vm, []).append(f"not kept:   {kept.note.not_left}")
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,20 @@ from pytest_kernelvm.verbs.selection import store_of
 
 if TYPE_CHECKING:
     from pytest_kernelvm.verbs.selection import Verbs
-    from pytest_kernelvm.vm.bundle import Bundle, KeptGuest
+    from pytest_kernelvm.vm.bundle import Allowed, Bundle, KeptGuest
     from pytest_kernelvm.vm.journal import Act
     from pytest_kernelvm.vm.replay import Comparison
     from pytest_kernelvm.vm.vm import Vm
 
 BUNDLE = "a failure's name, its directory, or a file made by `kernelvm export`"
+# What a bundle may do only if the user says so.
+ALLOWED = {
+    "qmp": "any QMP command that is in its journal",
+    "outside": "a network card with a way to what this machine reaches",
+    "no-sandbox": "QEMU without its seccomp filter",
+}
+# Who waits longer is told why.
+LONG_PAUSE_S = 30.0
 # More differences are not shown.
 MOST_SHOWN = 5
 
@@ -37,6 +45,7 @@ def add_replay(verbs: Verbs) -> None:
     replay.add_argument("--fast", action="store_true", help="do not wait where the test waited")
     replay.add_argument("--console", action="store_true", help="show the console as it comes")
     replay.add_argument("--shell", action="store_true", help="talk with the guest afterwards")
+    _add_allow(replay, list(ALLOWED))
     replay.set_defaults(verb=_replay)
 
     told = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
@@ -45,6 +54,7 @@ def add_replay(verbs: Verbs) -> None:
     attach.add_argument("--guest", metavar="GUEST", help="of several: guest-0, guest-1, …")
     attach.add_argument("--paused", action="store_true", help="leave the guest stopped")
     attach.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb as well")
+    _add_allow(attach, [name for name in ALLOWED if name != "qmp"])
     attach.set_defaults(verb=_attach)
 
     told = "write what a failed test left into one file, for another machine"
@@ -59,6 +69,33 @@ def add_replay(verbs: Verbs) -> None:
     kept.set_defaults(verb=_kept)
 
 
+def _add_allow(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        choices=words,
+        help="let a bundle that you trust do more: "
+        + "; ".join(f"{word}: {ALLOWED[word]}" for word in words),
+    )
+
+
+def _allowed(arguments: argparse.Namespace) -> Allowed:
+    from pytest_kernelvm.vm.bundle import Allowed
+
+    return Allowed(**{word.replace("-", "_"): word in arguments.allow for word in ALLOWED})
+
+
+def _say_sandbox(bundle: Bundle, allowed: Allowed) -> None:
+    """Say that a guest whose QEMU ran without the sandbox gets one that has it."""
+    if not allowed.no_sandbox and any(not kept.note.boot.machine.sandbox for kept in bundle.guests):
+        print(
+            "kernelvm: its QEMU ran without the sandbox and runs with it here; "
+            "--allow=no-sandbox, if this QEMU has none",
+            file=sys.stderr,
+        )
+
+
 def _say(text: str) -> None:
     """Print what a guest or a bundle of another machine may have said."""
     print(printable(text), flush=True)
@@ -67,12 +104,15 @@ def _say(text: str) -> None:
 def _replay(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.kernel.store import remove_tree
     from pytest_kernelvm.vm.bundle import open_bundle
-    from pytest_kernelvm.vm.replay import replay, replayed_guests
+    from pytest_kernelvm.vm.replay import acts_of, replay, replayed_guests
     from pytest_kernelvm.vm.shell import LEAVE, GuestShell, interact
 
     store = store_of(arguments)
     with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
+        allowed = _allowed(arguments)
+        acts = acts_of(bundle, allowed)
         _introduce(bundle)
+        _say_sandbox(bundle, allowed)
         directory = store.new_log_directory(bundle.name)
         shown = _consoles(stack) if arguments.console else lambda _vm: None
         try:
@@ -81,6 +121,7 @@ def _replay(arguments: argparse.Namespace) -> int:
                     bundle,
                     store,
                     directory,
+                    allowed=allowed,
                     fresh="boot" if arguments.boot else "restore",
                     started=shown,
                 )
@@ -90,7 +131,9 @@ def _replay(arguments: argparse.Namespace) -> int:
         for vm in guests:
             how = "restored" if vm.snapshot else "booted"
             _say(f"{vm.label}: {how} in {vm.ready_s:.2f} s")
-        comparison = replay(bundle, guests, pauses=not arguments.fast, show=_show_act)
+        if acts and not arguments.fast and acts[-1][1].at_s > LONG_PAUSE_S:
+            _say(f"its test took {acts[-1][1].at_s:.0f} s, and so does this without --fast")
+        comparison = replay(bundle, acts, guests, pauses=not arguments.fast, show=_show_act)
         if not comparison.error:
             # Else the error names its logs.
             stack.callback(remove_tree, directory)
@@ -105,17 +148,14 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _introduce(bundle: Bundle) -> None:
     from pytest_kernelvm.vm.bundle import package_version
+    from pytest_kernelvm.vm.bundle_notes import shown_line
 
-    about = bundle.about
-    first = about["error"].splitlines()[0]
-    _say(f"{about['test']}: {first.removeprefix(about['verdict'] + ': ')}")
-    _say(f"{about['verdict']}, left on {about['at']} by pytest-kernelvm {_version(bundle)}")
-    if _version(bundle) != package_version():
+    note = bundle.note
+    first = (note.error.splitlines() or [""])[0].removeprefix(f"{note.verdict}: ")
+    _say(f"{shown_line(note.test)}: {shown_line(first)}")
+    _say(f"{note.verdict}, left on {note.at} by pytest-kernelvm {note.version}")
+    if note.version != package_version():
         print(f"kernelvm: this is {package_version()}, which may do otherwise", file=sys.stderr)
-
-
-def _version(bundle: Bundle) -> str:
-    return str(bundle.about["versions"]["pytest-kernelvm"])
 
 
 def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
@@ -136,8 +176,8 @@ def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
 
 def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
     """Judge a guest that did not get ready: perhaps that was the failure."""
-    if error.verdict.label != bundle.about["verdict"] or any(
-        guest.about["ready_s"] for guest in bundle.guests
+    if error.verdict.label != bundle.note.verdict or any(
+        guest.note.ready_s for guest in bundle.guests
     ):
         raise error
     _say(str(error))
@@ -146,11 +186,12 @@ def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
 
 
 def _show_act(vm: Vm, act: Act, word: str) -> None:
+    from pytest_kernelvm.vm.bundle_notes import shown_line
     from pytest_kernelvm.vm.journal import Exchange, Ordered, Signalled, Typed
 
     match act:
         case Exchange():
-            told = f"{act.what:50}  {word}"
+            told = f"{shown_line(act.what):50}  {word}"
         case Typed():
             told = f"typed {act.text!r}"
         case Ordered():
@@ -161,8 +202,10 @@ def _show_act(vm: Vm, act: Act, word: str) -> None:
 
 
 def _conclude(bundle: Bundle, comparison: Comparison) -> int:
+    from pytest_kernelvm.vm.bundle_notes import shown_line
+
     for difference in (*comparison.differing, *comparison.alike)[:MOST_SHOWN]:
-        _say(f"{difference.number}. {difference.what}")
+        _say(f"{difference.number}. {shown_line(difference.what)}")
         _say(f"  before: {difference.recorded}")
         _say(f"  now:    {difference.replayed}")
     if comparison.error:
@@ -170,7 +213,7 @@ def _conclude(bundle: Bundle, comparison: Comparison) -> int:
     counts = f"{comparison.same} of {comparison.exchanges} replies are the same"
     if comparison.alike:
         counts += f", {len(comparison.alike)} differ in what was read"
-    before = bundle.about["verdict"]
+    before = bundle.note.verdict
     now = comparison.error.verdict.label if comparison.error else ""
     other_end = now and now != before and before != Verdict.TEST_FAILED.label
     if comparison.differing or other_end:
@@ -191,14 +234,17 @@ def _attach(arguments: argparse.Namespace) -> int:
     store = store_of(arguments)
     with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
         kept = _one_guest(bundle, arguments.guest)
+        allowed = _allowed(arguments)
+        snapshot, bootable = kept.left_state(), kept.bootable(store, allowed)
         _introduce(bundle)
+        _say_sandbox(bundle, allowed)
         directory = store.new_log_directory(bundle.name)
         stack.callback(remove_tree, directory)
-        vm = AttachedVm(kept.bootable(store), directory, snapshot=kept.left_state())
+        vm = AttachedVm(bootable, directory, snapshot=snapshot)
         stack.enter_context(vm)
         if arguments.gdb:
             socket = serve_gdb(vm, stack.enter_context(stub_directory()))
-            _say(gdb_command(socket, kept.vmlinux))
+            _say(gdb_command(socket, kept.vmlinux(store)))
         shell = GuestShell(vm, sys.stdout)
         _say(vm.console.tail())
         stack.enter_context(following(vm.console, shell.show_console, since=vm.console.size_bytes))
@@ -216,7 +262,7 @@ def _one_guest(bundle: Bundle, named: str | None) -> KeptGuest:
         return bundle.guests[0]
     if named not in guests:
         raise BadInput(
-            f"{bundle.name} has {len(guests)} guests",
+            f"{bundle.named} has {len(guests)} guests",
             Evidence(expected=f"--guest {' or '.join(guests)}", seen=named or "no --guest"),
         )
     return guests[named]
@@ -233,17 +279,19 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _kept(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.vm.bundle import bundles, remove_bundle, stored_bundle
+    from pytest_kernelvm.vm.bundle import bundles, remove_bundle
+    from pytest_kernelvm.vm.bundle_notes import shown_line
 
     store = store_of(arguments)
     if arguments.end is None:
         for bundle in bundles(store):
             what = "attach, replay" if any(guest.left for guest in bundle.guests) else "replay"
-            about = bundle.about
-            _say(f"{bundle.name}  {about['at']}  {about['verdict']}  {about['test']}  ({what})")
+            note = bundle.note
+            test = shown_line(note.test)
+            _say(f"{shown_line(bundle.name)}  {note.at}  {note.verdict}  {test}  ({what})")
         return 0
     names = arguments.end or [bundle.name for bundle in bundles(store)]
     for name in names:
-        remove_bundle(stored_bundle(store, name))
-        _say(f"removed {name}")
+        remove_bundle(store, name)
+        _say(f"removed {shown_line(name)}")
     return 0

@@ -10,23 +10,31 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.metadata
-import json
-import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from pytest_kernelvm.arch import arch_named
-from pytest_kernelvm.config import Machine
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.kernel.store import Store, remove_tree
+from pytest_kernelvm.kernel.tarball import unpack_tarball
+from pytest_kernelvm.kernel.unpacking import Way
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import find_program, quoted, run
+from pytest_kernelvm.vm.bundle_notes import (
+    ABOUT,
+    JOURNAL,
+    FailureNote,
+    GuestNote,
+    check_files,
+    read_failure,
+    read_guest,
+)
 from pytest_kernelvm.vm.deadlines import Limits
-from pytest_kernelvm.vm.journal import Act, read_acts
+from pytest_kernelvm.vm.journal import Act, Exchange
+from pytest_kernelvm.vm.journal_reading import read_journal
+from pytest_kernelvm.vm.json_fields import BadField
 from pytest_kernelvm.vm.pace import pace_of
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.services import ServiceCatalogue
@@ -41,8 +49,6 @@ from pytest_kernelvm.vm.snapshot import (
 from pytest_kernelvm.vm.vm import Bootable
 
 KIND = "failures"
-FORMAT = 1
-ABOUT, GUEST, JOURNAL = "bundle.json", "guest.json", "journal.jsonl"
 SNAPSHOT, LEFT = "snapshot", "left"
 PACKING_TIMEOUT_S = 600.0
 
@@ -53,160 +59,205 @@ def package_version() -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """What a user lets a bundle do beyond what does no harm; nothing in the bundle can say so.
+
+    qmp: any QMP command. outside: a network card with a way to what the host reaches.
+    no_sandbox: QEMU without its seccomp filter where the guest had none.
+    """
+
+    qmp: bool = False
+    outside: bool = False
+    no_sandbox: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeptGuest:
     """One guest of a bundle.
 
-    directory: its part of the bundle. about: all that was noted of it.
+    directory: its part of the bundle. note: all that was noted of it. again: the command that
+    replays the bundle.
     """
 
     directory: Path
-    about: dict[str, Any]
+    note: GuestNote
+    again: str
 
     @property
     def label(self) -> str:
         """The guest's, for messages."""
-        return str(self.about["label"])
+        return self.note.label
 
     @property
     def left(self) -> bool:
         """Whether the bundle has the state in which the failure left it."""
-        return self.about["left"] is not None
+        return self.note.left is not None
 
-    @property
-    def vmlinux(self) -> Path:
-        """The kernel with its symbols where it is in the bundle's store; perhaps not there."""
-        return Path(self.about["files"]["image"]["path"]).parent / "vmlinux"
+    def vmlinux(self, store: Store) -> Path:
+        """Return the kernel with its symbols, if the store has that; perhaps it is not there.
 
-    def acts(self) -> Iterator[Act]:
-        """Give all that was done with it."""
-        with (self.directory / JOURNAL).open() as file:
-            yield from read_acts(file)
+        Nothing of a bundle's is given to gdb, which runs scripts that lie beside it.
+        """
+        return store.root / "kernels" / (self.note.kernel or "unknown") / "vmlinux"
 
-    def bootable(self, store: Store) -> Bootable:
+    def acts(self, allowed: Allowed) -> tuple[Act, ...]:
+        """Return all that was done with it. Raises BadInput for a journal that is damaged."""
+        file = self.directory / JOURNAL
+        try:
+            acts = read_journal(file, any_command=allowed.qmp)
+        except OSError as error:
+            raise BadInput(
+                "a journal of the bundle cannot be read",
+                Evidence(seen=str(error.strerror), where=(str(file),)),
+            ) from None
+        for act in acts:
+            steps = act.batch.steps if isinstance(act, Exchange) else ()
+            for step in steps:
+                if isinstance(step.call, str) and step.call not in self.note.abi.syscalls:
+                    raise BadInput(
+                        f"a journal of the bundle has an unknown system call {step.call!r}",
+                        Evidence(expected="one of guest.json's abi", where=(str(file),)),
+                    )
+        return acts
+
+    def bootable(self, store: Store, allowed: Allowed) -> Bootable:
         """Return what it is made of. store: has, or gets, this machine's pace.
 
-        Raises BadInput if a file is missing or is not the one that was noted.
+        Raises BadInput if a file is missing or is not the one that was noted, or if the guest wants
+        more than is allowed.
         """
-        about, boot = self.about, self._boot()
+        boot = self._boot(allowed)
+        note = self.note
+        pace = pace_of(store, boot.arch, boot.machine)
         return Bootable(
-            label=self.label,
+            label=note.label,
             boot=boot,
-            abi=Abi(**about["abi"]),
-            limits=Limits(**about["limits"], pace=pace_of(store, boot.arch, boot.machine)),
-            by_hand=about["by_hand"],
+            abi=note.abi,
+            limits=Limits(boot_s=note.boot_s, command_s=note.command_s, pace=pace),
+            by_hand=f"{self.again} --shell",
             # What is done again are system calls; services are the host's words for some of them.
             services=ServiceCatalogue((), ModuleTree(self.directory), {}),
         )
 
-    def _boot(self) -> Boot:
-        given = dict(self.about["boot"])
-        known = {each.name for each in fields(Boot)}
-        if set(given) - known:
-            raise BadInput(f"a boot with {', '.join(sorted(set(given) - known))} is not known here")
-        given["arch"] = arch_named(given["arch"])
-        given["machine"] = Machine(**given["machine"])
-        given["extra"] = tuple(given["extra"])
-        given.update(self.files())
-        return Boot(**given)
+    def _boot(self, allowed: Allowed) -> Boot:
+        boot = self.note.boot
+        if boot.network == "outside" and not allowed.outside:
+            raise BadInput(
+                f"{self.label} had a network card with a way to the outside",
+                Evidence(
+                    where=(str(self.directory),),
+                    next_step="--allow=outside, if you made the bundle or trust who did: its guest "
+                    "reaches what this machine reaches",
+                ),
+            )
+        for name, digest in self.note.digests.items():
+            self._check_file(name, digest)
+        sandbox = boot.machine.sandbox or not allowed.no_sandbox
+        return replace(boot, machine=replace(boot.machine, sandbox=sandbox))
 
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """Give the names and paths of what QEMU boots; raises as `bootable`."""
-        for name, noted in self.about["files"].items():
-            yield name, self._file(name, noted)
-
-    def _file(self, name: str, noted: dict[str, str]) -> Path:
-        """Return a file that is part of the bundle or that it refers to."""
+    def _check_file(self, name: str, digest: str) -> None:
         path = self.directory / name
-        if not path.exists():
-            path = Path(noted["path"])
         try:
             found = known_digest(path)
         except OSError as error:
             raise BadInput(
                 f"the bundle's {name} is gone",
-                Evidence(where=(str(path),), seen=str(error), next_step="export while it is there"),
+                Evidence(where=(str(path),), seen=str(error.strerror)),
             ) from None
-        if found != noted["sha256"]:
+        if found != digest:
             raise BadInput(
                 f"the bundle's {name} is another one by now",
-                Evidence(where=(str(path),), expected=noted["sha256"], seen=found),
+                Evidence(where=(str(path),), expected=digest, seen=found),
             )
-        return path
 
     def snapshot(self) -> Snapshot | None:
         """Return what it was restored from; None if it was booted, or if this is another QEMU."""
-        about = self.about["snapshot"]
-        binary = arch_named(self.about["boot"]["arch"]).qemu_binary
-        if about is None or qemu_version(binary) != self.about["qemu"]:
+        about = self.note.snapshot
+        if about is None or qemu_version(self.note.boot.arch.qemu_binary) != self.note.qemu:
             return None
         directory = self.directory / SNAPSHOT
         try:
             whole = verified(directory, about["sha256"][MEMORY], about["sha256"][STATE])
+            self._check_memory(directory)
         except OSError:
             whole = False
-        return Snapshot.described(directory, about) if whole else None
+        return Snapshot.described(directory, dict(about)) if whole else None
+
+    def _check_memory(self, directory: Path) -> None:
+        """Raise BadInput if a memory file is not as large as memory: QEMU would make it so."""
+        size = (directory / MEMORY).stat().st_size
+        if size != self.note.boot.machine.memory_mib << 20:
+            raise BadInput(
+                f"the memory of {self.label} is another one by now",
+                Evidence(
+                    expected=f"{self.note.boot.machine.memory_mib} MiB",
+                    seen=f"{size} bytes",
+                    where=(str(directory / MEMORY),),
+                ),
+            )
 
     def left_state(self) -> Snapshot:
         """Return the state in which the failure left it.
 
-        Raises BadInput if that was not kept, or with another QEMU.
+        Raises BadInput if that was not kept, is damaged, or is of another QEMU.
         """
-        about = self.about["left"]
+        about = self.note.left
         if about is None:
             raise BadInput(
-                f"{self.label} was not kept: {self.about['not_left']}",
+                f"{self.label} was not kept: {self.note.not_left}",
                 Evidence(
                     where=(str(self.directory),), next_step="`kernelvm replay` makes it do it again"
                 ),
             )
-        version = qemu_version(arch_named(self.about["boot"]["arch"]).qemu_binary)
-        if version != self.about["qemu"]:
+        version = qemu_version(self.note.boot.arch.qemu_binary)
+        if version != self.note.qemu:
             raise BadInput(
                 f"{self.label} was kept by another QEMU",
                 Evidence(
-                    expected=self.about["qemu"], seen=version, next_step="`kernelvm replay` boots"
+                    expected=self.note.qemu, seen=version, next_step="`kernelvm replay` boots"
                 ),
             )
-        return Snapshot.described(self.directory / LEFT, about)
+        directory = self.directory / LEFT
+        if (directory / MEMORY).exists():
+            self._check_memory(directory)
+        return Snapshot.described(directory, dict(about))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """A bundle that was left. about: all that was noted of the failure."""
+    """A bundle that was left, with all that it says checked.
+
+    named: what the user calls it. note: what was noted of the failure. guests: in the order of
+    their launch.
+    """
 
     directory: Path
-    about: dict[str, Any]
+    named: str
+    note: FailureNote
+    guests: tuple[KeptGuest, ...]
 
     @property
     def name(self) -> str:
         """What the command calls it."""
         return self.directory.name
 
-    @property
-    def guests(self) -> tuple[KeptGuest, ...]:
-        """The test's guests, in the order of their launch."""
-        found = []
-        for name in self.about["guests"]:
-            directory = self.directory / name
-            found.append(
-                KeptGuest(directory=directory, about=json.loads((directory / GUEST).read_bytes()))
-            )
-        return tuple(found)
-
 
 def bundles(store: Store) -> tuple[Bundle, ...]:
     """Return the bundles in the store, oldest first; what is no whole bundle is left out."""
     found = []
     with contextlib.suppress(OSError):
-        for path in sorted((store.root / KIND).iterdir(), key=lambda path: path.stat().st_mtime):
+        for path in sorted((store.root / KIND).iterdir(), key=lambda path: path.lstat().st_mtime):
             with contextlib.suppress(BadInput):
-                found.append(_read(path))
+                found.append(read_bundle(path))
     return tuple(found)
 
 
-def remove_bundle(bundle: Bundle) -> None:
-    """Remove a bundle, and with it what was kept of its guests."""
-    remove_tree(bundle.directory)
+def remove_bundle(store: Store, name: str) -> None:
+    """Remove a bundle of the store, and with it what was kept of its guests.
+
+    Raises BadInput if it is not there; one that is damaged can be removed as well.
+    """
+    remove_tree(_stored(store, name))
 
 
 @contextlib.contextmanager
@@ -219,87 +270,76 @@ def open_bundle(store: Store, named: str) -> Iterator[Bundle]:
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
             _unpack(path, Path(directory))
-            yield _read(Path(directory))
+            yield read_bundle(Path(directory), named)
         return
     if (path / ABOUT).is_file():
-        yield _read(path.absolute())
+        yield read_bundle(path.resolve(), named)
         return
-    yield stored_bundle(store, named)
+    yield read_bundle(_stored(store, named))
 
 
-def stored_bundle(store: Store, name: str) -> Bundle:
-    """Return a bundle in the store. Raises BadInput, with near matches, if it is not there."""
-    inside = store.root / KIND / name
-    if "/" not in name and (inside / ABOUT).is_file():
-        return _read(inside)
-    near = difflib.get_close_matches(name, [bundle.name for bundle in bundles(store)], n=1)
+def _stored(store: Store, name: str) -> Path:
+    """Return the directory of a bundle in the store.
+
+    Raises BadInput, with near matches, if it is not there.
+    """
+    kind = store.root / KIND
+    known = []
+    with contextlib.suppress(OSError):
+        known = [path.name for path in kind.iterdir() if stat.S_ISDIR(path.lstat().st_mode)]
+    if name in known:
+        return kind / name
+    near = difflib.get_close_matches(name, known, n=1)
     raise BadInput(
-        f"no bundle is called {name!r}",
+        f"no bundle is called {name!a}",
         Evidence(
             expected="the name of one in the store, a directory, or what `kernelvm export` made",
-            where=(str(store.root / KIND),),
+            where=(str(kind),),
             next_step=f"did you mean {near[0]!r}?" if near else "`kernelvm kept` lists them",
         ),
     )
 
 
-def _read(directory: Path) -> Bundle:
+def read_bundle(directory: Path, named: str = "") -> Bundle:
+    """Return the bundle in a directory. named: what the user calls it, by default by its name.
+
+    Raises BadInput if it is no whole one.
+    """
+    named = named or directory.name
+    again = quoted(["kernelvm", "replay", named])
     try:
-        about = json.loads((directory / ABOUT).read_bytes())
-        bundle = Bundle(directory=directory, about=about)
-        if about["format"] != FORMAT:
-            raise BadInput(
-                f"{directory} is a bundle of another version",
-                Evidence(
-                    expected=f"format {FORMAT}, as pytest-kernelvm {package_version()} writes",
-                    seen=f"format {about['format']}",
-                ),
-            )
-        assert bundle.guests
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        if not stat.S_ISDIR(directory.lstat().st_mode):
+            raise BadInput(f"{directory} is no bundle", Evidence(expected="a directory"))
+        check_files(directory)
+        note = read_failure(directory)
+        guests = tuple(
+            KeptGuest(directory=directory / name, note=read_guest(directory / name), again=again)
+            for name in note.guests
+        )
+    except BadField as error:
+        raise BadInput(f"{directory} is no whole bundle: {error.summary}", error.evidence) from None
+    except OSError as error:
         raise BadInput(
-            f"{directory} is no whole bundle", Evidence(seen=f"{type(error).__name__}: {error}")
+            f"{directory} is no whole bundle", Evidence(seen=str(error.strerror))
         ) from None
-    return bundle
+    return Bundle(directory=directory, named=named, note=note, guests=guests)
 
 
 def export_bundle(bundle: Bundle, file: Path) -> None:
-    """Write a bundle into one file with all that it refers to, for another machine.
+    """Write a bundle into one file, for another machine.
 
     file: its ending says how it is packed: .tar.gz, .tar.zst, .tar.xz or .tar.
-    Raises BadInput for another ending or if what it refers to is gone.
+    Raises BadInput for another ending.
     """
     _packer(file)
-    with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
-        whole = Path(directory, bundle.name)
-        run(
-            ["cp", "--recursive", "--sparse=always", bundle.directory, whole],
-            timeout_s=PACKING_TIMEOUT_S,
-        )
-        for guest in bundle.guests:
-            for name, path in guest.files():
-                if path.parent != guest.directory:
-                    shutil.copyfile(path, whole / guest.directory.name / name)
-        packing: list[str | Path] = [
-            "tar",
-            "--sparse",
-            "--create",
-            "--auto-compress",
-            "--file",
-            file.absolute(),
-        ]
-        run([*packing, "--directory", whole, "."], timeout_s=PACKING_TIMEOUT_S)
+    packing = ["tar", "--sparse", "--format=gnu", "--hard-dereference", "--create"]
+    packing += ["--auto-compress", f"--file={file.absolute()}", "--force-local"]
+    run([*packing, "--directory", bundle.directory, "."], timeout_s=PACKING_TIMEOUT_S)
 
 
 def _unpack(file: Path, directory: Path) -> None:
     _packer(file)
-    unpacking: list[str | Path] = ["tar", "--extract", "--no-same-owner", "--file", file.absolute()]
-    done = run([*unpacking, "--directory", directory], timeout_s=PACKING_TIMEOUT_S, check=False)
-    if done.status != 0:
-        raise BadInput(
-            f"{file} cannot be unpacked",
-            Evidence(excerpt=done.stderr, command=quoted(done.argv)),
-        )
+    unpack_tarball(file, directory, Way(what=str(file), links=False))
 
 
 def _packer(file: Path) -> None:

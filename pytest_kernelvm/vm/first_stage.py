@@ -18,7 +18,7 @@ from pathlib import Path
 from pytest_kernelvm.arch import Arch, FirstStage, struct_order
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.qemu_argv import Boot, loader_argv
+from pytest_kernelvm.vm.qemu_argv import Boot, Placed
 
 SOURCES = Path(__file__).parents[1] / "guest"
 ASSEMBLER_TIMEOUT_S = 60.0
@@ -89,7 +89,8 @@ def put_before(boot: Boot, stage: Loaded, directory: Path) -> Boot:
     struct.pack_into(f"{struct_order(boot.arch.endianness)}I", changed, 24, entry_of(boot.arch))
     kernel.write_bytes(changed)
     blob.write_bytes(stage.content)
-    return replace(boot, image=kernel, extra=(*boot.extra, *loader_argv(blob, stage.address)))
+    placed = Placed(file=blob, address=stage.address)
+    return replace(boot, image=kernel, loaded=(*boot.loaded, placed))
 
 
 def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> Loaded:

@@ -130,12 +130,6 @@ class Journal:
             yield f"{json.dumps(_encoded(noted, since_s))}\n"
 
 
-def read_acts(lines: Iterator[str]) -> Iterator[Act]:
-    """Give the acts of `Journal.lines`. Raises ValueError, KeyError or TypeError for others."""
-    for line in lines:
-        yield _decoded(json.loads(line))
-
-
 def _encoded(act: Act, since_s: float) -> dict[str, Any]:
     at_s = {"at_s": round(act.at_s - since_s, 6)}
     match act:
@@ -159,35 +153,6 @@ def _encoded(act: Act, since_s: float) -> dict[str, Any]:
     }
 
 
-def _decoded(act: dict[str, Any]) -> Act:
-    at_s = float(act["at_s"])
-    if "typed" in act:
-        return Typed(at_s=at_s, text=act["typed"])
-    if "qmp" in act:
-        return Ordered(at_s=at_s, command=act["qmp"], arguments=act["arguments"])
-    if "signal" in act:
-        return Signalled(at_s=at_s, number=act["signal"])
-    reply = None
-    if act["results"] is not None:
-        reply = Reply(
-            results=tuple(act["results"]),
-            outputs=tuple(_decoded_bytes(output) for output in act["outputs"]),
-        )
-    return Exchange(
-        at_s=at_s,
-        what=act["what"],
-        took_s=act["took_s"],
-        timeout_s=act["timeout_s"],
-        program=act["program"],
-        batch=Batch.of(
-            [_decoded_step(step) for step in act["steps"]],
-            given=_decoded_bytes(act["data"]),
-            space_bytes=act["space_bytes"],
-        ),
-        reply=reply,
-    )
-
-
 def _encoded_step(step: Step) -> dict[str, Any]:
     encoded: dict[str, Any] = {"call": step.call, "args": [_encoded_arg(arg) for arg in step.args]}
     if step.out:
@@ -196,17 +161,6 @@ def _encoded_step(step: Step) -> dict[str, Any]:
         if getattr(step, name):
             encoded[name] = True
     return encoded
-
-
-def _decoded_step(step: dict[str, Any]) -> Step:
-    out = step.get("out")
-    return Step(
-        call=step["call"],
-        args=tuple(_decoded_arg(arg) for arg in step["args"]),
-        out=(out[0], out[1]) if out else None,
-        always=step.get("always", False),
-        loop=step.get("loop", False),
-    )
 
 
 def _encoded_arg(arg: Argument) -> int | dict[str, int]:
@@ -218,12 +172,6 @@ def _encoded_arg(arg: Argument) -> int | dict[str, int]:
     return arg
 
 
-def _decoded_arg(arg: int | dict[str, int]) -> Argument:
-    if isinstance(arg, int):
-        return arg
-    return Pointer(arg["pointer"]) if "pointer" in arg else Result(arg["result"])
-
-
 def _encoded_bytes(data: bytes) -> str | dict[str, str]:
     """Return text as text, for those who read a journal, and all else in base64."""
     try:
@@ -233,7 +181,3 @@ def _encoded_bytes(data: bytes) -> str | dict[str, str]:
     except UnicodeDecodeError:
         pass
     return {"base64": base64.b64encode(data).decode()}
-
-
-def _decoded_bytes(data: str | dict[str, str]) -> bytes:
-    return data.encode() if isinstance(data, str) else base64.b64decode(data["base64"])

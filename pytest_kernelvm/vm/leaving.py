@@ -6,30 +6,29 @@ import contextlib
 import datetime
 import json
 import platform
+import re
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.kernel.store import ENTRY, Store, default_store, remove_tree, write_whole
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.bundle import (
-    ABOUT,
-    FORMAT,
-    GUEST,
-    JOURNAL,
     KIND,
     LEFT,
     SNAPSHOT,
     Bundle,
     package_version,
+    read_bundle,
 )
+from pytest_kernelvm.vm.bundle_notes import ABOUT, FORMAT, GUEST, JOURNAL, LOADED
+from pytest_kernelvm.vm.json_fields import SHA256
 from pytest_kernelvm.vm.keeping import keep_state
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.recording import clocked_lines
@@ -122,13 +121,13 @@ class Leaving:
         name = f"{guests[0].label}-{secrets.token_hex(3)}"
         directory = self._new_directory()
         try:
-            about = self._write(directory, failure, guests)
+            self._write(directory, failure, guests)
             directory.chmod(0o755)
             directory.rename(kind / name)
         finally:
             remove_tree(directory)
             self.discard()
-        self.bundle = Bundle(directory=kind / name, about=about)
+        self.bundle = read_bundle(kind / name)
         return self.bundle
 
     def _new_directory(self) -> Path:
@@ -136,7 +135,7 @@ class Leaving:
         waiting.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=waiting))
 
-    def _write(self, directory: Path, failure: Failure, guests: Sequence[Vm]) -> dict[str, Any]:
+    def _write(self, directory: Path, failure: Failure, guests: Sequence[Vm]) -> None:
         first = min(vm.started for vm in guests)
         for number, vm in enumerate(guests):
             below = directory / f"guest-{number}"
@@ -144,7 +143,7 @@ class Leaving:
             kept = self._kept.get(id(vm), "this run keeps no guests")
             if not isinstance(kept, str):
                 self._states[id(vm)].rename(below / LEFT)
-            _write_guest(below, vm, first, kept)
+            _write_guest(below, vm, first, kept, _kernel_of(self._store, vm.boot.image))
         about = {
             "format": FORMAT,
             **asdict(failure),
@@ -157,23 +156,28 @@ class Leaving:
             "guests": [f"guest-{number}" for number in range(len(guests))],
         }
         write_whole(directory / ABOUT, json.dumps(about, indent=1).encode())
-        return about
 
 
-def _write_guest(directory: Path, vm: Vm, first_launch: float, kept: dict[str, Any] | str) -> None:
-    boot = {each.name: getattr(vm.boot, each.name) for each in fields(Boot)}
-    files = {name: path for name, path in boot.items() if isinstance(path, Path)}
+def _kernel_of(store: Store, image: Path) -> str:
+    """Return the digest of the entry that an image is of; empty if it was made otherwise."""
+    entry = image.parent
+    inside = entry.parent == store.root / "kernels" and re.fullmatch(SHA256, entry.name)
+    return entry.name if inside else ""
+
+
+def _write_guest(
+    directory: Path, vm: Vm, first_launch: float, kept: dict[str, Any] | str, kernel: str
+) -> None:
     about = {
         "label": vm.label,
-        "boot": {
-            name: _plain(value) for name, value in boot.items() if not isinstance(value, Path)
-        },
-        "files": {name: _take(path, directory / name) for name, path in files.items()},
+        "boot": _noted_boot(vm.boot),
+        "files": {name: _take(path, directory / name) for name, path in _files_of(vm.boot)},
         "abi": asdict(vm.abi),
         "limits": {"boot_s": vm.limits.boot_s, "command_s": vm.limits.command_s},
         "by_hand": vm.by_hand,
         "qemu": qemu_version(vm.boot.arch.qemu_binary),
         "argv": vm.argv_by_hand,
+        "kernel": kernel,
         "started_s": vm.started - first_launch,
         "ready_s": vm.ready_s,
         "snapshot": _take_snapshot(vm.snapshot, directory) if vm.snapshot else None,
@@ -190,17 +194,38 @@ def _write_guest(directory: Path, vm: Vm, first_launch: float, kept: dict[str, A
     write_whole(directory / GUEST, json.dumps(about).encode())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Arch):
-        return value.name
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+def _files_of(boot: Boot) -> Iterator[tuple[str, Path]]:
+    """Give what QEMU is given as files, each with its name in the bundle."""
+    for each in fields(Boot):
+        value = getattr(boot, each.name)
+        if isinstance(value, Path):
+            yield each.name, value
+    for number, placed in enumerate(boot.loaded):
+        yield f"{LOADED}-{number}", placed.file
 
 
-def _take(source: Path, place: Path) -> dict[str, str]:
-    """Link a file into the bundle; where that cannot be, its path and digest stand for it."""
-    with contextlib.suppress(OSError):
+def _noted_boot(boot: Boot) -> dict[str, Any]:
+    """Return what is noted of a boot besides its files; flags for QEMU are nobody's to note."""
+    return {
+        "arch": boot.arch.name,
+        "machine": asdict(boot.machine),
+        "cmdline": boot.cmdline,
+        "fixed_initramfs": boot.fixed_initramfs,
+        "shared_console": boot.shared_console,
+        "network": boot.network,
+        "loaded": [placed.address for placed in boot.loaded],
+        "root_address": boot.root_address,
+        "root_words": boot.root_words,
+    }
+
+
+def _take(source: Path, place: Path) -> str:
+    """Link a file into the bundle, or copy it where that cannot be; return its digest."""
+    try:
         place.hardlink_to(source)
-    return {"path": str(source), "sha256": known_digest(source)}
+    except OSError:
+        shutil.copyfile(source, place)
+    return known_digest(place)
 
 
 def _take_snapshot(snapshot: Snapshot, directory: Path) -> dict[str, Any] | None:

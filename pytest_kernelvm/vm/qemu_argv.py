@@ -10,6 +10,14 @@ from pytest_kernelvm.config import Machine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """A file whose bytes are in memory from reset on. address: physical."""
+
+    file: Path
+    address: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Boot:
     """What QEMU boots.
 
@@ -17,7 +25,8 @@ class Boot:
     the kernel's built-in command line says, instead of telling it through the bootloader's.
     shared_console: the agent talks on the console. network: `user` for QEMU's own network, from
     which nothing gets out but what is forwarded, `outside` for one that reaches what the host
-    does, `link` for a cable to another guest, empty for no card. extra: further QEMU flags.
+    does, `link` for a cable to another guest, empty for no card. loaded: what is in memory besides.
+    extra: further QEMU flags, never those of a bundle.
     firmware: what the processor starts with, which then has to find the kernel by itself; None for
     QEMU's own bootloader, which is given it.
     root: the image of a root file system, None for none, and root_address, where it lies;
@@ -32,6 +41,7 @@ class Boot:
     fixed_initramfs: bool = False
     shared_console: bool = False
     network: str = ""
+    loaded: tuple[Placed, ...] = ()
     extra: tuple[str, ...] = ()
     firmware: Path | None = None
     root: Path | None = None
@@ -124,6 +134,8 @@ def qemu_argv(
         argv += _memory(memory, boot.machine.memory_mib)
     if incoming:
         argv += ["-incoming", "defer"]
+    for each in boot.loaded:
+        argv += loader_argv(each.file, each.address)
     return (*argv, *boot.extra)
 
 

@@ -26,7 +26,7 @@ class Qmp:
         self._streams = streams
         self._ordered = ordered
 
-    def execute(self, command: str, **arguments: Any) -> Any:
+    def execute(self, command: str, /, **arguments: Any) -> Any:
         """Run a QMP command and return what it returns.
 
         arguments: with `_` for `-`. Raises HarnessError if QEMU refuses, GuestDied if it is gone.
@@ -35,7 +35,7 @@ class Qmp:
         self._ordered(command, given)
         return self.query(command, **given)
 
-    def query(self, command: str, **given: Any) -> Any:
+    def query(self, command: str, /, **given: Any) -> Any:
         """Run a QMP command as `execute` does, without noting that a test asked for it.
 
         given: arguments under QEMU's names.

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_kernelvm.errors import BadInput, CommandFailed, Evidence, KernelvmError
+from pytest_kernelvm.errors import CommandFailed, KernelvmError
 from pytest_kernelvm.guest.protocol import Reply
 from pytest_kernelvm.kernel.store import Store
-from pytest_kernelvm.vm.bundle import Bundle, KeptGuest
+from pytest_kernelvm.vm.bundle import Allowed, Bundle, KeptGuest
 from pytest_kernelvm.vm.journal import Act, Exchange, Ordered, Signalled, Typed
 from pytest_kernelvm.vm.snapshot import SnapshotUnusable
 from pytest_kernelvm.vm.vm import Bootable, Vm
@@ -84,16 +84,19 @@ def replayed_guests(
     store: Store,
     directory: Path,
     *,
+    allowed: Allowed,
     fresh: str,
     started: Callable[[Vm], None],
 ) -> Iterator[tuple[Vm, ...]]:
     """Give the guests of a bundle as they were when their test got them; they end with the context.
 
-    store: has, or gets, this machine's pace. directory: takes their logs.
+    store: has, or gets, this machine's pace. directory: takes their logs. allowed: what they may.
     fresh: `restore` (where the bundle has what they were restored from) or `boot`.
     started: called with each as soon as it is launched.
     Raises what a boot raises, and BadInput for a damaged bundle.
     """
+    # All is checked before the first of them is launched.
+    bootables = [kept.bootable(store, allowed) for kept in bundle.guests]
     with contextlib.ExitStack() as stack:
         with contextlib.ExitStack() as cable:
             ends = [cable.enter_context(end) for end in socket.socketpair()]
@@ -101,12 +104,9 @@ def replayed_guests(
             for number, kept in enumerate(bundle.guests):
                 logs = directory / f"guest-{number}"
                 logs.mkdir()
-                link = ends.pop(0) if ends and kept.about["boot"]["network"] == "link" else None
-                vms.append(
-                    stack.enter_context(
-                        _again(kept.bootable(store), kept, logs, fresh, started, link)
-                    )
-                )
+                bootable = bootables[number]
+                link = ends.pop(0) if ends and bootable.boot.network == "link" else None
+                vms.append(stack.enter_context(_again(bootable, kept, logs, fresh, started, link)))
         yield tuple(vms)
 
 
@@ -136,6 +136,7 @@ def _again(
 
 def replay(
     bundle: Bundle,
+    acts: Sequence[tuple[int, Act]],
     vms: Sequence[Vm],
     *,
     pauses: bool = True,
@@ -143,13 +144,13 @@ def replay(
 ) -> Comparison:
     """Do with fresh guests what the bundle's journals say, in the same order.
 
+    acts: of `acts_of`.
     pauses: whether to wait where the test waited. show: told each act and how its reply compares.
     Ends early with the error of a guest that fails where it did not fail before.
     """
     comparison = Comparison()
-    acts = _in_order(bundle)
     began = time.monotonic()
-    first_s = max((kept.about["started_s"] + kept.about["ready_s"]) for kept in bundle.guests)
+    first_s = max(kept.note.started_s + kept.note.ready_s for kept in bundle.guests)
     for number, act in acts:
         if pauses:
             ahead_s = act.at_s - first_s - (time.monotonic() - began)
@@ -167,16 +168,15 @@ def replay(
     return comparison
 
 
-def _in_order(bundle: Bundle) -> list[tuple[int, Act]]:
-    """Return the acts of all guests with their guests' numbers, in the order of the test."""
-    try:
-        found = [(number, act) for number, kept in enumerate(bundle.guests) for act in kept.acts()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"a journal of {bundle.name} is damaged",
-            Evidence(where=(str(bundle.directory),), seen=f"{type(error).__name__}: {error}"),
-        ) from None
-    return sorted(found, key=lambda pair: pair[1].at_s)
+def acts_of(bundle: Bundle, allowed: Allowed) -> tuple[tuple[int, Act], ...]:
+    """Return the acts of all guests with their guests' numbers, in the order of the test.
+
+    Raises BadInput for a damaged journal, or one that wants more than is allowed.
+    """
+    found = [
+        (number, act) for number, kept in enumerate(bundle.guests) for act in kept.acts(allowed)
+    ]
+    return tuple(sorted(found, key=lambda pair: pair[1].at_s))
 
 
 def _exchanged(vm: Vm, act: Exchange, comparison: Comparison) -> bool:

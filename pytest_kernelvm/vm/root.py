@@ -26,7 +26,7 @@ from pytest_kernelvm.vm.device_tree import (
 )
 from pytest_kernelvm.vm.first_stage import KERNEL, STAGE, by_uhi, put_before, read_image
 from pytest_kernelvm.vm.layout import Extent, lay_out, page_up, refuse_overlaps
-from pytest_kernelvm.vm.qemu_argv import Boot, Ends, loader_argv, qemu_argv
+from pytest_kernelvm.vm.qemu_argv import Boot, Ends, Placed, qemu_argv
 
 # Of the flash device, and the node in the device tree.
 NAME = "rootfs"
@@ -165,7 +165,7 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
         # QEMU's bootloader has nothing to say.
         cmdline="",
         root_words=words,
-        extra=(*boot.extra, *loader_argv(entry / STAGE, stage.address)),
+        loaded=(*boot.loaded, Placed(file=entry / STAGE, address=stage.address)),
     )
 
 

@@ -12,7 +12,7 @@ from pytest_kernelvm.kernel.uboot import EPOCH, BuiltUBoot, no_uboot
 from pytest_kernelvm.process import run
 from pytest_kernelvm.vm.first_stage import Loaded, read_image
 from pytest_kernelvm.vm.layout import PAGE_BYTES, Extent, lay_out
-from pytest_kernelvm.vm.qemu_argv import Boot, loader_argv
+from pytest_kernelvm.vm.qemu_argv import Boot, Placed
 
 MKIMAGE_TIMEOUT_S = 60.0
 
@@ -59,13 +59,13 @@ def through_uboot(
     pieces = [(script, script_at), (kernel, kernel_at)]
     if tree:
         pieces.append((flat, tree_at))
-    loaded = (word for file, extent in pieces for word in loader_argv(file, extent.address))
+    placed = (Placed(file=file, address=extent.address) for file, extent in pieces)
     return replace(
         boot,
         firmware=uboot.firmware,
         fixed_initramfs=True,
         machine=replace(boot.machine, memory_mib=board.memory_mib),
-        extra=(*boot.extra, *loaded),
+        loaded=(*boot.loaded, *placed),
     )
 
 

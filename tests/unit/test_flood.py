@@ -13,7 +13,7 @@ from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import run
 from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB, TOLD_BYTES, BoundedText, Times
 from tests.unit.flooding import FLOODS
-from tests.unit.hostile import unprintable
+from tests.unit.hostile_text import unprintable
 
 ROOT = Path(__file__).parents[2]
 PANIC = "a panic and no end"

@@ -19,10 +19,11 @@ from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError
 from pytest_kernelvm.printable import EXCERPT_LINES, LINE_CHARACTERS, printable, printable_line
 from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.report.witness import Labelled
-from pytest_kernelvm.vm.bundle import ABOUT, FORMAT, GUEST, KIND
+from pytest_kernelvm.vm.bundle import KIND
+from pytest_kernelvm.vm.bundle_notes import ABOUT, FORMAT, GUEST
 from pytest_kernelvm.vm.recording import following, two_clocks
 from pytest_kernelvm.vm.shell import GuestShell
-from tests.unit.hostile import HOSTILE, raw, unprintable
+from tests.unit.hostile_text import HOSTILE, raw, unprintable
 from tests.unit.test_recording import Line
 
 each_hostile = pytest.mark.parametrize("name", HOSTILE)
@@ -176,7 +177,7 @@ import logging
 import pytest
 from pytest_kernelvm.errors import BadInput, CommandFailed, Evidence
 from pytest_kernelvm.vm.results import CommandResult
-from tests.unit.hostile import HOSTILE
+from tests.unit.hostile_text import HOSTILE
 
 all_hostile = pytest.mark.parametrize("name", HOSTILE)
 

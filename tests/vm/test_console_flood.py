@@ -9,7 +9,7 @@ import pytest
 
 from pytest_kernelvm import Cell
 from pytest_kernelvm.process import spawn
-from tests.unit.hostile import unprintable
+from tests.unit.hostile_text import unprintable
 from tests.vm.project import make_project, pytest_argv
 
 pytestmark = pytest.mark.slow
