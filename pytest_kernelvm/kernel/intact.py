@@ -13,10 +13,21 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import Evidence, HarnessError
 from pytest_kernelvm.kernel.checked_json import Malformed
-from pytest_kernelvm.kernel.digest import Digest, NotADigest, known_digests, stamps_digest
+from pytest_kernelvm.kernel.digest import (
+    Digest,
+    NotADigest,
+    Stamp,
+    is_settled,
+    known_digests,
+    stamp_of,
+    stamps_digest,
+)
 from pytest_kernelvm.kernel.note import ENTRY, OTHER_BYTES, Note, damage_of, read_note, size_fault
 from pytest_kernelvm.kernel.store import ARCHIVES, default_store
 from pytest_kernelvm.process import quoted
+
+# Files that were found intact, with their stamps then.
+_seen: dict[Path, Stamp] = {}
 
 
 class DamagedStore(HarnessError):
@@ -29,7 +40,8 @@ def require_intact(paths: Iterable[Path]) -> None:
     paths: of files; links are followed. Raises DamagedStore, which names entry, file, both digests
     and what to do.
     """
-    noted = [found for path in paths if (found := _noted(path))]
+    stamps = {path: stamp for path in paths if (stamp := _unseen(path))}
+    noted = [found for path in stamps if (found := _noted(path))]
     for entry, path, size, _digest in noted:
         if size is not None and (fault := size_fault(path, size)):
             raise _error(entry, path, fault)
@@ -40,6 +52,16 @@ def require_intact(paths: Iterable[Path]) -> None:
             raise _error(entry, path, seen.strerror or str(seen))
         if seen != digest:
             raise _error(entry, path, f"sha256 {seen}", f"sha256 {digest}")
+    _seen.update({path: stamp for path, stamp in stamps.items() if is_settled(stamp)})
+
+
+def _unseen(path: Path) -> Stamp | None:
+    """Return the stamp of a file that was not found intact with this stamp before."""
+    try:
+        stamp = stamp_of(path)
+    except OSError:
+        return 0, 0, 0, 0
+    return None if _seen.get(path) == stamp else stamp
 
 
 def require_intact_below(directory: Path) -> None:

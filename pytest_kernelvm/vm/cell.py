@@ -173,8 +173,9 @@ class Cell:
 
     def _require_intact(self, closure: Closure) -> None:
         """Compare what is packed for a guest with what the store noted of it."""
+        programs = self.programs
+        require_intact((programs.agent, programs.modprobe, programs.preinit, programs.activate))
         require_intact(module.path for module in closure.modules)
-        require_intact_below(self.programs.agent.parent)
         if self.userland:
             require_intact_below(self.userland.root)
 

@@ -263,7 +263,7 @@ ABOUTS: dict[str, object] = {
     "a long text": {**ABOUT, "source": "x" * 100_000},
 }
 MEMBERS: dict[str, tuple[tarfile.TarInfo, ...]] = {
-    "absolute": (member("/tmp/h1-absolute"),),
+    "absolute": (member("/tmp/kernelvm-absolute"),),
     "dots": (member("../../../outside/new"),),
     "dots inside": (member("a/../../../../outside/new"),),
     "a link to a directory and a file below it": (
