@@ -40,7 +40,6 @@ from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.services import ServiceCatalogue
 from pytest_kernelvm.vm.snapshot import (
     MEMORY,
-    STATE,
     Snapshot,
     known_digest,
     qemu_version,
@@ -177,7 +176,7 @@ class KeptGuest:
             return None
         directory = self.directory / SNAPSHOT
         try:
-            whole = verified(directory, about["sha256"][MEMORY], about["sha256"][STATE])
+            whole = verified(directory, about["sha256"])
             self._check_memory(directory)
         except OSError:
             whole = False

@@ -21,6 +21,7 @@ from pytest_kernelvm.foreign_files import file_kind, read_regular
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.vm.json_fields import LINE, SHA256, Fields, parse_json
 from pytest_kernelvm.vm.qemu_argv import NETWORKS, Boot, Placed
+from pytest_kernelvm.vm.snapshot import FILES
 
 FORMAT = 2
 ABOUT, GUEST, JOURNAL = "bundle.json", "guest.json", "journal.jsonl"
@@ -252,14 +253,13 @@ def _snapshot(given: Fields | None, *, digests: bool) -> Mapping[str, Any] | Non
         "request_id": given.whole("request_id", 0, (1 << 32) - 1),
         "boot_id": given.whole("boot_id", 0, (1 << 32) - 1),
         "clock_offset_s": given.number("clock_offset_s", -1e11, 1e11),
-        "log_sequence": given.whole("log_sequence", -1, (1 << 63) - 1),
+        "taint": given.whole("taint", 0, (1 << 63) - 1),
         "console_ages_s": _ages(given),
     }
     if digests:
         files = given.fields("sha256")
         about["sha256"] = {
-            name: files.text(name, pattern=SHA256, shape="a sha256 in hex")
-            for name in ("memory", "state")
+            name: files.text(name, pattern=SHA256, shape="a sha256 in hex") for name in FILES
         }
         files.done()
     given.done()

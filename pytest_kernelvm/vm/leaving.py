@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import KernelvmError
-from pytest_kernelvm.kernel.store import ENTRY, Store, default_store, remove_tree, write_whole
+from pytest_kernelvm.kernel.checked_json import Malformed
+from pytest_kernelvm.kernel.note import read_note
+from pytest_kernelvm.kernel.store import Store, default_store, remove_tree, write_whole
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.bundle import (
     KIND,
@@ -32,15 +34,7 @@ from pytest_kernelvm.vm.json_fields import SHA256
 from pytest_kernelvm.vm.keeping import keep_state
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.recording import clocked_lines
-from pytest_kernelvm.vm.snapshot import (
-    CONSOLE,
-    LOG,
-    MEMORY,
-    STATE,
-    Snapshot,
-    known_digest,
-    qemu_version,
-)
+from pytest_kernelvm.vm.snapshot import FILES, NOTED, Snapshot, known_digest, qemu_version
 from pytest_kernelvm.vm.vm import Vm
 
 # The oldest bundles are removed when there are more, or when they are older than this.
@@ -231,14 +225,15 @@ def _take(source: Path, place: Path) -> str:
 def _take_snapshot(snapshot: Snapshot, directory: Path) -> dict[str, Any] | None:
     """Link a snapshot into the bundle; a replay does without it where that cannot be."""
     try:
-        about: dict[str, Any] = json.loads((snapshot.directory / ENTRY).read_bytes())["about"]
+        note = read_note(snapshot.directory)
         (directory / SNAPSHOT).mkdir()
-        for name in (MEMORY, STATE, CONSOLE, LOG):
+        for name in FILES:
             (directory / SNAPSHOT / name).hardlink_to(snapshot.directory / name)
-    except (OSError, ValueError, KeyError):
+        digests = {name: note.sha256[name] for name in FILES}
+        return {**{name: note.about[name] for name in NOTED}, "sha256": digests}
+    except (OSError, Malformed, KeyError):
         remove_tree(directory / SNAPSHOT)
         return None
-    return about
 
 
 def _remove_old(directory: Path, most: int | None) -> None:

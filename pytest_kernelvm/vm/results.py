@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -115,30 +115,30 @@ class KernelLog:
         return tuple(record for record in self.records if re.search(pattern, record.text))
 
 
+# priority with facility, sequence number, microseconds, flag, further fields, text.
+_RECORD = re.compile(
+    r"(?P<priority>\d{1,10}),(?P<sequence>\d{1,20}),(?P<time_us>\d{1,20}),[^,;]*"
+    r"(?:,caller=(?P<caller>[TC]\d{1,10}))?(?:,[^;]*)?;(?P<text>.*)",
+    re.ASCII | re.DOTALL,
+)
+
+
 def parse_kmsg(text: str) -> KernelLog:
     """Return the records of what was read from /dev/kmsg; lines of continuation are left out."""
-    records = []
-    for line in text.splitlines():
-        head, semicolon, message = line.partition(";")
-        fields = head.split(",")
-        if not semicolon or line.startswith(" ") or len(fields) < 4 or not fields[0].isdecimal():
-            continue
-        records.append(
+    return KernelLog(
+        tuple(
             LogRecord(
-                priority=int(fields[0]) & 7,
-                sequence=int(fields[1]),
-                time_s=int(fields[2]) / 1e6,
-                text=_unescaped(message),
-                facility=int(fields[0]) >> 3,
-                caller=_caller(fields[4:]),
+                priority=int(found["priority"]) & 7,
+                sequence=int(found["sequence"]),
+                time_s=int(found["time_us"]) / 1e6,
+                text=_unescaped(found["text"]),
+                facility=int(found["priority"]) >> 3,
+                caller=found["caller"] or "",
             )
+            for line in text.splitlines()
+            if (found := _RECORD.fullmatch(line))
         )
-    return KernelLog(tuple(records))
-
-
-def _caller(fields: Sequence[str]) -> str:
-    found = (field.partition("=") for field in fields)
-    return next((value for name, _, value in found if name == "caller"), "")
+    )
 
 
 def _unescaped(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,8 @@ from pytest_kernelvm.kernel.digest import (
     Digest,
     NotADigest,
     digest_of,
-    file_digest,
     filled_pieces,
     known_digests,
-    sparse_digest,
 )
 from pytest_kernelvm.kernel.digest import known_digest as known_digest
 from pytest_kernelvm.kernel.intact import require_intact
@@ -39,7 +37,7 @@ FORMAT = 7
 # More than this is not kept; who was not used for longest goes first.
 KEPT_BYTES = 8 << 30
 
-MEMORY, STATE, CONSOLE, LOG = "memory", "state", "console", "log"
+FILES = MEMORY, STATE, CONSOLE, LOG = "memory", "state", "console", "log"
 _PAGE_BYTES = 4096
 
 
@@ -96,6 +94,10 @@ class Snapshot:
     def log(self) -> bytes:
         """What was read of its kernel's log, as /dev/kmsg gives it."""
         return (self.directory / LOG).read_bytes()
+
+
+# What is noted of a snapshot beside its files.
+NOTED = tuple(each.name for each in fields(Snapshot) if each.name != "directory")
 
 
 def snapshot_digest(boot: Boot) -> Digest:
@@ -190,16 +192,13 @@ def _fault(path: Path, note: Note) -> str:
     for name, digest in note.sha256.items():
         if digests[path / name] != digest:
             return f"{name}: {OTHER_BYTES}"
-    return (
-        "" if {MEMORY, STATE, CONSOLE, LOG} <= note.sha256.keys() else "not all its files are noted"
-    )
+    return "" if {*FILES} <= note.sha256.keys() else "not all its files are noted"
 
 
-def verified(path: Path, memory_sha256: str, state_sha256: str) -> bool:
-    """Return whether the files of a snapshot, in a bundle too, have these digests."""
-    return known_digest(path / STATE) == state_sha256 and (
-        known_digest(path / MEMORY, sparse=True) == memory_sha256
-    )
+def verified(path: Path, digests: Mapping[str, str]) -> bool:
+    """Return whether a snapshot's files still have their digests, which leave out holes."""
+    found = known_digests([path / name for name in FILES], sparse=True)
+    return all(found[path / name] == digests[name] for name in FILES)
 
 
 def make_snapshot(
@@ -215,10 +214,6 @@ def make_snapshot(
     def make(work: Work) -> dict[str, Any]:
         reserve(work.directory / MEMORY, boot.machine.memory_mib << 20)
         about = record(work)
-        about["sha256"] = {
-            MEMORY: sparse_digest(work.entry / MEMORY),
-            STATE: file_digest(work.entry / STATE),
-        }
         return {**about, "first_cell": label, "kernel": boot.image.parent.name}
 
     digest = snapshot_digest(boot)

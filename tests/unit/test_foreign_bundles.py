@@ -112,9 +112,10 @@ CASES: dict[str, tuple[Change, str]] = {
             "guest",
             "snapshot",
             value={
-                **dict.fromkeys(("request_id", "boot_id", "clock_offset_s", "log_sequence"), 0),
+                **dict.fromkeys(("request_id", "boot_id", "clock_offset_s", "taint"), 0),
                 "console_ages_s": [],
-                "sha256": {"memory": "../../x", "state": "0" * 64},
+                "sha256": dict.fromkeys(("state", "console", "log"), "0" * 64)
+                | {"memory": "../../x"},
             },
         ),
         "snapshot.sha256.memory",
@@ -233,7 +234,7 @@ def test_what_lies_in_it(scratch: Scratch, name: str, verb: str) -> None:
 def test_attach_takes_no_file_that_is_none(scratch: Scratch) -> None:
     made = draft()
     made.guest["left"] = {
-        **dict.fromkeys(("request_id", "boot_id", "clock_offset_s", "log_sequence"), 0),
+        **dict.fromkeys(("request_id", "boot_id", "clock_offset_s", "taint"), 0),
         "console_ages_s": [],
     }
     bundle = write_bundle(scratch.inside / "b", made)

@@ -231,13 +231,6 @@ def test_a_group(cell, name):
 def test_skipped(cell, name):
     pytest.skip(f"it said {said(name)}")
 """
-CONFTEST = """
-import pytest
-
-@pytest.fixture(scope="session")
-def cell(request):
-    return request.param
-"""
 
 
 @pytest.fixture
@@ -251,7 +244,6 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     pytester.mkdir("vm-configs").joinpath("aarch64.yaml").write_text(
         'arch: aarch64\nkernel: {version: "6.12"}\n'
     )
-    pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
 
 
