@@ -91,6 +91,13 @@ class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
             self._reschedule(node)
 
     def _reschedule(self, node: Any) -> None:
-        """Maybe give a worker more; one that replaces another has first to collect the tests."""
-        if node in self.registered_collections:
+        """Maybe give a worker more; one that replaces another has first to collect the tests.
+
+        A worker begins its last test only when it has another one or knows that none follows
+        (xdist.remote, run_one_test): who has got a single one is given more, or is sent home.
+        """
+        if node not in self.registered_collections:
+            return
+        super()._reschedule(node)
+        if not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
             super()._reschedule(node)
