@@ -79,7 +79,7 @@ class LogCopy:
         self._keep(raw)
         if record.facility == 0 and not self.is_full:
             self.grew_at_s = time.monotonic()
-            self.text += _lines(record)
+            self.text += shown(record).encode()
             self.is_full = len(self.text) > LIMIT_BYTES
 
     def _keep(self, raw: bytes) -> None:
@@ -156,9 +156,8 @@ def may_go_on(log_bytes: int) -> bool:
     return log_bytes > LOG_BYTES - RECORD_BYTES
 
 
-def _lines(record: LogRecord) -> bytes:
+def shown(record: LogRecord) -> str:
     """Return a record as lines of a console (record_print_text in kernel/printk/printk.c)."""
     caller = f"[{record.caller:>6}]" if record.caller else ""
-    prefix = f"[{record.time_s:12.6f}]{caller} "
-    lines = record.text.split("\n")
-    return "".join(f"{prefix}{line}\n" for line in lines).encode()
+    stamp = f"[{record.time_s:12.6f}]{caller} "
+    return "".join(f"{stamp}{line}\n" for line in record.text.rstrip("\n").split("\n"))

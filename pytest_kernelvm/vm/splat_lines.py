@@ -14,10 +14,7 @@ be misled.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pytest_kernelvm.vm.splat_table import Row, Words, row_of, sure_words
 
@@ -165,54 +162,20 @@ class ConsoleLines:
         return start - self._last_stamped <= _NEAR_BYTES
 
 
-class LogRecord(Protocol):
-    """A record of the kernel's log (Documentation/ABI/testing/dev-kmsg).
-
-    time_s: since the boot. facility: 0 is the kernel; a program that writes to /dev/kmsg cannot
-    have it (kernel/printk/printk.c, devkmsg_write()). caller: `T61` or `C0`, or empty. text: with
-    the kernel's escapes undone; it may have several lines.
-    """
-
-    @property
-    def time_s(self) -> float: ...
-    @property
-    def facility(self) -> int: ...
-    @property
-    def caller(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-
-
 class LogLines(ConsoleLines):
-    """The lines of the kernel's own records, as a console would show them.
+    """The lines of the kernel's own log: each begins with its record's time, and all is its own.
 
-    text: all of them. Programs' records are left out. Each line's stamp is its record's.
+    text: as kernel_log.shown() gives it, record by record.
     """
 
-    def __init__(self, records: Sequence[LogRecord]) -> None:
-        self._ends: list[int] = []
-        self._numbers: list[int] = []
-        parts: list[str] = []
-        at = 0
-        for number, record in enumerate(records):
-            if record.facility:
-                continue
-            shown = _shown(record)
-            at += len(shown)
-            parts.append(shown)
-            self._ends.append(at)
-            self._numbers.append(number)
-        super().__init__("".join(parts), stamped=True)
-
-    def number(self, offset: int) -> int:
-        """Return which record, counted from 0, has the character at an offset of the text."""
-        return self._numbers[bisect_right(self._ends, offset)]
+    def __init__(self, text: str) -> None:
+        super().__init__(text, stamped=True)
 
     def next(self, start: int) -> Line | None:
         """Return the line that begins at an offset, None at the end."""
         if start >= len(self.text):
             return None
-        end = self.text.find("\n", start) + 1
+        end = self.text.find("\n", start) + 1 or len(self.text)
         stamp = STAMP.match(self.text, start, end)
         begin = stamp.end() if stamp else start
         return _line(start, end, self.text[begin : self._stop(begin, end)], stamp)
@@ -220,11 +183,5 @@ class LogLines(ConsoleLines):
     def telling(self, start: int) -> tuple[Line, Row] | None:
         """Return the line that begins at an offset, if it tells a splat."""
         line = self.next(start)
-        row = row_of(line.words) if line else None
+        row = row_of(line.words) if line and line.stamped else None
         return (line, row) if line and row else None
-
-
-def _shown(record: LogRecord) -> str:
-    caller = f"[{record.caller:>6}]" if record.caller else ""
-    stamp = f"[{record.time_s:12.6f}]{caller} "
-    return "".join(f"{stamp}{line}\n" for line in record.text.rstrip("\n").split("\n"))

@@ -6,10 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from pytest_kernelvm.vm.splats import HINT, Splat, read_splats
+from pytest_kernelvm.vm.splats import HINT, LINES_ABOVE, Splat, read_splats
 
-# A WARN's message and `cut here` stand so many lines above the line that is looked for.
-LINES_ABOVE = 14
 # So much is read at once.
 STEP_BYTES = 1 << 20
 # A text that goes on for longer is read as what comes behind it.
@@ -21,9 +19,8 @@ _HINT = re.compile(HINT.pattern.encode())
 class SplatReader:
     """Finds the splats of a text that grows.
 
-    text: its bytes. start: the offset from which on it is looked at. stamped: whether each line of
-    the kernel's has a time, None if that has to be found out. see: called with the offsets of what
-    is read.
+    text: its bytes. start: the offset from which on it is looked at. find: returns the splats of a
+    piece of it. see: called with the offsets of what is read.
     whole: the splats so far that have an end. unfinished: the last one, if it may go on.
     """
 
@@ -32,13 +29,13 @@ class SplatReader:
         text: bytearray,
         start: int = 0,
         *,
-        stamped: bool | None = None,
+        find: Callable[[str], tuple[Splat, ...]] = read_splats,
         see: Callable[[int, int], None] = lambda _start, _end: None,
     ) -> None:
         self.whole: list[Splat] = []
         self.unfinished: Splat | None = None
         self._text = text
-        self._stamped = stamped
+        self._find = find
         self._see = see
         self._floor = self._searched = self._seen = start
 
@@ -81,7 +78,7 @@ class SplatReader:
         self._searched = end
         self.unfinished = None
         said = bytes(self._text[start:end]).decode("latin-1")
-        for splat in read_splats(said, stamped=self._stamped):
+        for splat in self._find(said):
             found = _moved(splat, start, self._text)
             if found.complete or found.end - found.start > LONGEST_BYTES:
                 self.whole.append(found)

@@ -6,10 +6,10 @@ splat_table.py has what it prints, splat_lines.py how its lines are told from th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pytest_kernelvm.vm.splat_lines import ConsoleLines, Line, LogLines, LogRecord, guest_seconds
+from pytest_kernelvm.vm.splat_lines import ConsoleLines, Line, LogLines, guest_seconds
 from pytest_kernelvm.vm.splat_table import (
     BEFORE_CUT,
     CAUSE,
@@ -29,7 +29,6 @@ from pytest_kernelvm.vm.splat_table import (
 __all__ = [
     "HINT",
     "LINES_ABOVE",
-    "LogRecord",
     "Splat",
     "belongs_to",
     "guest_seconds",
@@ -107,16 +106,12 @@ def read_splats(text: str, start: int = 0, *, stamped: bool | None = None) -> tu
     return tuple(_Reader(ConsoleLines(text, stamped), start).splats())
 
 
-def read_log_splats(records: Sequence[LogRecord]) -> tuple[Splat, ...]:
-    """Return the splats of the kernel's own log; what programs wrote into it is passed over.
+def read_log_splats(text: str) -> tuple[Splat, ...]:
+    """Return the splats of the kernel's own log.
 
-    Their start and end count records of the sequence, and their text is as a console shows it.
+    text: of its records and no program's, each as kernel_log.shown() gives it.
     """
-    lines = LogLines(records)
-    return tuple(
-        replace(splat, start=lines.number(splat.start), end=lines.number(splat.end - 1) + 1)
-        for splat in _Reader(lines).splats()
-    )
+    return tuple(_Reader(LogLines(text)).splats())
 
 
 class _Window:

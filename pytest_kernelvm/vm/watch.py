@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pytest_kernelvm.vm.deadlines import GuestDeadline, work_of
 from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.splat_reader import SplatReader
-from pytest_kernelvm.vm.splats import Splat, belongs_to
+from pytest_kernelvm.vm.splats import Splat, belongs_to, read_log_splats
 from pytest_kernelvm.vm.streams import LOOK_S, Streams
 from pytest_kernelvm.vm.transcript import HALTED
 
@@ -134,7 +134,7 @@ class Watch:
         self._pid = pid
         self._console = SplatReader(streams.console_text, start, see=self._look_for_halt)
         self._log_copy = log
-        self._log = SplatReader(log.text, log_start, stamped=True)
+        self._log = SplatReader(log.text, log_start, find=read_log_splats)
         self._of_ours: list[Splat] = []
         self._settled = 0
         self._halted = False

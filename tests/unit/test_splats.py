@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kernelvm.vm.kernel_log import shown
+from pytest_kernelvm.vm.results import LogRecord
 from pytest_kernelvm.vm.splats import (
     Splat,
     belongs_to,
@@ -532,67 +534,48 @@ def test_the_time_of_a_line() -> None:
     assert isinstance(read_splats(console("splat_rss"))[0], Splat)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A record of the kernel's log."""
-
-    text: str
-    time_s: float = 5.0
-    facility: int = 0
-    caller: str = ""
+def record(text: str, time_s: float = 5.0, caller: str = "") -> LogRecord:
+    return LogRecord(priority=4, sequence=0, time_s=time_s, text=text, caller=caller)
 
 
-def records(text: str) -> list[Record]:
-    """Return a console's lines as records; those without a time as a program's."""
-    return [
-        Record(text=line[15:], time_s=seconds)
-        if (seconds := guest_seconds(line)) is not None
-        else Record(text=line, facility=1)
+def logged(text: str) -> str:
+    """Return the kernel's lines of a console as its log has them."""
+    found = (
+        record(line[15:], seconds)
         for line in text.splitlines()
-    ]
+        if (seconds := guest_seconds(line)) is not None
+    )
+    return "".join(map(shown, found))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.console)
 def test_the_log_has_what_the_console_has(row: Row) -> None:
     text = console(row.console)
-    [shown] = read_splats(text)
-    [logged] = read_log_splats(records(text))
-    assert (logged.kind, logged.title, logged.complete) == (shown.kind, shown.title, shown.complete)
-    assert (logged.cpu, logged.pid, logged.task) == (shown.cpu, shown.pid, shown.task)
-    assert logged.guest_time_s == shown.guest_time_s
-    before, after = text[: shown.start].count("\n"), text[: shown.end].count("\n")
-    assert (logged.start, logged.end) == (before, after)
-    assert [line[15:] for line in logged.text.splitlines()] == [
-        line[15:] for line in shown.text.splitlines() if line.startswith("[")
+    [seen] = read_splats(text)
+    [found] = read_log_splats(logged(text))
+    assert (found.kind, found.title, found.complete) == (seen.kind, seen.title, seen.complete)
+    assert (found.cpu, found.pid, found.task) == (seen.cpu, seen.pid, seen.task)
+    assert found.guest_time_s == seen.guest_time_s
+    assert [line[15:] for line in found.text.splitlines()] == [
+        line[15:] for line in seen.text.splitlines() if line.startswith("[")
     ]
-
-
-def test_what_a_program_writes_into_the_log_is_not_the_kernels() -> None:
-    """Its records have another facility, and may stand in the midst of a splat."""
-    own = records(console("splat_atomic"))
-    [alone] = read_log_splats(own)
-    quoted = [Record(text=record.text, facility=1) for record in own]
-    assert read_log_splats(quoted) == ()
-    mixed = [own[0], quoted[1], *own[1:4], quoted[1], Record(text="BUG: x", facility=3), *own[4:]]
-    [splat] = read_log_splats(mixed)
-    assert splat.text == alone.text
-    assert (splat.start, splat.end) == (2, alone.end + 3)
 
 
 @pytest.mark.parametrize("text", ["login: [    5.4] BUG: x", "/ # BUG: soft lockup - CPU#0 stuck"])
 def test_a_record_says_what_its_text_begins_with(text: str) -> None:
-    assert read_log_splats([Record(text=text)]) == ()
+    assert read_log_splats(shown(record(text))) == ()
 
 
 def test_a_record_may_have_several_lines() -> None:
-    [splat] = read_log_splats([Record(text="a\nBUG: Bad page map in process x\n  y", caller="T61")])
+    text = shown(record("a\nBUG: Bad page map in process x\n  y", caller="T61"))
+    [splat] = read_log_splats(text)
     assert (
         splat.text
         == "[    5.000000][   T61] BUG: Bad page map in process x\n[    5.000000][   T61]   y"
     )
-    assert (splat.start, splat.end, splat.pid) == (0, 1, 61)
-    assert read_log_splats([]) == ()
-    assert read_log_splats([Record(text="")]) == ()
+    assert (text[splat.start : splat.end].rstrip("\n"), splat.pid) == (splat.text, 61)
+    assert read_log_splats("") == ()
+    assert read_log_splats(shown(record(""))) == ()
 
 
 @pytest.mark.parametrize(
@@ -674,10 +657,10 @@ def test_the_last_line_need_not_end(end: str) -> None:
     ],
 )
 def test_a_newline_in_a_tasks_name(lines: list[str], kind: str, title: str) -> None:
-    [shown] = read_splats("".join(f"[    5.000001] {line}\n" for line in lines))
+    [seen] = read_splats("".join(f"[    5.000001] {line}\n" for line in lines))
     [bare] = read_splats("\n".join(lines))
-    [logged] = read_log_splats([Record(text="\n".join(lines))])
-    for splat in (shown, bare, logged):
+    [found] = read_log_splats(shown(record("\n".join(lines))))
+    for splat in (seen, bare, found):
         assert splat.kind == kind
         assert splat.title.startswith(title)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm import Cell
+from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.process import spawn
 from tests.vm.project import pytest_argv
 
@@ -60,3 +60,15 @@ def test_no_clean_use_fails(cell: Cell, tmp_path: Path) -> None:
     assert [name for name, (outcome, _) in found.items() if outcome == "skipped"] == [
         f"test_skipped[{cell.config.id}]"
     ]
+
+
+def test_a_tests_end_is_one_round_trip(cell: Cell, tmp_path: Path) -> None:
+    """With a boot's log to be read before; nothing is asked twice of a guest that nobody used."""
+    with Vm(cell.bootable(), tmp_path) as vm:
+        vm.answer_for()
+        assert "Linux version" in vm.dmesg
+        vm.ping()
+        for requests in (1, 0):
+            before = vm._channel.last_id
+            assert vm.conclude("the test", ask=True) is None
+            assert vm._channel.last_id - before == requests
