@@ -334,7 +334,8 @@ static void become(const char *path, char **argv, const long *fds, int report)
  * Read whole records until there is no other one, or no room for one.  A
  * record that the kernel may still add to is not readable before the next one
  * begins; `mark` is one, if its length is not zero.  With `anew` the log is
- * read from its beginning.
+ * read from its beginning.  Of what programs wrote only the numbers are kept:
+ * their records begin with two digits or more, the kernel's with one.
  */
 static long read_log(u8 *to, long room, const char *mark, long mark_length, long anew)
 {
@@ -347,7 +348,15 @@ static long read_log(u8 *to, long room, const char *mark, long mark_length, long
 	if (mark_length)
 		my_syscall3(__NR_write, log_file, mark, mark_length);
 	do {
-		got = my_syscall3(__NR_read, log_file, to + total, room - total);
+		u8 *record = to + total;
+
+		got = my_syscall3(__NR_read, log_file, record, room - total);
+		if (got > 0 && record[1] != ',') {
+			for (got = 0; record[got] != ';'; got++)
+				;
+			record[++got] = '\n';
+			got++;
+		}
 		if (got > 0)
 			total += got;
 		/* EPIPE: records were lost, as their numbers will show. */

@@ -17,9 +17,10 @@ from pytest_kernelvm.vm.log_reader import LogReader
 from pytest_kernelvm.vm.streams import Streams
 from pytest_kernelvm.vm.watch import LONGEST_S, Allowance, Places, Source, allowance
 
-# The guest's own time for its last answer, and for saying whether a splat is its kernel's: reading
-# its log takes a thousandth of that.
+# The guest's own time for its last answer: reading its log takes a thousandth of that.
 ANSWER_S = 2.0
+# For saying whether a splat on the console is its kernel's; one that spins does not say so.
+CONFIRM_S = 0.25
 # How often the log is read while a splat is being written.
 AGAIN_S = 0.02
 
@@ -79,7 +80,7 @@ class Findings:
         if self.copy.trouble or self._judge.is_booting:
             return True
         try:
-            self.reader.read(self._ask_aside(self._deadline()))
+            self.reader.read(self._ask_aside(self._judge.deadline(CONFIRM_S)))
         except NoReply:
             return True
         return self._judge.trouble() is not None
@@ -105,9 +106,9 @@ class Findings:
     def _is_unclear(self) -> bool:
         return bool(self._watch.refused_on_console) or self._watch.is_logging
 
-    def read(self, deadline: GuestDeadline) -> None:
-        """Read what the log has by now. Raises NoReply."""
-        self.reader.read(self._ask(deadline))
+    def read_aside(self, deadline: GuestDeadline) -> None:
+        """Read what the log has by now, while a program runs. Raises NoReply."""
+        self.reader.read(self._ask_aside(deadline))
 
     def look(self, deadline: GuestDeadline | None = None) -> None:
         """Ask the guest for its whole log and its taint.
@@ -167,22 +168,27 @@ class Findings:
 
     # Telling
 
-    def conclude(self, for_what: str, *, ask: bool) -> KernelvmError | None:
+    def conclude(self, for_what: str, *, ask: bool, aside: bool = False) -> KernelvmError | None:
         """Return the error of what the kernel found wrong and nobody allowed or was told yet.
 
         ask: whether the guest is asked a last time; that it does not answer is an error, too,
-        unless an error has told so already.
+        unless an error has told so already. aside: whether its agent waits for a program that
+        nothing ends, and answers nothing but questions for the log.
         """
         told = list(self._judge.raised)
-        error = self._concluded(for_what, ask=ask, is_told=self._judge.has_told_end)
+        look = self.read_aside if aside else self.look
+        error = self._concluded(for_what, look if ask else None)
         self._judge.raised[:] = told
         return error
 
-    def _concluded(self, for_what: str, *, ask: bool, is_told: bool) -> KernelvmError | None:
-        if ask:
+    def _concluded(
+        self, for_what: str, look: Callable[[GuestDeadline], None] | None
+    ) -> KernelvmError | None:
+        is_told = self._judge.has_told_end
+        if look:
             deadline = self._deadline()
             try:
-                self.look(deadline)
+                look(deadline)
             except NoReply:
                 if not is_told:
                     return self._judge.verdict(deadline, f"an answer at {for_what}")

@@ -218,17 +218,27 @@ class Judge:
 
     def _found_in_log(self, refused: tuple[Splat, ...], for_what: str) -> KernelvmError:
         """Return the error of splats that the kernel's log tells of."""
+        self.watch.tell(Source.LOG, refused)
+        shown = self._on_console(refused)
+        in_log = (self.watch.console_splats, shown) if shown else (self.watch.log_splats, refused)
         symptoms = self._symptoms(
             trouble=Trouble.SPLAT,
-            console=self._log.text.decode(errors="replace"),
+            console=self._console() if shown else self._log.text.decode(errors="replace"),
             status=None,
             deadline=self.deadline(0.0),
             for_what=for_what,
             ready=self.ready,
-            in_log=(self.watch.log_splats, refused),
+            in_log=in_log,
         )
-        self.watch.tell(Source.LOG, (*symptoms.shown_splats, *refused))
+        self.watch.tell(Source.CONSOLE if shown else Source.LOG, symptoms.shown_splats)
         return self._noted(diagnose(symptoms))
+
+    def _on_console(self, refused: tuple[Splat, ...]) -> tuple[Splat, ...]:
+        """Return splats of the log as the console shows them; nothing if it does not show all."""
+        seen = self.watch.console_splats
+        found = (next((s for s in seen if is_same_event(s, each)), None) for each in refused)
+        whole = tuple(each for each in found if each and each.complete)
+        return whole if len(whole) == len(refused) else ()
 
     def _noted(self, error: KernelvmError) -> KernelvmError:
         self.raised.append(error)

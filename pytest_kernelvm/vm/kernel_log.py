@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_kernelvm.guest.protocol import LOG_BYTES, RECORD_BYTES
-from pytest_kernelvm.vm.results import KernelLog, LogRecord, parse_kmsg
+from pytest_kernelvm.vm.results import LogRecord, parse_kmsg
 
 # What the agent writes before it reads the log for the last time: the kernel's own last record can
-# be added to (pr_cont), and is not readable, until the next one begins.
-MARK = "kernelvm: the log so far"
-MARK_RECORD = f"<7>{MARK}\n".encode()
+# be added to (pr_cont), and is not readable, until the next one begins. Known by its facility, as
+# the agent hands over no words of programs (LOG_LOCAL7 in syslog(3), shifted, and level 7).
+MARK_FACILITY = 23
+MARK_RECORD = b"<191>kernelvm: the log so far\n"
 
 # A kernel that says more of its own is not read any further.
 LIMIT_BYTES = 8 << 20
-# So much is kept of what /dev/kmsg gave, programs' records included; the oldest goes first.
+# So much is kept of what the agent handed over; the oldest goes first.
 RAW_BYTES = 4 << 20
 
 
@@ -40,7 +41,8 @@ class LogGap:
 class LogCopy:
     """What was read of one kernel's log so far.
 
-    raw: the last bytes of /dev/kmsg. text: the kernel's own records, a line each, as a console
+    raw: the last bytes of /dev/kmsg, without the words of programs. marks: how many marks of ours
+    were read. text: the kernel's own records, a line each, as a console
     would show them, with a line of ours where something is to be said; offsets into it are places.
     gaps: what was lost. trouble: why the log cannot be read; empty if it can.
     is_full: whether it is too long to be kept. grew_at_s: when a record came last, on the monotonic
@@ -55,6 +57,7 @@ class LogCopy:
         self._next_sequence = 0
         self._last_time_s = -1.0
         self.is_full = False
+        self.marks = 0
         self.grew_at_s = 0.0
 
     def add(self, raw: bytes, *, to_the_gap: bool = False) -> bool:
@@ -77,6 +80,7 @@ class LogCopy:
         self._next_sequence = record.sequence + 1
         self._last_time_s = record.time_s
         self._keep(raw)
+        self.marks += record.facility == MARK_FACILITY
         if record.facility == 0 and not self.is_full:
             self.grew_at_s = time.monotonic()
             self.text += shown(record).encode()
@@ -124,12 +128,6 @@ class LogCopy:
         """Go on with the log of another kernel; the text stays, the records do not."""
         self.raw.clear()
         self._next_sequence, self._last_time_s = 0, -1.0
-
-    @property
-    def records(self) -> KernelLog:
-        """All records, those that programs wrote included, without our own marks."""
-        found = parse_kmsg(self.raw.decode("utf-8", "replace"))
-        return KernelLog(tuple(each for each in found if each.text != MARK or not each.facility))
 
 
 def _records(raw: bytes) -> Iterator[bytes]:

@@ -60,6 +60,7 @@ class LogReader:
 
     def _read(self, ask: Ask, *, mark: bytes, with_taint: bool) -> None:
         anew = was_anew = False
+        marks = self._copy.marks
         while True:
             seen_bytes = len(self._streams.console_text)
             batch = Batch()
@@ -74,7 +75,9 @@ class LogReader:
             # An answer may have been lost on its way: the kernel may still have what is missing.
             anew = not self._copy.add(raw, to_the_gap=not was_anew)
             was_anew = was_anew or anew
-            if not anew and (not may_go_on(len(raw)) or self._copy.is_full):
+            # A guest that goes on talking is read up to the mark.
+            is_read = not may_go_on(len(raw)) or self._copy.marks > marks or self._copy.is_full
+            if not anew and is_read:
                 self._watch.settle(seen_bytes)
                 break
             mark = b""

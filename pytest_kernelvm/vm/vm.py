@@ -14,13 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from pytest_kernelvm.errors import (
-    CommandFailed,
-    Evidence,
-    GuestDied,
-    KernelvmError,
-    SyscallFailed,
-)
+from pytest_kernelvm.errors import CommandFailed, Evidence, GuestDied, KernelvmError
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.guest.protocol import Batch, Reply, without_log
 from pytest_kernelvm.kernel.kconfig import parse_config
@@ -53,6 +47,7 @@ from pytest_kernelvm.vm.results import (
     KernelLog,
     LoadedModule,
     Uname,
+    parse_kmsg,
     parse_proc_modules,
     parse_utsname,
 )
@@ -79,6 +74,8 @@ REBOOT_KEXEC = 0x45584543
 # (include/linux/kern_levels.h, CONSOLE_LOGLEVEL_MOTORMOUTH).
 SYSLOG_ACTION_CONSOLE_LEVEL = 8
 LOUDEST = 8
+# How long a guest that the test has ended may take for it.
+LET_GO_S = 2.0
 # QMP commands that end a guest, or what it runs.
 ENDING_ORDERS = ("quit", "system_reset", "system_powerdown")
 LONGER = "give it a longer timeout_s"
@@ -462,7 +459,7 @@ class Vm(Programs):
         """Have splats from now on count, but for those that are allowed.
 
         boot: whether those of the boot count as well. refuse: whether each ends what is waited
-        for; else they are only told by `splat_error`.
+        for; else they are only told by `conclude`.
         """
         self._answers = True
         self._taken = 0
@@ -482,12 +479,12 @@ class Vm(Programs):
             return None
         fresh = self._looked_after != self._exchanges or self._judge.trouble() is not None
         if self._is_let_go:
-            self._launch.process.wait(END_S)
+            self._launch.process.wait(LET_GO_S)
         ask = ask and fresh and self._can_be_asked and not (self._is_let_go and self.ended)
         if ask:
-            self._end_program()
             self._go_on()
-        error = self.findings.conclude(for_what, ask=ask)
+            self._end_program()
+        error = self.findings.conclude(for_what, ask=ask, aside=self._owing)
         self._looked_after = self._exchanges
         # The end of a test that went well is not content with a flood that the test has swallowed.
         if not error and self._judge.is_flooded and (ask or not self._judge.told_flood):
@@ -544,14 +541,10 @@ class Vm(Programs):
 
     @property
     def dmesg(self) -> KernelLog:
-        """The kernel's log since its boot, record by record, what programs wrote included.
-
-        Raises SyscallFailed where it cannot be read.
-        """
-        self._read_log(self.findings.read)
-        if self.findings.copy.trouble:
-            raise SyscallFailed(f"read /dev/kmsg: {self.findings.copy.trouble}")
-        return self.findings.copy.records
+        """What the kernel's log has by now, record by record, what programs wrote included."""
+        flags = os.O_RDONLY | os.O_NONBLOCK
+        raw = b"".join(self._chunks("/dev/kmsg", flags, "read", until_empty=True))
+        return parse_kmsg(raw.decode("utf-8", "replace"))
 
     @property
     def cmdline(self) -> tuple[str, ...]:

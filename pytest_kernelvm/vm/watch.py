@@ -275,23 +275,29 @@ class Watch:
             if allowed.covers(source, splat):
                 allowed.note(source, splat)
                 return True
-        return any(
-            self._has_told(told, source is where, splat) for where, told in self._told
-        ) or any(
-            source is where and belongs_to(provoked, splat)
-            for each in self.allowances
-            for where, provoked in each.read
-        )
+        if any(self._has_told(source, where, told, splat) for where, told in self._told):
+            return True
+        provoked = (pair for each in self.allowances for pair in each.read)
+        return any(self._has_led_to(source, where, oops, splat) for where, oops in provoked)
 
-    @staticmethod
-    def _has_told(told: Splat, is_same_source: bool, splat: Splat) -> bool:
-        """Whether an error that showed one splat has told another one as well."""
+    def _has_told(self, source: Source, where: Source, told: Splat, splat: Splat) -> bool:
+        """Whether an error that showed one splat has told another one as well.
+
+        source: of the other one; where: of the one that was shown.
+        """
         return (
-            (is_same_source and told.start <= splat.start < told.end)
-            or (is_same_source and belongs_to(told, splat))
+            (source is where and told.start <= splat.start < told.end)
             or is_same_event(told, splat)
             or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
+            or self._has_led_to(source, where, told, splat)
         )
+
+    def _has_led_to(self, source: Source, where: Source, oops: Splat, splat: Splat) -> bool:
+        """Whether a splat of a source comes of an oops that was read in the same or the other."""
+        if source is where:
+            return belongs_to(oops, splat)
+        of_source = self._log.splats if source is Source.LOG else self._console.splats
+        return any(is_same_event(oops, twin) and belongs_to(twin, splat) for twin in of_source)
 
     def find(self, kind: str, title: str, place: tuple[int, int] | None = None) -> None:
         """Note what the kernel does not say itself: a taint, or records that are lost.

@@ -246,6 +246,7 @@ def test_after_a_warning_the_guest_goes_on(crashing: Callable[..., Vm]) -> None:
     assert len(vm.splats) == 2
 
 
+@pytest.mark.kernelvm_splats(allow="blocked for more than", reason="provoked")
 def test_a_program_that_hangs_is_killed_before_the_next_command(
     crashing: Callable[..., Vm],
 ) -> None:
