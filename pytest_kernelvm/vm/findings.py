@@ -184,18 +184,17 @@ class Findings:
     def _concluded(
         self, for_what: str, look: Callable[[GuestDeadline], None] | None
     ) -> KernelvmError | None:
-        is_told = self._judge.has_told_end
         if look:
             deadline = self._deadline()
             try:
                 look(deadline)
             except NoReply:
-                if not is_told:
+                if not self._judge.has_told_why_silent:
                     return self._judge.verdict(deadline, f"an answer at {for_what}")
         self._judge.let_finish()
         if error := self._judge.log_verdict(for_what):
             return error
         # The error of a guest's end tells of what led to it.
-        if self._watch.refused_on_console and not is_told:
+        if self._watch.refused_on_console and not self._judge.has_told_end:
             return self._judge.splat_verdict(self._judge.deadline(0.0), for_what)
         return None

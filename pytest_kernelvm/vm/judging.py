@@ -42,6 +42,12 @@ _STAYS = re.compile(rb"---\[ end Kernel panic|" + HALTED.pattern.encode())
 _PAUSES = re.compile(rb"Rebooting in (\d{1,9}) seconds")
 
 
+# After these a guest may not answer any more: a CPU is stuck, or a task died with what it held.
+STOPPING = frozenset(
+    ("soft lockup", "hard lockup", "RCU stall", "hung task", "workqueue lockup", "oops", "BUG")
+)
+
+
 class About(Protocol):
     """What an error says of a guest besides what happened to it."""
 
@@ -99,6 +105,11 @@ class Judge:
     def has_told_end(self) -> bool:
         """Whether a verdict told that the guest cannot go on."""
         return any(not isinstance(error, GuestSplat) for error in self.raised)
+
+    @property
+    def has_told_why_silent(self) -> bool:
+        """Whether a verdict told that the guest cannot go on, or what may keep it from answering."""
+        return self.has_told_end or self.watch.has_told_any(STOPPING)
 
     def boot_deadline(self, limits: Limits) -> BootDeadline:
         """Return the deadline of the boot that begins now."""
@@ -237,8 +248,8 @@ class Judge:
         """Return splats of the log as the console shows them; nothing if it does not show all."""
         seen = self.watch.console_splats
         found = (next((s for s in seen if is_same_event(s, each)), None) for each in refused)
-        whole = tuple(each for each in found if each and each.complete)
-        return whole if len(whole) == len(refused) else ()
+        shown = tuple(each for each in found if each)
+        return shown if len(shown) == len(refused) else ()
 
     def _noted(self, error: KernelvmError) -> KernelvmError:
         self.raised.append(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pytest_kernelvm.vm.deadlines import GuestDeadline, work_of
@@ -320,6 +320,10 @@ class Watch:
     def tell(self, source: Source, splats: Iterable[Splat]) -> None:
         """Note the splats that an error shows, so that they fail nothing a second time."""
         self._told += [(source, splat) for splat in splats]
+
+    def has_told_any(self, kinds: Collection[str]) -> bool:
+        """Whether an error has told a splat of some kinds."""
+        return any(splat.kind in kinds for _source, splat in self._told)
 
     def look_from(self, start: int, log_start: int) -> None:
         """Look at the texts of console and log from earlier offsets on."""
