@@ -108,7 +108,7 @@ class Judge:
 
     @property
     def has_told_why_silent(self) -> bool:
-        """Whether a verdict told that the guest cannot go on, or what may keep it from answering."""
+        """Whether a verdict told that the guest cannot go on, or what may keep it silent."""
         return self.has_told_end or self.watch.has_told_any(STOPPING)
 
     def boot_deadline(self, limits: Limits) -> BootDeadline:
