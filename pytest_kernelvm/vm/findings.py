@@ -189,8 +189,10 @@ class Findings:
             try:
                 look(deadline)
             except NoReply:
-                if not self._judge.has_told_why_silent:
-                    return self._judge.verdict(deadline, f"an answer at {for_what}")
+                # One that does not get on says so again and again, in other words as well.
+                if self._judge.has_told_why_silent:
+                    return None
+                return self._judge.verdict(deadline, f"an answer at {for_what}")
         self._judge.let_finish()
         if error := self._judge.log_verdict(for_what):
             return error
