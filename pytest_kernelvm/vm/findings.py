@@ -29,7 +29,6 @@ class Findings:
     """Reads one guest's kernel log as the guest is used, and decides what of it counts.
 
     copy: of the log so far. taint: the kernel's so far. limits: the guest's.
-    is_at_end: returns whether the test has ended the guest itself.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class Findings:
         self._channel = channel
         self._streams = streams
         self._limits = limits
-        self._is_asking = False
 
     # Reading
 

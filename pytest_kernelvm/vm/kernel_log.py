@@ -41,9 +41,10 @@ class LogGap:
 class LogCopy:
     """What was read of one kernel's log so far.
 
-    raw: the last bytes of /dev/kmsg, without the words of programs. marks: how many marks of ours
-    were read. text: the kernel's own records, a line each, as a console
-    would show them, with a line of ours where something is to be said; offsets into it are places.
+    raw: the last bytes of /dev/kmsg, without the words of programs.
+    marks: how many marks of ours were read.
+    text: the kernel's own records, a line each, as a console would show them, with a line of ours
+    where something is to be said; offsets into it are places.
     gaps: what was lost. trouble: why the log cannot be read; empty if it can.
     is_full: whether it is too long to be kept. grew_at_s: when a record came last, on the monotonic
     clock.

@@ -121,8 +121,8 @@ class Watch:
     refusing: whether a splat that nobody allowed ends a wait.
 
     As long as the agent hands over the kernel's log, that decides what is a splat: what the console
-    shows beside it may be quoted by a program. A splat of the console counts that came after the
-    console's text was `settled` by a reading of the log, or while the log had a gap.
+    shows beside it may be quoted by a program. A splat of the console counts only if it came after
+    the last reading of the log (`settle`), or while the log had a gap.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class Watch:
         """
         return (
             (source is where and told.start <= splat.start < told.end)
-            or is_same_event(told, splat)
+            or (source is not where and is_same_event(told, splat))
             or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
             or self._has_led_to(source, where, told, splat)
         )

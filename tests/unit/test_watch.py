@@ -237,6 +237,15 @@ def test_one_event_is_told_once(guest: Guest) -> None:
     assert [len(refused), len(guest.watch.refused)] == [1, 0]
 
 
+def test_the_same_words_once_more_are_another_event(guest: Guest) -> None:
+    guest.watch.refusing = True
+    for _time in range(2):
+        guest.watch.find("log gap", "1 record of the kernel's log was lost")
+        [refused] = guest.watch.refused
+        guest.watch.tell(Source.LOG, [refused])
+        assert not guest.watch.refused
+
+
 def test_what_the_log_lost_is_told_by_the_console(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.log.add(b"6,0,0,-;Linux version 6.12\n")
