@@ -153,8 +153,7 @@ class Findings:
 
     def answer_for(self, allowances: Iterable[Allowance], *, boot: bool, refuse: bool) -> None:
         """Have splats from now on count; see Vm.answer_for."""
-        self._watch.allowances = list(allowances)
-        self._watch.refusing = refuse
+        self._watch.answer_for(allowances, refusing=refuse)
         self._judge.raised.clear()
         if boot:
             self._watch.look_from(0, 0)

@@ -12,8 +12,11 @@ from pytest_kernelvm.vm.splats import HINT, LINES_ABOVE, Splat, read_splats
 STEP_BYTES = 1 << 20
 # A text that goes on for longer is read as what comes behind it.
 LONGEST_BYTES = 1 << 16
+# So many are kept, whole, of what ends no guest: more takes more memory than the text itself.
+MOST_SPLATS = 1000
 
 _HINT = re.compile(HINT.pattern.encode())
+_FATAL = b"Kernel panic"
 
 
 class SplatReader:
@@ -21,7 +24,9 @@ class SplatReader:
 
     text: its bytes. start: the offset from which on it is looked at. find: returns the splats of a
     piece of it. see: called with the offsets of what is read.
-    whole: the splats so far that have an end. unfinished: the last one, if it may go on.
+    whole: the splats so far that have an end. unfinished: the last one, if it may go on. left_out:
+    says that there are more than MOST_SPLATS, with the place of the last one; it is of a kind of
+    its own, so that nothing which allows the others allows those that nobody looked at.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class SplatReader:
     ) -> None:
         self.whole: list[Splat] = []
         self.unfinished: Splat | None = None
+        self.left_out: Splat | None = None
         self._text = text
         self._find = find
         self._see = see
@@ -42,12 +48,12 @@ class SplatReader:
     @property
     def splats(self) -> tuple[Splat, ...]:
         """All of them."""
-        return (*self.whole, *((self.unfinished,) if self.unfinished else ()))
+        return (*self.whole, *(each for each in (self.left_out, self.unfinished) if each))
 
     def look_from(self, start: int) -> None:
         """Look at the text from an earlier offset on."""
         self.whole.clear()
-        self.unfinished = None
+        self.unfinished = self.left_out = None
         self._floor = self._searched = self._seen = start
 
     def read(self, *, ended: bool) -> None:
@@ -71,6 +77,9 @@ class SplatReader:
 
     def _read_to(self, end: int) -> None:
         self._see(self._searched, end)
+        if self.left_out and self._text.find(_FATAL, self._searched, end) < 0:
+            self._pass_over(end)
+            return
         if not self.unfinished and not _HINT.search(self._text, self._searched, end):
             self._searched = end
             return
@@ -81,10 +90,26 @@ class SplatReader:
         for splat in self._find(said):
             found = _moved(splat, start, self._text)
             if found.complete or found.end - found.start > LONGEST_BYTES:
-                self.whole.append(found)
+                self._keep(found)
                 self._floor = found.end
             else:
                 self.unfinished = found
+
+    def _pass_over(self, end: int) -> None:
+        """Leave what may be splats out, and note where."""
+        assert self.left_out
+        hint = _HINT.search(self._text, self._searched, end)
+        if hint or self.unfinished:
+            self.left_out = replace(self.left_out, start=self._searched, end=end)
+        self.unfinished = None
+        self._searched = self._floor = end
+
+    def _keep(self, found: Splat) -> None:
+        if len(self.whole) < MOST_SPLATS or found.fatal:
+            self.whole.append(found)
+            return
+        title = f"more than {MOST_SPLATS} splats: the later ones are not looked at"
+        self.left_out = replace(found, kind="too many splats", title=title, text=title)
 
     def _above(self, offset: int) -> int:
         """Return where the line begins that is LINES_ABOVE above an offset, or not far above it."""

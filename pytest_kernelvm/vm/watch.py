@@ -142,6 +142,9 @@ class Watch:
         self._looked = 0.0
         self._deadline: GuestDeadline | None = None
         self._told: list[tuple[Source, Splat]] = []
+        # What was found to be no failure stays that until `answer_for`: what is allowed or was told
+        # only grows.
+        self._fine: set[tuple[Source, int, int, str]] = set()
 
     @property
     def console_splats(self) -> tuple[Splat, ...]:
@@ -271,6 +274,13 @@ class Watch:
         return any(is_same_event(splat, other) for other in others)
 
     def _is_fine(self, source: Source, splat: Splat) -> bool:
+        """Whether a splat is no failure, or none that is still to be told."""
+        place = (source, splat.start, splat.end, splat.title)
+        if place not in self._fine and self._is_allowed_or_told(source, splat):
+            self._fine.add(place)
+        return place in self._fine
+
+    def _is_allowed_or_told(self, source: Source, splat: Splat) -> bool:
         for allowed in self.allowances:
             if allowed.covers(source, splat):
                 allowed.note(source, splat)
@@ -325,8 +335,15 @@ class Watch:
         """Whether an error has told a splat of some kinds."""
         return any(splat.kind in kinds for _source, splat in self._told)
 
+    def answer_for(self, allowances: Iterable[Allowance], *, refusing: bool) -> None:
+        """Have only these allowances count from now on; refusing as in __init__."""
+        self.allowances = list(allowances)
+        self.refusing = refusing
+        self._fine.clear()
+
     def look_from(self, start: int, log_start: int) -> None:
         """Look at the texts of console and log from earlier offsets on."""
+        self._fine.clear()
         self._console.look_from(start)
         self._log.look_from(log_start)
 

@@ -52,7 +52,7 @@ def test_a_panic_is_told_before_the_flood_behind_it(small_floods: dict[str, Any]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lines", "no end of a line"])
+@pytest.mark.parametrize("kind", ["lines", "no end of a line", "splats"])
 def test_what_a_large_flood_takes(kind: str) -> None:
     told = flooded(100, CONSOLE_LIMIT_MIB, kind)[kind]
     assert told["trouble"] == "FLOOD"

@@ -17,6 +17,7 @@ from pytest_kernelvm.process import Deadline, Spawned, spawn
 from pytest_kernelvm.vm.deadlines import GuestDeadline
 from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.serial_line import LineEnd
+from pytest_kernelvm.vm.splat_reader import MOST_SPLATS
 from pytest_kernelvm.vm.streams import Streams, connected
 from pytest_kernelvm.vm.watch import Places, Source, Trouble, Watch, allowance
 from tests.unit.test_transcript import console
@@ -37,6 +38,13 @@ class Guest:
     def says(self, text: str | bytes) -> None:
         self.console.write(text.encode() if isinstance(text, str) else text)
         self.streams.settle()
+
+    def floods(self, text: str) -> None:
+        """Say more than a pipe takes at once, and wait until all of it is there."""
+        whole = len(self.streams.console_text) + len(text)
+        self.says(text)
+        so_far = self.streams.console_text
+        assert self.streams.wait_for(lambda: len(so_far) >= whole or None, Deadline(60.0))
 
     def trouble(self, timeout_s: float = 20.0) -> Trouble | None:
         return self.streams.wait_for(self.watch.look, Deadline(timeout_s))
@@ -136,6 +144,47 @@ def test_an_allowed_one_is_fine(guest: Guest) -> None:
     assert [splat.kind for splat in allowed.splats] == ["WARNING"]
     guest.says(console("splat_atomic"))
     assert guest.trouble() is Trouble.SPLAT
+
+
+ALLOWED_WARN = (
+    "[    1.000000] ------------[ cut here ]------------\n"
+    "[    1.000000] WARNING: CPU: 0 PID: 1 at kernel/x.c:7 x+0x0/0x4\n"
+    "[    1.000000] ---[ end trace 0000000000000000 ]---\n"
+)
+
+
+def test_so_many_that_nobody_looks_at_the_later_ones_is_no_clean_test(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.watch.allowances.append(allowance(r"kernel/x\.c:7", "known"))
+    guest.floods(ALLOWED_WARN * MOST_SPLATS)
+    assert guest.trouble(0) is None
+    guest.says(ALLOWED_WARN)
+    assert guest.trouble() is Trouble.SPLAT
+    [splat] = guest.watch.refused
+    assert (splat.kind, splat.title) == (
+        "too many splats",
+        f"more than {MOST_SPLATS} splats: the later ones are not looked at",
+    )
+    guest.watch.tell(Source.CONSOLE, guest.watch.refused)
+    assert not guest.watch.refused
+    guest.says(ALLOWED_WARN.replace("x.c:7", "other.c:8"))
+    assert [each.kind for each in guest.watch.refused] == ["too many splats"]
+
+
+def test_a_panic_is_found_behind_however_many_splats(guest: Guest) -> None:
+    guest.floods(ALLOWED_WARN * (MOST_SPLATS + 2))
+    assert guest.trouble(0) is None
+    guest.says(ALLOWED_WARN + "[    2.000000] Kernel panic - not syncing: x\n")
+    assert guest.trouble() is Trouble.PANIC
+
+
+def test_what_a_program_repeats_is_settled_by_the_log_however_often(guest: Guest) -> None:
+    guest.watch.refusing = True
+    guest.floods(ALLOWED_WARN * (MOST_SPLATS + 2))
+    guest.watch.settle(len(guest.streams.console_text))
+    assert not guest.watch.refused
+    guest.says(ALLOWED_WARN)
+    assert [each.kind for each in guest.watch.refused] == ["too many splats"]
 
 
 def test_an_allowance_is_for_a_stretch_of_the_console(guest: Guest) -> None:
