@@ -27,16 +27,19 @@ class Files(Requests):
         """Return a file's text, undecodable bytes as surrogates."""
         return self.read_bytes(path).decode("utf-8", "surrogateescape")
 
-    def _chunks(self, path: str, flags: int, call: str, *, until_empty: bool) -> Iterator[bytes]:
+    def _chunks(
+        self, path: str, flags: int, call: str, *, until_empty: bool, size: int = READ_BYTES
+    ) -> Iterator[bytes]:
         """Yield what read or getdents64 gives of a file until there is no more.
 
         until_empty: whether only an empty chunk is the end: devices end a read early.
+        size: of a chunk, in bytes.
         """
         batch = Batch()
         where = batch.text(path)
-        buffer = batch.space(READ_BYTES)
+        buffer = batch.space(size)
         opened = batch.call("openat", AT_FDCWD, where, self.abi.guest_open_flags(flags), 0)
-        batch.call(call, opened, buffer, READ_BYTES, out=(1, None), loop=True)
+        batch.call(call, opened, buffer, size, out=(1, None), loop=True)
         what = f"{call} {path}"
         reply = self.transact(batch, what=what)
         if reply.results[0] < 0:
@@ -51,11 +54,11 @@ class Files(Requests):
                 ):
                     self._syscall_failed(what, -result)
                 yield data
-                if not data or (len(data) < READ_BYTES and not until_empty):
+                if not data or (len(data) < size and not until_empty):
                     return
                 batch = Batch()
-                buffer = batch.space(READ_BYTES)
-                batch.call(call, descriptor, buffer, READ_BYTES, out=(1, None), loop=True)
+                buffer = batch.space(size)
+                batch.call(call, descriptor, buffer, size, out=(1, None), loop=True)
                 reply, step = self.transact(batch, what=what), 0
         finally:
             self._stale.append(descriptor)

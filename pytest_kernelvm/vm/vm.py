@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pytest_kernelvm.errors import CommandFailed, Evidence, GuestDied, KernelvmError
 from pytest_kernelvm.guest.programs import Abi
-from pytest_kernelvm.guest.protocol import Batch, Reply, without_log
+from pytest_kernelvm.guest.protocol import READ_BYTES, RECORD_BYTES, Batch, Reply, without_log
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.process import Deadline, quoted, tail
 from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB
@@ -46,6 +46,7 @@ from pytest_kernelvm.vm.results import (
     UTSNAME_BYTES,
     KernelLog,
     LoadedModule,
+    LogRecord,
     Uname,
     parse_kmsg,
     parse_proc_modules,
@@ -542,9 +543,18 @@ class Vm(Programs):
     @property
     def dmesg(self) -> KernelLog:
         """What the kernel's log has by now, record by record, what programs wrote included."""
-        flags = os.O_RDONLY | os.O_NONBLOCK
-        raw = b"".join(self._chunks("/dev/kmsg", flags, "read", until_empty=True))
-        return parse_kmsg(raw.decode("utf-8", "replace"))
+        found: dict[int, LogRecord] = {}
+        # /dev/kmsg passes over a record for which what is left of a buffer has no room
+        # (kernel/printk/printk.c, devkmsg_read): with buffers of another size that is another one.
+        for size in (READ_BYTES, READ_BYTES - RECORD_BYTES, READ_BYTES - 2 * RECORD_BYTES):
+            chunks = self._chunks(
+                "/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK, "read", until_empty=True, size=size
+            )
+            for record in parse_kmsg(b"".join(chunks).decode("utf-8", "replace")):
+                found.setdefault(record.sequence, record)
+            if not found or len(found) == max(found) - min(found) + 1:
+                break
+        return KernelLog(tuple(found[sequence] for sequence in sorted(found)))
 
     @property
     def cmdline(self) -> tuple[str, ...]:

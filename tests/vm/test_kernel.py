@@ -51,6 +51,13 @@ def test_log_is_complete_from_the_first_record(vm: Vm) -> None:
     assert "Run /init as init process" in vm.dmesg
 
 
+def test_log_of_more_than_one_read_is_complete(vm: Vm) -> None:
+    for number in range(400):
+        vm.write("/dev/kmsg", f"<6>test: record {number} {'x' * (120 + number % 7)}\n")
+    records = vm.dmesg.matching("test: record ")
+    assert [int(record.text.split()[2]) for record in records] == list(range(400))
+
+
 def test_power_off(vm: Vm) -> None:
     vm.power_off()
     assert vm.wait_end(0) == 0
