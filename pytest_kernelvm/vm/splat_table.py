@@ -21,6 +21,7 @@ class End(enum.Enum):
     MARK = "an end mark"
     FRAME = "a second frame"
     TRACE = "the call trace's end"
+    LINE = "itself and what is indented below it"
     KILL = "what the OOM killer killed"
 
 
@@ -204,9 +205,14 @@ ROWS = (
         "memory corruption",
         _MARK,
         _START,
-        r".*: Corrupted page table at address .*"
-        r"|(?:\S+: )?(?:Bad swap (?:file|offset) entry|Unused swap offset entry) .*",
+        r".*: Corrupted page table at address .*",
         "Corrupted page table",
+    ),
+    _row(
+        "memory corruption",
+        End.LINE,
+        _START,
+        r"(?:\S+: )?(?:Bad|Unused) swap (?:file|offset) entry [0-9a-f]+",
         "Bad swap ",
         "Unused swap ",
     ),
@@ -390,7 +396,7 @@ ROWS = (
     # filp_flush(); net/core/dst.c, dst_release() before 6.6
     _row(
         "use count",
-        _TRACE,
+        End.LINE,
         _START,
         r"unregister_netdevice: waiting for .* to become free\..*|dst_release: dst:\S+ refcnt:-\d+",
         ": waiting for ",
@@ -398,9 +404,18 @@ ROWS = (
     ),
     _row(
         "use count",
+        End.LINE,
+        _START,
+        r"VFS: Busy inodes after unmount of .*\. Self-destruct in 5 seconds\..*"
+        r"|VFS: Close: file count is \S+",
+        "VFS: Busy",
+        "VFS: Close",
+    ),
+    _row(
+        "use count",
         _MARK,
         _START,
-        r"VFS: Busy inodes after unmount .*|VFS: Close: file count is \S+.*",
+        r"VFS: Busy inodes after unmount .*|VFS: Close: file count is \S+ .*",
         "VFS: Busy",
         "VFS: Close",
     ),
@@ -423,6 +438,7 @@ ROWS = (
         r"|.*: '.*'->init suspiciously returned .*|schedule_timeout: wrong timeout value .*"
         r"|unchecked MSR access error: .*|.*: hw csum failure|Destroying alive neighbour .*"
         r"|NEIGH: BUG, double timer add, state is .*|Unexpected gfp: .* Fix your code!"
+        r"|Division by zero in kernel\."
         r"|kobject: .*, something is seriously wrong\.|getblk\(\): invalid block size .*",
         ": nobody cared",
         ": bogus return value",
@@ -434,6 +450,7 @@ ROWS = (
         "BUG",
         "Unexpected gfp",
         ", something is seriously wrong",
+        "Division by zero",
         "(): invalid block size",
     ),
     # mm/memory.c, mm/page_alloc.c, kernel/fork.c, kernel/locking/spinlock_debug.c, fs/dcache.c, and
@@ -453,7 +470,8 @@ ROWS = (
         "call trace",
         _TRACE,
         _PLAIN,
-        r"(?:Call [Tt]race|Backtrace): ?.*",
+        r"(?:Call [Tt]race|Backtrace): ?.*| (?:unwind|dump)_backtrace from show_stack\+.*",
+        "_backtrace from show_stack",
         "Call T",
         "Call t",
         "Backtrace: ",
@@ -468,7 +486,16 @@ CAUSE = re.compile(
     r"|Bad mode in .* handler detected|\*\*\* .* \*\*\* +FORMAT=\w+"
 )
 
-TRACE_HEAD = re.compile(r"(?:Call [Tt]race|Backtrace): ?.*")
+# Before 6.9 arm's has none, but for its first frame (arch/arm/kernel/unwind.c).
+TRACE_HEAD = re.compile(
+    r"(?:Call [Tt]race|Backtrace): ?.*| [\w.]+(?: \[\w+\])? from [\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+.*"
+)
+# What stands between a telling line and its call trace for as long as it likes: frames of other
+# traces (mm/page_owner.c, mm/slub.c, kernel/locking/lockdep.c), an object's bytes, queued work.
+BEFORE_TRACE = re.compile(
+    r"\s+(?:\? )?[\w.$<>: ]+\+0x[0-9a-f]+/0x[0-9a-f]+.*"
+    r"|(?:Object|Redzone|Padding|Bytes b4) +[0-9a-f]+: .*|workqueue \S.*: flags=.*"
+)
 # dump_stack() begins so (lib/dump_stack.c, dump_stack_print_info()).
 DUMP_HEAD = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: \d+ Comm: .*")
 # Who asked for a stack may have it: drivers/tty/sysrq.c, kernel/sched/core.c, sched_show_task();
@@ -477,6 +504,12 @@ EXPLAINED = re.compile(
     r"sysrq: .*|task:.* state:.*|NMI backtrace for cpu \d+.*|FAULT_INJECTION: forcing a failure\..*"
     r"|The following trace is a kernel self test and not a bug!|TRACE \S+ (?:alloc|free) 0x.*"
 )
+
+# lib/string_helpers.c, fortify_panic() before 6.9; net/core/skbuff.c, skb_panic();
+# rust/kernel/lib.rs, panic(): what the BUG below is about.
+ABOVE_CUT = re.compile(r"detected buffer overflow in \w+|skbuff: skb_(?:over|under)_panic: .*")
+RUST_BUG = re.compile(r"kernel BUG at \S*rust/helpers\S*\.c:\d+!")
+RUST_PANIC = re.compile(r"rust_kernel: panicked at .*")
 
 # Who had a name refused says so too, below sysfs's call trace (lib/kobject.c).
 SAID_AGAIN = re.compile(r"(?:kobject: )?kobject_add_internal failed for .* with -EEXIST, .*")
@@ -547,6 +580,12 @@ def row_of(words: str) -> Row | None:
     hints = {hint[0] for hint in islice(HINT.finditer(words), _MOST_HINTS)}
     found = [match for hint in hints if (match := _ANY_WORDS[hint].fullmatch(words))]
     return ROWS[min(_row_number(match) for match in found)] if found else None
+
+
+def kind_of(words: str) -> str:
+    """Return the kind of splat that a line without its time begins, empty if it begins none."""
+    row = row_of(words)
+    return row.kind if row else ""
 
 
 def sure_words(text: str) -> tuple[int, Row] | None:

@@ -9,22 +9,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from pytest_kernelvm.vm.splat_ends import last_line
 from pytest_kernelvm.vm.splat_lines import ConsoleLines, Line, LogLines, guest_seconds
 from pytest_kernelvm.vm.splat_table import (
-    BEFORE_CUT,
+    ABOVE_CUT,
     CAUSE,
     DUMP_HEAD,
     EXPLAINED,
     HINT,
     NAME_FOLLOWS,
-    ONE_EVENT,
-    SAID_AGAIN,
-    STALL_LINE,
-    STALLS,
+    RUST_BUG,
+    RUST_PANIC,
     TRACE_HEAD,
     End,
     row_of,
 )
+from pytest_kernelvm.vm.splat_window import CUT_HERE, FRAME, LINES_ABOVE, Window, is_replayed
 
 __all__ = [
     "HINT",
@@ -32,33 +32,19 @@ __all__ = [
     "Splat",
     "belongs_to",
     "guest_seconds",
-    "kind_of",
     "read_log_splats",
     "read_splats",
 ]
 
-_CUT_HERE = re.compile(r"-+\[ cut here \]-+|8<--- cut here ---")
-_FRAME = re.compile(r"={20,}")
-_END_MARK = re.compile(r"---\[ end (?:trace|Kernel panic).*")
-# Frames, what arm64, mips, s390, arm and powerpc print among them, and x86's registers.
-_TRACE_LINE = re.compile(
-    r"[ \t].*|\(?\[<[0-9a-f]+>\].*||Code: .*|</?[\w#]+>|\.\.\.|\(.*\)|-{3,} interrupt: .*"
-    r"|(?:NIP|LR|REGS|MSR|CFAR|GPR\d\d)[: ].*|(?:[RE][A-Z]{2}|R\d\d|[A-Z]S|CR\d|ORIG_RAX): .*"
-)
-_KILLED = re.compile(r"(?:Memory cgroup o|O)ut of memory: Kill.*|Out of memory and no killable .*")
-
 # How far above the telling line `cut here` may stand: a WARN's own message is in between.
 _MESSAGE_LINES = 12
-# A call trace that comes at all begins within so many lines; so far above its head stands what it
-# is for. Who reads a part of a text gives so many lines above what is new.
-LINES_ABOVE = 40
 # How far above die()'s line the cause is told, and over how many lines names with newlines go.
 _CAUSE_LINES = 3
 _NAME_LINES = 3
-# No splat is longer: other CPUs may talk in between.
-_MOST_LINES = 200
-# What comes so much later in the guest's time belongs to something else.
-_PAUSE_S = 1.0
+# Reports that have a call trace in their midst, and how soon after their beginning its rest comes.
+_REPORTS = frozenset(("KASAN", "KCSAN", "KMSAN", "KFENCE", "lockdep"))
+_HAS_TRACE = re.compile(r"(?:^|\] |: )Call [Tt]race:", re.MULTILINE)
+_REST_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,12 +75,6 @@ class Splat:
         return self.kind == "panic"
 
 
-def kind_of(words: str) -> str:
-    """Return the kind of splat that a line without its time begins, empty if it begins none."""
-    row = row_of(words)
-    return row.kind if row else ""
-
-
 def read_splats(text: str, start: int = 0, *, stamped: bool | None = None) -> tuple[Splat, ...]:
     """Return the splats of a console or of a log that was made text.
 
@@ -112,98 +92,6 @@ def read_log_splats(text: str) -> tuple[Splat, ...]:
     text: of its records and no program's, each as kernel_log.shown() gives it.
     """
     return tuple(_Reader(LogLines(text)).splats())
-
-
-class _Window:
-    """The lines around one that tells something, read as they are asked for.
-
-    Counted from that one, which is 0; those above it are -1, -2, …
-    """
-
-    def __init__(self, source: ConsoleLines, telling: Line, begin: int, floor: int) -> None:
-        self._source = source
-        self._begin = begin
-        self._floor = floor
-        self._above: list[Line] = []
-        self._lines = [telling]
-
-    def __getitem__(self, here: int) -> Line:
-        return self._lines[here] if here >= 0 else self._above[-here - 1]
-
-    def above(self, most: int, start: int = -1) -> Iterator[tuple[int, Line]]:
-        """Give the lines above, from `start` upwards, with their numbers, at most down to -most."""
-        for here in range(start, -most - 1, -1):
-            if not self._has_above(here):
-                return
-            yield here, self[here]
-
-    def below(self, most: int) -> Iterator[tuple[int, Line]]:
-        """Give the lines below the one that tells it, with their numbers, up to `most`."""
-        for here in range(1, most + 1):
-            if not self._reaches(here):
-                return
-            yield here, self._lines[here]
-
-    def last_of(self, most: int) -> tuple[Line, bool]:
-        """Return the last line, and whether the text ends later than after `most` lines."""
-        here = 0
-        while here < most and self._reaches(here + 1):
-            here += 1
-        return self[here], here == most
-
-    def end_of_panic(self) -> tuple[Line, bool]:
-        """Return the last line of a panic: what follows it is a part of it."""
-        text, at = self._source.text, self[0].end
-        while (at := text.find("---[ end Kernel panic", at)) >= 0:
-            line = self._source.next(self._source.beginning(at, self[0].end))
-            if line and _END_MARK.fullmatch(line.words):
-                return line, True
-            at += 1
-        last = self._source.next(self._source.beginning(len(text) - 1, self[0].start))
-        return last if last and last.start > self[0].start else self[0], False
-
-    def pauses_before(self, here: int) -> bool:
-        """Whether a line came so much later than the one above it that it is of something else."""
-        now, before = self[here].seconds, self[here - 1].seconds
-        return now is not None and before is not None and now - before > _PAUSE_S
-
-    def is_of_same_caller(self, here: int) -> bool:
-        """Whether a line is of the task or CPU that told it, as far as lines say so."""
-        one, other = self[0].caller, self[here].caller
-        return not one or not other or one == other
-
-    def text(self, first: int, last: Line) -> str:
-        """Return the text from a line to another."""
-        whole = self._source.text[self[first].start : last.end]
-        return whole.replace("\r", "").rstrip("\n")
-
-    def own_words(self, first: int, last: Line) -> str:
-        """Return the words from a line to another, without those of other tasks and CPUs."""
-        lines = [self[here] for here in range(first, 1) if self.is_of_same_caller(here)]
-        for here, line in self.below(_MOST_LINES):
-            if line.start > last.start:
-                break
-            if self.is_of_same_caller(here):
-                lines.append(line)
-        return "\n".join(line.words for line in lines)
-
-    def _has_above(self, here: int) -> bool:
-        while len(self._above) < -here:
-            if self._begin <= self._floor:
-                return False
-            self._begin = self._source.beginning(self._begin - 1, self._floor)
-            line = self._source.next(self._begin)
-            assert line
-            self._above.append(line)
-        return True
-
-    def _reaches(self, here: int) -> bool:
-        while here >= len(self._lines):
-            line = self._source.next(self._lines[-1].end)
-            if not line:
-                return False
-            self._lines.append(line)
-        return True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,18 +119,31 @@ class _Reader:
         self._floor = start
 
     def splats(self) -> Iterator[Splat]:
-        """Give one after the other."""
-        text, at = self._source.text, self._floor
+        """Give one event after the other."""
         died: Splat | None = None
+        before: Splat | None = None
+        broken: Splat | None = None
+        for splat in self._pieces():
+            died = splat if _has_died(splat) else died
+            if before and splat.start == before.end and _lacks_trace(before):
+                broken = before
+            before = splat
+            # The end of the task is part of the event, which its oops tells.
+            is_end = splat.title.startswith("note: ") and died and belongs_to(died, splat)
+            if broken and _is_rest_of(broken, splat):
+                broken = None
+            elif not is_end:
+                yield splat
+
+    def _pieces(self) -> Iterator[Splat]:
+        """Give what looks like a splat of its own."""
+        text, at = self._source.text, self._floor
         while hint := HINT.search(text, at):
             begin = self._source.beginning(hint.start(), self._floor)
             splat = self._splat_on(begin)
             if splat:
                 self._floor = splat.end
-                died = splat if _has_died(splat) else died
-                # The end of the task is part of the event, which its oops tells.
-                if not (died and splat.title.startswith("note: ") and belongs_to(died, splat)):
-                    yield splat
+                yield splat
             at = splat.end if splat else text.find("\n", hint.end()) + 1 or len(text)
 
     def _splat_on(self, begin: int) -> Splat | None:
@@ -250,16 +151,20 @@ class _Reader:
         found = self._source.telling(begin)
         if found:
             line, row = found
+            if is_replayed(self._source.text, line):
+                return None
             told = _Telling(line=line, kind=row.kind, end=row.end, title=line.words)
         elif over_lines := self._over_lines(begin):
             told = over_lines
         else:
             return None
-        window = _Window(self._source, told.line, begin, self._floor)
+        window = Window(self._source, told.line, begin, self._floor)
         if told.is_bare_trace and _is_explained(window):
             return None
+        if told.end is End.TRACE and _is_message(window):
+            return None
         first, title = _first(window, told)
-        last, complete = _LASTS[told.end](window, told.kind)
+        last, complete = last_line(window, told.end, told.kind)
         return _splat(window, replace(told, title=title), first, last, complete)
 
     def _over_lines(self, begin: int) -> _Telling | None:
@@ -281,7 +186,7 @@ class _Reader:
         return None
 
 
-def _first(window: _Window, told: _Telling) -> tuple[int, str]:
+def _first(window: Window, told: _Telling) -> tuple[int, str]:
     """Return the line with which a splat begins, and the title."""
     if told.is_bare_trace:
         for above, line in window.above(_MESSAGE_LINES):
@@ -290,7 +195,7 @@ def _first(window: _Window, told: _Telling) -> tuple[int, str]:
             if DUMP_HEAD.fullmatch(line.words):
                 return above, line.words
         return 0, told.title
-    if any(_FRAME.fullmatch(line.words) for _, line in window.above(1)):
+    if any(FRAME.fullmatch(line.words) for _, line in window.above(1)):
         return -1, told.title
     if told.end is not End.MARK:
         return 0, told.title
@@ -299,122 +204,64 @@ def _first(window: _Window, told: _Telling) -> tuple[int, str]:
         causes = (each for each in window.above(_CAUSE_LINES) if CAUSE.fullmatch(each[1].words))
         first, title = next(((at, line.words) for at, line in causes), (first, title))
     for above, line in window.above(_MESSAGE_LINES, first - 1):
-        if _CUT_HERE.fullmatch(line.words):
-            return above, title
+        if CUT_HERE.fullmatch(line.words):
+            return _above_cut(window, above, title)
     return first, title
 
 
-def _is_explained(window: _Window) -> bool:
-    """Whether somebody asked for a call trace, or it is a test's, by what stands above its head."""
-    for above, line in window.above(LINES_ABOVE):
-        if window.pauses_before(above + 1) or TRACE_HEAD.fullmatch(line.words):
+def _above_cut(window: Window, cut: int, title: str) -> tuple[int, str]:
+    """Return the line with which a splat begins that has `cut here`, and the title.
+
+    cut: where that is. What it is about may be told above.
+    """
+    for above, line in window.above(-cut + 1, cut - 1):
+        if ABOVE_CUT.fullmatch(line.words) and window.is_of_same_caller(above):
+            return above, line.words
+    if RUST_BUG.fullmatch(title):
+        for above, line in window.above(_MESSAGE_LINES, cut - 1):
+            if RUST_PANIC.fullmatch(line.words) and window.is_of_same_caller(above):
+                said = (
+                    window[here] for here in range(above, cut) if window.is_of_same_caller(here)
+                )
+                return above, " ".join(each.words for each in said)
+    return cut, title
+
+
+def _is_message(window: Window) -> bool:
+    """Whether a line is the message of a WARN or a BUG, which tells of itself below."""
+    if not any(CUT_HERE.fullmatch(line.words) for _, line in window.above(1)):
+        return False
+    for here, line in window.below(_MESSAGE_LINES):
+        if window.pauses_before(here) or CUT_HERE.fullmatch(line.words):
             return False
-        if EXPLAINED.fullmatch(line.words):
+        row = row_of(line.words) if window.is_of_same_caller(here) else None
+        if row and row.end is End.MARK:
             return True
     return False
 
 
-def _last_by_mark(window: _Window, kind: str) -> tuple[Line, bool]:
-    """Return the last line of a splat that ends with a mark, and whether it is known to be that."""
-    if kind == "panic":
-        return window.end_of_panic()
-    in_trace = False
-    framed = any(_FRAME.fullmatch(line.words) for _, line in window.above(1))
-    for here, line in window.below(_MOST_LINES - 1):
-        if _END_MARK.fullmatch(line.words) or (framed and _FRAME.fullmatch(line.words)):
-            return line, True
-        heads = kind in BEFORE_CUT and here == 1 and bool(_CUT_HERE.fullmatch(line.words))
-        if not heads and _is_another(window, here, kind, in_trace):
-            return window[here - 1], True
-        in_trace = in_trace or bool(TRACE_HEAD.fullmatch(line.words))
-    return window.last_of(_MOST_LINES - 1)
+def _lacks_trace(splat: Splat) -> bool:
+    """Whether it is a report without its call trace."""
+    return splat.kind in _REPORTS and not _HAS_TRACE.search(splat.text)
 
 
-def _last_by_frame(window: _Window, kind: str) -> tuple[Line, bool]:
-    for here, line in window.below(_MOST_LINES - 1):
-        if _FRAME.fullmatch(line.words):
-            return line, True
-        if _is_another(window, here, kind, in_trace=False):
-            return window[here - 1], True
-    return window.last_of(_MOST_LINES - 1)
+def _is_rest_of(broken: Splat, splat: Splat) -> bool:
+    """Whether a call trace of its own is that of a report in which another splat stands."""
+    now, before = splat.guest_time_s, broken.guest_time_s
+    soon = now is None or before is None or now - before <= _REST_S
+    is_same = splat.pid is not None and splat.pid == broken.pid
+    return splat.kind == "call trace" and is_same and soon
 
 
-def _last_by_trace(window: _Window, kind: str) -> tuple[Line, bool]:
-    """Without a call trace it is the telling line and what is indented below it."""
-    in_trace = bool(TRACE_HEAD.fullmatch(window[0].words))
-    last, announced = (window[0], 0) if in_trace else (None, 0)
-    for here, line in window.below(_MOST_LINES - 1):
-        if last and kind == "duplicate name" and SAID_AGAIN.fullmatch(line.words):
-            return line, True
-        if _is_another(window, here, kind, in_trace) or _is_next_one(line, kind):
-            return last or _last_indented(window), True
-        if TRACE_HEAD.fullmatch(line.words):
-            in_trace, last = True, line
-        elif kind in STALLS and in_trace and EXPLAINED.fullmatch(line.words):
-            in_trace, announced = False, here
-        elif in_trace and (_goes_on(line, kind) or not window.is_of_same_caller(here)):
-            last = line
-        elif in_trace or here - announced > LINES_ABOVE:
-            return last or _last_indented(window), True
-    if last and in_trace:
-        return window.last_of(_MOST_LINES - 1)
-    return last or _last_indented(window), False
-
-
-def _goes_on(line: Line, kind: str) -> bool:
-    """Whether a line may stand in or below a call trace of its splat."""
-    return bool(
-        _TRACE_LINE.fullmatch(line.words) or (kind in STALLS and STALL_LINE.fullmatch(line.words))
-    )
-
-
-def _is_next_one(line: Line, kind: str) -> bool:
-    """Whether another splat of the same kind begins, where one event has one telling line."""
-    return kind in ONE_EVENT and kind_of(line.words) == kind
-
-
-def _last_by_kill(window: _Window, kind: str) -> tuple[Line, bool]:
-    """The OOM killer tells what memory is used for before it says what it killed."""
-    if _KILLED.fullmatch(window[0].words):
-        return window[0], True
-    for here, line in window.below(_MOST_LINES - 1):
-        if _KILLED.fullmatch(line.words):
-            return line, True
-        if _is_another(window, here, kind, in_trace=False):
-            return window[here - 1], True
-    return window.last_of(_MOST_LINES - 1)
-
-
-_LASTS = {
-    End.MARK: _last_by_mark,
-    End.FRAME: _last_by_frame,
-    End.TRACE: _last_by_trace,
-    End.KILL: _last_by_kill,
-}
-
-
-def _last_indented(window: _Window) -> Line:
-    last = window[0]
-    for _here, line in window.below(_MOST_LINES - 1):
-        if line.words[:1] not in (" ", "\t"):
-            break
-        last = line
-    return last
-
-
-def _is_another(window: _Window, here: int, kind: str, in_trace: bool) -> bool:
-    """Whether a line is of something else: another splat, or much later."""
-    if window.pauses_before(here):
-        return True
-    words = window[here].words
-    other = kind_of(words)
-    if not other:
-        return bool(_CUT_HERE.fullmatch(words))
-    if TRACE_HEAD.fullmatch(words) or other == kind == "RCU stall":
-        return False
-    if not window.is_of_same_caller(here):
-        return True
-    return in_trace or not {kind, other} <= ONE_EVENT
+def _is_explained(window: Window) -> bool:
+    """Whether somebody asked for a call trace, or it is a test's, by what stands above its head."""
+    for above, line in window.above(LINES_ABOVE):
+        # Directly above, the head of a trace is that of the same one.
+        if window.pauses_before(above + 1) or (above < -1 and TRACE_HEAD.fullmatch(line.words)):
+            return False
+        if EXPLAINED.fullmatch(line.words):
+            return True
+    return False
 
 
 # Where a splat says on which CPU and under which task it came; the first that is found counts.
@@ -444,7 +291,7 @@ _TASKS = (
 )
 
 
-def _splat(window: _Window, told: _Telling, first: int, last: Line, complete: bool) -> Splat:
+def _splat(window: Window, told: _Telling, first: int, last: Line, complete: bool) -> Splat:
     text = window.text(first, last)
     own = window.own_words(first, last)
     cpu = next((int(found[1]) for each in _CPUS if (found := each.search(own))), None)
