@@ -49,8 +49,11 @@ def milestone(text: str) -> str:
 
 
 def lines_between(text: str, after_s: float, before_s: float) -> int:
-    """Return how many lines of a console have a time between two, those included."""
-    stamps = re.findall(r"^(?:<\d+>)?\[ *(\d+\.\d+)\]", text, re.MULTILINE)
+    """Return how many lines of a console have a time between two, those included.
+
+    What a program left unfinished may stand in front of it.
+    """
+    stamps = re.findall(r"^[^\n]*?\[ *(\d+\.\d+)\]", text, re.MULTILINE)
     return sum(after_s <= float(stamp) <= before_s for stamp in stamps)
 
 

@@ -8,14 +8,16 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.protocol import Batch, FrameSplitter, Reply
 from pytest_kernelvm.process import Deadline, Spawned, spawn
 from pytest_kernelvm.vm.deadlines import GuestDeadline
 from pytest_kernelvm.vm.kernel_log import LogCopy
+from pytest_kernelvm.vm.log_reader import LogReader
 from pytest_kernelvm.vm.serial_line import LineEnd
 from pytest_kernelvm.vm.splat_reader import MOST_SPLATS
 from pytest_kernelvm.vm.streams import Streams, connected
@@ -302,6 +304,39 @@ def test_what_the_log_lost_is_told_by_the_console(guest: Guest) -> None:
     guest.log.add(b"6,5,10000000,-;after the gap\n")
     guest.watch.settle(len(guest.streams.console_text))
     assert [splat.title for splat in guest.watch.refused] == [LINE]
+
+
+def _always(reply: Reply, _batch: Batch) -> Reply:
+    return reply
+
+
+SHOWN_LINES = [f"[    3.{number:06}] said {number}\n" for number in range(1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("shown", "marks_lost", "kinds"),
+    [
+        ("".join(SHOWN_LINES), 0, []),
+        ("".join(SHOWN_LINES[1:]), 0, ["log gap"]),
+        ("".join(SHOWN_LINES[1:]), 1, []),
+        (SHOWN_LINES[0], 1, ["log gap"]),
+        ("half a frame" + "".join(SHOWN_LINES), 0, []),
+    ],
+    ids=["all", "one less", "that is ours", "one less and ours", "behind other text"],
+)
+def test_lost_records_are_told_unless_the_console_shows_them(
+    guest: Guest, shown: str, marks_lost: int, kinds: list[str]
+) -> None:
+    """Three records are lost, of which some may be marks that the agent wrote for us."""
+    guest.log.add(b"6,0,0,-;Linux version 6.12\n")
+    reader = LogReader(guest.streams, guest.watch, guest.log)
+    guest.says(shown)
+    answers = [b""] * marks_lost + [b"6,4,4000000,-;after the gap\n191,5,4000001,-;\n"]
+    for raw in answers:
+        reply = Reply(results=(len(raw), 2), outputs=(raw, b"0\n"))
+        # What is missing is missing still when the agent reads from the beginning.
+        reader.look(partial(_always, reply))
+    assert [splat.kind for splat in guest.watch.refused] == kinds
 
 
 def test_an_allowance_is_for_a_stretch_of_the_log(guest: Guest) -> None:
