@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pytest_kernelvm.config import Source
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, ToolMissing
+from pytest_kernelvm.kernel.links import refuse_links_out
 from pytest_kernelvm.kernel.store import Store, Work, digest_of, raise_if_full
-from pytest_kernelvm.kernel.unpacking import refuse_links_out
 from pytest_kernelvm.process import Completed, failure, find_program, run
 
 KIND = "git"

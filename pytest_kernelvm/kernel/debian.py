@@ -15,10 +15,11 @@ from typing import Any
 
 from pytest_kernelvm.config import Patch
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
+from pytest_kernelvm.kernel.archive_rules import Way
 from pytest_kernelvm.kernel.patching import apply_patch
 from pytest_kernelvm.kernel.store import Digest, Store, Work, digest_of, raise_if_full, write_whole
 from pytest_kernelvm.kernel.tarball import unpack_tarball
-from pytest_kernelvm.kernel.unpacking import Way, unpack_output
+from pytest_kernelvm.kernel.unpacking import unpack_output
 from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run, tail
 
 KIND = "apt"

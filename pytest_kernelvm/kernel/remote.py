@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError, ToolMissing
+from pytest_kernelvm.kernel.archive_rules import PLAIN_KINDS, Rules, Way
 from pytest_kernelvm.kernel.checked_json import Malformed, field, mapping, read_json, words
 from pytest_kernelvm.kernel.digest import Digest, NotADigest, file_digest
-from pytest_kernelvm.kernel.foreign_archive import unpack_foreign
 from pytest_kernelvm.kernel.kernel_note import MOST, printable_note, read_kernel_note
 from pytest_kernelvm.kernel.note import ENTRY, damage_of, read_note
 from pytest_kernelvm.kernel.store import FULL, Store, Work
+from pytest_kernelvm.kernel.tar_members import Kind
+from pytest_kernelvm.kernel.unpacking import unpack_gzip
 from pytest_kernelvm.process import Deadline, run
 
 VARIABLE = "KERNELVM_REMOTE"
@@ -36,6 +38,15 @@ WRITE_VARIABLE = "KERNELVM_REMOTE_WRITE"
 KINDS = ("devel", "kernels")
 TAR_TIMEOUT_S = 600.0
 SILENCE_S = 30.0
+# An entry holds what `_put` packs: files and links without anything unusual about them.
+RULES = Rules(
+    kinds=(*PLAIN_KINDS, Kind.SYMLINK),
+    most_members=500_000,
+    most_parts=40,
+    printable=True,
+    climbing=False,
+    permissions=False,
+)
 _CHUNK_BYTES = 1 << 20
 # Of an error that may be in the words of a hostile server.
 _SHOWN = 200
@@ -167,7 +178,7 @@ class Remote:
             raise Malformed(f"{kind}/{answer.kernel[:16]} has other bytes than its digest says")
         entry = directory / kind
         entry.mkdir()
-        unpack_foreign(archive, entry)
+        unpack_entry(archive, entry)
         archive.unlink()
         return {**_checked_entry(entry, kind, answer.kernel), "remote": self.url}
 
@@ -255,6 +266,20 @@ def _waiting_for(url: str) -> dict[str, Any]:
 
     limits = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
     return {"client_kwargs": {"timeout": limits}}
+
+
+def unpack_entry(archive: Path, directory: Path, rules: Rules = RULES) -> None:
+    """Unpack a .tar.gz of an entry into a directory that is empty.
+
+    Raises Malformed if it is no such archive or holds more than the rules allow, OSError if the
+    disk is full.
+    """
+    way = Way(what="the archive", rules=rules, packed_bytes=archive.stat().st_size)
+    try:
+        unpack_gzip(archive, directory, way)
+    except BadInput as error:
+        why = error.evidence.seen or error.evidence.excerpt
+        raise Malformed(f"{error.summary}: {why}"[:_SHOWN]) from None
 
 
 def _moved(directory: Path, about: dict[str, Any]) -> Callable[[Work], dict[str, Any]]:

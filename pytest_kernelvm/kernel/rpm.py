@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.kernel.unpacking import Way, unpack_output
+from pytest_kernelvm.kernel.archive_rules import Way
+from pytest_kernelvm.kernel.unpacking import unpack_output
 from pytest_kernelvm.process import find_program, run
 
 UNPACK_TIMEOUT_S = 1800.0

@@ -18,11 +18,13 @@ _BLOCK_BYTES = 512
 _END = bytes(_BLOCK_BYTES)
 # Of names and other words about a member; a path has at most 4,096 bytes (limits.h, PATH_MAX).
 _MOST_HEADER_BYTES = 1 << 20
+_MOST_HEADERS_IN_A_ROW = 16
 # What may lie behind the end: tar(1) fills records of 20 blocks, some programs more.
 _MOST_BYTES_BEHIND = 1 << 20
 # A file of one byte a page has no more pieces than this up to 4 GiB of a guest's memory.
 _MOST_PIECES = 1 << 20
 
+_WORDS = (b"x", b"g", b"L", b"K", b"V")
 _CHECKSUM = slice(148, 156)
 _SPARSE_IN_HEADER, _SPARSE_IN_BLOCK = 4, 21
 
@@ -35,6 +37,8 @@ class Kind(enum.Enum):
     """What a member is, in words."""
 
     FILE = "a file"
+    CONTIGUOUS_FILE = "a contiguous file"
+    SPARSE_FILE = "a sparse file"
     DIRECTORY = "a directory"
     SYMLINK = "a symbolic link"
     HARD_LINK = "a hard link"
@@ -47,8 +51,8 @@ class Kind(enum.Enum):
 _KINDS = {
     b"\0": Kind.FILE,
     b"0": Kind.FILE,
-    b"7": Kind.FILE,
-    b"S": Kind.FILE,
+    b"7": Kind.CONTIGUOUS_FILE,
+    b"S": Kind.SPARSE_FILE,
     b"1": Kind.HARD_LINK,
     b"2": Kind.SYMLINK,
     b"3": Kind.CHARACTER_DEVICE,
@@ -80,12 +84,15 @@ class Member:
 class TarMembers:
     """An iterator of the members; `content` gives the bytes of the one that came last.
 
-    stream: read from where it stands; it need not be seekable.
+    stream: read from where it stands; it need not be seekable. words_bytes: of headers so far that
+    say more about other members.
     Raises Damaged.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self.words_bytes = 0
+        self._words_in_a_row = 0
         self._left = 0
         self._padding = 0
 
@@ -94,9 +101,10 @@ class TarMembers:
         words: dict[str, bytes] = {}
         while (block := self._next_header()) is not None:
             letter = block[156:157]
-            if letter in (b"x", b"g", b"L", b"K"):
+            if letter in _WORDS:
                 self._add_words(letter, block, words)
-            elif letter != b"V":
+            else:
+                self._words_in_a_row = 0
                 yield self._member(block, words)
                 words = {}
             self._skip()
@@ -139,10 +147,15 @@ class TarMembers:
         self._left, self._padding = size, -size % _BLOCK_BYTES
 
     def _add_words(self, letter: bytes, block: bytes, words: dict[str, bytes]) -> None:
-        """Read a member that says more about the next one."""
-        size = _number(block[124:136], "size")
+        """Read a member that says more about the next one, or what the archive is called."""
+        size = _number(block[124:136], "size") if letter != b"V" else 0
         if size > _MOST_HEADER_BYTES:
             raise Damaged(f"a header of {size} bytes")
+        # Nobody counts them as members, and they would never have to end.
+        self._words_in_a_row += 1
+        if self._words_in_a_row > _MOST_HEADERS_IN_A_ROW:
+            raise Damaged(f"a member with more than {_MOST_HEADERS_IN_A_ROW} headers")
+        self.words_bytes += size
         self._begin(size)
         text = self.content(size)
         if letter == b"L":

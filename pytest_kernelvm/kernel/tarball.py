@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.kernel.archive_rules import Way
 from pytest_kernelvm.kernel.download import fetch
 from pytest_kernelvm.kernel.store import Store, Work
-from pytest_kernelvm.kernel.unpacking import Way, unpack, unpack_output
+from pytest_kernelvm.kernel.unpacking import unpack, unpack_output
 from pytest_kernelvm.process import find_program, run
 
 UNPACK_TIMEOUT_S = 1800.0

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.kernel.archive_rules import PLAIN_KINDS, Rules, Way
 from pytest_kernelvm.kernel.store import Store, remove_tree
+from pytest_kernelvm.kernel.tar_members import Kind
 from pytest_kernelvm.kernel.tarball import unpack_tarball
-from pytest_kernelvm.kernel.unpacking import Way
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import find_program, quoted, run
 from pytest_kernelvm.vm.bundle_notes import (
@@ -50,6 +51,8 @@ from pytest_kernelvm.vm.vm import Bootable
 KIND = "failures"
 SNAPSHOT, LEFT = "snapshot", "left"
 PACKING_TIMEOUT_S = 600.0
+# What `export` writes: a guest's memory has holes, and nothing in a bundle is a link.
+RULES = Rules(kinds=(*PLAIN_KINDS, Kind.SPARSE_FILE))
 
 
 def package_version() -> str:
@@ -338,7 +341,7 @@ def export_bundle(bundle: Bundle, file: Path) -> None:
 
 def _unpack(file: Path, directory: Path) -> None:
     _packer(file)
-    unpack_tarball(file, directory, Way(what=str(file), links=False))
+    unpack_tarball(file, directory, Way(what=str(file), rules=RULES))
 
 
 def _packer(file: Path) -> None:

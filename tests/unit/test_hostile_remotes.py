@@ -19,15 +19,16 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_kernelvm.kernel.archive_rules import Rules
 from pytest_kernelvm.kernel.checked_json import Malformed
 from pytest_kernelvm.kernel.digest import file_digest, tree_digests
-from pytest_kernelvm.kernel.foreign_archive import unpack_foreign
-from pytest_kernelvm.kernel.remote import Limits, Remote
+from pytest_kernelvm.kernel.remote import RULES, Limits, Remote, unpack_entry
 from pytest_kernelvm.kernel.store import Digest, Store, Work
 from tests.unit.serving import serving
 from tests.unit.small_kernel import kernelvm_build, write_cell, write_small_kernel
@@ -167,6 +168,11 @@ def huge_header() -> bytes:
     return gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
 
 
+def endless_headers() -> bytes:
+    """An archive of headers that say something about members of which none comes."""
+    return gzip.compress(member("pax", tarfile.XGLTYPE).tobuf() * 10_000)
+
+
 def sparse_file() -> bytes:
     """An archive of a file that is all hole, 1 TiB."""
     plain = io.BytesIO()
@@ -295,6 +301,8 @@ MEMBERS: dict[str, tuple[tarfile.TarInfo, ...]] = {
     "a file and a directory": (member("vmlinux/below"),),
     "a newline in its name": (member("new\nline"),),
     "an escape in its name": (member("\x1b[2J"),),
+    "a name that turns text around": (member("a\u202eb"),),
+    "a link that turns text around": (member("out", tarfile.SYMTYPE, "a\u202eb"),),
     "far down": (member("d/" * 200 + "file"),),
     "a name too long": (member("n" * 300),),
     "more than is noted": (member("more"),),
@@ -332,6 +340,7 @@ def attacks() -> dict[str, Attack]:
     add("archive: an empty one", lambda scene: scene.replace(gzip.compress(bytes(1024))))
     add("archive: a bomb", lambda scene: scene.replace(gzip.compress(bytes(64 << 20))))
     add("archive: a huge header", lambda scene: scene.replace(huge_header()))
+    add("archive: headers alone", lambda scene: scene.replace(endless_headers()))
     add("archive: a hole of 1 TiB", lambda scene: scene.replace(sparse_file()))
     add("archive: more than may be", lambda scene: scene.replace(os.urandom(5 << 20)))
     add("archive: cut off", lambda scene: scene.replace(scene.archive().read_bytes()[:-30]))
@@ -423,12 +432,15 @@ def test_nor_is_what_others_may_do_refused(harmless: Attack, scene: Scene) -> No
 
 
 @pytest.mark.parametrize(
-    ("limits", "why"),
-    [({"most_bytes": 1000}, "more than 0 MiB"), ({"most_members": 2}, "more than 2 files")],
+    ("rules", "why"),
+    [
+        (replace(RULES, most_bytes=1000), "more than 0 MiB"),
+        (replace(RULES, most_members=2), "more than 2 files"),
+    ],
 )
-def test_an_archive_of_too_much(limits: dict[str, int], why: str, scene: Scene) -> None:
+def test_an_archive_of_too_much(rules: Rules, why: str, scene: Scene) -> None:
     with pytest.raises(Malformed, match=why):
-        unpack_foreign(scene.archive(), scene.outside, **limits)
+        unpack_entry(scene.archive(), scene.outside, rules)
 
 
 @pytest.mark.parametrize("what", ["note", "archive"])
