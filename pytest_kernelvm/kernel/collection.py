@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.kernel.checked_json import Malformed
+from pytest_kernelvm.foreign_json import Malformed
 from pytest_kernelvm.kernel.digest import NotADigest, file_digest
 from pytest_kernelvm.kernel.kept import KIND as BUILDS
 from pytest_kernelvm.kernel.kept import NOTE

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_kernelvm.errors import Evidence, HarnessError
-from pytest_kernelvm.kernel.checked_json import Malformed
+from pytest_kernelvm.foreign_json import Malformed
 from pytest_kernelvm.kernel.digest import (
     Digest,
     NotADigest,
@@ -143,7 +143,9 @@ def _entry_of(directory: Path) -> Path | None:
 def _note_of(entry: Path) -> Note:
     try:
         return read_note(entry)
-    except (OSError, Malformed) as error:
+    except Malformed as error:
+        raise _error(entry, entry / ENTRY, error.reason) from None
+    except OSError as error:
         raise _error(entry, entry / ENTRY, str(error)) from None
 
 

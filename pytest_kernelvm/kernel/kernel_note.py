@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,22 @@ from typing import Any
 
 from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.kernel.checked_json import (
+from pytest_kernelvm.foreign_json import (
+    Fields,
     Malformed,
-    field,
-    mapping,
+    parse_json,
     plain_name,
-    read_json,
-    words,
+    printable_text,
 )
 from pytest_kernelvm.kernel.digest import Digest, NotADigest, digest_of
 from pytest_kernelvm.kernel.store import Store
 
-_RELEASE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+~-]{0,63}")
+_RELEASE = r"[0-9A-Za-z][0-9A-Za-z._+~-]{0,63}"
 # Of a note of a request.
 MOST = 64 << 10
 _DEPTH, _MOST_VALUES = 6, 20_000
+# Of what earlier versions did not note.
+_DEFAULTS = {"llvm": "", "outputs": {}, "release_parts": [], "shared_console": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,33 +55,27 @@ def read_kernel_note(about: Mapping[str, Any], digest: Digest) -> KernelNote:
 
     Raises Malformed if a field is missing, of another type, or no name of what it has to name.
     """
-    arch = field(about, "arch", str)
-    if arch not in ARCHES:
-        raise Malformed(f"its architecture is {arch[:30]!r}")
-    release = field(about, "release", str)
-    if not _RELEASE.fullmatch(release):
-        raise Malformed(f"its release is {release[:80]!r}")
-    defaults = {
-        "headers_of": release,
-        "llvm": "",
-        "outputs": {},
-        "release_parts": [],
-        "shared_console": False,
-        "version": release,
-    }
-    rest = {**defaults, **about}
+    given = Fields(dict(about), defaults=_DEFAULTS)
+    release = given.text("release", pattern=_RELEASE, shape="a release of a kernel", most=64)
+    version, headers_of = (
+        given.printable(name, most=64) if given.has(name) else release
+        for name in ("version", "headers_of")
+    )
     return KernelNote(
         digest=digest,
         release=release,
-        version=words(rest["version"], "its version", most=64),
-        arch=ARCHES[arch],
-        image=plain_name(field(about, "image", str)),
-        patches=tuple(words(each, "a patch", most=255) for each in field(about, "patches", list)),
-        headers_digest=_headers_digest(field(rest, "outputs", dict), digest),
-        release_parts=tuple(_part(each) for each in field(rest, "release_parts", list)),
-        shared_console=field(rest, "shared_console", bool),
-        llvm=words(rest["llvm"], "its LLVM", most=64),
-        headers_of=words(rest["headers_of"], "whose headers it has", most=64),
+        version=version,
+        arch=ARCHES[given.choice("arch", ARCHES)],
+        image=plain_name(given.take("image")),
+        patches=tuple(
+            printable_text(each, "a patch", most=255)
+            for each in given.items("patches", _MOST_VALUES)
+        ),
+        headers_digest=_headers_digest(given.fields("outputs"), digest),
+        release_parts=tuple(_part(each) for each in given.items("release_parts", _MOST_VALUES)),
+        shared_console=given.flag("shared_console"),
+        llvm=given.printable("llvm", most=64),
+        headers_of=headers_of,
     )
 
 
@@ -100,7 +94,7 @@ def stored_kernel(store: Store, digest: Digest) -> tuple[Path, KernelNote] | Non
             raise Malformed(f"it has no {note.image}")
         return entry, note
     except Malformed as error:
-        store.progress.say(f"the note of kernels/{digest[:16]} is wrong ({error}): removed")
+        store.progress.say(f"the note of kernels/{digest[:16]} is wrong ({error.reason}): removed")
         store.discard("kernels", digest)
     except FileNotFoundError:
         pass
@@ -122,7 +116,7 @@ def requested_kernel(note: Path) -> Digest | None:
     One that is damaged counts as none: the request is answered anew.
     """
     try:
-        return Digest(mapping(read_json(note.read_bytes(), most_bytes=MOST), "it").get("kernel"))
+        return Digest(Fields(parse_json(note.read_bytes(), most_bytes=MOST)).take("kernel"))
     except (OSError, Malformed, NotADigest):
         return None
 
@@ -130,15 +124,16 @@ def requested_kernel(note: Path) -> Digest | None:
 def _part(value: object) -> tuple[str, str]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise Malformed("a part of its release is no pair")
-    return words(value[0], "a part of its release"), words(value[1], "a part of its release")
+    part, who = (printable_text(each, "a part of its release") for each in value)
+    return part, who
 
 
-def _headers_digest(outputs: Mapping[str, Any], digest: Digest) -> Digest:
+def _headers_digest(outputs: Fields, digest: Digest) -> Digest:
     digests = []
     for name in ("headers", "nolibc"):
-        noted = field({name: {}, **outputs}, name, dict).get("sha256", digest)
+        noted = outputs.mapping(name) if outputs.has(name) else {}
         try:
-            digests.append(Digest(noted))
+            digests.append(Digest(noted.get("sha256", digest)))
         except NotADigest:
             raise Malformed(f"the digest of its {name} is none") from None
     return digest_of(digests)
@@ -159,10 +154,10 @@ def _check_printable(value: object, depth: int, count: list[int]) -> None:
     if depth == 0 or count[0] > _MOST_VALUES:
         raise Malformed("what is noted about it is too deep or too large")
     if isinstance(value, str):
-        words(value, "a text", most=10_000)
+        printable_text(value, "a text", most=10_000)
     elif isinstance(value, Mapping):
         for name, each in value.items():
-            words(name, "a name")
+            printable_text(name, "a name")
             _check_printable(each, depth - 1, count)
     elif isinstance(value, list | tuple):
         for each in value:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pytest_kernelvm.kernel.checked_json import Malformed, field, mapping, read_json, relative_name
+from pytest_kernelvm.foreign_json import Fields, Malformed, parse_json, relative_name
 from pytest_kernelvm.kernel.digest import (
     Digest,
     NotADigest,
@@ -46,6 +46,8 @@ MOST_NOTE_BYTES = 64 << 20
 UNSIZED = ("devel", "sources")
 OTHER_BYTES = "other bytes than were put there"
 
+# Of what earlier versions did not note.
+_DEFAULTS = {"sha256": {}, "sparse": False, "stamps": None, "tree": None}
 _HEAD = re.compile(rb'\{\n "digest": "([0-9a-f]{64})",\n')
 
 
@@ -112,7 +114,7 @@ def _checked(data: bytes, kind: str) -> Note:
     head = _HEAD.match(data)
     if head and head[1].decode() != digest_of_bytes(data[head.end() :]):
         raise Malformed("other bytes than were written")
-    return _parsed(read_json(data, most_bytes=MOST_NOTE_BYTES), kind)
+    return _parsed(parse_json(data, most_bytes=MOST_NOTE_BYTES), kind)
 
 
 def _content(path: Path) -> bytes:
@@ -125,31 +127,31 @@ def _content(path: Path) -> bytes:
 
 
 def _parsed(value: object, kind: str) -> Note:
-    noted = mapping(value, "it")
-    sizes = {relative_name(name): size for name, size in field(noted, "sizes", dict).items()}
+    noted = Fields(value, defaults={"sized": kind not in UNSIZED, **_DEFAULTS})
+    sizes = {relative_name(name): size for name, size in noted.mapping("sizes").items()}
     for name, size in sizes.items():
         if type(size) is not int or size < 0:
             raise Malformed(f"the size of {name} is no number of bytes")
-    digests = mapping(noted.get("sha256", {}), "'sha256'")
-    sized = field({"sized": kind not in UNSIZED, **noted}, "sized", bool)
+    digests, sized = noted.mapping("sha256"), noted.flag("sized")
     if sized and not sizes:
         raise Malformed("it notes no file")
     if not digests.keys() <= sizes.keys():
         raise Malformed("it has digests of files without a size")
-    sha256 = {name: _digest(digest) for name, digest in digests.items()}
-    tree, stamps = noted.get("tree"), noted.get("stamps")
+    sha256 = {name: noted_digest(digest) for name, digest in digests.items()}
+    tree, stamps = noted.take("tree"), noted.take("stamps")
     return Note(
-        about=MappingProxyType(mapping(noted.get("about"), "'about'")),
+        about=MappingProxyType(noted.mapping("about")),
         sizes=MappingProxyType(sizes),
         sha256=MappingProxyType(sha256),
         sized=sized,
-        sparse=field({"sparse": False, **noted}, "sparse", bool),
-        tree=None if tree is None else _digest(tree),
-        stamps=None if stamps is None else _digest(stamps),
+        sparse=noted.flag("sparse"),
+        tree=None if tree is None else noted_digest(tree),
+        stamps=None if stamps is None else noted_digest(stamps),
     )
 
 
-def _digest(text: object) -> Digest:
+def noted_digest(text: object) -> Digest:
+    """Return a digest that somebody noted. Raises Malformed if it is none."""
     try:
         return Digest(text)
     except NotADigest as error:

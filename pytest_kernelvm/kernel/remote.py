@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError, ToolMissing
+from pytest_kernelvm.foreign_json import Fields, Malformed, parse_json
 from pytest_kernelvm.kernel.archive_rules import PLAIN_KINDS, Rules, Way
-from pytest_kernelvm.kernel.checked_json import Malformed, field, mapping, read_json, words
-from pytest_kernelvm.kernel.digest import Digest, NotADigest, file_digest
+from pytest_kernelvm.kernel.digest import Digest, file_digest
 from pytest_kernelvm.kernel.kernel_note import MOST, printable_note, read_kernel_note
-from pytest_kernelvm.kernel.note import ENTRY, damage_of, read_note
+from pytest_kernelvm.kernel.note import ENTRY, damage_of, noted_digest, read_note
 from pytest_kernelvm.kernel.store import FULL, Store, Work
 from pytest_kernelvm.kernel.tar_members import Kind
 from pytest_kernelvm.kernel.unpacking import unpack_gzip
@@ -80,14 +80,10 @@ class Answer:
     @classmethod
     def read(cls, data: bytes) -> Answer:
         """Return what a note says. Raises Malformed if it is no such note."""
-        noted = mapping(read_json(data, most_bytes=MOST), "the note")
-        try:
-            digests = field(noted, "sha256", dict)
-            kernel = Digest(field(noted, "kernel", str))
-            sha256 = {kind: Digest(field(digests, kind, str)) for kind in KINDS}
-        except NotADigest as error:
-            raise Malformed(f"{error.evidence.seen} is no digest") from None
-        cell = words(noted.get("cell", kernel[:16]), "the cell", most=200)
+        noted = Fields(parse_json(data, most_bytes=MOST))
+        digests, kernel = noted.fields("sha256"), noted_digest(noted.take("kernel"))
+        sha256 = {kind: noted_digest(digests.take(kind)) for kind in KINDS}
+        cell = noted.printable("cell", most=200) if noted.has("cell") else kernel[:16]
         return cls(kernel=kernel, sha256=sha256, cell=cell)
 
 
@@ -139,7 +135,7 @@ class Remote:
         try:
             answer = Answer.read(data)
         except Malformed as error:
-            raise Malformed(f"{name}: {error}") from None
+            raise Malformed(f"{name}: {error.reason}") from None
         with store.work(f"fetch-{request}") as work:
             # All of it is checked before any of it is in the store.
             abouts = {kind: self._unpack(work.directory, kind, answer) for kind in KINDS}
@@ -301,7 +297,7 @@ def _checked_entry(entry: Path, kind: str, digest: Digest) -> dict[str, Any]:
     try:
         note = read_note(entry, kind)
     except Malformed as error:
-        raise Malformed(f"{kind}/{digest[:16]}/{ENTRY}: {error}") from None
+        raise Malformed(f"{kind}/{digest[:16]}/{ENTRY}: {error.reason}") from None
     about = printable_note(note.about)
     if kind == "kernels":
         image = read_kernel_note(about, digest).image
@@ -340,7 +336,7 @@ def _in_a_line(error: BaseException) -> str:
     """Return an error in words that fit a line of a terminal, whoever wrote them."""
     said = error.summary if isinstance(error, KernelvmError) else repr(error)
     if isinstance(error, Malformed):
-        said = str(error)
+        said = error.reason
     elif isinstance(error, OSError) and error.strerror:
         said = error.strerror
     shown = "".join(each if each.isprintable() else "?" for each in said)

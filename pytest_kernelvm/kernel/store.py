@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError
-from pytest_kernelvm.kernel.checked_json import Malformed, plain_name
+from pytest_kernelvm.foreign_json import Malformed, plain_name
 from pytest_kernelvm.kernel.digest import (
     Digest,
     digest_of,
@@ -238,7 +238,7 @@ class Store:
         except FileNotFoundError:
             return None
         except Malformed as error:
-            fault = f"{ENTRY}: {error}"
+            fault = f"{ENTRY}: {error.reason}"
         if not fault:
             return note
         if (kind, digest) not in self._told_damaged:
@@ -409,7 +409,9 @@ class Store:
         path = self.path(kind, digest)
         try:
             note = read_note(path)
-        except (Malformed, FileNotFoundError) as error:
+        except Malformed as error:
+            return (f"{ENTRY}: {error.reason}",)
+        except FileNotFoundError as error:
             return (f"{ENTRY}: {error}",)
         return damage_of(path, note)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_json import Malformed
 from pytest_kernelvm.kernel.archive_rules import PLAIN_KINDS, Rules, Way
 from pytest_kernelvm.kernel.store import Store, remove_tree
 from pytest_kernelvm.kernel.tar_members import Kind
@@ -35,7 +36,6 @@ from pytest_kernelvm.vm.bundle_notes import (
 from pytest_kernelvm.vm.deadlines import Limits
 from pytest_kernelvm.vm.journal import Act, Exchange
 from pytest_kernelvm.vm.journal_reading import read_journal
-from pytest_kernelvm.vm.json_fields import BadField
 from pytest_kernelvm.vm.pace import pace_of
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.services import ServiceCatalogue
@@ -318,7 +318,7 @@ def read_bundle(directory: Path, named: str = "") -> Bundle:
             KeptGuest(directory=directory / name, note=read_guest(directory / name), again=again)
             for name in note.guests
         )
-    except BadField as error:
+    except Malformed as error:
         raise BadInput(f"{directory} is no whole bundle: {error.summary}", error.evidence) from None
     except OSError as error:
         raise BadInput(

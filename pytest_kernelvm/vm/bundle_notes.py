@@ -18,8 +18,8 @@ from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.config import CPU_PATTERN, LEAST_MEMORY_MIB, Machine
 from pytest_kernelvm.errors import BadInput, Evidence, Verdict
 from pytest_kernelvm.foreign_files import file_kind, read_regular
+from pytest_kernelvm.foreign_json import LINE, SHA256, Fields, parse_json
 from pytest_kernelvm.guest.programs import Abi
-from pytest_kernelvm.vm.json_fields import LINE, SHA256, Fields, parse_json
 from pytest_kernelvm.vm.qemu_argv import NETWORKS, Boot, Placed
 from pytest_kernelvm.vm.snapshot import FILES
 

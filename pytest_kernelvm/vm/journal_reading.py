@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_json import Fields, parse_json
 from pytest_kernelvm.guest.protocol import (
     MEMORY_BYTES,
     Argument,
@@ -23,7 +24,6 @@ from pytest_kernelvm.guest.protocol import (
     Step,
 )
 from pytest_kernelvm.vm.journal import Act, Exchange, Ordered, Signalled, Typed
-from pytest_kernelvm.vm.json_fields import Fields, parse_json
 
 # A test that lasts longer than a day cannot be done again.
 LONGEST_S = 86400.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import KernelvmError
-from pytest_kernelvm.kernel.checked_json import Malformed
+from pytest_kernelvm.foreign_json import SHA256, Malformed
 from pytest_kernelvm.kernel.note import read_note
 from pytest_kernelvm.kernel.store import Store, default_store, remove_tree, write_whole
 from pytest_kernelvm.process import quoted
@@ -30,7 +30,6 @@ from pytest_kernelvm.vm.bundle import (
     read_bundle,
 )
 from pytest_kernelvm.vm.bundle_notes import ABOUT, FORMAT, GUEST, JOURNAL, LOADED
-from pytest_kernelvm.vm.json_fields import SHA256
 from pytest_kernelvm.vm.keeping import keep_state
 from pytest_kernelvm.vm.qemu_argv import Boot
 from pytest_kernelvm.vm.recording import clocked_lines

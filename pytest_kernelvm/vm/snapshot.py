@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_json import Malformed
 from pytest_kernelvm.kernel.digest import (
     Digest,
     NotADigest,
@@ -162,6 +163,8 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     except FileNotFoundError:
         # Removed or being replaced by somebody else.
         return None
+    except Malformed as error:
+        fault = f"{ENTRY}: {error.reason}"
     except (KeyError, TypeError, ValueError) as error:
         fault = f"{ENTRY}: {error}"
     store.progress.say(f"the snapshot {digest[:16]} is damaged ({fault}): it is made anew")

@@ -25,8 +25,8 @@ from typing import Any
 
 import pytest
 
+from pytest_kernelvm.foreign_json import Malformed
 from pytest_kernelvm.kernel.archive_rules import Rules
-from pytest_kernelvm.kernel.checked_json import Malformed
 from pytest_kernelvm.kernel.digest import file_digest, tree_digests
 from pytest_kernelvm.kernel.remote import RULES, Limits, Remote, unpack_entry
 from pytest_kernelvm.kernel.store import Digest, Store, Work
