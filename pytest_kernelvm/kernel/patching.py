@@ -6,17 +6,24 @@ import bz2
 import gzip
 import lzma
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from pytest_kernelvm.config import Patch
-from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
+from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
 from pytest_kernelvm.kernel.store import raise_if_full
-from pytest_kernelvm.process import Completed, find_program, run
+from pytest_kernelvm.process import Completed, find_program, piped, run
 
 PATCH_TIMEOUT_S = 300.0
 # patch(1) allows itself this much where nobody says otherwise.
 USUAL_FUZZ = 2
+# The patch from one 6.x to the next has 60 to 100 MiB; what unpacks to more than this is to fill
+# the disk.
+MOST_PATCH_BYTES = 512 << 20
+_CHUNK_BYTES = 1 << 20
 
 _FILE = re.compile(r"(?:checking|patching) file (?:'([^']+)'|(\S+))")
 _HUNK = re.compile(r"Hunk #(\d+) FAILED at (\d+)")
@@ -79,38 +86,69 @@ def _refused(tree: Path, patch: Patch, said: str, *, with_fuzz: bool) -> BuildFa
             else "every hunk applies without fuzz",
             seen="; ".join(hunks),
             excerpt=f"{said}{rejects}",
-            where=tuple(place for place in (patch.where, str(patch.file)) if place),
+            where=_places(patch),
             next_step=step,
         ),
     )
 
 
-def plain_patch(patch: Patch, directory: Path) -> Path:
-    """Return the patch without compression."""
-    if patch.file.suffix not in _DECOMPRESS:
+def plain_patch(patch: Patch, directory: Path, *, most_bytes: int = MOST_PATCH_BYTES) -> Path:
+    """Return the patch without compression.
+
+    directory: for a decompressed copy. most_bytes: of that.
+    Raises BadInput if it is damaged or larger.
+    """
+    if patch.file.suffix not in _OPEN:
         return patch.file
     to = directory / "plain.patch"
     try:
-        to.write_bytes(_DECOMPRESS[patch.file.suffix](patch.file))
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, ValueError) as error:
-        raise BadInput(
-            f"the patch {patch.name} cannot be unpacked: {error}",
-            Evidence(where=tuple(place for place in (patch.where, str(patch.file)) if place)),
-        ) from None
+        with _OPEN[patch.file.suffix](patch.file) as stream, to.open("wb") as sink:
+            while data := stream.read(_CHUNK_BYTES):
+                if sink.tell() + len(data) > most_bytes:
+                    raise _too_large(patch, most_bytes)
+                sink.write(data)
+    except (EOFError, lzma.LZMAError, zlib.error, ValueError, HarnessError) as error:
+        said = error.evidence.excerpt if isinstance(error, HarnessError) else str(error)
+        raise _damaged(patch, said or "it is damaged") from None
+    except OSError as error:
+        # The modules of Python say with one without a number that the file is damaged.
+        if error.errno is not None:
+            raise
+        raise _damaged(patch, str(error)) from None
     return to
 
 
-def _zstd(path: Path) -> bytes:
+def _damaged(patch: Patch, said: str) -> BadInput:
+    return BadInput(
+        f"the patch {patch.name} cannot be unpacked: {said}", Evidence(where=_places(patch))
+    )
+
+
+def _too_large(patch: Patch, most_bytes: int) -> BadInput:
+    packed = patch.file.stat().st_size
+    return BadInput(
+        f"the patch {patch.name} is too large when it is unpacked",
+        Evidence(
+            expected=f"at most {most_bytes:,} bytes",
+            seen=f"more than that, out of {packed:,} compressed ones",
+            where=_places(patch),
+        ),
+    )
+
+
+def _places(patch: Patch) -> tuple[str, ...]:
+    return tuple(place for place in (patch.where, str(patch.file)) if place)
+
+
+def _zstd(path: Path) -> AbstractContextManager[BinaryIO]:
     program = find_program("zstd", "apt-get install zstd")
-    done = run([program, "--decompress", "--stdout", path], timeout_s=60, check=False)
-    if done.status != 0:
-        raise ValueError(done.stderr.strip())
-    return done.raw_stdout
+    argv = (program, "--decompress", "--stdout", "--", str(path))
+    return piped(argv, timeout_s=PATCH_TIMEOUT_S)
 
 
-_DECOMPRESS: dict[str, Callable[[Path], bytes]] = {
-    ".gz": lambda path: gzip.decompress(path.read_bytes()),
-    ".xz": lambda path: lzma.decompress(path.read_bytes()),
-    ".bz2": lambda path: bz2.decompress(path.read_bytes()),
+_OPEN: Mapping[str, Callable[[Path], AbstractContextManager[Any]]] = {
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".bz2": bz2.open,
     ".zst": _zstd,
 }
