@@ -2,54 +2,103 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from pytest_kernelvm.errors import BadInput, Evidence
 
+_CHUNK_BYTES = 1 << 20
 
-def read_regular(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
-    """Return the content of a regular file.
+
+def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading.
 
     follow: whether it may be a symbolic link to one.
-    Raises BadInput for a file that is larger or cannot be read, and for one that is none: reading
-    a FIFO, a terminal or /dev/zero would never end.
+    Raises OSError, with what it is, for anything else: a FIFO would keep whoever opens it waiting,
+    /dev/zero has no end, and some devices do something when they are opened.
     """
-    # Opening a FIFO would wait for its other end.
+    _check_regular(path, path.stat(follow_symlinks=follow).st_mode)
+    # It may have been replaced since.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
-        try:
-            mode = os.fstat(descriptor).st_mode
-            data = _read(descriptor, most_bytes + 1) if stat.S_ISREG(mode) else None
-        finally:
-            os.close(descriptor)
+        _check_regular(path, os.fstat(descriptor).st_mode)
+        return open(descriptor, "rb")  # noqa: PTH123 -- pathlib opens no descriptors
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        said = f"it is {file_kind(mode)}, no regular file"
+        raise OSError(errno.EINVAL, said, str(path))
+
+
+def require_regular(path: Path) -> None:
+    """Raise BadInput unless a path leads to a regular file."""
+    try:
+        _check_regular(path, path.stat().st_mode)
     except OSError as error:
-        raise BadInput(
-            f"cannot read {path}: {error.strerror}", Evidence(where=(str(path),))
-        ) from None
-    if data is None:
-        raise BadInput(
-            f"cannot read {path}: it is {file_kind(mode)}, no regular file",
-            Evidence(where=(str(path),)),
-        )
+        raise _unreadable(path, error) from None
+
+
+def refuse_special_files(tree: Path) -> None:
+    """Raise BadInput if something below a directory is, or leads to, a FIFO, socket or device."""
+    for directory, names, files in os.walk(tree):
+        for path in (Path(directory, name) for name in (*names, *files)):
+            try:
+                mode = path.stat().st_mode
+            except OSError:
+                # A link that leads nowhere.
+                continue
+            if not stat.S_ISDIR(mode):
+                require_regular(path)
+
+
+def regular_content(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
+    """Return the content of a regular file. Raises OSError as `open_regular`, and for more."""
+    with open_regular(path, follow=follow) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"a file of {size} bytes", str(path))
+        # Asking for the most that may come would reserve memory for it.
+        data = file.read(size + 1)
+        if size < len(data) <= most_bytes:
+            data += file.read(most_bytes + 1 - len(data))
     if len(data) > most_bytes:
-        raise BadInput(
-            f"{path} is too large",
-            Evidence(expected=f"at most {most_bytes:,} bytes", where=(str(path),)),
-        )
+        raise OSError(errno.EFBIG, f"more than {most_bytes:,} bytes", str(path))
     return data
 
 
-def _read(descriptor: int, most_bytes: int) -> bytes:
-    data = b""
-    while len(data) < most_bytes:
-        more = os.read(descriptor, most_bytes - len(data))
-        if not more:
-            break
-        data += more
-    return data
+def copy_regular(path: Path, to: Path) -> None:
+    """Copy the content of a regular file. Raises OSError as `open_regular`."""
+    with open_regular(path) as file, to.open("wb") as sink:
+        shutil.copyfileobj(file, sink, _CHUNK_BYTES)
+
+
+def read_regular(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
+    """Return the content of a regular file, as `regular_content`.
+
+    Raises BadInput for a file that is larger or cannot be read, and for one that is none.
+    """
+    try:
+        return regular_content(path, most_bytes, follow=follow)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            expected = f"at most {most_bytes:,} bytes"
+            raise BadInput(
+                f"{path} is too large", Evidence(expected=expected, where=(str(path),))
+            ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> BadInput:
+    return BadInput(f"cannot read {path}: {error.strerror}", Evidence(where=(str(path),)))
 
 
 def file_kind(mode: int) -> str:

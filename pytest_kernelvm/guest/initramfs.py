@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pytest_kernelvm.config import ModprobeConfig
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_files import read_regular
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.programs import Programs
 from pytest_kernelvm.guest.userland import Userland, entries_of
@@ -18,6 +19,7 @@ from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.firmware import FirmwareFile
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.modules.unpack import MOST_BYTES
 from pytest_kernelvm.root_config import Root
 
 MODPROBE_CONF = "etc/modprobe.d/kernelvm.conf"
@@ -117,7 +119,8 @@ def _modules(
     for name, content in pruned_metadata(tree, closure).items():
         entries.append(cpio.file(f"{directory}/{name}", content))
     for module in closure.modules:
-        entries.append(cpio.file(f"{directory}/{module.file.relative}", module.path.read_bytes()))
+        content = read_regular(module.path, MOST_BYTES)
+        entries.append(cpio.file(f"{directory}/{module.file.relative}", content))
     entries += [_firmware(closure, file) for file in closure.firmware.files]
     lines = [f"options {module} {options}\n" for module, options in modprobe.options]
     lines += [f"blacklist {module}\n" for module in modprobe.blacklist]
@@ -130,7 +133,7 @@ def _firmware(closure: Closure, file: FirmwareFile) -> cpio.Entry:
     path = f"lib/firmware/{file.relative}"
     if file.link:
         return cpio.link(path, file.link)
-    return cpio.file(path, (closure.firmware.directory / file.relative).read_bytes())
+    return cpio.file(path, read_regular(closure.firmware.directory / file.relative, MOST_BYTES))
 
 
 def _extra(path: str, content: bytes) -> cpio.Entry:

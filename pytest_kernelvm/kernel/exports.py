@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_files import regular_content, require_regular
 
 SYMVERS = "Module.symvers"
 # Distributions' have 2 MiB.
@@ -71,7 +72,7 @@ def exported(symvers: Path) -> dict[str, str]:
     """
     found = {}
     try:
-        lines = symvers.read_text(errors="replace").splitlines()
+        lines = regular_content(symvers, MOST_BYTES).decode(errors="replace").splitlines()
     except OSError as error:
         raise BadInput(
             f"cannot read {symvers.name}: {error.strerror}", Evidence(where=(str(symvers),))
@@ -94,7 +95,7 @@ def exported(symvers: Path) -> dict[str, str]:
 def _of_modules(tree: Path) -> Iterator[str]:
     """Give the symbols that a tree's modules export (depmod(8), modules.symbols)."""
     try:
-        text = (tree / "modules.symbols").read_text(errors="replace")
+        text = regular_content(tree / "modules.symbols", MOST_BYTES).decode(errors="replace")
     except OSError:
         return
     for line in text.splitlines():
@@ -128,13 +129,19 @@ def keep_symvers(root: Path, image: Path, modules: Path | None, release: str, en
 
 
 def symvers_files(root: Path, image: Path, modules: Path | None, release: str) -> tuple[Path, ...]:
-    """Return the files that may be a finished kernel's table of exports; arguments as above."""
+    """Return the files that may be a finished kernel's table of exports; arguments as above.
+
+    Raises BadInput if there is something else in the place of one.
+    """
     # A link of a foreign tree may lead to this machine's own kernel.
-    return tuple(
+    found = tuple(
         path
         for path in _places(root, image, modules, release)
-        if path.is_file() and path.resolve().is_relative_to(root.resolve())
+        if path.exists() and path.resolve().is_relative_to(root.resolve())
     )
+    for path in found:
+        require_regular(path)
+    return found
 
 
 _OPEN: Mapping[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open}

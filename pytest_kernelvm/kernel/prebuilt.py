@@ -20,6 +20,7 @@ from typing import Any
 from pytest_kernelvm.arch import ARCHES, Arch
 from pytest_kernelvm.config import Source, VmConfig
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
+from pytest_kernelvm.foreign_files import refuse_special_files
 from pytest_kernelvm.kernel.debian import download, find_package, unpack_deb
 from pytest_kernelvm.kernel.elf_head import fits
 from pytest_kernelvm.kernel.exports import SYMVERS, keep_symvers, symvers_files
@@ -166,6 +167,8 @@ def _import(store: Store, cell: VmConfig, work: Work) -> dict[str, Any]:
             Evidence(where=(source.where, str(found.image))),
         )
     if found.modules:
+        # depmod(8) and modinfo(8) would wait for the other end of a FIFO.
+        refuse_special_files(found.modules)
         store.progress.say(f"copying the modules of {found.release}")
         tree = entry / "modules/lib/modules" / found.release
         tree.parent.mkdir(parents=True)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_files import regular_content
 from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
 
 _FIELD = re.compile(r"([^.=\0]+)\.([^=\0]*)=([^\0]*)\0")
+# A distribution's modules.alias has 2 MiB.
+MOST_BYTES = 256 << 20
 _RUN_DEPMOD = "run depmod again for this tree"
 
 
@@ -62,8 +65,8 @@ class Metadata:
         return self.directory / name
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return self.path(name).is_file() if self._given is None else name in self._given
+        """Whether there is such a file, or something else in its place that cannot be read."""
+        return self.path(name).exists() if self._given is None else name in self._given
 
     def data(self, name: str) -> bytes:
         """Return a file's content, empty without the file. Raises BadInput if it cannot be read."""
@@ -80,7 +83,7 @@ def read_bytes(path: Path) -> bytes:
     Raises BadInput if it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return regular_content(path, MOST_BYTES)
     except FileNotFoundError:
         return b""
     except OSError as error:

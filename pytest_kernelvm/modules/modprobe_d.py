@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.modules.metadata import Softdep, softdep_of
+from pytest_kernelvm.foreign_files import regular_content
+from pytest_kernelvm.modules.metadata import MOST_BYTES, Softdep, softdep_of
 from pytest_kernelvm.modules.names import OpenBracket, normalise
 
 # modprobe.d(5). A name that is in an earlier one hides the same name in a later one.
@@ -78,10 +80,10 @@ def read_modprobe_d(paths: Iterable[Path] = (), *, cmdline: str = "") -> Modprob
     for name, path in sorted(_config_files(paths).items()):
         try:
             # kmod reads bytes, and so do we, in effect.
-            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            content = regular_content(path, MOST_BYTES).decode(errors="surrogateescape")
         except OSError as error:
             raise _unreadable(path, error) from None
-        reader.file(name, path, text)
+        reader.file(name, path, io.StringIO(content, newline=None).read())
     reader.cmdline(cmdline)
     return reader.found()
 
@@ -97,7 +99,7 @@ def _config_files(paths: Iterable[Path]) -> dict[str, Path]:
     for path in paths:
         try:
             found = sorted(path.iterdir()) if path.is_dir() else [path]
-            if not path.is_dir() and not path.is_file():
+            if not path.exists():
                 raise FileNotFoundError(2, "no such file or directory")
         except OSError as error:
             raise _unreadable(path, error) from None

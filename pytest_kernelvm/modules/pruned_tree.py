@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path, PurePath
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_files import copy_regular
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.rendering import load_script, unload_script
@@ -43,7 +43,7 @@ def write_pruned_tree(tree: ModuleTree, closure: Closure, output: Path) -> Path:
     except OSError as error:
         raise BadInput(
             f"the closure cannot be written to {output}",
-            Evidence(seen=str(error), where=(str(error.filename or output),)),
+            Evidence(seen=str(error.strerror), where=(str(error.filename or output),)),
         ) from None
     return place
 
@@ -53,7 +53,7 @@ def _write_modules(tree: ModuleTree, closure: Closure, directory: Path) -> None:
     for module in closure.modules:
         file = directory / module.file.relative
         file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(module.path, file)
+        copy_regular(module.path, file)
     for name, content in pruned_metadata(tree, closure, for_depmod=True).items():
         (directory / name).write_bytes(content)
 
@@ -66,4 +66,4 @@ def _write_firmware(closure: Closure, directory: Path) -> None:
         if file.link:
             place.symlink_to(file.link)
         else:
-            shutil.copyfile(closure.firmware.directory / file.relative, place)
+            copy_regular(closure.firmware.directory / file.relative, place)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign_files import regular_content
 
 # More than the largest module with all its debugging information; what claims to be larger is
 # damaged, or meant to fill the memory.
@@ -25,9 +26,7 @@ def unpacked(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     .zst, where Python has no zstd: from 3.14 on it has, before with the package backports.zstd.
     """
     try:
-        if path.stat().st_size > most_bytes:
-            raise _bad(path, f"a file of {path.stat().st_size} bytes")
-        data = path.read_bytes()
+        data = regular_content(path, most_bytes)
         unpack = _UNPACKERS.get(path.suffix)
         return data if unpack is None else unpack(path, data, most_bytes)
     except OSError as error:
