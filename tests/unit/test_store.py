@@ -307,7 +307,9 @@ def mounted(directory: Path, size: str) -> Iterator[None]:
     try:
         yield
     finally:
-        run(["umount", directory], timeout_s=60)
+        # A QEMU that was killed a moment ago may still be giving its memory back.
+        umount: list[str | Path] = ["umount", directory]
+        wait_until(lambda: run(umount, timeout_s=60, check=False).status == 0, "a free disk")
 
 
 @contextlib.contextmanager
