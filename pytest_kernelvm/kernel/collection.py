@@ -12,12 +12,12 @@ from typing import Any
 
 from pytest_kernelvm.foreign_json import Malformed
 from pytest_kernelvm.kernel.digest import NotADigest, file_digest
-from pytest_kernelvm.kernel.kept import KIND as BUILDS
-from pytest_kernelvm.kernel.kept import NOTE
 from pytest_kernelvm.kernel.kernel_note import requested_kernel
 from pytest_kernelvm.kernel.note import ENTRY, OTHER_BYTES
 from pytest_kernelvm.kernel.store import (
     ARCHIVES,
+    BUILD_NOTE,
+    BUILDS,
     LOCKS,
     LOGS,
     REQUESTS,
@@ -29,7 +29,7 @@ from pytest_kernelvm.kernel.store import (
 )
 
 # What is only work that is spared the next time.
-KEPT = ("builds", "mirrors", "external")
+KEPT = (BUILDS, "mirrors", "external")
 # Directories whose contents are no entries, whatever they are called.
 _NO_ENTRIES = (*KEPT, ARCHIVES, LOCKS, LOGS, REQUESTS, TEMPORARY, USES, "apt", "failures", "git")
 _NOT_AN_ENTRY = "this is not the name of an entry"
@@ -114,7 +114,7 @@ def _words(store: Store, path: Path) -> str:
 def _kept(store: Store) -> Iterator[Item]:
     for kind in KEPT:
         for path in sorted((store.root / kind).glob("*")):
-            note = path / (NOTE if kind == BUILDS else "files.json")
+            note = path / (BUILD_NOTE if kind == BUILDS else "files.json")
             try:
                 used_s = (note if note.is_file() else path).stat().st_mtime
             except OSError:

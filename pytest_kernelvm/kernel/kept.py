@@ -46,6 +46,8 @@ from pytest_kernelvm.kernel.following import (
 )
 from pytest_kernelvm.kernel.kconfig import parse_config
 from pytest_kernelvm.kernel.store import (
+    BUILD_NOTE,
+    BUILDS,
     Digest,
     Store,
     digest_of,
@@ -54,8 +56,7 @@ from pytest_kernelvm.kernel.store import (
 )
 from pytest_kernelvm.process import run
 
-KIND = "builds"
-NOTE = "note.json"
+KIND, NOTE = BUILDS, BUILD_NOTE
 MADE = "made.json"
 COPY_TIMEOUT_S = 1800.0
 

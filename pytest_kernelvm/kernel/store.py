@@ -46,6 +46,8 @@ ARCHIVES = "initramfs"
 # Files that are named by the digest of their content.
 ARCHIVES = "initramfs"
 LOCKS, LOGS, REQUESTS, TEMPORARY, USES = "locks", "logs", "requests", "tmp", "uses"
+# Build directories, and in each the note of what it was built from (kept.py).
+BUILDS, BUILD_NOTE = "builds", "note.json"
 ELSEWHERE_S = 86400.0
 # What nobody holds a lock of is left alone while it may be work of an earlier version of us.
 ABANDONED_S = 86400.0
