@@ -18,11 +18,11 @@ from pathlib import Path
 from pytest_kernelvm.arch import Arch, FirstStage, struct_order
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.qemu_argv import Boot, Placed
+from pytest_kernelvm.vm.qemu_argv import STAGE, Boot, Placed
 
 SOURCES = Path(__file__).parents[1] / "guest"
 ASSEMBLER_TIMEOUT_S = 60.0
-KERNEL, STAGE = "kernel", "first-stage"
+KERNEL = "kernel"
 UHI = 0xFFFFFFFE
 # arch/mips/include/asm/setup.h
 COMMAND_LINE_SIZE = 4096

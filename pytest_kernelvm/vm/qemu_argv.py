@@ -8,6 +8,9 @@ from pathlib import Path
 from pytest_kernelvm.arch import Arch
 from pytest_kernelvm.config import Machine
 
+# The first stage of a boot lies beside its kernel under this name (first_stage.py).
+STAGE = "first-stage"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:

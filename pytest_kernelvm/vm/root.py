@@ -24,9 +24,9 @@ from pytest_kernelvm.vm.device_tree import (
     set_property,
     tree_in,
 )
-from pytest_kernelvm.vm.first_stage import KERNEL, STAGE, by_uhi, put_before, read_image
+from pytest_kernelvm.vm.first_stage import KERNEL, by_uhi, put_before, read_image
 from pytest_kernelvm.vm.layout import Extent, lay_out, page_up, refuse_overlaps
-from pytest_kernelvm.vm.qemu_argv import Boot, Ends, Placed, qemu_argv
+from pytest_kernelvm.vm.qemu_argv import STAGE, Boot, Ends, Placed, qemu_argv
 
 # Of the flash device, and the node in the device tree.
 NAME = "rootfs"

@@ -29,8 +29,7 @@ from pytest_kernelvm.kernel.intact import require_intact
 from pytest_kernelvm.kernel.note import ENTRY, OTHER_BYTES, Note, read_note
 from pytest_kernelvm.kernel.store import Store, Work
 from pytest_kernelvm.process import find_program, run
-from pytest_kernelvm.vm.first_stage import STAGE
-from pytest_kernelvm.vm.qemu_argv import Boot, Ends, qemu_argv
+from pytest_kernelvm.vm.qemu_argv import STAGE, Boot, Ends, qemu_argv
 
 KIND = "snapshots"
 # Part of every digest: what is written here, or done with a guest before it is stopped.
