@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_kernelvm.guest.protocol import LOG_BYTES, RECORD_BYTES
-from pytest_kernelvm.vm.results import LogRecord, parse_kmsg
+from pytest_kernelvm.vm.kmsg import LogRecord, parse_kmsg
 
 # What the agent writes before it reads the log for the last time: the kernel's own last record can
 # be added to (pr_cont), and is not readable, until the next one begins. Known by its facility, as

@@ -29,6 +29,7 @@ from pytest_kernelvm.vm.journal import Exchange, Journal
 from pytest_kernelvm.vm.judging import END_S, Judge
 from pytest_kernelvm.vm.kernel_log import LogCopy
 from pytest_kernelvm.vm.kexec import load, on_flash_of
+from pytest_kernelvm.vm.kmsg import KernelLog, LogRecord, parse_kmsg
 from pytest_kernelvm.vm.launch import Launch, launch
 from pytest_kernelvm.vm.network import Network
 from pytest_kernelvm.vm.programs import Programs
@@ -44,11 +45,8 @@ from pytest_kernelvm.vm.restoring import (
 )
 from pytest_kernelvm.vm.results import (
     UTSNAME_BYTES,
-    KernelLog,
     LoadedModule,
-    LogRecord,
     Uname,
-    parse_kmsg,
     parse_proc_modules,
     parse_utsname,
 )

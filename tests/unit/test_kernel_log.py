@@ -12,7 +12,7 @@ from pytest_kernelvm.vm.kernel_log import (
     LogCopy,
     may_go_on,
 )
-from pytest_kernelvm.vm.results import parse_kmsg
+from pytest_kernelvm.vm.kmsg import parse_kmsg
 from pytest_kernelvm.vm.splats import read_splats
 
 FIRST = b"6,0,0,-;Linux version 6.12.117\n6,1,1254483,-;serial8250.0: ttyS1\n SUBSYSTEM=platform\n"

@@ -9,15 +9,14 @@ from typing import Literal
 
 import pytest
 
+from pytest_kernelvm.vm.kmsg import LogRecord, parse_kmsg
 from pytest_kernelvm.vm.results import (
     STATX_BYTES,
     UTSNAME_BYTES,
     CommandResult,
     LoadedModule,
-    LogRecord,
     Uname,
     parse_directory,
-    parse_kmsg,
     parse_proc_modules,
     parse_statx,
     parse_utsname,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.vm.kernel_log import shown
-from pytest_kernelvm.vm.results import LogRecord
+from pytest_kernelvm.vm.kmsg import LogRecord
 from pytest_kernelvm.vm.splats import (
     Splat,
     belongs_to,
