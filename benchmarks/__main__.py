@@ -15,12 +15,12 @@ from pathlib import Path
 from benchmarks import boot_paths, builds, guests
 from benchmarks.measuring import compared, line, paired, scratch, timed
 from benchmarks.modules import bench_modules
-from pytest_kernelvm.config import VmConfig, select_cells
-from pytest_kernelvm.kernel.build import find_kernel
-from pytest_kernelvm.kernel.store import Store, default_store
+from pytest_kernelvm.config.model import VmConfig, select_cells
+from pytest_kernelvm.kernel.build.build import find_kernel
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import StreamProgress
-from pytest_kernelvm.vm.cell import Cell
+from pytest_kernelvm.session.cell import Cell
+from pytest_kernelvm.store.store import Store, default_store
 
 
 def bench_store(configs: Sequence[VmConfig], store: Store, rounds: int) -> None:

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from benchmarks.measuring import compared, paired, scratch, timed
-from pytest_kernelvm.kernel.store import Store
-from pytest_kernelvm.vm.vm import Vm
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.machine.vm import Vm
 from tests.vm.old_kernel import IMAGE_BYTES, MODULES, old_cell, with_image
 
 READS = 64

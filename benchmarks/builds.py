@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pytest_kernelvm.config import Source, VmConfig
-from pytest_kernelvm.kernel.build import (
+from pytest_kernelvm.config.model import Source, VmConfig
+from pytest_kernelvm.kernel.build.build import (
     PINNED,
     Kernel,
     build_kernel,
@@ -21,15 +21,15 @@ from pytest_kernelvm.kernel.build import (
     find_kernel,
     make_variables,
 )
-from pytest_kernelvm.kernel.compiler import compiler_environment
-from pytest_kernelvm.kernel.outputs import outputs
-from pytest_kernelvm.kernel.source import locate, patched, patched_for
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.build.outputs import outputs
+from pytest_kernelvm.kernel.source.source import locate, patched, patched_for
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.vm.cell import Cell
-from pytest_kernelvm.vm.trial import try_modules
-from pytest_kernelvm.vm.vm import Vm
+from pytest_kernelvm.session.cell import Cell
+from pytest_kernelvm.session.smoke_tests import try_modules
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.toolchain.compiler import compiler_environment
+from pytest_kernelvm.vm.machine.vm import Vm
 from tests.vm.boot_variants import with_device_tree, without_kexec
 
 JOBS = 2

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from benchmarks.measuring import compared, line, paired, scratch, timed
 from pytest_kernelvm.guest.protocol import Batch, encode_frame
-from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import run, spawn
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.vm.cell import Cell
-from pytest_kernelvm.vm.guests import Guests
-from pytest_kernelvm.vm.qemu_argv import Boot, Ends, qemu_argv
-from pytest_kernelvm.vm.vm import Bootable, Vm
+from pytest_kernelvm.session.cell import Cell
+from pytest_kernelvm.session.guests import Guests
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+from pytest_kernelvm.vm.qemu.argv import Boot, Ends, qemu_argv
 
 LAST_LINE_BEFORE_INIT = b"Run /init as init process"
 PATIENCE_S = 30.0

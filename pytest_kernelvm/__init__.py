@@ -12,15 +12,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_kernelvm.config.roots import Pseudofile, Root
     from pytest_kernelvm.errors import KernelvmWarning
-    from pytest_kernelvm.fixtures import BootVm, LinkedVms
     from pytest_kernelvm.guest.initramfs import Initramfs
-    from pytest_kernelvm.kernel.build import Kernel
+    from pytest_kernelvm.kernel.build.build import Kernel
     from pytest_kernelvm.modules.closure import Closure
-    from pytest_kernelvm.root_config import Pseudofile, Root
-    from pytest_kernelvm.vm.cell import Cell
-    from pytest_kernelvm.vm.results import CommandResult
-    from pytest_kernelvm.vm.vm import Vm
+    from pytest_kernelvm.plugin.guest_request import BootVm, LinkedVms
+    from pytest_kernelvm.session.cell import Cell
+    from pytest_kernelvm.vm.agent.results import CommandResult
+    from pytest_kernelvm.vm.machine.vm import Vm
 
 __version__ = "0.1.0"
 
@@ -39,17 +39,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BootVm": "fixtures",
-    "Cell": "vm.cell",
+    "BootVm": "plugin.guest_request",
+    "Cell": "session.cell",
     "Closure": "modules.closure",
-    "CommandResult": "vm.results",
+    "CommandResult": "vm.agent.results",
     "Initramfs": "guest.initramfs",
-    "Kernel": "kernel.build",
+    "Kernel": "kernel.build.build",
     "KernelvmWarning": "errors",
-    "LinkedVms": "fixtures",
-    "Pseudofile": "root_config",
-    "Root": "root_config",
-    "Vm": "vm.vm",
+    "LinkedVms": "plugin.guest_request",
+    "Pseudofile": "config.roots",
+    "Root": "config.roots",
+    "Vm": "vm.machine.vm",
 }
 
 

@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_kernelvm.config import ModprobeConfig
+from pytest_kernelvm.config.model import ModprobeConfig
+from pytest_kernelvm.config.roots import Root
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.foreign_files import read_regular
+from pytest_kernelvm.foreign.files import read_regular
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.programs import Programs
 from pytest_kernelvm.guest.userland import Userland, entries_of
-from pytest_kernelvm.kernel.digest import digest_of_bytes, known_digest
-from pytest_kernelvm.kernel.store import ARCHIVES, Store, write_whole
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.firmware import FirmwareFile
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.modules.unpack import MOST_BYTES
-from pytest_kernelvm.root_config import Root
+from pytest_kernelvm.store.digest import digest_of_bytes, known_digest
+from pytest_kernelvm.store.store import ARCHIVES, Store, write_whole
 
 MODPROBE_CONF = "etc/modprobe.d/kernelvm.conf"
 MODPROBE_NAMES = ("insmod", "lsmod", "rmmod")

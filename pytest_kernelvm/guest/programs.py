@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import BuildFailed, Evidence
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
-from pytest_kernelvm.kernel.build import Kernel
-from pytest_kernelvm.kernel.compiler import compiler_version
-from pytest_kernelvm.kernel.intact import require_intact_below
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest
+from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.process import failure, run
+from pytest_kernelvm.store.intact import require_intact_below
+from pytest_kernelvm.store.store import Store, Work, digest_of, file_digest
+from pytest_kernelvm.toolchain.compiler import compiler_version
 
-SOURCES = Path(__file__).parent
+SOURCES = Path(__file__).parent / "c"
 # Of nolibc these have only what is in start.c.
 SMALL = ("modprobe", "preinit", "activate")
 COMPILE_TIMEOUT_S = 120.0

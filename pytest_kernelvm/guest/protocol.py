@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_kernelvm.arch import struct_order
+from pytest_kernelvm.arch.base import struct_order
 from pytest_kernelvm.errors import Evidence, GuestDied, HarnessError
 
 PROTOCOL_VERSION = 3

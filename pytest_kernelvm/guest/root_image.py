@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.roots import Pseudofile, Root
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.cpio import Entry, with_parents
 from pytest_kernelvm.guest.programs import Programs
-from pytest_kernelvm.kernel.image_tools import ImageTool
-from pytest_kernelvm.kernel.store import Store, Work, digest_of, file_digest, raise_if_full
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, failure, find_program, run
-from pytest_kernelvm.root_config import Pseudofile, Root
+from pytest_kernelvm.store.store import Store, Work, digest_of, file_digest, raise_if_full
+from pytest_kernelvm.toolchain.image_tools import ImageTool
 
 KIND = "roots"
 IMAGE = "image"

@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
-from pytest_kernelvm.guest import cpio
-from pytest_kernelvm.kernel.debian import (
+from pytest_kernelvm.fetch.debian import (
     fetch_source,
     host_arch,
     make_source,
     unpack_packages,
     unpack_source,
 )
-from pytest_kernelvm.kernel.store import Store, Work, digest_of
+from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.store import Store, Work, digest_of
 
 # Counts up whenever the way of making changes what comes out.
 RECIPE = 1

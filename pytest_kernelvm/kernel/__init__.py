@@ -1,1 +1,1 @@
-"""Sources, patches, configuration, build and store of kernels."""
+"""From a source to a kernel in the store: source, configuration, build, own modules."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.foreign_files import regular_content, require_regular
+from pytest_kernelvm.foreign.files import regular_content, require_regular
 
 SYMVERS = "Module.symvers"
 # Distributions' have 2 MiB.

@@ -17,21 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch import ARCHES, Arch
-from pytest_kernelvm.config import Source, VmConfig
+from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.config.model import Source, VmConfig
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
-from pytest_kernelvm.foreign_files import refuse_special_files
-from pytest_kernelvm.kernel.debian import download, find_package, unpack_deb
-from pytest_kernelvm.kernel.elf_head import fits
+from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
+from pytest_kernelvm.fetch.kernel_packages import deb_field, host_suite, kernel_packages
+from pytest_kernelvm.fetch.rpm import unpack_rpm
+from pytest_kernelvm.foreign.files import refuse_special_files
 from pytest_kernelvm.kernel.exports import SYMVERS, keep_symvers, symvers_files
-from pytest_kernelvm.kernel.headers import headers_of_source
-from pytest_kernelvm.kernel.kconfig import parse_config
-from pytest_kernelvm.kernel.kernel_note import stored_note
-from pytest_kernelvm.kernel.kernel_packages import deb_field, host_suite, kernel_packages
-from pytest_kernelvm.kernel.rpm import unpack_rpm
-from pytest_kernelvm.kernel.source import DEBIAN_SOURCES
-from pytest_kernelvm.kernel.store import Digest, Store, Work, digest_of, file_digest
+from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
+from pytest_kernelvm.kernel.source.headers import headers_of_source
+from pytest_kernelvm.kernel.source.source import DEBIAN_SOURCES
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.kernel_note import stored_note
+from pytest_kernelvm.store.store import Digest, Store, Work, digest_of, file_digest
+from pytest_kernelvm.toolchain.elf_head import fits
 
 # Counts up whenever an entry made from the same files changes.
 RECIPE = 2

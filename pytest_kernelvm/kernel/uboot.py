@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch import Arch, UBoot
+from pytest_kernelvm.arch.base import Arch, UBoot
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
-from pytest_kernelvm.kernel.compiler import compiler_version
-from pytest_kernelvm.kernel.debian import (
+from pytest_kernelvm.fetch.debian import (
     fetch_source,
     host_arch,
     make_source,
     unpack_packages,
     unpack_source,
 )
-from pytest_kernelvm.kernel.kconfig import as_config, parse_config
-from pytest_kernelvm.kernel.store import Store, Work, digest_of
+from pytest_kernelvm.kernel.kconfig.dot_config import as_config, parse_config
+from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.toolchain.compiler import compiler_version
 
 # Counts up whenever the way of making changes what comes out.
 RECIPE = 1

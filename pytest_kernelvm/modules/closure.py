@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.modules.closure_fast_path import Line, plain_line
 from pytest_kernelvm.modules.closure_walk import ClosureWalk
 from pytest_kernelvm.modules.firmware import NO_FIRMWARE, Firmware, WhenMissing, find_firmware
-from pytest_kernelvm.modules.line import Line, plain_line
 from pytest_kernelvm.modules.names import checked_name
 from pytest_kernelvm.modules.plan import Insertion, Plan
+from pytest_kernelvm.modules.provenance import ClosureModule, Relation
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.modules.why import ClosureModule, Relation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_kernelvm.modules.complaints import (
+from pytest_kernelvm.modules.diagnostics import (
     dependency_cycle,
     dependency_unlisted,
     file_absent,
@@ -18,9 +18,9 @@ from pytest_kernelvm.modules.complaints import (
     unknown_name,
 )
 from pytest_kernelvm.modules.metadata import Softdep
+from pytest_kernelvm.modules.provenance import ClosureModule, Origin, Relation, Requirer
 from pytest_kernelvm.modules.tree import Classification, ModuleTree
 from pytest_kernelvm.modules.walk import Walk, take
-from pytest_kernelvm.modules.why import ClosureModule, Origin, Relation, Requirer
 
 
 class ClosureWalk(Walk[ClosureModule, Requirer]):

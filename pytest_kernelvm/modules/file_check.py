@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules.elf import ElfKind, elf_kind, has_section, modinfo
+from pytest_kernelvm.modules.provenance import ClosureModule
 from pytest_kernelvm.modules.unpack import unpacked
-from pytest_kernelvm.modules.why import ClosureModule
 
 # include/linux/module_signature.h
 _SIGNED = b"~Module signature appended~\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.foreign_files import regular_content
+from pytest_kernelvm.foreign.files import regular_content
 from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
 
 _FIELD = re.compile(r"([^.=\0]+)\.([^=\0]*)=([^\0]*)\0")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.foreign_files import regular_content
+from pytest_kernelvm.foreign.files import regular_content
 from pytest_kernelvm.modules.metadata import MOST_BYTES, Softdep, softdep_of
 from pytest_kernelvm.modules.names import OpenBracket, normalise
 

@@ -13,9 +13,9 @@ from typing import Literal
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules.metadata import Softdep
 from pytest_kernelvm.modules.names import OpenBracket, normalise, pattern_regex
+from pytest_kernelvm.modules.provenance import Relation
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.modules.walk import Walk, take
-from pytest_kernelvm.modules.why import Relation
 
 KMOD_VERSIONS = range(30, 35)
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path, PurePath
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.foreign_files import copy_regular
+from pytest_kernelvm.foreign.files import copy_regular
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.rendering import load_script, unload_script

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from pytest_kernelvm.modules.closure import Closure
-from pytest_kernelvm.modules.why import ClosureModule, Relation
+from pytest_kernelvm.modules.provenance import ClosureModule, Relation
 
 Form = Literal["tree", "list", "json", "dot", "sh"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from pytest_kernelvm.config.services import Service, When, no_parameter
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules.closure import Closure, close
 from pytest_kernelvm.modules.plan import Insertion
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.service_config import Service, When, no_parameter
 
 Value = str | int | bool
 

@@ -12,10 +12,10 @@ from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules import metadata
 from pytest_kernelvm.modules.aliases import AliasIndex
 from pytest_kernelvm.modules.deps import ModulesDep
+from pytest_kernelvm.modules.fast_path import PlainLines
 from pytest_kernelvm.modules.metadata import Metadata, Softdep
 from pytest_kernelvm.modules.modprobe_d import NOTHING, ModprobeD
 from pytest_kernelvm.modules.names import OpenBracket, is_pattern, normalise, pattern_regex
-from pytest_kernelvm.modules.plain import PlainLines
 from pytest_kernelvm.modules.presence import Presence
 
 _SoftdepLine = tuple[int, str, Softdep]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.foreign_files import regular_content
+from pytest_kernelvm.foreign.files import regular_content
 
 # More than the largest module with all its debugging information; what claims to be larger is
 # damaged, or meant to fill the memory.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 from pytest_kernelvm.modules.metadata import Softdep
-from pytest_kernelvm.modules.why import Relation
+from pytest_kernelvm.modules.provenance import Relation
 
 M = TypeVar("M")
 R = TypeVar("R")

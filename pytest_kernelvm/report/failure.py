@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.errors import BadInput, KernelvmError, Verdict
-from pytest_kernelvm.vm.leaving import Failure, Leaving
-from pytest_kernelvm.vm.vm import Vm
+from pytest_kernelvm.failures.bundle_writer import Failure, Leaving
+from pytest_kernelvm.vm.machine.vm import Vm
 
 PACKAGE = Path(__file__).parent.parent
 

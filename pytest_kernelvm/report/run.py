@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pytest_kernelvm.config import VmConfig
+from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.errors import KernelvmError
-from pytest_kernelvm.kernel.compiler import compiler_version
-from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.report.shown import make_printable
-from pytest_kernelvm.vm.guests import Counts
-from pytest_kernelvm.vm.snapshot import qemu_version
+from pytest_kernelvm.session.guests import Counts
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.toolchain.compiler import compiler_version
+from pytest_kernelvm.vm.qemu.snapshot import qemu_version
 
 T = TypeVar("T")
 

@@ -1,1 +1,1 @@
-"""A guest that runs: QEMU's argv and process, console, channel, verdict."""
+"""One guest: QEMU, what the kernel prints, the agent, the verdict, and how it is booted."""

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.errors import BadInput, ToolMissing
-from pytest_kernelvm.kernel.debian import Package, download, find_package, host_arch, unpack_deb
-from pytest_kernelvm.kernel.kernel_packages import kernel_packages
-from pytest_kernelvm.kernel.store import Store, Work, default_store, digest_of
+from pytest_kernelvm.fetch.debian import Package, download, find_package, host_arch, unpack_deb
+from pytest_kernelvm.fetch.kernel_packages import kernel_packages
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store, Work, default_store, digest_of
 
 # Below the store, from one run to the next.
 KIND = "debian-packages"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.process import Deadline, spawn
-from pytest_kernelvm.vm.recording import clocked_lines, following
+from pytest_kernelvm.vm.machine.recording import clocked_lines, following
 from tests.unit.test_recording import Line
 
 STAMP = b"[    1.234567] "

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_kernelvm.cli import main
+from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.process import Completed
 
 # Far above what a refusal takes on a busy machine, far below what a FIFO waits.

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.config import VmConfig, read_config
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.config.model import VmConfig, read_config
 from pytest_kernelvm.process import Completed, run
 
 ARCH = ARCHES["mips"]
-KERNELVM = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
+KERNELVM = "import sys; from pytest_kernelvm.cli.main import main; sys.exit(main())"
 
 # It notes each compilation in the file $COMPILED, and stops before one until the file $GO is there.
 MAKEFILE = """\

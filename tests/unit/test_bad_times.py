@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
+from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.errors import HarnessError, ToolMissing
-from pytest_kernelvm.kernel.compiler import compiler_version
-from pytest_kernelvm.kernel.kept import NOTE, Wanted, kept_build
-from pytest_kernelvm.kernel.mirror import mirrored
-from pytest_kernelvm.kernel.source import patched, unpacked
-from pytest_kernelvm.kernel.store import Store
-from pytest_kernelvm.kernel.worktree import read_tree
+from pytest_kernelvm.kernel.build.build_directories import NOTE, Wanted, kept_build
+from pytest_kernelvm.kernel.source.mirror import mirrored
+from pytest_kernelvm.kernel.source.source import patched, unpacked
+from pytest_kernelvm.kernel.source.worktree import read_tree
 from pytest_kernelvm.process import spawn
 from pytest_kernelvm.progress import Silent
-from tests.unit.test_kept import build, contents, from_nothing, write_source
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.toolchain.compiler import compiler_version
+from tests.unit.test_build_directories import build, contents, from_nothing, write_source
 from tests.unit.test_kinds_of_source import write_files
 from tests.unit.test_process import wait_until
 from tests.unit.test_source import FILES, FITS, make_tarball, write_patch
@@ -119,10 +119,10 @@ def test_a_store_on_another_file_system(disk: Path, tmp_path: Path) -> None:
 BUILDING = """
 import sys, time
 from pathlib import Path
-from pytest_kernelvm.kernel.kept import Wanted, kept_build
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.build.build_directories import Wanted, kept_build
+from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.progress import Silent
-from tests.unit.test_kept import make
+from tests.unit.test_build_directories import make
 
 root, tree, config, go = sys.argv[1:]
 names = {"family": "f", "series": "6.12", "state": "s", "toolchain": "gcc"}

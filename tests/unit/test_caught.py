@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_kernelvm import caught, errors
-from pytest_kernelvm.caught import is_caught_by_name, where_caught
+from pytest_kernelvm import errors
 from pytest_kernelvm.errors import GuestDied, GuestHang, GuestPanic, GuestSplat, KernelvmError
+from pytest_kernelvm.plugin import caught
+from pytest_kernelvm.plugin.caught import is_caught_by_name, where_caught
 
 PANIC = GuestPanic
 

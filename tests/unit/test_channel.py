@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
+from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.errors import GuestDied, HarnessError
 from pytest_kernelvm.guest.protocol import (
     PROTOCOL_VERSION,
@@ -18,8 +18,8 @@ from pytest_kernelvm.guest.protocol import (
     encode_frame,
 )
 from pytest_kernelvm.process import Deadline
-from pytest_kernelvm.vm.channel import Channel, NoReply
-from pytest_kernelvm.vm.streams import connected
+from pytest_kernelvm.vm.agent.channel import Channel, NoReply
+from pytest_kernelvm.vm.qemu.streams import connected
 
 ARCH = ARCHES["mipsel"]
 NUMBERS = {"getpid": 4020}

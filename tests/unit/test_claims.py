@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.short_fixtures import NAMES
+from pytest_kernelvm.plugin.short_fixtures import NAMES
 
 MACHINES = {
     "malta.yaml": 'arch: mips\nkernel: {version: ["6.1", "6.12"]}\n',

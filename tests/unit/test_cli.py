@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import __version__
-from pytest_kernelvm.cli import main
-from pytest_kernelvm.config import json_schema
+from pytest_kernelvm.cli.main import main
+from pytest_kernelvm.config.model import json_schema
 from pytest_kernelvm.errors import Verdict
 from pytest_kernelvm.process import run
-from tests.unit.test_collection import fill, named
+from tests.unit.test_gc import fill, named
 from tests.unit.test_modules_tree import make_tree
 
 VERBS = (
@@ -375,7 +375,7 @@ def test_clean_keeps_sources_unless_asked(
 
 # As a process
 
-COMMAND = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
+COMMAND = "import sys; from pytest_kernelvm.cli.main import main; sys.exit(main())"
 
 
 def test_a_mistake_as_a_process_sees_it(tmp_path: Path) -> None:

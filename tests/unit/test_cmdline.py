@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.vm.cmdline import BOOTLOADER, BUILTIN, TREE, UNKNOWN, take_apart
+from pytest_kernelvm.session.cmdline import BOOTLOADER, BUILTIN, TREE, UNKNOWN, take_apart
 
 BASE = "console=ttyS0 panic=-1"
 SOURCES = {

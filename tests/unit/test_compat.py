@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.cli import main
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing, Verdict
-from pytest_kernelvm.kernel.build import Kernel
-from pytest_kernelvm.kernel.compat import (
+from pytest_kernelvm.kernel.build.build import Kernel
+from pytest_kernelvm.kernel.build.config_uses import read_uses, write_uses
+from pytest_kernelvm.kernel.exports import exported, keep_symvers
+from pytest_kernelvm.kernel.out_of_tree.compat import (
     config_near,
     layout_objections,
     objections,
     require_fit,
     unchecked,
 )
-from pytest_kernelvm.kernel.config_uses import read_uses, write_uses
-from pytest_kernelvm.kernel.digest import digest_of
-from pytest_kernelvm.kernel.exports import exported, keep_symvers
 from pytest_kernelvm.process import find_program, run
+from pytest_kernelvm.store.digest import digest_of
 
 ARCH = ARCHES["mips"]
 RELEASE = "6.12.30"

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES, Arch
+from pytest_kernelvm.arch.base import ARCHES, Arch
 from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.compiler import (
+from pytest_kernelvm.process import run
+from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store, file_digest
+from pytest_kernelvm.toolchain.compiler import (
     ASKED,
     ccache_summary,
     compiler_directory,
     compiler_version,
     require_arch,
 )
-from pytest_kernelvm.kernel.store import Store, file_digest
-from pytest_kernelvm.process import run
-from pytest_kernelvm.progress import Silent
 
 
 @pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES)

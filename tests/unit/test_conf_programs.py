@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.errors import HarnessError
-from pytest_kernelvm.kernel.conf_programs import KIND, put_conf_programs
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.kconfig.conf_programs import KIND, put_conf_programs
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store
 from tests.unit.test_store import disk_of
 
 

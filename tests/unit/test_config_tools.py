@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import VmConfig, read_config
+from pytest_kernelvm.config.model import VmConfig, read_config
 from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.build import build_kernel
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.build.build import build_kernel
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store
 from tests.unit.small_kernel import MAKEFILE, write_small_kernel
 from tests.unit.test_source import Told
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.process import Deadline, spawn
-from pytest_kernelvm.vm.deadlines import BootDeadline, GuestDeadline, Work, work_of
+from pytest_kernelvm.vm.verdict.deadlines import BootDeadline, GuestDeadline, Work, work_of
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 SPINNER = [sys.executable, "-c", "while True: pass"]

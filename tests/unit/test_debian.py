@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
-from pytest_kernelvm.kernel.debian import find_package, mirror, unpack_deb, unpack_source
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.fetch.debian import find_package, mirror, unpack_deb, unpack_source
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store
 
 PATCH = """\
 --- a/hello.c

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.device_tree import get_property, reserve, set_property
-from pytest_kernelvm.vm.layout import PAGE_BYTES, Extent, lay_out
+from pytest_kernelvm.vm.bootpath.device_tree import get_property, reserve, set_property
+from pytest_kernelvm.vm.bootpath.layout import PAGE_BYTES, Extent, lay_out
 
 libfdt = pytest.importorskip("libfdt", reason="pip install pytest-kernelvm[device-tree]")
 

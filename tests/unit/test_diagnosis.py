@@ -22,9 +22,9 @@ from pytest_kernelvm.errors import (
     NoOutput,
     Verdict,
 )
-from pytest_kernelvm.vm.diagnosis import Arrival, Symptoms, diagnose, launch_failed
-from pytest_kernelvm.vm.splats import read_splats
-from pytest_kernelvm.vm.watch import Trouble
+from pytest_kernelvm.vm.klog.splats import read_splats
+from pytest_kernelvm.vm.verdict.diagnosis import Arrival, Symptoms, diagnose, launch_failed
+from pytest_kernelvm.vm.verdict.watch import Trouble
 from tests.unit.test_transcript import CONSOLES, console
 
 CPU_WORDS = "qemu-system-mips: unable to find CPU model 'no-such-cpu'\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import VmConfig, read_config
-from pytest_kernelvm.doctor import (
+from pytest_kernelvm.config.model import VmConfig, read_config
+from pytest_kernelvm.doctor.probes import (
     SYSTEMS,
     Finding,
     System,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import Source
+from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.errors import BadInput, ToolMissing
-from pytest_kernelvm.kernel.download import fetch
-from pytest_kernelvm.kernel.release import resolve
-from pytest_kernelvm.kernel.source import kernel_version, locate, unpacked
-from pytest_kernelvm.kernel.store import Store
-from pytest_kernelvm.kernel.tarball import RemoteTarball
+from pytest_kernelvm.fetch.download import fetch
+from pytest_kernelvm.fetch.tarball import RemoteTarball
+from pytest_kernelvm.kernel.source.source import kernel_version, locate, unpacked
+from pytest_kernelvm.kernel.source.version import resolve
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store
 from tests.unit.serving import Served, serving
 from tests.unit.test_source import FILES, Told, make_tarball
 

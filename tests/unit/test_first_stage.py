@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES, Arch
+from pytest_kernelvm.arch.base import ARCHES, Arch
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.vm.first_stage import (
+from pytest_kernelvm.vm.bootpath.first_stage import (
     COMMAND_LINE_SIZE,
     UHI,
     WORDS_AT,

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.bounded_text import CONSOLE_LIMIT_MIB, TOLD_BYTES, BoundedText, Times
+from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB, TOLD_BYTES, BoundedText, Times
 from tests.unit.flooding import FLOODS
 from tests.unit.hostile_text import unprintable
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.kernel.archive_rules import Way
-from pytest_kernelvm.kernel.tarball import unpack_tarball
+from pytest_kernelvm.fetch.tarball import unpack_tarball
+from pytest_kernelvm.foreign.archive_rules import Way
 from pytest_kernelvm.process import run
 from tests.unit.hostile import Scratch, make_scratch, refused
 from tests.unit.test_foreign_bundles import MEMBERS, member

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_kernelvm.foreign_json import (
+from pytest_kernelvm.foreign.json_fields import (
     Fields,
     Malformed,
     parse_json,

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.failures.journal_reading import read_act
 from pytest_kernelvm.guest.protocol import Batch, Pointer, Reply, Result, Step
-from pytest_kernelvm.vm.journal import (
+from pytest_kernelvm.vm.agent.journal import (
     HELD_BYTES,
     Act,
     Exchange,
@@ -20,7 +21,6 @@ from pytest_kernelvm.vm.journal import (
     Signalled,
     Typed,
 )
-from pytest_kernelvm.vm.journal_reading import read_act
 
 arguments = st.one_of(
     st.integers(-(2**31), 2**31 - 1),

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.config import KernelConfig, Requested, read_config, symbol_value
+from pytest_kernelvm.config.model import KernelConfig, Requested, read_config, symbol_value
+from pytest_kernelvm.config.typed_yaml import Located, Place
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.kernel.configuring import tristates
-from pytest_kernelvm.kernel.kconfig import (
+from pytest_kernelvm.kernel.kconfig.dot_config import (
     as_config,
     lost,
     offered,
@@ -20,14 +20,14 @@ from pytest_kernelvm.kernel.kconfig import (
     same_value,
     well_formed,
 )
-from pytest_kernelvm.kernel.kconfig_requests import (
+from pytest_kernelvm.kernel.kconfig.requests import (
     conditionals_of,
     merge,
     read_fragment,
     requests_key,
     requests_of,
 )
-from pytest_kernelvm.typed_yaml import Located, Place
+from pytest_kernelvm.kernel.kconfig.session import tristates
 
 FINAL = """\
 #

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.config import Requested
-from pytest_kernelvm.kernel.kconfig import as_config
-from pytest_kernelvm.kernel.kconfig_diff import Change, Side, difference, rendered
-from pytest_kernelvm.kernel.kconfig_edit import changed_values, smallest_fragment
+from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.kernel.kconfig.diff import Change, Side, difference, rendered
+from pytest_kernelvm.kernel.kconfig.dot_config import as_config
+from pytest_kernelvm.kernel.kconfig.edit import changed_values, smallest_fragment
 
 OLD = Side(
     label="malta-6.1",

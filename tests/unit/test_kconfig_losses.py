@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import Requested
+from pytest_kernelvm.config.model import Requested
 from pytest_kernelvm.errors import HarnessError
-from pytest_kernelvm.kernel.kconfig import lost
-from pytest_kernelvm.kernel.kconfig_losses import definitions, explain_losses, near_names
-from pytest_kernelvm.kernel.kconfig_menus import Menus, as_text, rewritten
-from pytest_kernelvm.kernel.kconfig_remedy import Remedy, find_remedy, ways_to
-from pytest_kernelvm.kernel.kconfig_report import explained, unexplained
+from pytest_kernelvm.kernel.kconfig.dot_config import lost
+from pytest_kernelvm.kernel.kconfig.losses import definitions, explain_losses, near_names
+from pytest_kernelvm.kernel.kconfig.menus import Menus, as_text, rewritten
+from pytest_kernelvm.kernel.kconfig.remedy import Remedy, find_remedy, ways_to
+from pytest_kernelvm.kernel.kconfig.report import explained, unexplained
 from pytest_kernelvm.process import run
 from tests.kconfig_examples import EXAMPLES, PLAIN, Example, write_tree
 
@@ -148,7 +148,7 @@ def test_the_report_without_an_explanation(tree: Path) -> None:
 
 def test_kconfiglib_is_imported_only_to_explain() -> None:
     program = (
-        "import sys; import pytest_kernelvm.cli, pytest_kernelvm.kernel.build; "
+        "import sys; import pytest_kernelvm.cli.main, pytest_kernelvm.kernel.build.build; "
         "print('kconfiglib' in sys.modules)"
     )
     assert run([sys.executable, "-c", program], timeout_s=60).stdout == "False\n"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from pytest_kernelvm.guest.protocol import LOG_BYTES, RECORD_BYTES
-from pytest_kernelvm.vm.kernel_log import (
+from pytest_kernelvm.vm.klog.kernel_log import (
     LIMIT_BYTES,
     MARK_RECORD,
     RAW_BYTES,
     LogCopy,
     may_go_on,
 )
-from pytest_kernelvm.vm.kmsg import parse_kmsg
-from pytest_kernelvm.vm.splats import read_splats
+from pytest_kernelvm.vm.klog.kmsg import parse_kmsg
+from pytest_kernelvm.vm.klog.splats import read_splats
 
 FIRST = b"6,0,0,-;Linux version 6.12.117\n6,1,1254483,-;serial8250.0: ttyS1\n SUBSYSTEM=platform\n"
 WARNING = (

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.config import VmConfig, read_config
-from pytest_kernelvm.kernel import build
-from pytest_kernelvm.kernel.build import kernel_digest, request_key
-from pytest_kernelvm.kernel.store import digest_of
+from pytest_kernelvm.config.model import VmConfig, read_config
+from pytest_kernelvm.kernel.build import build
+from pytest_kernelvm.kernel.build.build import kernel_digest, request_key
+from pytest_kernelvm.store.store import digest_of
 
 CONFIG = """\
 arch: mips

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import Source, source_named
+from pytest_kernelvm.config.model import Source, source_named
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
-from pytest_kernelvm.kernel.commit import Commit
-from pytest_kernelvm.kernel.following import content_digest, files_below
-from pytest_kernelvm.kernel.mirror import mirrored
-from pytest_kernelvm.kernel.source import kernel_version, locate, unpacked
-from pytest_kernelvm.kernel.store import Store, file_digest
-from pytest_kernelvm.kernel.tarball import Tarball
-from pytest_kernelvm.kernel.worktree import RACY_S, WorkingTree, read_tree
+from pytest_kernelvm.fetch.tarball import Tarball
+from pytest_kernelvm.fetch.tree_sync import content_digest, files_below
+from pytest_kernelvm.kernel.source.commit import Commit
+from pytest_kernelvm.kernel.source.mirror import mirrored
+from pytest_kernelvm.kernel.source.source import kernel_version, locate, unpacked
+from pytest_kernelvm.kernel.source.worktree import RACY_S, WorkingTree, read_tree
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store, file_digest
 from tests.unit.test_source import FILES, FITS, MAKEFILE, make_tarball, write_patch
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_kernelvm.vm.ktap import first_lines, read_results, without_time
+from pytest_kernelvm.vm.klog.ktap import first_lines, read_results, without_time
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.vm.layout import PAGE_BYTES, Extent, lay_out, refuse_overlaps
+from pytest_kernelvm.vm.bootpath.layout import PAGE_BYTES, Extent, lay_out, refuse_overlaps
 
 SIZES = st.lists(st.integers(0, 5 * PAGE_BYTES), max_size=6)
 ROOMS = st.builds(

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.cli import main
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.modules.file_check import check_files

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.kernel.store import default_store
 from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.modules.ko_files import tree_of_files
 from pytest_kernelvm.modules.names import normalise
@@ -18,6 +17,7 @@ from pytest_kernelvm.modules.probe import KMOD_VERSIONS, probe
 from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.store import default_store
 from tests.unit.debian_packages import module_root, newer_modprobe, unreachable_is_skipped
 
 ALIASES = 5000

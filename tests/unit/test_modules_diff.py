@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.cli import main
+from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.modules.diff import Change, TreeDiff, diff_trees
 from pytest_kernelvm.modules.diff_rendering import diff_json, diff_text
 from pytest_kernelvm.modules.tree import ModuleTree

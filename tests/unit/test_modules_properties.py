@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from pytest_kernelvm.modules.closure import close
-from pytest_kernelvm.modules.line import Line
+from pytest_kernelvm.modules.closure_fast_path import Line
 from pytest_kernelvm.modules.probe import probe
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.test_modules_closure import Graph, graphs, root, tree_of

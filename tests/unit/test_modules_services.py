@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.cli import main
-from pytest_kernelvm.config import VmConfig, read_config
+from pytest_kernelvm.cli.main import main
+from pytest_kernelvm.config.model import VmConfig, read_config
+from pytest_kernelvm.config.services import Service, shipped_services
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.modules.services import Ledger, closure_of, requirement
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.modules.unpack import unpacked
-from pytest_kernelvm.service_config import Service, shipped_services
 from tests.unit.debian_packages import module_root, unreachable_is_skipped
 from tests.unit.test_modules_tree import make_tree
 

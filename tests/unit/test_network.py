@@ -8,7 +8,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.vm.network import (
+from pytest_kernelvm.vm.agent.network import (
     _FORWARDED,
     echo_request,
     internet_checksum,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import Patch
+from pytest_kernelvm.config.model import Patch
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.kernel.patching import MOST_PATCH_BYTES, plain_patch
+from pytest_kernelvm.fetch.patching import MOST_PATCH_BYTES, plain_patch
 from pytest_kernelvm.process import run
 
 TEXT = b"--- a/x\n+++ b/x\n@@ -1 +1 @@\n-x\n+y\n" * 40

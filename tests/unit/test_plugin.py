@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from xdist.remote import Producer
 
-from pytest_kernelvm.fixtures import Asked, asked_by
-from pytest_kernelvm.marks import ALL, FEATURES_MARKER, MARKER, SPLATS_MARKER
-from pytest_kernelvm.root_config import Root
-from pytest_kernelvm.scheduling import TOGETHER, CellScheduling
+from pytest_kernelvm.config.roots import Root
+from pytest_kernelvm.plugin.guest_request import Asked, asked_by
+from pytest_kernelvm.plugin.marks import ALL, FEATURES_MARKER, MARKER, SPLATS_MARKER
+from pytest_kernelvm.plugin.scheduling import TOGETHER, CellScheduling
 
 # What is imported in every run.
 LIGHT = [
     "pytest_kernelvm",
-    *(f"pytest_kernelvm.{name}" for name in ("claims", "marks", "plugin", "short_fixtures")),
+    "pytest_kernelvm.plugin",
+    *(f"pytest_kernelvm.plugin.{name}" for name in ("claims", "hooks", "marks")),
+    "pytest_kernelvm.plugin.short_fixtures",
 ]
 MALTA = 'arch: mips\nkernel: {version: ["6.1", "6.12"]}\n'
 AARCH64 = 'arch: aarch64\nkernel: {version: "6.12"}\n'
@@ -405,7 +407,7 @@ def test_a_failure_of_ours_is_shown_without_our_frames(pytester: pytest.Pytester
         """
         from pathlib import Path
 
-        from pytest_kernelvm.arch import arch_named
+        from pytest_kernelvm.arch.base import arch_named
 
         def test_x(cell):
             arch_named("mpis")  # the test's line

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.config import VmConfig, prebuilt_cell, source_named
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.config.model import VmConfig, prebuilt_cell, source_named
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.kernel import prebuilt
-from pytest_kernelvm.kernel.build import Kernel, build_kernel, find_kernel
+from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.kernel.exports import exported
 from pytest_kernelvm.kernel.prebuilt import arch_of, named_package
-from pytest_kernelvm.kernel.store import Store, Work, digest_of
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.store import Store, Work, digest_of
 from tests.unit.test_source import Told
 
 RELEASE = "6.1.0-9-arm64"

@@ -14,15 +14,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_kernelvm.cli import main
+from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError
+from pytest_kernelvm.failures.bundle import KIND
+from pytest_kernelvm.failures.bundle_notes import ABOUT, FORMAT, GUEST
 from pytest_kernelvm.printable import EXCERPT_LINES, LINE_CHARACTERS, printable, printable_line
 from pytest_kernelvm.progress import StreamProgress
-from pytest_kernelvm.report.witness import Labelled
-from pytest_kernelvm.vm.bundle import KIND
-from pytest_kernelvm.vm.bundle_notes import ABOUT, FORMAT, GUEST
-from pytest_kernelvm.vm.recording import following, two_clocks
-from pytest_kernelvm.vm.shell import GuestShell
+from pytest_kernelvm.report.observer import Labelled
+from pytest_kernelvm.shell.shell import GuestShell
+from pytest_kernelvm.vm.machine.recording import following, two_clocks
 from tests.unit.hostile_text import HOSTILE, raw, unprintable
 from tests.unit.test_recording import Line
 
@@ -176,7 +176,7 @@ TESTS = """
 import logging
 import pytest
 from pytest_kernelvm.errors import BadInput, CommandFailed, Evidence
-from pytest_kernelvm.vm.results import CommandResult
+from pytest_kernelvm.vm.agent.results import CommandResult
 from tests.unit.hostile_text import HOSTILE
 
 all_hostile = pytest.mark.parametrize("name", HOSTILE)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.config import Machine
-from pytest_kernelvm.vm.qemu_argv import (
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.config.model import Machine
+from pytest_kernelvm.vm.qemu.argv import (
     BY_HAND,
     SANDBOX,
     Boot,

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import arch_named
+from pytest_kernelvm.arch.base import arch_named
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
-from pytest_kernelvm.report.witness import Labelled
-from pytest_kernelvm.vm.bounded_text import APART_S, CONSOLE_LIMIT_MIB
-from pytest_kernelvm.vm.channel import Channel
-from pytest_kernelvm.vm.console import Console
-from pytest_kernelvm.vm.judging import Judge
-from pytest_kernelvm.vm.kernel_log import LogCopy
-from pytest_kernelvm.vm.launch import Launch
-from pytest_kernelvm.vm.qmp import Qmp
-from pytest_kernelvm.vm.recording import following, two_clocks, write_cast
-from pytest_kernelvm.vm.streams import connected
+from pytest_kernelvm.report.observer import Labelled
+from pytest_kernelvm.vm.agent.channel import Channel
+from pytest_kernelvm.vm.klog.kernel_log import LogCopy
+from pytest_kernelvm.vm.machine.console import Console
+from pytest_kernelvm.vm.machine.recording import following, two_clocks, write_cast
+from pytest_kernelvm.vm.qemu.bounded_text import APART_S, CONSOLE_LIMIT_MIB
+from pytest_kernelvm.vm.qemu.launch import Launch
+from pytest_kernelvm.vm.qemu.qmp import Qmp
+from pytest_kernelvm.vm.qemu.streams import connected
+from pytest_kernelvm.vm.verdict.verdict_collector import Judge
 
 BEFORE = b"[    0.000000] Linux version 6.12\r\n[    0.1"
 

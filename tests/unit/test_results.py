@@ -9,8 +9,7 @@ from typing import Literal
 
 import pytest
 
-from pytest_kernelvm.vm.kmsg import LogRecord, parse_kmsg
-from pytest_kernelvm.vm.results import (
+from pytest_kernelvm.vm.agent.results import (
     STATX_BYTES,
     UTSNAME_BYTES,
     CommandResult,
@@ -21,6 +20,7 @@ from pytest_kernelvm.vm.results import (
     parse_statx,
     parse_utsname,
 )
+from pytest_kernelvm.vm.klog.kmsg import LogRecord, parse_kmsg
 
 ByteOrder = Literal["big", "little"]
 PREFIX: dict[ByteOrder, str] = {"big": ">", "little": "<"}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.config import read_config
+from pytest_kernelvm.config.model import read_config
+from pytest_kernelvm.config.roots import Pseudofile, Root
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.root_config import Pseudofile, Root
 
 HEAD = """\
     arch: mips

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.config import Machine
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.config.model import Machine
+from pytest_kernelvm.config.roots import KINDS, Pseudofile, Root
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.programs import Abi, Programs
@@ -22,13 +23,12 @@ from pytest_kernelvm.guest.root_image import (
     make_root_image,
     pseudofile_list,
 )
-from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import StreamProgress
-from pytest_kernelvm.root_config import KINDS, Pseudofile, Root
-from pytest_kernelvm.vm.kexec import load_of, on_flash_of
-from pytest_kernelvm.vm.qemu_argv import BY_HAND, Boot, qemu_argv
-from pytest_kernelvm.vm.root import announced_by, boot_into, erase_bytes
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.bootpath.kexec import load_of, on_flash_of
+from pytest_kernelvm.vm.bootpath.root import announced_by, boot_into, erase_bytes
+from pytest_kernelvm.vm.qemu.argv import BY_HAND, Boot, qemu_argv
 
 CONTENTS = (
     cpio.file("init", b"\x7fELF agent", 0o755),
@@ -263,7 +263,7 @@ def test_a_second_kernel_finds_what_is_there(store: Store, tmp_path: Path) -> No
 
 def test_the_first_tree_in_an_image() -> None:
     libfdt = pytest.importorskip("libfdt", reason="pip install pytest-kernelvm[device-tree]")
-    from pytest_kernelvm.vm.device_tree import (
+    from pytest_kernelvm.vm.bootpath.device_tree import (
         get_property,
         remove_property,
         set_property,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import select_cells
-from pytest_kernelvm.kernel.store import Store, Work, digest_of
+from pytest_kernelvm.config.model import select_cells
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.report.run import Tally, header, summary
-from pytest_kernelvm.vm.guests import Counts
+from pytest_kernelvm.session.guests import Counts
+from pytest_kernelvm.store.store import Store, Work, digest_of
 
 CONFIGS = Path(__file__).parents[2] / "vm-configs"
 

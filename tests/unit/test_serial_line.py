@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.vm.serial_line import LineEnd, named, serial_line
+from pytest_kernelvm.vm.qemu.serial_line import LineEnd, named, serial_line
 
 CAPACITY_BYTES = 1 << 18
 

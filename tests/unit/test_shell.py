@@ -10,7 +10,7 @@ import pexpect
 SHELL = """
 import sys, threading
 from types import SimpleNamespace
-from pytest_kernelvm.vm.shell import GuestShell, interact
+from pytest_kernelvm.shell.shell import GuestShell, interact
 
 class Talking(GuestShell):
     "say: one piece at once, the others beside the prompt."

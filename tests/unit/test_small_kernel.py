@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, HarnessError, ToolMissing, Verdict
-from pytest_kernelvm.kernel.build import Kernel, build_kernel, find_kernel
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.process import run, spawn
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store
 from tests.unit.small_kernel import ARCH, build_argv, kernelvm_build, write_cell, write_small_kernel
 from tests.unit.test_process import wait_until
 from tests.unit.test_store import disk_of

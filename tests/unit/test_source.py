@@ -10,14 +10,14 @@ from textwrap import dedent
 
 import pytest
 
-from pytest_kernelvm.config import Patch, Source
+from pytest_kernelvm.config.model import Patch, Source
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
-from pytest_kernelvm.kernel.collection import verify
-from pytest_kernelvm.kernel.intact import DamagedStore
-from pytest_kernelvm.kernel.source import kernel_version, locate, patched, unpacked
-from pytest_kernelvm.kernel.store import Digest, Store, file_digest
-from pytest_kernelvm.kernel.tarball import Tarball
+from pytest_kernelvm.fetch.tarball import Tarball
+from pytest_kernelvm.kernel.source.source import kernel_version, locate, patched, unpacked
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.gc import verify
+from pytest_kernelvm.store.intact import DamagedStore
+from pytest_kernelvm.store.store import Digest, Store, file_digest
 
 MAKEFILE = """\
 # SPDX-License-Identifier: GPL-2.0

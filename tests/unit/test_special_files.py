@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import ModprobeConfig
+from pytest_kernelvm.config.model import ModprobeConfig
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.foreign_files import read_regular, regular_content
+from pytest_kernelvm.foreign.files import read_regular, regular_content
 from pytest_kernelvm.guest.initramfs import guest_entries
 from pytest_kernelvm.guest.programs import Abi, Programs
 from pytest_kernelvm.modules.closure import close

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kernelvm.vm.splats import Splat, read_log_splats, read_splats
+from pytest_kernelvm.vm.klog.splats import Splat, read_log_splats, read_splats
 
 
 def stamped(text: str, caller: str = "", begin_s: float = 5.0) -> str:

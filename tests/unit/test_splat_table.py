@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kernelvm.vm.splat_table import HINT, ROWS, kind_of, row_of
-from pytest_kernelvm.vm.splats import read_splats
+from pytest_kernelvm.vm.klog.splat_table import HINT, ROWS, kind_of, row_of
+from pytest_kernelvm.vm.klog.splats import read_splats
 
 # Composed from the formats in the kernel's source that the table names, by kind.
 EXAMPLES = {

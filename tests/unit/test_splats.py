@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.vm.kernel_log import shown
-from pytest_kernelvm.vm.kmsg import LogRecord
-from pytest_kernelvm.vm.splats import (
+from pytest_kernelvm.vm.klog.kernel_log import shown
+from pytest_kernelvm.vm.klog.kmsg import LogRecord
+from pytest_kernelvm.vm.klog.splats import (
     Splat,
     belongs_to,
     guest_seconds,

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, HarnessError
-from pytest_kernelvm.kernel.store import (
+from pytest_kernelvm.process import Spawned, run, spawn
+from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import (
     ENTRY,
     Digest,
     Store,
@@ -28,8 +30,6 @@ from pytest_kernelvm.kernel.store import (
     remove_tree,
     write_whole,
 )
-from pytest_kernelvm.process import Spawned, run, spawn
-from pytest_kernelvm.progress import Silent
 from tests.unit.test_process import wait_until
 
 LABEL = "the kernel of malta-6.12"
@@ -188,7 +188,7 @@ def test_what_an_interrupted_predecessor_left_is_removed(store: Store) -> None:
 MAKING = """
 import sys, time
 from pathlib import Path
-from pytest_kernelvm.kernel.store import Digest, Store
+from pytest_kernelvm.store.store import Digest, Store
 from pytest_kernelvm.progress import StreamProgress
 
 root, go = map(Path, sys.argv[1:])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kernelvm.vm.splat_table import ROWS
-from pytest_kernelvm.vm.taint import TAINTS, taints_of, unexplained_taints
+from pytest_kernelvm.vm.klog.splat_table import ROWS
+from pytest_kernelvm.vm.klog.taint import TAINTS, taints_of, unexplained_taints
 
 OUT_OF_TREE = "[    2.841712] mine: loading out-of-tree module taints kernel.\n"
 UNSIGNED = (

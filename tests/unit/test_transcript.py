@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.vm.splats import read_splats
-from pytest_kernelvm.vm.transcript import (
+from pytest_kernelvm.vm.klog.splats import read_splats
+from pytest_kernelvm.vm.klog.transcript import (
     HALTED,
     SPLAT_LINES,
     around_end,

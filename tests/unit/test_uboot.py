@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
+from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.kernel.uboot import obtain_uboot
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store
 
 
 def test_no_uboot_where_qemu_passes_a_tree(tmp_path: Path) -> None:

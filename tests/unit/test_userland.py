@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.config import read_config
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.config.model import read_config
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.fixtures import asked_by
 from pytest_kernelvm.guest.userland import Userland, entries_of, obtain_userland
-from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.plugin.guest_request import asked_by
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store
 
 VM_CONFIGS = Path(__file__).parents[2] / "vm-configs"
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_kernelvm.config.versions import EVERY_VERSION, VersionRange
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.version_range import EVERY_VERSION, VersionRange
 
 
 @pytest.mark.parametrize(

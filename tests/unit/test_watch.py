@@ -15,13 +15,13 @@ import pytest
 
 from pytest_kernelvm.guest.protocol import Batch, FrameSplitter, Reply
 from pytest_kernelvm.process import Deadline, Spawned, spawn
-from pytest_kernelvm.vm.deadlines import GuestDeadline
-from pytest_kernelvm.vm.kernel_log import LogCopy
-from pytest_kernelvm.vm.log_reader import LogReader
-from pytest_kernelvm.vm.serial_line import LineEnd
-from pytest_kernelvm.vm.splat_reader import MOST_SPLATS
-from pytest_kernelvm.vm.streams import Streams, connected
-from pytest_kernelvm.vm.watch import Places, Source, Trouble, Watch, allowance
+from pytest_kernelvm.vm.klog.kernel_log import LogCopy
+from pytest_kernelvm.vm.klog.splat_reader import MOST_SPLATS
+from pytest_kernelvm.vm.qemu.serial_line import LineEnd
+from pytest_kernelvm.vm.qemu.streams import Streams, connected
+from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline
+from pytest_kernelvm.vm.verdict.log_reader import LogReader
+from pytest_kernelvm.vm.verdict.watch import Places, Source, Trouble, Watch, allowance
 from tests.unit.test_transcript import console
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]

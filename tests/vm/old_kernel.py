@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config import read_config
-from pytest_kernelvm.kernel.store import Store
-from pytest_kernelvm.vm.qemu_argv import loader_argv
-from pytest_kernelvm.vm.vm import Bootable
+from pytest_kernelvm.config.model import read_config
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.qemu.argv import loader_argv
 from tests.vm.small_kernel_symbols import LEAST
 
 PATCH = "phram-cached-mapping"

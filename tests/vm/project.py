@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config import VmConfig
+from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.build import configuring
-from pytest_kernelvm.kernel.source import locate, unpacked
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.build.build import configuring
+from pytest_kernelvm.kernel.source.source import locate, unpacked
 from pytest_kernelvm.process import Completed, run
+from pytest_kernelvm.store.store import Store
 
 # What a store has of its own; the rest need not be made again. Snapshots are linked into bundles.
 OWN_KINDS = ("snapshots", "failures", "logs", "tmp", "uses")
 TIMEOUT_S = 240.0
-KERNELVM = "import sys; from pytest_kernelvm.cli import main; sys.exit(main())"
+KERNELVM = "import sys; from pytest_kernelvm.cli.main import main; sys.exit(main())"
 
 
 def pytest_argv(cell: Cell, directory: Path, *arguments: str) -> list[str]:

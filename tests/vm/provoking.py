@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from pytest_kernelvm import Cell, Vm
-from pytest_kernelvm.vm.deadlines import Limits, work_of
-from pytest_kernelvm.vm.qemu_argv import Boot
-from pytest_kernelvm.vm.vm import Bootable
+from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.qemu.argv import Boot
+from pytest_kernelvm.vm.verdict.deadlines import Limits, work_of
 
 CRASH = "/sys/kernel/debug/provoke-crash/DIRECT"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import read_config
+from pytest_kernelvm.config.model import read_config
 from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.store import Store
-from pytest_kernelvm.vm.cell import Cell
-from pytest_kernelvm.vm.trial import try_modules
-from pytest_kernelvm.vm.vm import Vm
+from pytest_kernelvm.session.cell import Cell
+from pytest_kernelvm.session.smoke_tests import try_modules
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.machine.vm import Vm
 from tests.vm.small_kernel_symbols import LEAST
 from tests.vm.test_own_modules import HELLO
 

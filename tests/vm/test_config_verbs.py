@@ -11,17 +11,17 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from pytest_kernelvm.config import select_cells
+from pytest_kernelvm.config.model import select_cells
 from pytest_kernelvm.errors import Verdict
-from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import Completed, run
+from pytest_kernelvm.store.store import Store
 from tests.vm.project import store_of_sources
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-KERNELVM = ("-c", "import sys; from pytest_kernelvm.cli import main; sys.exit(main())")
+KERNELVM = ("-c", "import sys; from pytest_kernelvm.cli.main import main; sys.exit(main())")
 NCURSES_HEADERS = ("/usr/include/ncurses.h", "/usr/include/ncursesw/ncurses.h")
 
 

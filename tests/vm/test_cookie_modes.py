@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import Cell, Vm
-from pytest_kernelvm.vm.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cmdline_from
+from pytest_kernelvm.session.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cmdline_from
 from tests.vm.boot_variants import variant
 from tests.vm.provoking import bare
 

@@ -14,11 +14,11 @@ import pytest
 
 from pytest_kernelvm import Cell
 from pytest_kernelvm.errors import HarnessError
-from pytest_kernelvm.kernel.intact import DamagedStore
-from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import Deadline, run, spawn
-from pytest_kernelvm.vm.guests import Guests
-from pytest_kernelvm.vm.snapshot import CONSOLE, LOG, MEMORY, STATE, find_snapshot
+from pytest_kernelvm.session.guests import Guests
+from pytest_kernelvm.store.intact import DamagedStore
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.qemu.snapshot import CONSOLE, LOG, MEMORY, STATE, find_snapshot
 from tests.unit.test_source import Told
 from tests.unit.test_store import disk_of
 from tests.vm.project import KERNELVM

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
-from pytest_kernelvm.config import Machine, Requested
+from pytest_kernelvm.config.model import Machine, Requested
 from pytest_kernelvm.errors import (
     BootHang,
     ConfigLost,
@@ -20,10 +20,10 @@ from pytest_kernelvm.errors import (
     LaunchFailed,
     NoOutput,
 )
-from pytest_kernelvm.kernel.build import build_kernel
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.build.build import build_kernel
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.vm.guests import Guests
+from pytest_kernelvm.session.guests import Guests
+from pytest_kernelvm.store.store import Store
 from tests.vm.provoking import bare
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.errors import BadInput, GuestPanic
-from pytest_kernelvm.vm.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cmdline_from
-from pytest_kernelvm.vm.device_tree import get_property, reserve, set_property
-from pytest_kernelvm.vm.first_stage import (
+from pytest_kernelvm.session.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cmdline_from
+from pytest_kernelvm.vm.bootpath.device_tree import get_property, reserve, set_property
+from pytest_kernelvm.vm.bootpath.first_stage import (
     COMMAND_LINE_SIZE,
     Loaded,
     by_uhi,
@@ -21,7 +21,7 @@ from pytest_kernelvm.vm.first_stage import (
     put_before,
     read_image,
 )
-from pytest_kernelvm.vm.layout import PAGE_BYTES, Extent, lay_out
+from pytest_kernelvm.vm.bootpath.layout import PAGE_BYTES, Extent, lay_out
 from tests.vm.boot_variants import with_device_tree
 from tests.vm.provoking import bare
 

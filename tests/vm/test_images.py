@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import Cell, Kernel
-from pytest_kernelvm.kernel.image_tools import IMAGE_TOOLS
-from pytest_kernelvm.vm.vm import Vm
+from pytest_kernelvm.toolchain.image_tools import IMAGE_TOOLS
+from pytest_kernelvm.vm.machine.vm import Vm
 
 pytestmark = pytest.mark.slow
 

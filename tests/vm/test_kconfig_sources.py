@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 from kconfiglib import BOOL, TRISTATE
 
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.config import Conditional, Fragment, Requested, VmConfig, select_cells
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.config.model import Conditional, Fragment, Requested, VmConfig, select_cells
+from pytest_kernelvm.config.versions import VersionRange
 from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing
-from pytest_kernelvm.kernel.build import build_kernel, configuring
-from pytest_kernelvm.kernel.kconfig import as_config, lost, offered, parse_config
-from pytest_kernelvm.kernel.kconfig_losses import definitions, explain_losses
-from pytest_kernelvm.kernel.kconfig_menus import Menus, prompts
-from pytest_kernelvm.kernel.kconfig_remedy import find_remedy
-from pytest_kernelvm.kernel.kconfig_renames import DEPARTED
-from pytest_kernelvm.kernel.source import kernel_version
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.kernel.build.build import build_kernel, configuring
+from pytest_kernelvm.kernel.kconfig.dot_config import as_config, lost, offered, parse_config
+from pytest_kernelvm.kernel.kconfig.losses import definitions, explain_losses
+from pytest_kernelvm.kernel.kconfig.menus import Menus, prompts
+from pytest_kernelvm.kernel.kconfig.remedy import find_remedy
+from pytest_kernelvm.kernel.kconfig.renames import DEPARTED
+from pytest_kernelvm.kernel.source.source import kernel_version
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.version_range import VersionRange
+from pytest_kernelvm.store.store import Store
 from tests.kconfig_examples import EXAMPLES, Example, write_tree
 from tests.vm.project import store_of_sources, unpacked_source
 

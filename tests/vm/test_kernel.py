@@ -1,8 +1,8 @@
 """The kernel that runs is the one that was asked for."""
 
 from pytest_kernelvm import Cell, Kernel, Vm
-from pytest_kernelvm.kernel.kconfig_requests import requests_of
-from pytest_kernelvm.kernel.store import file_digest
+from pytest_kernelvm.kernel.kconfig.requests import requests_of
+from pytest_kernelvm.store.store import file_digest
 
 
 def test_release(vm: Vm, kernel: Kernel, cell: Cell) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.errors import SyscallFailed
-from pytest_kernelvm.vm.kexec import kexec_files
+from pytest_kernelvm.vm.bootpath.kexec import kexec_files
 from tests.vm.boot_variants import without_kexec
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]

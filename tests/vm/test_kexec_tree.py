@@ -8,9 +8,9 @@ import pytest
 
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.errors import KernelvmError, Verdict
-from pytest_kernelvm.vm.cmdline import BUILTIN, TREE, assert_cmdline_from
-from pytest_kernelvm.vm.device_tree import set_property
-from pytest_kernelvm.vm.kexec import kexec_files
+from pytest_kernelvm.session.cmdline import BUILTIN, TREE, assert_cmdline_from
+from pytest_kernelvm.vm.bootpath.device_tree import set_property
+from pytest_kernelvm.vm.bootpath.kexec import kexec_files
 from tests.vm.boot_variants import with_device_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]

@@ -7,10 +7,10 @@ from typing import Unpack
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Closure, Vm
-from pytest_kernelvm.arch import ARCHES
-from pytest_kernelvm.config import USERLANDS, read_config
+from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.config.model import USERLANDS, read_config
 from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing
-from pytest_kernelvm.fixtures import Wishes
+from pytest_kernelvm.plugin.guest_request import Wishes
 from pytest_kernelvm.process import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.every_cell]

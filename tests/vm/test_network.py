@@ -11,7 +11,7 @@ import pytest
 from pytest_kernelvm import BootVm, LinkedVms, Vm
 from pytest_kernelvm.errors import BadInput, GuestHang, HarnessError
 from pytest_kernelvm.guest.protocol import Batch
-from pytest_kernelvm.vm.network import AF_INET, Network
+from pytest_kernelvm.vm.agent.network import AF_INET, Network
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config import Requested
+from pytest_kernelvm.config.model import Requested
 from pytest_kernelvm.errors import BadInput, BuildFailed, CommandFailed, GuestSplat, Verdict
-from pytest_kernelvm.kernel.build import build_kernel
-from pytest_kernelvm.kernel.compat import objections, require_fit
-from pytest_kernelvm.kernel.own_modules import build_modules
-from pytest_kernelvm.vm.trial import try_files, try_modules
+from pytest_kernelvm.kernel.build.build import build_kernel
+from pytest_kernelvm.kernel.out_of_tree.compat import objections, require_fit
+from pytest_kernelvm.kernel.out_of_tree.directory import build_modules
+from pytest_kernelvm.session.smoke_tests import try_files, try_modules
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import BUILTIN_PATCHES, select_cells
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.config.model import BUILTIN_PATCHES, select_cells
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.store import Store
 from tests.vm.project import unpacked_source
 
 # The marker is the plugin's own; these tests boot nothing but need the sources that guests do.

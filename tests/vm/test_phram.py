@@ -10,8 +10,8 @@ import pytest
 
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.qemu_argv import loader_argv
-from pytest_kernelvm.vm.vm import Bootable
+from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.qemu.argv import loader_argv
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
 

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_kernelvm import Vm
 from pytest_kernelvm.errors import CommandFailed, ToolMissing
-from pytest_kernelvm.kernel.store import Store
+from pytest_kernelvm.store.store import Store
 from tests.vm.old_kernel import ADDRESS, IMAGE_BYTES, MODULES, RESERVED, old_cell, with_image
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]

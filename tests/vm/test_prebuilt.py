@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config import prebuilt_cell, source_named
+from pytest_kernelvm.config.model import prebuilt_cell, source_named
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.kernel.prebuilt import arch_of
-from pytest_kernelvm.kernel.store import Store
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.cell import Cell
-from pytest_kernelvm.vm.vm import Vm
+from pytest_kernelvm.session.cell import Cell
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.machine.vm import Vm
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

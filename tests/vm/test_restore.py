@@ -9,13 +9,13 @@ import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.guest.protocol import Batch
-from pytest_kernelvm.kernel.digest import sparse_digest
-from pytest_kernelvm.kernel.note import ENTRY, read_note
-from pytest_kernelvm.kernel.store import Store, write_whole
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.vm.guests import Guests
-from pytest_kernelvm.vm.restoring import SET_CLOCK_S, asks_for_clock, clock_offset_s
-from pytest_kernelvm.vm.snapshot import MEMORY, STATE, find_snapshot
+from pytest_kernelvm.session.guests import Guests
+from pytest_kernelvm.store.digest import sparse_digest
+from pytest_kernelvm.store.note import ENTRY, read_note
+from pytest_kernelvm.store.store import Store, write_whole
+from pytest_kernelvm.vm.qemu.migration import SET_CLOCK_S, asks_for_clock, clock_offset_s
+from pytest_kernelvm.vm.qemu.snapshot import MEMORY, STATE, find_snapshot
 
 pytestmark = pytest.mark.kernelvm(modules=["dummy"], fresh="restore")
 

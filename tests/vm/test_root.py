@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Pseudofile, Root, Vm
+from pytest_kernelvm.config.roots import KINDS, LEAST_ERASE_BYTES
 from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing
 from pytest_kernelvm.guest.root_image import find_tool
-from pytest_kernelvm.root_config import KINDS, LEAST_ERASE_BYTES
-from pytest_kernelvm.vm.cmdline import BUILTIN, TREE, assert_cmdline_from
-from pytest_kernelvm.vm.kexec import kexec_files
-from pytest_kernelvm.vm.root import announced_by
+from pytest_kernelvm.session.cmdline import BUILTIN, TREE, assert_cmdline_from
+from pytest_kernelvm.vm.bootpath.kexec import kexec_files
+from pytest_kernelvm.vm.bootpath.root import announced_by
 from tests.vm.boot_variants import with_device_tree
 from tests.vm.provoking import bare
 

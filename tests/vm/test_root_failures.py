@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Pseudofile, Vm
-from pytest_kernelvm.arch import Arch
+from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import BootHang, GuestPanic
 from pytest_kernelvm.guest import cpio
 from pytest_kernelvm.guest.root_image import make_root_image, pseudofile_list
-from pytest_kernelvm.vm.qemu_argv import Boot
+from pytest_kernelvm.vm.qemu.argv import Boot
 from tests.vm.provoking import bare
 from tests.vm.test_root import a_root
 

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_kernelvm import BootVm, Cell
 from pytest_kernelvm.guest.protocol import Batch
-from pytest_kernelvm.vm.files import AT_FDCWD
+from pytest_kernelvm.vm.agent.files import AT_FDCWD
 
 COMMANDS = 10_000
 MOST_BYTES = 600

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.errors import CommandFailed
-from pytest_kernelvm.vm.cleanliness import left_behind, traces_of
+from pytest_kernelvm.session.cleanliness import left_behind, traces_of
 
 # Does as its first argument says.
 PROGRAM = r"""

@@ -12,8 +12,8 @@ import pytest
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.errors import BadInput, GuestPanic, ToolMissing
 from pytest_kernelvm.kernel.uboot import BuiltUBoot, obtain_uboot
-from pytest_kernelvm.vm.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cmdline_from
-from pytest_kernelvm.vm.uboot import through_uboot
+from pytest_kernelvm.session.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cmdline_from
+from pytest_kernelvm.vm.bootpath.uboot import through_uboot
 from tests.vm.boot_variants import with_device_tree
 from tests.vm.provoking import bare
 

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from pytest_kernelvm import BootVm, Closure, Vm
-from pytest_kernelvm.config import USERLANDS
+from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from tests.vm.external import EXTERNAL
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
-from pytest_kernelvm.arch import ARCHES
+from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.errors import (
     BootHang,
     CommandFailed,
@@ -29,7 +29,7 @@ from pytest_kernelvm.errors import (
     Verdict,
 )
 from pytest_kernelvm.process import spawn
-from pytest_kernelvm.vm.qemu_argv import Boot
+from pytest_kernelvm.vm.qemu.argv import Boot
 from tests.vm.project import pytest_argv
 from tests.vm.provoking import CRASH, PROVOKE, SLEEPER, Stopwatch, bare, ready_to_crash
 

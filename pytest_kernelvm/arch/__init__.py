@@ -1,0 +1,1 @@
+"""Architectures: the facts of each that nobody can choose."""

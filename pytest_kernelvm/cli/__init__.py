@@ -1,0 +1,1 @@
+"""The command `kernelvm`: one module for each group of verbs."""

@@ -1,0 +1,40 @@
+"""`kernelvm doctor`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pytest_kernelvm.cli.selection import cells_of
+from pytest_kernelvm.errors import Verdict
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.cli.selection import Verbs
+
+
+def add_doctor(verbs: Verbs) -> None:
+    """Declare the verb."""
+    verb = verbs.add_parser("doctor", help="say what this machine has and lacks")
+    verb.add_argument(
+        "--packages",
+        choices=("apt", "dnf", "pacman", "nix", "brew"),
+        help="print only the missing packages of this system, on one line",
+    )
+    verb.add_argument(
+        "--all-systems", action="store_true", help="print the install command of every system"
+    )
+    verb.set_defaults(verb=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.doctor import probes
+
+    findings = probes.examine(cells_of(arguments))
+    if arguments.packages:
+        missing = probes.missing_packages(findings, arguments.packages)
+        if missing:
+            print(" ".join(missing))
+        return 0
+    print(probes.rendered(findings, all_systems=arguments.all_systems))
+    lacking = any(finding.required and not finding.satisfied for finding in findings)
+    return Verdict.TOOL_MISSING.exit_code if lacking else 0

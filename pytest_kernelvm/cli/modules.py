@@ -1,0 +1,181 @@
+"""`kernelvm closure` and `kernelvm modules diff`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_kernelvm.cli.selection import cells_of, one_cell, store_of
+from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.cli.selection import Verbs
+    from pytest_kernelvm.modules.closure import Closure
+    from pytest_kernelvm.modules.modprobe_d import ModprobeD
+    from pytest_kernelvm.modules.tree import ModuleTree
+    from pytest_kernelvm.session.cell import Cell
+
+
+def add_closure(verbs: Verbs) -> None:
+    """Declare the verb."""
+    verb = verbs.add_parser("closure", help="show or write all that some modules need, and why")
+    verb.add_argument(
+        "modules", nargs="+", metavar="MODULE", help="a module, or an alias as modprobe takes it"
+    )
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument(
+        "--config", metavar="CELL", help="in this cell's kernel; default the first that is built"
+    )
+    where.add_argument("--tree", type=Path, metavar="DIR", help="in this lib/modules/RELEASE")
+    verb.add_argument(
+        "--format",
+        choices=("tree", "list", "json", "dot", "sh"),
+        default="tree",
+        dest="form",
+        help="a tree with sizes and reasons (default), names in load order, JSON, Graphviz, or "
+        "load.sh",
+    )
+    verb.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a name that may be missing",
+    )
+    verb.add_argument(
+        "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
+    )
+    verb.add_argument(
+        "--modprobe-d",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="a modprobe.d of the guest, or a file of one; never the host's by itself",
+    )
+    verb.add_argument(
+        "--firmware", type=Path, metavar="DIR", help="with firmware of this directory"
+    )
+    verb.add_argument(
+        "--missing-firmware",
+        choices=("warning", "error"),
+        default="warning",
+        help="what firmware that is not there is; default %(default)s",
+    )
+    verb.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write a root directory with the closure alone, its load.sh and its unload.sh",
+    )
+    verb.set_defaults(verb=_closure)
+
+
+def add_modules(verbs: Verbs) -> None:
+    """Declare the verb."""
+    verb = verbs.add_parser("modules", help="compare the modules of two kernels")
+    actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
+    diff = actions.add_parser("diff", help="what became of the modules from A to B")
+    diff.add_argument("before", metavar="A", help="a cell, or a lib/modules/RELEASE")
+    diff.add_argument("after", metavar="B", help="another one")
+    diff.add_argument("--format", choices=("text", "json"), default="text", dest="form")
+    diff.add_argument(
+        "--closure", action="append", default=[], metavar="MODULE", help="compare its closure too"
+    )
+    diff.add_argument(
+        "--firmware", action="store_true", help="compare what modules' files name: some seconds"
+    )
+    diff.add_argument("--all", action="store_true", help="do not shorten the text")
+    diff.set_defaults(verb=_diff)
+
+
+def _closure(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.modules.closure import close
+    from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
+    from pytest_kernelvm.modules.rendering import render
+    from pytest_kernelvm.modules.tree import ModuleTree
+
+    directory = arguments.tree or _cell_for_closure(arguments).tree.directory
+    tree = ModuleTree(directory, modprobe_d=_modprobe_d(arguments.modprobe_d))
+    found = close(
+        tree,
+        arguments.modules,
+        allow_missing=arguments.allow_missing,
+        # On a screen one sees that nothing came out.
+        allow_empty=arguments.allow_empty or not arguments.output,
+        firmware_directory=arguments.firmware,
+        missing_firmware=arguments.missing_firmware,
+    )
+    # The tree has the closure's own.
+    warnings = () if arguments.form == "tree" else found.warnings
+    for warning in (*tree.modprobe_d.ignored, *warnings):
+        print(f"kernelvm: {warning}", file=sys.stderr)
+    if arguments.output:
+        _check(found)
+        place = write_pruned_tree(tree, found, arguments.output)
+        print(f"kernelvm: wrote {place}", file=sys.stderr)
+    print(render(found, arguments.form), end="")
+    return 0
+
+
+def _check(closure: Closure) -> None:
+    """Refuse to write what a kernel would not take."""
+    from pytest_kernelvm.modules.file_check import check_files
+
+    check_files(closure.modules, release=closure.release)
+
+
+def _modprobe_d(paths: list[Path]) -> ModprobeD:
+    from pytest_kernelvm.modules.modprobe_d import read_modprobe_d
+
+    return read_modprobe_d(paths)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.modules.diff import diff_trees
+    from pytest_kernelvm.modules.diff_rendering import diff_json, diff_text
+
+    found = diff_trees(
+        _tree_named(arguments, arguments.before),
+        _tree_named(arguments, arguments.after),
+        closures=arguments.closure,
+        with_firmware=arguments.firmware,
+    )
+    if arguments.form == "json":
+        print(diff_json(found), end="")
+    else:
+        print(diff_text(found, 0) if arguments.all else diff_text(found), end="")
+    return 0
+
+
+def _tree_named(arguments: argparse.Namespace, name: str) -> ModuleTree:
+    from pytest_kernelvm.modules.tree import ModuleTree
+    from pytest_kernelvm.session.cell import Cell
+
+    if Path(name).is_dir():
+        return ModuleTree(Path(name))
+    return Cell(one_cell(arguments, name), store_of(arguments)).tree
+
+
+def _cell_for_closure(arguments: argparse.Namespace) -> Cell:
+    from pytest_kernelvm.kernel.build.build import find_kernel
+    from pytest_kernelvm.session.cell import Cell
+
+    store = store_of(arguments)
+    if arguments.config:
+        return Cell(one_cell(arguments, arguments.config), store)
+    cells = cells_of(arguments)
+    built = None
+    for cell in cells:
+        with contextlib.suppress(ToolMissing):
+            built = built or (cell if find_kernel(store, cell) else None)
+    if built is None:
+        raise BadInput(
+            "no cell is built yet",
+            Evidence(next_step=f"name one with --config: {', '.join(cell.id for cell in cells)}"),
+        )
+    print(f"kernelvm: in the modules of {built.id}", file=sys.stderr)
+    return Cell(built, store)

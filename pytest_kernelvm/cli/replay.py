@@ -1,0 +1,297 @@
+"""`kernelvm replay`, `attach`, `export` and `kept`: what failed tests left."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_kernelvm.cli.guests import HISTORY
+from pytest_kernelvm.cli.selection import store_of
+from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, Verdict
+from pytest_kernelvm.printable import printable
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.cli.selection import Verbs
+    from pytest_kernelvm.failures.bundle import Allowed, Bundle, KeptGuest
+    from pytest_kernelvm.failures.replay import Comparison
+    from pytest_kernelvm.vm.agent.journal import Act
+    from pytest_kernelvm.vm.machine.vm import Vm
+
+BUNDLE = "a failure's name, its directory, or a file made by `kernelvm export`"
+# What a bundle may do only if the user says so.
+ALLOWED = {
+    "qmp": "any QMP command that is in its journal",
+    "outside": "a network card with a way to what this machine reaches",
+    "no-sandbox": "QEMU without its seccomp filter",
+}
+# Who waits longer is told why.
+LONG_PAUSE_S = 30.0
+# More differences are not shown.
+MOST_SHOWN = 5
+
+
+def add_replay(verbs: Verbs) -> None:
+    """Declare the verbs."""
+    told = "do with fresh guests what a failed test did, and compare their answers"
+    replay = verbs.add_parser(
+        "replay", help=told, description=f"{told}; 0 if it came out as before"
+    )
+    replay.add_argument("bundle", metavar="BUNDLE", help=BUNDLE)
+    replay.add_argument("--boot", action="store_true", help="boot, even if a snapshot is there")
+    replay.add_argument("--fast", action="store_true", help="do not wait where the test waited")
+    replay.add_argument("--console", action="store_true", help="show the console as it comes")
+    replay.add_argument("--shell", action="store_true", help="talk with the guest afterwards")
+    _add_allow(replay, list(ALLOWED))
+    replay.set_defaults(verb=_replay)
+
+    told = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
+    attach = verbs.add_parser("attach", help=told, description=told)
+    attach.add_argument("bundle", metavar="ID", help=BUNDLE)
+    attach.add_argument("--guest", metavar="GUEST", help="of several: guest-0, guest-1, …")
+    attach.add_argument("--paused", action="store_true", help="leave the guest stopped")
+    attach.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb as well")
+    _add_allow(attach, [name for name in ALLOWED if name != "qmp"])
+    attach.set_defaults(verb=_attach)
+
+    told = "write what a failed test left into one file, for another machine"
+    export = verbs.add_parser("export", help=told, description=told)
+    export.add_argument("bundle", metavar="ID", help=BUNDLE)
+    export.add_argument("file", type=Path, metavar="FILE", help="….tar.gz, .tar.zst or .tar.xz")
+    export.set_defaults(verb=_export)
+
+    told = "list what failed tests left"
+    kept = verbs.add_parser("kept", help=told, description=told)
+    kept.add_argument("--end", nargs="*", metavar="ID", help="remove these instead, by default all")
+    kept.set_defaults(verb=_kept)
+
+
+def _add_allow(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        choices=words,
+        help="let a bundle that you trust do more: "
+        + "; ".join(f"{word}: {ALLOWED[word]}" for word in words),
+    )
+
+
+def _allowed(arguments: argparse.Namespace) -> Allowed:
+    from pytest_kernelvm.failures.bundle import Allowed
+
+    return Allowed(**{word.replace("-", "_"): word in arguments.allow for word in ALLOWED})
+
+
+def _say_sandbox(bundle: Bundle, allowed: Allowed) -> None:
+    """Say that a guest whose QEMU ran without the sandbox gets one that has it."""
+    if not allowed.no_sandbox and any(not kept.note.boot.machine.sandbox for kept in bundle.guests):
+        print(
+            "kernelvm: its QEMU ran without the sandbox and runs with it here; "
+            "--allow=no-sandbox, if this QEMU has none",
+            file=sys.stderr,
+        )
+
+
+def _say(text: str) -> None:
+    """Print what a guest or a bundle of another machine may have said."""
+    print(printable(text), flush=True)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.failures.bundle import open_bundle
+    from pytest_kernelvm.failures.replay import acts_of, replay, replayed_guests
+    from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
+    from pytest_kernelvm.store.store import remove_tree
+
+    store = store_of(arguments)
+    with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
+        allowed = _allowed(arguments)
+        acts = acts_of(bundle, allowed)
+        _introduce(bundle)
+        _say_sandbox(bundle, allowed)
+        directory = store.new_log_directory(bundle.name)
+        shown = _consoles(stack) if arguments.console else lambda _vm: None
+        try:
+            guests = stack.enter_context(
+                replayed_guests(
+                    bundle,
+                    store,
+                    directory,
+                    allowed=allowed,
+                    fresh="boot" if arguments.boot else "restore",
+                    started=shown,
+                )
+            )
+        except KernelvmError as error:
+            return _not_ready(bundle, error)
+        for vm in guests:
+            how = "restored" if vm.snapshot else "booted"
+            _say(f"{vm.label}: {how} in {vm.ready_s:.2f} s")
+        if acts and not arguments.fast and acts[-1][1].at_s > LONG_PAUSE_S:
+            _say(f"its test took {acts[-1][1].at_s:.0f} s, and so does this without --fast")
+        comparison = replay(bundle, acts, guests, pauses=not arguments.fast, show=_show_act)
+        if not comparison.error:
+            # Else the error names its logs.
+            stack.callback(remove_tree, directory)
+        for vm in guests:
+            for splat in vm.splats:
+                _say(f"{vm.label}: its kernel found something wrong: {splat.title}")
+        status = _conclude(bundle, comparison)
+        if arguments.shell:
+            interact(GuestShell(guests[-1], sys.stdout), history=store.root / HISTORY, intro=LEAVE)
+        return status
+
+
+def _introduce(bundle: Bundle) -> None:
+    from pytest_kernelvm.failures.bundle import package_version
+    from pytest_kernelvm.failures.bundle_notes import shown_line
+
+    note = bundle.note
+    first = (note.error.splitlines() or [""])[0].removeprefix(f"{note.verdict}: ")
+    _say(f"{shown_line(note.test)}: {shown_line(first)}")
+    _say(f"{note.verdict}, left on {note.at} by pytest-kernelvm {note.version}")
+    if note.version != package_version():
+        print(f"kernelvm: this is {package_version()}, which may do otherwise", file=sys.stderr)
+
+
+def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
+    from pytest_kernelvm.report.observer import Labelled
+    from pytest_kernelvm.vm.machine.recording import following
+
+    def show(vm: Vm) -> None:
+        labelled = Labelled(vm.label)
+
+        def write(text: str) -> None:
+            sys.stdout.write(labelled(text))
+            sys.stdout.flush()
+
+        stack.enter_context(following(vm.console, write, since=vm.console.size_bytes))
+
+    return show
+
+
+def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
+    """Judge a guest that did not get ready: perhaps that was the failure."""
+    if error.verdict.label != bundle.note.verdict or any(
+        guest.note.ready_s for guest in bundle.guests
+    ):
+        raise error
+    _say(str(error))
+    _say("as before: the guest does not get ready")
+    return 0
+
+
+def _show_act(vm: Vm, act: Act, word: str) -> None:
+    from pytest_kernelvm.failures.bundle_notes import shown_line
+    from pytest_kernelvm.vm.agent.journal import Exchange, Ordered, Signalled, Typed
+
+    match act:
+        case Exchange():
+            told = f"{shown_line(act.what):50}  {word}"
+        case Typed():
+            told = f"typed {act.text!r}"
+        case Ordered():
+            told = f"QMP {act.command}"
+        case Signalled():
+            told = f"signal {act.number} to QEMU"
+    _say(f"{act.at_s:9.3f}  {vm.label}: {told}")
+
+
+def _conclude(bundle: Bundle, comparison: Comparison) -> int:
+    from pytest_kernelvm.failures.bundle_notes import shown_line
+
+    for difference in (*comparison.differing, *comparison.alike)[:MOST_SHOWN]:
+        _say(f"{difference.number}. {shown_line(difference.what)}")
+        _say(f"  before: {difference.recorded}")
+        _say(f"  now:    {difference.replayed}")
+    if comparison.error:
+        _say(str(comparison.error))
+    counts = f"{comparison.same} of {comparison.exchanges} replies are the same"
+    if comparison.alike:
+        counts += f", {len(comparison.alike)} differ in what was read"
+    before = bundle.note.verdict
+    now = comparison.error.verdict.label if comparison.error else ""
+    other_end = now and now != before and before != Verdict.TEST_FAILED.label
+    if comparison.differing or other_end:
+        _say(f"otherwise than before: {counts}, {len(comparison.differing)} commands end otherwise")
+        return comparison.error.verdict.exit_code if comparison.error else 1
+    _say(f"as before: {counts}")
+    return 0
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.failures.bundle import open_bundle
+    from pytest_kernelvm.failures.saved_state import AttachedVm
+    from pytest_kernelvm.shell.debugging import gdb_command, serve_gdb, stub_directory
+    from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
+    from pytest_kernelvm.store.store import remove_tree
+    from pytest_kernelvm.vm.machine.recording import following
+
+    store = store_of(arguments)
+    with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
+        kept = _one_guest(bundle, arguments.guest)
+        allowed = _allowed(arguments)
+        snapshot, bootable = kept.left_state(), kept.bootable(store, allowed)
+        _introduce(bundle)
+        _say_sandbox(bundle, allowed)
+        directory = store.new_log_directory(bundle.name)
+        stack.callback(remove_tree, directory)
+        vm = AttachedVm(bootable, directory, snapshot=snapshot)
+        stack.enter_context(vm)
+        if arguments.gdb:
+            socket = serve_gdb(vm, stack.enter_context(stub_directory()))
+            _say(gdb_command(socket, kept.vmlinux(store)))
+        shell = GuestShell(vm, sys.stdout)
+        _say(vm.console.tail())
+        stack.enter_context(following(vm.console, shell.show_console, since=vm.console.size_bytes))
+        if arguments.paused:
+            _say(f"{vm.label} is stopped; `monitor cont` lets it go on")
+        elif silence := vm.silence():
+            _say(f"{silence.verdict}: {silence.summary}; QEMU answers: `monitor info registers`")
+        interact(shell, history=store.root / HISTORY, intro=LEAVE)
+        return 0
+
+
+def _one_guest(bundle: Bundle, named: str | None) -> KeptGuest:
+    guests = {guest.directory.name: guest for guest in bundle.guests}
+    if named is None and len(guests) == 1:
+        return bundle.guests[0]
+    if named not in guests:
+        raise BadInput(
+            f"{bundle.named} has {len(guests)} guests",
+            Evidence(expected=f"--guest {' or '.join(guests)}", seen=named or "no --guest"),
+        )
+    return guests[named]
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.failures.bundle import export_bundle, open_bundle
+
+    with open_bundle(store_of(arguments), arguments.bundle) as bundle:
+        export_bundle(bundle, arguments.file)
+    size_mib = arguments.file.stat().st_size / (1 << 20)
+    _say(f"{arguments.file}: {size_mib:.1f} MiB; there: kernelvm replay {arguments.file.name}")
+    return 0
+
+
+def _kept(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.failures.bundle import bundles, remove_bundle
+    from pytest_kernelvm.failures.bundle_notes import shown_line
+
+    store = store_of(arguments)
+    if arguments.end is None:
+        for bundle in bundles(store):
+            what = "attach, replay" if any(guest.left for guest in bundle.guests) else "replay"
+            note = bundle.note
+            test = shown_line(note.test)
+            _say(f"{shown_line(bundle.name)}  {note.at}  {note.verdict}  {test}  ({what})")
+        return 0
+    names = arguments.end or [bundle.name for bundle in bundles(store)]
+    for name in names:
+        remove_bundle(store, name)
+        _say(f"removed {shown_line(name)}")
+    return 0

@@ -1,0 +1,50 @@
+"""What all verbs share: the options about cells and the store, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pytest_kernelvm.config.model import VmConfig, select_cells, source_named, with_source
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.progress import StreamProgress
+from pytest_kernelvm.store.store import Store, default_store
+
+if TYPE_CHECKING:
+    # The only name that argparse has for what add_subparsers returns.
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def store_of(arguments: argparse.Namespace) -> Store:
+    """Return the store that the options name."""
+    root = arguments.store.absolute() if arguments.store else default_store()
+    return Store(root, StreamProgress())
+
+
+def cells_of(arguments: argparse.Namespace, names: Sequence[str] = ()) -> tuple[VmConfig, ...]:
+    """Return the cells of some names, by default all."""
+    cells = select_cells(arguments.configs, names=names)
+    source = getattr(arguments, "source", None)
+    return with_source(cells, source_named(source)) if source else cells
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that overrides where kernels come from."""
+    parser.add_argument(
+        "--source",
+        metavar="KIND:VALUE",
+        help="take the kernel from there: tree:PATH, git:REPOSITORY@REF, tarball:PATH, "
+        "tarball:URL@SHA256, debian:PACKAGE@SUITE, version:6.12.30, prebuilt:KERNEL",
+    )
+
+
+def one_cell(arguments: argparse.Namespace, name: str) -> VmConfig:
+    """Return the cell of a name. Raises BadInput if the name stands for several."""
+    cells = cells_of(arguments, [name])
+    if len(cells) != 1:
+        raise BadInput(
+            f"{name} has several cells",
+            Evidence(expected=f"one of {', '.join(cell.id for cell in cells)}"),
+        )
+    return cells[0]

@@ -1,0 +1,212 @@
+"""`kernelvm clean` and `store`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_kernelvm.cli.selection import cells_of, one_cell, store_of
+from pytest_kernelvm.errors import BadInput, Evidence, Verdict
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.cli.selection import Verbs
+    from pytest_kernelvm.config.model import VmConfig
+    from pytest_kernelvm.store.store import Store
+
+# Named one by one: whoever gives another directory for the store loses nothing else.
+CLEANED = (
+    "kernels",
+    "requests",
+    "builds",
+    "conf",
+    "configs",
+    "devel",
+    "external",
+    "trees",
+    "guests",
+    "userlands",
+    "uboots",
+    "initramfs",
+    "roots",
+    "snapshots",
+    "failures",
+    "logs",
+    "tmp",
+)
+
+# Of an entry that is not worth more lines.
+SHOWN_FAULTS = 10
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def add_clean(verbs: Verbs) -> None:
+    """Declare the verb."""
+    verb = verbs.add_parser(
+        "clean", help="remove built kernels from the store; what is in use stays"
+    )
+    verb.add_argument(
+        "cells",
+        nargs="*",
+        metavar="CELL",
+        help="remove the kernels of these cells with their module trees and snapshots, "
+        "default all that is built",
+    )
+    verb.add_argument("--sources", action="store_true", help="unpacked sources as well")
+    verb.set_defaults(verb=_clean)
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.store.gc import clean
+
+    store = store_of(arguments)
+    if arguments.cells:
+        if arguments.sources:
+            raise BadInput("--sources goes without a CELL: sources are of no cell alone")
+        return _clean_cells(store, cells_of(arguments, arguments.cells))
+    kinds = (*CLEANED, *(("sources", "mirrors") if arguments.sources else ()))
+    with store.disk_errors():
+        for directory, stay in clean(store, kinds):
+            print(f"kept {stay} in {directory}: in use" if stay else f"removed {directory}")
+    return 0
+
+
+def _clean_cells(store: Store, cells: Sequence[VmConfig]) -> int:
+    from pytest_kernelvm.kernel.build.build import find_kernel
+    from pytest_kernelvm.store.gc import clean_kernel
+
+    for cell in cells:
+        kernel = find_kernel(store, cell)
+        if kernel is None:
+            print(f"{cell.id}: not built")
+            continue
+        with store.disk_errors():
+            gone, stay = clean_kernel(store, kernel.digest)
+        for item in gone:
+            print(f"{cell.id}: removed {item.path}")
+        for item in stay:
+            print(f"{cell.id}: kept {item.path}: in use")
+    return 0
+
+
+def add_store(verbs: Verbs) -> None:
+    """Declare the verb."""
+    told = "look at the store, verify it, make room in it"
+    actions = verbs.add_parser("store", help=told, description=told).add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    ls = actions.add_parser("ls", help="list what is in it, the last used first")
+    ls.set_defaults(verb=_ls)
+    path = actions.add_parser("path", help="print where a cell's kernel is, or one of its outputs")
+    path.add_argument("cell", metavar="CELL")
+    path.add_argument("output", nargs="?", metavar="OUTPUT", help="vmlinux, modules, devel, …")
+    path.set_defaults(verb=_path)
+    verify = actions.add_parser("verify", help="compare every file with its digest")
+    verify.add_argument("--remove", action="store_true", help="remove what is damaged")
+    verify.set_defaults(verb=_verify)
+    gc = actions.add_parser("gc", help="remove what was not used for longest; what is in use stays")
+    gc.add_argument("--older-than", metavar="AGE", type=_age, help="such as 30d or 12h")
+    gc.add_argument("--max-size", metavar="SIZE", type=_size, help="such as 20G; what may stay")
+    gc.set_defaults(verb=_gc)
+
+
+def _age(text: str) -> float:
+    found = re.fullmatch(r"(\d+)([dhms])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age such as 30d, 12h, 5m")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+)([KMGT])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M, 20G")
+    return int(found[1]) * _SIZES[found[2]]
+
+
+def _shown(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f} MiB"
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.store.gc import items
+
+    found = items(store_of(arguments))
+    now = time.time()
+    for item in found:
+        hours = (now - item.used_s) / 3600
+        print(
+            f"{item.kind:9} {item.digest[:16]}  {_shown(item.size_bytes):>12}  "
+            f"{hours:7.1f} h ago  {item.about}"
+        )
+    print(f"{len(found)} entries, {_shown(sum(item.size_bytes for item in found))}")
+    return 0
+
+
+def _path(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.kernel.build.build import find_kernel
+
+    cell = one_cell(arguments, arguments.cell)
+    kernel = find_kernel(store_of(arguments), cell)
+    if kernel is None:
+        raise BadInput(
+            f"the kernel of {cell.id} is not in the store",
+            Evidence(next_step=f"kernelvm build {cell.id}"),
+        )
+    path: Path = kernel.directory
+    if arguments.output:
+        path = kernel.devel if arguments.output == "devel" else path / arguments.output
+    named = Path(arguments.output or "")
+    inside = ".." not in named.parts and not named.is_absolute()
+    if not (inside and path.exists()):
+        have = [each.name for each in sorted(kernel.directory.iterdir())]
+        raise BadInput(
+            f"the kernel of {cell.id} has no output {arguments.output!r}",
+            Evidence(expected=f"one of {', '.join((*have, 'devel'))}"),
+        )
+    print(path)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.store.gc import remove_items, verify
+
+    store = store_of(arguments)
+    damaged = verify(store)
+    stay = {*damaged}
+    for item, faults in damaged.items():
+        for fault in faults[:SHOWN_FAULTS]:
+            print(f"{item.path}: {fault}")
+        if faults[SHOWN_FAULTS:]:
+            print(f"{item.path}: {len(faults) - SHOWN_FAULTS} more files")
+    if arguments.remove:
+        with store.disk_errors():
+            stay = {*remove_items(store, tuple(damaged))}
+        for item in damaged:
+            print(f"kept {item.path}: in use" if item in stay else f"removed {item.path}")
+    print(f"{len(damaged)} damaged" if damaged else "all is whole")
+    if stay and not arguments.remove:
+        print("`kernelvm store verify --remove` removes them; they are made again when needed")
+    return Verdict.HARNESS_ERROR.exit_code if stay else 0
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from pytest_kernelvm.store.gc import collect_garbage
+
+    if arguments.older_than is None and arguments.max_size is None:
+        raise BadInput(
+            "nothing says what is to go", Evidence(next_step="--older-than 30d, --max-size 20G")
+        )
+    store = store_of(arguments)
+    with store.disk_errors():
+        gone = collect_garbage(
+            store, older_than_s=arguments.older_than, most_bytes=arguments.max_size
+        )
+    for item in gone:
+        print(f"removed {item.path}  {_shown(item.size_bytes)}")
+    print(f"{len(gone)} removed, {_shown(sum(item.size_bytes for item in gone))}")
+    return 0

@@ -1,0 +1,1 @@
+"""vm-configs: read with file, line and column, checked, and expanded into cells."""

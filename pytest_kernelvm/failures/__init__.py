@@ -1,0 +1,1 @@
+"""What failed tests leave behind: bundles, saved guests, replay."""

@@ -1,0 +1,355 @@
+"""What a failed test leaves behind: a directory from which its guests can be had again.
+
+It holds, for each guest, what was booted, the snapshot it was restored from, its journal, its
+console and, where that was asked for, the state in which the failure left it. Large files are
+linked to the store's, so that a bundle takes kilobytes; `export` makes a file for other machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.metadata
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.failures.bundle_notes import (
+    ABOUT,
+    JOURNAL,
+    FailureNote,
+    GuestNote,
+    check_files,
+    read_failure,
+    read_guest,
+)
+from pytest_kernelvm.failures.journal_reading import read_journal
+from pytest_kernelvm.fetch.tarball import unpack_tarball
+from pytest_kernelvm.foreign.archive_rules import PLAIN_KINDS, Rules, Way
+from pytest_kernelvm.foreign.json_fields import Malformed
+from pytest_kernelvm.foreign.tar_members import Kind
+from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.process import find_program, quoted, run
+from pytest_kernelvm.store.store import Store, remove_tree
+from pytest_kernelvm.vm.agent.journal import Act, Exchange
+from pytest_kernelvm.vm.agent.services import ServiceCatalogue
+from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.qemu.argv import Boot
+from pytest_kernelvm.vm.qemu.snapshot import (
+    MEMORY,
+    Snapshot,
+    known_digest,
+    qemu_version,
+    verified,
+)
+from pytest_kernelvm.vm.verdict.calibration import pace_of
+from pytest_kernelvm.vm.verdict.deadlines import Limits
+
+KIND = "failures"
+SNAPSHOT, LEFT = "snapshot", "left"
+PACKING_TIMEOUT_S = 600.0
+# What `export` writes: a guest's memory has holes, and nothing in a bundle is a link.
+RULES = Rules(kinds=(*PLAIN_KINDS, Kind.SPARSE_FILE))
+
+
+def package_version() -> str:
+    """Return which version this is of the package."""
+    return importlib.metadata.version("pytest-kernelvm")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """What a user lets a bundle do beyond what does no harm; nothing in the bundle can say so.
+
+    qmp: any QMP command. outside: a network card with a way to what the host reaches.
+    no_sandbox: QEMU without its seccomp filter where the guest had none.
+    """
+
+    qmp: bool = False
+    outside: bool = False
+    no_sandbox: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptGuest:
+    """One guest of a bundle.
+
+    directory: its part of the bundle. note: all that was noted of it. again: the command that
+    replays the bundle.
+    """
+
+    directory: Path
+    note: GuestNote
+    again: str
+
+    @property
+    def label(self) -> str:
+        """The guest's, for messages."""
+        return self.note.label
+
+    @property
+    def left(self) -> bool:
+        """Whether the bundle has the state in which the failure left it."""
+        return self.note.left is not None
+
+    def vmlinux(self, store: Store) -> Path:
+        """Return the kernel with its symbols, if the store has that; perhaps it is not there.
+
+        Nothing of a bundle's is given to gdb, which runs scripts that lie beside it.
+        """
+        return store.root / "kernels" / (self.note.kernel or "unknown") / "vmlinux"
+
+    def acts(self, allowed: Allowed) -> tuple[Act, ...]:
+        """Return all that was done with it. Raises BadInput for a journal that is damaged."""
+        file = self.directory / JOURNAL
+        try:
+            acts = read_journal(file, any_command=allowed.qmp)
+        except OSError as error:
+            raise BadInput(
+                "a journal of the bundle cannot be read",
+                Evidence(seen=str(error.strerror), where=(str(file),)),
+            ) from None
+        for act in acts:
+            steps = act.batch.steps if isinstance(act, Exchange) else ()
+            for step in steps:
+                if isinstance(step.call, str) and step.call not in self.note.abi.syscalls:
+                    raise BadInput(
+                        f"a journal of the bundle has an unknown system call {step.call!r}",
+                        Evidence(expected="one of guest.json's abi", where=(str(file),)),
+                    )
+        return acts
+
+    def bootable(self, store: Store, allowed: Allowed) -> Bootable:
+        """Return what it is made of. store: has, or gets, this machine's pace.
+
+        Raises BadInput if a file is missing or is not the one that was noted, or if the guest wants
+        more than is allowed.
+        """
+        boot = self._boot(allowed)
+        note = self.note
+        pace = pace_of(store, boot.arch, boot.machine)
+        return Bootable(
+            label=note.label,
+            boot=boot,
+            abi=note.abi,
+            limits=Limits(boot_s=note.boot_s, command_s=note.command_s, pace=pace),
+            by_hand=f"{self.again} --shell",
+            # What is done again are system calls; services are the host's words for some of them.
+            services=ServiceCatalogue((), ModuleTree(self.directory), {}),
+        )
+
+    def _boot(self, allowed: Allowed) -> Boot:
+        boot = self.note.boot
+        if boot.network == "outside" and not allowed.outside:
+            raise BadInput(
+                f"{self.label} had a network card with a way to the outside",
+                Evidence(
+                    where=(str(self.directory),),
+                    next_step="--allow=outside, if you made the bundle or trust who did: its guest "
+                    "reaches what this machine reaches",
+                ),
+            )
+        for name, digest in self.note.digests.items():
+            self._check_file(name, digest)
+        sandbox = boot.machine.sandbox or not allowed.no_sandbox
+        return replace(boot, machine=replace(boot.machine, sandbox=sandbox))
+
+    def _check_file(self, name: str, digest: str) -> None:
+        path = self.directory / name
+        try:
+            found = known_digest(path)
+        except OSError as error:
+            raise BadInput(
+                f"the bundle's {name} is gone",
+                Evidence(where=(str(path),), seen=str(error.strerror)),
+            ) from None
+        if found != digest:
+            raise BadInput(
+                f"the bundle's {name} is another one by now",
+                Evidence(where=(str(path),), expected=digest, seen=found),
+            )
+
+    def snapshot(self) -> Snapshot | None:
+        """Return what it was restored from; None if it was booted, or if this is another QEMU."""
+        about = self.note.snapshot
+        if about is None or qemu_version(self.note.boot.arch.qemu_binary) != self.note.qemu:
+            return None
+        directory = self.directory / SNAPSHOT
+        try:
+            whole = verified(directory, about["sha256"])
+            self._check_memory(directory)
+        except OSError:
+            whole = False
+        return Snapshot.described(directory, dict(about)) if whole else None
+
+    def _check_memory(self, directory: Path) -> None:
+        """Raise BadInput if a memory file is not as large as memory: QEMU would make it so."""
+        size = (directory / MEMORY).stat().st_size
+        if size != self.note.boot.machine.memory_mib << 20:
+            raise BadInput(
+                f"the memory of {self.label} is another one by now",
+                Evidence(
+                    expected=f"{self.note.boot.machine.memory_mib} MiB",
+                    seen=f"{size} bytes",
+                    where=(str(directory / MEMORY),),
+                ),
+            )
+
+    def left_state(self) -> Snapshot:
+        """Return the state in which the failure left it.
+
+        Raises BadInput if that was not kept, is damaged, or is of another QEMU.
+        """
+        about = self.note.left
+        if about is None:
+            raise BadInput(
+                f"{self.label} was not kept: {self.note.not_left}",
+                Evidence(
+                    where=(str(self.directory),), next_step="`kernelvm replay` makes it do it again"
+                ),
+            )
+        version = qemu_version(self.note.boot.arch.qemu_binary)
+        if version != self.note.qemu:
+            raise BadInput(
+                f"{self.label} was kept by another QEMU",
+                Evidence(
+                    expected=self.note.qemu, seen=version, next_step="`kernelvm replay` boots"
+                ),
+            )
+        directory = self.directory / LEFT
+        if (directory / MEMORY).exists():
+            self._check_memory(directory)
+        return Snapshot.described(directory, dict(about))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A bundle that was left, with all that it says checked.
+
+    named: what the user calls it. note: what was noted of the failure. guests: in the order of
+    their launch.
+    """
+
+    directory: Path
+    named: str
+    note: FailureNote
+    guests: tuple[KeptGuest, ...]
+
+    @property
+    def name(self) -> str:
+        """What the command calls it."""
+        return self.directory.name
+
+
+def bundles(store: Store) -> tuple[Bundle, ...]:
+    """Return the bundles in the store, oldest first; what is no whole bundle is left out."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in sorted((store.root / KIND).iterdir(), key=lambda path: path.lstat().st_mtime):
+            with contextlib.suppress(BadInput):
+                found.append(read_bundle(path))
+    return tuple(found)
+
+
+def remove_bundle(store: Store, name: str) -> None:
+    """Remove a bundle of the store, and with it what was kept of its guests.
+
+    Raises BadInput if it is not there; one that is damaged can be removed as well.
+    """
+    remove_tree(_stored(store, name))
+
+
+@contextlib.contextmanager
+def open_bundle(store: Store, named: str) -> Iterator[Bundle]:
+    """Give the bundle of a name in the store, of a directory, or of a file made by `export`.
+
+    Raises BadInput if there is none, or if it was made by another version's format.
+    """
+    path = Path(named)
+    if path.is_file():
+        with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
+            _unpack(path, Path(directory))
+            yield read_bundle(Path(directory), named)
+        return
+    if (path / ABOUT).is_file():
+        yield read_bundle(path.resolve(), named)
+        return
+    yield read_bundle(_stored(store, named))
+
+
+def _stored(store: Store, name: str) -> Path:
+    """Return the directory of a bundle in the store.
+
+    Raises BadInput, with near matches, if it is not there.
+    """
+    kind = store.root / KIND
+    known = []
+    with contextlib.suppress(OSError):
+        known = [path.name for path in kind.iterdir() if stat.S_ISDIR(path.lstat().st_mode)]
+    if name in known:
+        return kind / name
+    near = difflib.get_close_matches(name, known, n=1)
+    raise BadInput(
+        f"no bundle is called {name!a}",
+        Evidence(
+            expected="the name of one in the store, a directory, or what `kernelvm export` made",
+            where=(str(kind),),
+            next_step=f"did you mean {near[0]!r}?" if near else "`kernelvm kept` lists them",
+        ),
+    )
+
+
+def read_bundle(directory: Path, named: str = "") -> Bundle:
+    """Return the bundle in a directory. named: what the user calls it, by default by its name.
+
+    Raises BadInput if it is no whole one.
+    """
+    named = named or directory.name
+    again = quoted(["kernelvm", "replay", named])
+    try:
+        if not stat.S_ISDIR(directory.lstat().st_mode):
+            raise BadInput(f"{directory} is no bundle", Evidence(expected="a directory"))
+        check_files(directory)
+        note = read_failure(directory)
+        guests = tuple(
+            KeptGuest(directory=directory / name, note=read_guest(directory / name), again=again)
+            for name in note.guests
+        )
+    except Malformed as error:
+        raise BadInput(f"{directory} is no whole bundle: {error.summary}", error.evidence) from None
+    except OSError as error:
+        raise BadInput(
+            f"{directory} is no whole bundle", Evidence(seen=str(error.strerror))
+        ) from None
+    return Bundle(directory=directory, named=named, note=note, guests=guests)
+
+
+def export_bundle(bundle: Bundle, file: Path) -> None:
+    """Write a bundle into one file, for another machine.
+
+    file: its ending says how it is packed: .tar.gz, .tar.zst, .tar.xz or .tar.
+    Raises BadInput for another ending.
+    """
+    _packer(file)
+    packing = ["tar", "--sparse", "--format=gnu", "--hard-dereference", "--create"]
+    packing += ["--auto-compress", f"--file={file.absolute()}", "--force-local"]
+    run([*packing, "--directory", bundle.directory, "."], timeout_s=PACKING_TIMEOUT_S)
+
+
+def _unpack(file: Path, directory: Path) -> None:
+    _packer(file)
+    unpack_tarball(file, directory, Way(what=str(file), rules=RULES))
+
+
+def _packer(file: Path) -> None:
+    """Look whether there is what packs and unpacks a file."""
+    packers = {".tar": "tar", ".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
+    if ".tar" not in file.suffixes[-2:] or file.suffix not in packers:
+        raise BadInput(
+            f"{file} does not say how it is packed",
+            Evidence(expected="a name that ends in .tar.gz, .tar.zst, .tar.xz or .tar"),
+        )
+    find_program(packers[file.suffix], f"install {packers[file.suffix]}, or use .tar.gz")

@@ -1,0 +1,216 @@
+"""Doing again what was done with the guests of a bundle, and comparing what they answer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_kernelvm.errors import CommandFailed, KernelvmError
+from pytest_kernelvm.failures.bundle import Allowed, Bundle, KeptGuest
+from pytest_kernelvm.guest.protocol import Reply
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.agent.journal import Act, Exchange, Ordered, Signalled, Typed
+from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+from pytest_kernelvm.vm.qemu.snapshot import SnapshotUnusable
+
+# Shorter pauses of the test are not waited for again.
+SHORTEST_PAUSE_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A reply that is not the one of the journal. number: of the exchange, from 1."""
+
+    number: int
+    what: str
+    recorded: str
+    replayed: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Comparison:
+    """How a replay came out beside its journal.
+
+    exchanges: how many were made. same: with the same reply, byte by byte. alike: in which each
+    call succeeded or failed as before, but something else was read (a time, a random number).
+    differing: the others. verdict: what the guests ended with, empty if they live.
+    """
+
+    exchanges: int = 0
+    same: int = 0
+    alike: list[Difference] = field(default_factory=list)
+    differing: list[Difference] = field(default_factory=list)
+    error: KernelvmError | None = None
+
+    def add(self, what: str, recorded: Reply | None, replayed: Reply | None) -> None:
+        """Compare the replies to one exchange; None stands for none."""
+        self.exchanges += 1
+        if recorded == replayed:
+            self.same += 1
+            return
+        difference = Difference(
+            number=self.exchanges,
+            what=what,
+            recorded=_shown(recorded),
+            replayed=_shown(replayed),
+        )
+        if recorded and replayed and _outcomes(recorded) == _outcomes(replayed):
+            self.alike.append(difference)
+        else:
+            self.differing.append(difference)
+
+
+def _outcomes(reply: Reply) -> list[int]:
+    """Return which calls failed, and how."""
+    return [min(result, 0) for result in reply.results]
+
+
+def _shown(reply: Reply | None) -> str:
+    if reply is None:
+        return "no reply"
+    outputs = b" ".join(output for output in reply.outputs if output)
+    shown = f" {outputs[:60]!r}" if outputs else ""
+    return f"{' '.join(map(str, reply.results))}{shown}"
+
+
+@contextlib.contextmanager
+def replayed_guests(
+    bundle: Bundle,
+    store: Store,
+    directory: Path,
+    *,
+    allowed: Allowed,
+    fresh: str,
+    started: Callable[[Vm], None],
+) -> Iterator[tuple[Vm, ...]]:
+    """Give the guests of a bundle as they were when their test got them; they end with the context.
+
+    store: has, or gets, this machine's pace. directory: takes their logs. allowed: what they may.
+    fresh: `restore` (where the bundle has what they were restored from) or `boot`.
+    started: called with each as soon as it is launched.
+    Raises what a boot raises, and BadInput for a damaged bundle.
+    """
+    # All is checked before the first of them is launched.
+    bootables = [kept.bootable(store, allowed) for kept in bundle.guests]
+    with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as cable:
+            ends = [cable.enter_context(end) for end in socket.socketpair()]
+            vms = []
+            for number, kept in enumerate(bundle.guests):
+                logs = directory / f"guest-{number}"
+                logs.mkdir()
+                bootable = bootables[number]
+                link = ends.pop(0) if ends and bootable.boot.network == "link" else None
+                vms.append(stack.enter_context(_again(bootable, kept, logs, fresh, started, link)))
+        yield tuple(vms)
+
+
+@contextlib.contextmanager
+def _again(
+    bootable: Bootable,
+    kept: KeptGuest,
+    logs: Path,
+    fresh: str,
+    started: Callable[[Vm], None],
+    link: socket.socket | None,
+) -> Iterator[Vm]:
+    snapshot = kept.snapshot() if fresh == "restore" else None
+    vm = Vm(bootable, logs, snapshot=snapshot, link=link)
+    vm.start()
+    started(vm)
+    try:
+        vm.__enter__()
+    except SnapshotUnusable:
+        vm = Vm(bootable, logs, link=link)
+        vm.start()
+        started(vm)
+        vm.__enter__()
+    with vm:
+        yield vm
+
+
+def replay(
+    bundle: Bundle,
+    acts: Sequence[tuple[int, Act]],
+    vms: Sequence[Vm],
+    *,
+    pauses: bool = True,
+    show: Callable[[Vm, Act, str], None],
+) -> Comparison:
+    """Do with fresh guests what the bundle's journals say, in the same order.
+
+    acts: of `acts_of`.
+    pauses: whether to wait where the test waited. show: told each act and how its reply compares.
+    Ends early with the error of a guest that fails where it did not fail before.
+    """
+    comparison = Comparison()
+    began = time.monotonic()
+    first_s = max(kept.note.started_s + kept.note.ready_s for kept in bundle.guests)
+    for number, act in acts:
+        if pauses:
+            ahead_s = act.at_s - first_s - (time.monotonic() - began)
+            if ahead_s > SHORTEST_PAUSE_S:
+                time.sleep(ahead_s)
+        vm = vms[number]
+        if isinstance(act, Exchange):
+            go_on = _exchanged(vm, act, comparison)
+            show(vm, act, _word(comparison))
+            if not go_on:
+                break
+        else:
+            show(vm, act, "")
+            _done_again(vm, act)
+    return comparison
+
+
+def acts_of(bundle: Bundle, allowed: Allowed) -> tuple[tuple[int, Act], ...]:
+    """Return the acts of all guests with their guests' numbers, in the order of the test.
+
+    Raises BadInput for a damaged journal, or one that wants more than is allowed.
+    """
+    found = [
+        (number, act) for number, kept in enumerate(bundle.guests) for act in kept.acts(allowed)
+    ]
+    return tuple(sorted(found, key=lambda pair: pair[1].at_s))
+
+
+def _exchanged(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
+    """Make an exchange again and compare; return whether there is a point in going on."""
+    try:
+        reply = vm.repeat(act)
+    except CommandFailed:
+        # A program that was killed when its time was up.
+        comparison.add(act.what, act.reply, None)
+        return True
+    except KernelvmError as error:
+        comparison.add(act.what, act.reply, None)
+        comparison.error = error
+        return act.reply is None and not vm.ended
+    comparison.error = None
+    comparison.add(act.what, act.reply, reply)
+    return True
+
+
+def _word(comparison: Comparison) -> str:
+    """Return how the last reply compares, in a word."""
+    for word, found in (("differs", comparison.differing), ("alike", comparison.alike)):
+        if found and found[-1].number == comparison.exchanges:
+            return word
+    return "same"
+
+
+def _done_again(vm: Vm, act: Act) -> None:
+    """Do what has no reply; a QEMU that is gone is noticed by the next exchange."""
+    with contextlib.suppress(KernelvmError, ProcessLookupError):
+        match act:
+            case Typed():
+                vm.console.write(act.text)
+            case Ordered():
+                vm.qmp.query(act.command, **act.arguments)
+            case Signalled():
+                os.kill(vm.pid, act.number)

@@ -1,0 +1,84 @@
+"""A guest kept as a failure left it: stopped, in files, until somebody looks at it.
+
+No process stays: a kept guest is the state in which QEMU was stopped, and attaching to it is
+restoring it. So it can be attached to again and again, each time as the failure left it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.errors import GuestDied, HarnessError, KernelvmError
+from pytest_kernelvm.vm.machine.vm import Vm
+from pytest_kernelvm.vm.qemu.migration import MEMORY_STAYS_OUT
+from pytest_kernelvm.vm.qemu.snapshot import MEMORY, Snapshot
+
+# How long an agent that was left in peace takes to answer.
+ANSWER_S = 5.0
+
+
+def keep_state(vm: Vm, directory: Path) -> dict[str, Any]:
+    """Write the state of a guest, panicked ones included; it goes on if it ran.
+
+    directory: empty, takes the state. Returns what Snapshot is to know of it.
+    Raises GuestDied if QEMU is gone or does not answer, HarnessError if it refuses, OSError.
+    """
+    if vm.ended:
+        raise GuestDied("QEMU has ended")
+    ran = vm.qmp.query("query-status")["running"]
+    stopped = time.monotonic()
+    vm.qmp.query("stop")
+    vm.write_state(directory)
+    if vm.snapshot:
+        # The memory is in the state, as the guest shares it with nobody; the file that QEMU maps
+        # below it is one hole.
+        with (directory / MEMORY).open("wb") as file:
+            os.truncate(file.fileno(), vm.boot.machine.memory_mib << 20)
+    about = vm.note_state(directory, 0.0, stopped)
+    if ran:
+        vm.qmp.query("cont")
+    return about
+
+
+class AttachedVm(Vm):
+    """A kept guest, back in a QEMU of its own; stopped until `go_on`."""
+
+    def _bring_in(self, _snapshot: Snapshot, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def _await_restored(self) -> None:
+        self.qmp.perform(self._load(), "the kept state")
+        # It may have panicked before it was kept.
+        self._judge.watch.look_from(0, 0)
+
+    async def _load(self) -> None:
+        client = await self._launch.streams.qmp_client()
+        await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
+        await client.execute("migrate-incoming", {"uri": f"fd:{self._descriptor}"})
+        while True:
+            found = await client.execute("query-status")
+            assert isinstance(found, dict)
+            if found["status"] != "inmigrate":
+                return
+            await asyncio.sleep(0.002)
+
+    def go_on(self) -> None:
+        """Let it run. Raises the error that says why it cannot, or why its agent is silent."""
+        status = self.qmp.query("query-status")["status"]
+        try:
+            self.qmp.query("cont")
+        except HarnessError:
+            raise GuestDied(f"the guest is at its end ({status})") from None
+        self.ping(ANSWER_S)
+
+    def silence(self) -> KernelvmError | None:
+        """Let it run and return why nothing can be asked of it; None if its agent answers."""
+        try:
+            self.go_on()
+        except KernelvmError as error:
+            return error
+        return None

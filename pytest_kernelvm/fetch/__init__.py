@@ -1,0 +1,1 @@
+"""How sources and packages get here: downloads, archives, Debian, RPM, patches, copies."""

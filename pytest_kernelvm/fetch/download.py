@@ -1,0 +1,138 @@
+"""Files from a network: kept where they broke off, resumed, tried again, checked before use."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
+from pytest_kernelvm.store.store import Digest, Store, Work, file_digest
+
+KIND = "downloads"
+CHUNK_BYTES = 1 << 18
+SILENCE_S = 60.0
+# Seconds between attempts; a mirror that is being synchronised is back within a minute.
+PAUSES_S = (1.0, 4.0, 15.0)
+
+_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+
+
+class Broken(Exception):
+    """A transfer that broke off; what has come is kept."""
+
+
+def fetch(
+    store: Store, url: str, sha256: str, *, pauses_s: tuple[float, ...] = PAUSES_S, where: str = ""
+) -> Path:
+    """Return a file of the network, downloaded unless the store has it.
+
+    url: http, https, ftp or file. sha256: what its bytes must have, in hex.
+    pauses_s: seconds to wait before each further attempt. where: who asked for it.
+    Raises BadInput if its bytes are others or the server does not have it, ToolMissing if it can't
+    be reached. What has come by then is kept, and the next call goes on from there.
+    """
+    name = url.rstrip("/").rpartition("/")[2].partition("?")[0] or "download"
+    digest = Digest(sha256)
+    part = store.root / KIND / f"{digest}.part"
+
+    def make(work: Work) -> dict[str, Any]:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        _complete(store, url, part, name, pauses_s, where)
+        store.progress.say(f"checking {name}")
+        found = file_digest(part)
+        if found != sha256:
+            part.unlink()
+            raise BadInput(
+                f"{name} is not the file that was meant",
+                Evidence(
+                    expected=f"sha256 {sha256}",
+                    seen=f"sha256 {found}",
+                    where=tuple(place for place in (where, url) if place),
+                    next_step="correct the sha256, or ask who changed the file",
+                ),
+            )
+        part.rename(work.entry / name)
+        return {"url": url}
+
+    return store.obtain(KIND, digest, make, label=f"the download of {name}") / name
+
+
+def _complete(
+    store: Store, url: str, part: Path, name: str, pauses_s: tuple[float, ...], where: str
+) -> None:
+    """Download until all has come; attempts that brought something do not count."""
+    pauses = list(pauses_s)
+    while True:
+        before = part.stat().st_size if part.is_file() else 0
+        try:
+            _transfer(url, part, lambda text: store.progress.update(f"downloading {name}: {text}"))
+            return
+        except Broken as broken:
+            after = part.stat().st_size if part.is_file() else 0
+            if after > before:
+                pauses = list(pauses_s)
+            if not pauses:
+                raise ToolMissing(
+                    f"{name} cannot be downloaded: {broken}",
+                    Evidence(
+                        seen=f"{after} bytes have come and are kept",
+                        where=tuple(place for place in (where, url) if place),
+                        next_step="try again: the download goes on where it broke off",
+                    ),
+                ) from None
+            store.progress.say(f"{name}: {broken}; trying again at byte {after}")
+            time.sleep(pauses.pop(0))
+
+
+def _transfer(url: str, part: Path, show: Callable[[str], None]) -> None:
+    """Make one request for what is missing and append it."""
+    start = part.stat().st_size if part.is_file() else 0
+    wanted = {"Range": f"bytes={start}-"} if start else {}
+    try:
+        request = urllib.request.Request(url, headers=wanted)
+        with contextlib.closing(urllib.request.urlopen(request, timeout=SILENCE_S)) as answer:
+            _append(answer, part, start, show)
+    except urllib.error.HTTPError as error:
+        # 416: nothing lies behind our last byte, so the file is complete or another one.
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            _end_or_restart(error, part, start)
+        elif error.code in _AGAIN:
+            raise Broken(f"the server said {error.code} {error.reason}") from None
+        else:
+            raise BadInput(f"the server does not give {url}: {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.filename and Path(error.filename) == part:
+            raise
+        raise Broken(str(getattr(error, "reason", "")) or str(error) or repr(error)) from None
+    except ValueError as error:
+        raise BadInput(f"{url!r} is no address: {error}") from None
+
+
+def _end_or_restart(error: urllib.error.HTTPError, part: Path, start: int) -> None:
+    total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+    if total != str(start):
+        part.unlink(missing_ok=True)
+        raise Broken("the file on the server is another one now")
+
+
+def _append(answer: Any, part: Path, start: int, show: Callable[[str], None]) -> None:
+    if getattr(answer, "status", None) != http.HTTPStatus.PARTIAL_CONTENT:
+        # A server that ignores the range sends all of it.
+        start = 0
+    length = answer.headers.get("Content-Length")
+    total = start + int(length) if length and length.isdecimal() else 0
+    done = start
+    with part.open("ab" if start else "wb") as file:
+        while chunk := answer.read(CHUNK_BYTES):
+            file.write(chunk)
+            done += len(chunk)
+            percent = f", {100 * done // total} %" if total else ""
+            show(f"{done >> 20} MiB{percent}")
+    if total and done < total:
+        raise Broken(f"the connection ended at byte {done} of {total}")

@@ -1,0 +1,109 @@
+"""Kernels in Debian's packages: their sources, and finished ones with their modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
+from pytest_kernelvm.fetch.debian import Package, download, find_package, unpack_deb
+from pytest_kernelvm.fetch.tarball import NamedAsAWhole, extract
+from pytest_kernelvm.foreign.tar_members import Damaged, Kind, TarMembers
+from pytest_kernelvm.process import find_program, piped
+from pytest_kernelvm.store.store import Store, Work, digest_of
+
+# What a kernel's package is made of: sid has image and modules in packages of their own.
+_MOST_CONTROL_BYTES = 1 << 20
+_KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules)-[a-z0-9.+~-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourcePackage(NamedAsAWhole):
+    """A linux-source package of some suite, downloaded when it is needed."""
+
+    package: Package
+
+    @property
+    def digest(self) -> str:
+        """Names the content."""
+        return digest_of(["deb", self.package.sha256])
+
+    @property
+    def label(self) -> str:
+        """The package in words."""
+        return str(self.package)
+
+    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:
+        """Unpack the tarball of the package into `work.entry/tree`."""
+        root = work.directory / "deb"
+        root.mkdir()
+        unpack_deb(download(store, self.package), root)
+        found = sorted((root / "usr/src").glob("linux-source-*.tar.*"))
+        if not found:
+            raise BadInput(f"{self.label} holds no usr/src/linux-source-*.tar.*")
+        extract(found[0], work, show)
+
+
+def fetch_source_package(store: Store, source: Source) -> SourcePackage:
+    """Return a `debian` source with a suite. Raises as find_package."""
+    package = find_package(store, source.value, arch="", suite=source.suite, where=source.where)
+    return SourcePackage(package=package)
+
+
+def kernel_packages(store: Store, package: Package, where: str = "") -> tuple[Package, ...]:
+    """Return a kernel's package with those of its dependencies that hold image and modules.
+
+    A metapackage such as linux-image-arm64 holds nothing but such a dependency.
+    """
+    found: dict[str, Package] = {}
+    pending = [package]
+    while pending:
+        each = pending.pop(0)
+        found[each.name] = each
+        for name in each.depends:
+            if _KERNEL_PACKAGE.fullmatch(name) and name not in found:
+                pending.append(
+                    find_package(store, name, arch=each.arch, suite=each.suite, where=where)
+                )
+    return tuple(found.values())
+
+
+def deb_field(deb: Path, field: str) -> str:
+    """Return a field of a .deb's control file. Raises BadInput if it is damaged.
+
+    The archive with that file is read and not unpacked: it may have something else in its place.
+    """
+    program = find_program("dpkg-deb", "apt-get install dpkg")
+    said = ""
+    try:
+        with piped([program, "--ctrl-tarfile", deb], timeout_s=60) as stream:
+            text = _control_in(TarMembers(stream))
+    except Damaged as error:
+        text, said = "", str(error)
+    except HarnessError as error:
+        text, said = "", error.evidence.excerpt
+    found = re.search(rf"^{re.escape(field)}:[ \t]*(\S[^\n]*)$", text, re.MULTILINE)
+    if not found:
+        raise BadInput(f"{deb} is no package", Evidence(excerpt=said, where=(str(deb),)))
+    return found[1].strip()
+
+
+def _control_in(members: TarMembers) -> str:
+    text = ""
+    for member in members:
+        if member.kind is Kind.FILE and member.name in (b"control", b"./control"):
+            text = members.content(_MOST_CONTROL_BYTES).decode(errors="replace")
+    return text
+
+
+def host_suite() -> str:
+    """Return the code name of the host's Debian, or `stable`."""
+    try:
+        text = Path("/etc/os-release").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^VERSION_CODENAME=(\w+)$", text, re.MULTILINE)
+    return found[1] if found and re.search(r"^ID=debian$", text, re.MULTILINE) else "stable"

@@ -1,0 +1,155 @@
+"""A copy of a source that follows it: files that differ are written anew, the others stay.
+
+make decides by times what is compiled again. A file that changes therefore gets the time of the
+change and not its own, which may be older than an object made from another version of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.store.store import digest_of, file_digest
+
+# The directory of a copy that make is given as O=; it is no part of the source.
+OBJECTS = ".objects"
+# Beside a copy: digests of its files by relative path.
+FILES = "files.json"
+
+
+def files_below(tree: Path) -> dict[str, os.stat_result]:
+    """Return the files and links of a source by relative path, but not what is git's or make's."""
+    found: dict[str, os.stat_result] = {}
+    pending = [("", str(tree))]
+    while pending:
+        prefix, directory = pending.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                relative = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if relative not in (".git", OBJECTS):
+                        pending.append((f"{relative}/", entry.path))
+                elif relative != ".git":
+                    found[relative] = entry.stat(follow_symlinks=False)
+    return found
+
+
+def digests_below(tree: Path) -> dict[str, str]:
+    """Return digests of the files and links of a source by relative path."""
+    names = list(files_below(tree))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(lambda name: content_digest(tree / name), names)
+        return dict(zip(names, digests, strict=True))
+
+
+def follow_linked(source: Path, copy: Path) -> tuple[str, ...]:
+    """Make `copy`, whose files are links to a source's, have the files of `source`.
+
+    A file that is not the same one is compared by its bytes and, if they differ, written anew with
+    the present as its time. Return the relative paths of those that were written or removed.
+    """
+    wanted, present = files_below(source), files_below(copy)
+    changed = []
+    for name, about in wanted.items():
+        before = present.get(name)
+        if not (before and _same(source / name, about, copy / name, before)):
+            changed.append(name)
+            _replace(source / name, copy / name)
+    changed += _remove(copy, present.keys() - wanted.keys())
+    return tuple(sorted(changed))
+
+
+def follow_digests(
+    source: Path,
+    copy: Path,
+    wanted: Mapping[str, str],
+    before: Mapping[str, str],
+    *,
+    overlay: Path | None = None,
+) -> tuple[str, ...]:
+    """Make `copy` have the files of a working tree.
+
+    wanted: digests of the tree's files by relative path; before: those of the copy's.
+    overlay: a directory whose files are taken instead of the tree's.
+    Return the relative paths of those that were written or removed.
+    Raises BadInput if a file is not what its digest says: somebody edits it right now.
+    """
+    changed = [name for name, digest in wanted.items() if before.get(name) != digest]
+    for name in changed:
+        laid_over = overlay is not None and _is_there(overlay / name)
+        try:
+            _replace((overlay if overlay and laid_over else source) / name, copy / name)
+            found = content_digest(copy / name)
+        except FileNotFoundError:
+            found = ""
+        if found != wanted[name]:
+            raise BadInput(
+                f"{source} changes while it is built",
+                Evidence(where=(str(source / name),), next_step="try again when all is saved"),
+            )
+    return tuple(sorted([*changed, *_remove(copy, before.keys() - wanted.keys())]))
+
+
+def link_digests(
+    source: Path, copy: Path, wanted: Mapping[str, str], before: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Make `copy`, whose files are links to a source's, have the files of a source that changed.
+
+    wanted, before: digests by relative path. The source's files are replaced when they change, and
+    have the time of that. Return the relative paths of those that were linked or removed.
+    """
+    changed = [name for name, digest in wanted.items() if before.get(name) != digest]
+    for name in changed:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).unlink(missing_ok=True)
+        if (source / name).is_symlink():
+            (copy / name).symlink_to((source / name).readlink())
+        else:
+            (copy / name).hardlink_to(source / name)
+    return tuple(sorted([*changed, *_remove(copy, before.keys() - wanted.keys())]))
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.is_file()
+
+
+def content_digest(path: Path) -> str:
+    """Return what names a file of a source: its bytes and whether it is a program, or its link."""
+    about = path.lstat()
+    if stat.S_ISLNK(about.st_mode):
+        return digest_of(["link", str(path.readlink())])
+    program = "x" if about.st_mode & stat.S_IXUSR else "-"
+    return program + file_digest(path)
+
+
+def _remove(copy: Path, names: Iterable[str]) -> list[str]:
+    gone = sorted(names)
+    for name in gone:
+        (copy / name).unlink(missing_ok=True)
+    return gone
+
+
+def _same(one: Path, about: os.stat_result, other: Path, before: os.stat_result) -> bool:
+    if about.st_ino == before.st_ino and about.st_dev == before.st_dev:
+        return True
+    # Whether others may write is no part of a source (content_digest).
+    kinds = {(stat.S_IFMT(each.st_mode), each.st_mode & stat.S_IXUSR) for each in (about, before)}
+    if len(kinds) > 1 or about.st_size != before.st_size:
+        return False
+    return content_digest(one) == content_digest(other)
+
+
+def _replace(source: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.unlink(missing_ok=True)
+    if source.is_symlink():
+        copy.symlink_to(source.readlink())
+        return
+    # A link's file must not get the present as its time, and copyfile makes a file of our own.
+    shutil.copyfile(source, copy)
+    copy.chmod(0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644)

@@ -1,0 +1,1 @@
+"""What somebody else made: files, JSON and archives, checked before anything is done."""

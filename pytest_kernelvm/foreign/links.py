@@ -1,0 +1,35 @@
+"""Symbolic links in a tree of others: none may lead out of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_kernelvm.foreign.archive_rules import USUAL, Rules, refuse_link
+
+
+def links_below(directory: Path) -> Iterator[Path]:
+    """Give the symbolic links below a directory, without following any."""
+    pending = [str(directory)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    yield Path(entry.path)
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+
+
+def refuse_links_out(tree: Path, what: str, rules: Rules = USUAL) -> None:
+    """Raise BadInput if a symbolic link below a directory leads out of it, as the kernel reads it.
+
+    what: the tree in words. rules: what the message says is allowed.
+    `a/..` is where the link `a` leads to and one up from there, not what stands before it.
+    """
+    root = os.path.realpath(tree)
+    for link in links_below(tree):
+        aim = os.path.realpath(link)
+        if aim != root and not aim.startswith(f"{root}/"):
+            name, target = os.fsencode(link.relative_to(tree)), os.fsencode(link.readlink())
+            refuse_link(what, name, target, rules)

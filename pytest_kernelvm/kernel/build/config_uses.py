@@ -1,0 +1,149 @@
+"""Which objects of a kernel image were compiled by which symbols' values.
+
+kbuild notes it for itself: scripts/basic/fixdep writes `include/config/SYMBOL` into the notes of
+every object whose source or headers mention CONFIG_SYMBOL. An image that was made with another
+value of such a symbol has other code there, or structures of another layout, whatever vermagic
+says. Of another layout only where a header mentions the symbol: what a .c file alone knows, no
+module sees.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.kernel.kconfig.dot_config import same_value
+
+USES = "config-uses.json"
+CACHE = ".config-uses.json"
+# So many notes are read again sooner than the cache is written.
+FEW = 50
+# More objects than this are not named.
+MOST_NAMED = 8
+
+_NAMES = re.compile(rb"include/config/([A-Z0-9a-z_]+)\b")
+_HEADERS = re.compile(rb"^  (\S+\.h) \\$", re.MULTILINE)
+# As fixdep looks for them (scripts/basic/fixdep.c, parse_config_file).
+_IN_HEADER = re.compile(rb"CONFIG_([A-Z0-9a-z_]+?)(?:_MODULE)?(?![A-Z0-9a-z_])")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Use:
+    """How an image depends on a symbol.
+
+    count: built-in objects that do. named: some of them. in_header: whether a header mentions it.
+    """
+
+    count: int
+    named: tuple[str, ...]
+    in_header: bool
+
+
+def write_uses(objects: Path, entry: Path) -> None:
+    """Write which built-in objects of a build directory depend on which symbols.
+
+    What was found is noted in the build directory too, as reading all of kbuild's notes takes a
+    second: after an edit the next call reads those alone that are new.
+    """
+    try:
+        cached = json.loads((objects / CACHE).read_bytes())
+        known, headers, table = cached["found"], cached["headers"], cached["table"]
+    except (OSError, ValueError, KeyError):
+        known, headers, table = {}, {}, {}
+    found, included = _read_notes(objects, known)
+    read = sum(note != known.get(made) for made, note in found.items())
+    changed = _read_headers(objects, included, headers)
+    symbols = {made: note[1] for made, note in found.items()}
+    is_new = changed or symbols != {made: note[1] for made, note in known.items()}
+    if is_new:
+        table = _table(symbols, {name for note in headers.values() for name in note[1].split()})
+    if is_new or read > FEW:
+        noted = {"found": found, "headers": headers, "table": table}
+        (objects / CACHE).write_text(json.dumps(noted))
+    (entry / USES).write_text(json.dumps(table))
+
+
+def _read_notes(
+    objects: Path, cached: Mapping[str, tuple[int, str]]
+) -> tuple[dict[str, tuple[int, str]], set[str]]:
+    """Return, by object, the time of its note and the symbols in it, separated by blanks.
+
+    With them the headers that new notes name.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    headers: set[bytes] = set()
+    for directory, names, files in os.walk(objects):
+        if Path(directory) == objects:
+            names[:] = [n for n in names if n not in ("scripts", "tools", "usr", "include")]
+        for name in files:
+            if not (name.startswith(".") and name.endswith(".o.cmd")):
+                continue
+            note = f"{directory}/{name}"
+            made = f"{os.path.relpath(directory, objects)}/{name[1:-4]}".removeprefix("./")
+            time_ns = os.stat(note).st_mtime_ns  # noqa: PTH116
+            before = cached.get(made)
+            if before and before[0] == time_ns:
+                found[made] = before
+                continue
+            text = Path(note).read_bytes()
+            headers.update(_HEADERS.findall(text))
+            symbols = () if b" -DMODULE " in text else sorted(set(_NAMES.findall(text)))
+            found[made] = time_ns, b" ".join(symbols).decode()
+    return found, {os.fsdecode(header) for header in headers}
+
+
+def _read_headers(objects: Path, names: Iterable[str], known: dict[str, tuple[int, str]]) -> bool:
+    """Add to what is known of headers: their time and the symbols in them; whether that changed."""
+    changed = False
+    for name in names:
+        before = known.get(name)
+        try:
+            time_ns = (objects / name).stat().st_mtime_ns
+            if before and before[0] == time_ns:
+                continue
+            text = (objects / name).read_bytes()
+        except OSError:
+            # It was generated for one object, and removed.
+            continue
+        symbols = b" ".join(sorted(set(_IN_HEADER.findall(text)))).decode()
+        changed = changed or not before or before[1] != symbols
+        known[name] = time_ns, symbols
+    return changed
+
+
+def _table(found: Mapping[str, str], in_headers: set[str]) -> dict[str, tuple[Any, ...]]:
+    users: dict[str, list[str]] = {}
+    for made in sorted(found):
+        for symbol in found[made].split():
+            users.setdefault(symbol, []).append(made)
+    return {
+        symbol: (len(users[symbol]), users[symbol][:MOST_NAMED], symbol in in_headers)
+        for symbol in sorted(users)
+    }
+
+
+def read_uses(entry: Path) -> dict[str, Use]:
+    """Return how a stored image depends on symbols, by symbol."""
+    try:
+        table = json.loads((entry / USES).read_bytes())
+    except FileNotFoundError:
+        return {}
+    return {
+        # Tables of before have no third field: then it may be in a header.
+        symbol: Use(count=int(row[0]), named=tuple(row[1]), in_header=row[2:3] != [False])
+        for symbol, row in table.items()
+    }
+
+
+def differences(
+    image: Mapping[str, str], modules: Mapping[str, str]
+) -> tuple[tuple[str, str, str], ...]:
+    """Return the symbols that differ: name, its value in the image, its value for the modules."""
+    names = sorted(image.keys() | modules.keys())
+    pairs = ((name, image.get(name, "n"), modules.get(name, "n")) for name in names)
+    return tuple(each for each in pairs if not same_value(each[1], each[2]))

@@ -1,0 +1,88 @@
+"""What the next build in a kept directory need not make, install or copy again.
+
+Of most edits the headers for programs do not change, and of many the modules neither. They are then
+linked from the kernel that was made in the directory before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.kernel.build.build_directories import Bench
+from pytest_kernelvm.process import run
+from pytest_kernelvm.store.store import Digest, Store, file_digest
+
+LINK_TIMEOUT_S = 300.0
+# Files of these kinds decide nothing about what programs see, unless they are in these places.
+_CODE = (".c", ".h", ".S", ".s", ".dts", ".dtsi", ".rst", ".txt", ".yaml")
+_SEEN = ("scripts/", "usr/", "tools/include/")
+
+# What `make modules_install` puts beside the modules, and depmod reads.
+_LISTS = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Earlier:
+    """The kernel that was made last in a build directory.
+
+    entry: in the store. changed: files of the source that differ since.
+    modules: what tells whether they are the same, by file.
+    """
+
+    entry: Path
+    changed: tuple[str, ...]
+    modules: Mapping[str, str]
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether its headers are those of the source as it is now."""
+        return not any(_decides_headers(name) for name in self.changed)
+
+
+def earlier_kernel(store: Store, bench: Bench) -> Earlier | None:
+    """Return what was made last in a build directory, if that build succeeded and is stored."""
+    try:
+        noted = json.loads(bench.made)
+        entry = store.find("kernels", Digest(noted["kernel"]))
+        modules = dict(noted["modules"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    if entry is None or bench.changed is None:
+        return None
+    return Earlier(entry=entry, changed=bench.changed, modules=modules)
+
+
+def note_of(kernel: str, objects: Path) -> str:
+    """Return what is to be noted about a build directory that a kernel was just made in."""
+    return json.dumps({"kernel": kernel, "modules": module_stamps(objects)})
+
+
+def module_stamps(objects: Path) -> dict[str, str]:
+    """Return what tells whether modules have to be installed again, by file."""
+    found: dict[str, str] = {}
+    for name in _LISTS:
+        if (objects / name).is_file():
+            found[name] = file_digest(objects / name)
+    order = objects / "modules.order"
+    for line in order.read_text().splitlines() if order.is_file() else ():
+        about = (objects / line).with_suffix(".ko").stat()
+        found[line] = f"{about.st_size} {about.st_mtime_ns}"
+    return found
+
+
+def link_tree(source: Path, to: Path) -> None:
+    """Make a directory whose files are those of another, which never change."""
+    run(["cp", "-al", source, to], timeout_s=LINK_TIMEOUT_S)
+
+
+def link_outputs(earlier: Earlier, entry: Path, names: Iterable[str]) -> None:
+    """Give an entry some outputs of an earlier kernel."""
+    for name in names:
+        link_tree(earlier.entry / name, entry / name)
+
+
+def _decides_headers(name: str) -> bool:
+    return not name.endswith(_CODE) or name.startswith(_SEEN) or "uapi" in name

@@ -1,0 +1,1 @@
+"""A kernel's configuration: what was requested, what became of it, and why."""

@@ -1,0 +1,106 @@
+"""Two configurations beside each other: what is new, gone, and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.kernel.kconfig.dot_config import offered, parse_config, same_value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One of two configurations.
+
+    label: whose it is. text: its .config. names: all symbols that its Kconfig files define, None
+    where these are not at hand. requests: what was asked for, by symbol.
+    """
+
+    label: str
+    text: str
+    names: Collection[str] | None
+    requests: Mapping[str, Requested]
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The symbols that are set or, visible, n."""
+        return dict.fromkeys(offered(self.text), "n") | parse_config(self.text)
+
+    def knows(self, name: str) -> bool:
+        """Whether its Kconfig files define a symbol; taken for granted where they are missing."""
+        return self.names is None or name in self.names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """A symbol that differs; before and after are empty where it is not defined."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """What differs between two configurations.
+
+    new: defined only in the second. gone: only in the first. asked: values that one of them was
+    asked for. followed: values that nobody asked for: defaults, and what others bring along.
+    """
+
+    new: tuple[Change, ...]
+    gone: tuple[Change, ...]
+    asked: tuple[Change, ...]
+    followed: tuple[Change, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.gone or self.asked or self.followed)
+
+
+def difference(one: Side, other: Side) -> Difference:
+    """Return what differs, each part in the order of names.
+
+    Symbols that are n or out of sight on both sides do not count as different.
+    """
+    new: list[Change] = []
+    gone: list[Change] = []
+    asked: list[Change] = []
+    followed: list[Change] = []
+    before, after = one.values, other.values
+    for name in sorted({*before, *after}):
+        change = Change(
+            name=name,
+            before=before.get(name, "n") if one.knows(name) else "",
+            after=after.get(name, "n") if other.knows(name) else "",
+        )
+        if not one.knows(name):
+            new.append(change)
+        elif not other.knows(name):
+            gone.append(change)
+        elif not same_value(change.before, change.after):
+            named = name in one.requests or name in other.requests
+            (asked if named else followed).append(change)
+    return Difference(
+        new=tuple(new), gone=tuple(gone), asked=tuple(asked), followed=tuple(followed)
+    )
+
+
+def rendered(found: Difference, one: Side, other: Side) -> str:
+    """Return a difference as text for a terminal, one symbol a line."""
+    parts = []
+    for title, changes in (
+        (f"gone: {other.label} does not define them", found.gone),
+        (f"new: {one.label} does not define them", found.new),
+        ("asked for", found.asked),
+        ("changed with others, or by default", found.followed),
+    ):
+        if changes:
+            width = max(len(change.name) for change in changes)
+            lines = (f"  {change.name:{width}}  {_shown(change)}" for change in changes)
+            parts.append("\n".join([f"{title} ({len(changes)})", *lines]))
+    return "\n\n".join(parts) or f"{one.label} and {other.label} say the same"
+
+
+def _shown(change: Change) -> str:
+    return " -> ".join(value for value in (change.before, change.after) if value)

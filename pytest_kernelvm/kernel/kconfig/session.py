@@ -1,0 +1,331 @@
+"""From a base and requests to a final .config: conf decides, and every loss is explained."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.model import Conditional, KernelConfig, Requested
+from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, KernelvmError, ToolMissing
+from pytest_kernelvm.kernel.kconfig.dot_config import (
+    as_config,
+    lost,
+    offered,
+    parse_config,
+    same_value,
+)
+from pytest_kernelvm.kernel.kconfig.requests import conditionals_of, merge, requests_of
+from pytest_kernelvm.process import run_attached, said
+from pytest_kernelvm.toolchain.config_tools import lacks_program
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.kernel.kconfig.menus import Menus
+
+_ENVIRONMENT = "kernelvm-environment"
+# kconfig's makefiles name goals like this one.
+_ENVIRONMENT_GOAL = "kernelvm-environment-config"
+
+
+class Make(Protocol):
+    """A kernel's make for a build directory, with the build's compiler."""
+
+    def make(self, *goals: str) -> None:
+        """Make some goals; variables and options may be among them. Raises BuildFailed."""
+
+    def make_argv(self, *goals: str) -> list[str]:
+        """Return the command that makes some goals."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What conf came to.
+
+    requests: all that was asked for, conditional symbols with it. text: the final .config.
+    """
+
+    requests: Mapping[str, Requested]
+    text: str
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The symbols that are set."""
+        return parse_config(self.text)
+
+    @property
+    def lost(self) -> tuple[Requested, ...]:
+        """The requests that were not honoured and should have been."""
+        gone = lost(self.requests, self.values)
+        return tuple(request for request in gone if not request.optional)
+
+    @property
+    def dropped(self) -> tuple[Requested, ...]:
+        """The optional requests that were not honoured."""
+        return tuple(each for each in lost(self.requests, self.values) if each.optional)
+
+
+class Configuration:
+    """A kernel's configuration in a build directory.
+
+    label: whose kernel, in errors. version: of the source. tree: the source, patched.
+    directory: the build directory. make: its make.
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel: KernelConfig,
+        arch: Arch,
+        label: str,
+        version: str,
+        tree: Path,
+        directory: Path,
+        make: Make,
+    ) -> None:
+        self.kernel = kernel
+        self.arch = arch
+        self.label = label
+        self.version = version
+        self.tree = tree
+        self.directory = directory
+        self._make = make
+        self._base = ""
+        self._tristates: frozenset[str] = frozenset()
+
+    @property
+    def file(self) -> Path:
+        """The .config in the build directory."""
+        return self.directory / ".config"
+
+    def settle(self) -> Decision:
+        """Configure: base, answers, requests, olddefconfig, until conditional symbols are settled.
+
+        Returns the decision, which may have lost requests; `.config` is what it came to.
+        Raises BadInput for contradicting requests or rules, BuildFailed where make fails.
+        """
+        plain = requests_of(self.kernel, self.version)
+        self._base = self._make_base()
+        if self.kernel.auto_modules or self.kernel.prefer_builtin:
+            self._tristates = self._unnamed_tristates()
+        rules = conditionals_of(self.kernel, self.version)
+        applied: tuple[Conditional, ...] = ()
+        # Each round applies one rule at least, or is the last.
+        for _ in range(len(rules) + 1):
+            symbols = (request for rule in applied for request in rule.symbols)
+            requests = merge([*plain.values(), *symbols])
+            text = self.answered(
+                {name: each.value for name, each in requests.items() if not _in_vain(each)}
+            )
+            values = parse_config(text)
+            holding = tuple(rule for rule in rules if _holds(rule, values))
+            undone = [rule for rule in applied if rule not in holding]
+            if undone:
+                raise _undoes_itself(self.label, undone, applied)
+            if holding == applied:
+                break
+            applied = holding
+        self._check_modules(values)
+        return Decision(requests=requests, text=text)
+
+    def base_not_kept(self, decision: Decision) -> tuple[str, ...]:
+        """Return the symbols of a complete .config as base that came out otherwise, unasked."""
+        if not Path(self.kernel.base).is_file():
+            return ()
+        final = decision.values
+        return tuple(
+            name
+            for name, value in parse_config(self._base).items()
+            if name not in decision.requests and not same_value(value, final.get(name, "n"))
+        )
+
+    def decide(self, values: Mapping[str, str], answers: Mapping[str, str] | None = None) -> str:
+        """Return the .config that olddefconfig makes of the base and some values behind it.
+
+        answers: values for symbols that nobody names, which come before.
+        """
+        asked = as_config(answers or {}) + as_config(values)
+        self.file.write_text(f"{self._base}\n{asked}")
+        self._make.make("olddefconfig")
+        return self.file.read_text()
+
+    def menus(
+        self, values: Mapping[str, str], environment: Mapping[str, str] | None = None
+    ) -> Menus:
+        """Return the Kconfig files with some values.
+
+        environment: conf's, by default as the kernel's make gives it.
+        Raises HarnessError where Kconfiglib cannot parse them, BuildFailed where make fails.
+        """
+        # Kconfiglib is imported only when something is to be explained.
+        from pytest_kernelvm.kernel.kconfig.menus import Menus
+
+        environment = environment or self.environment()
+        return Menus.parse("Kconfig", environment=environment, values=values)
+
+    def explain(
+        self, decision: Decision, environment: Mapping[str, str] | None = None
+    ) -> KernelvmError:
+        """Return the error that explains what a decision lost; more of conf's runs may be needed.
+
+        environment: conf's, by default as the kernel's make gives it.
+        Where Kconfiglib cannot parse these files the error says so and lists the losses.
+        """
+        from pytest_kernelvm.kernel.kconfig.losses import explain_losses
+        from pytest_kernelvm.kernel.kconfig.remedy import find_remedy
+        from pytest_kernelvm.kernel.kconfig.report import explained, unexplained
+
+        try:
+            menus = self.menus(decision.values, environment)
+        except KernelvmError as error:
+            return unexplained(self.label, decision.lost, decision.values, self.tree, error.summary)
+        losses = explain_losses(decision.lost, menus, decision.requests, self.tree)
+        remedy = find_remedy(losses, menus, decision.requests, self._trial)
+        return explained(self.label, losses, remedy)
+
+    def edit(self) -> str:
+        """Let a person change `.config` with nconfig on this terminal; return what it is then.
+
+        Raises ToolMissing where nconfig cannot be compiled.
+        """
+        status = run_attached(self._make.make_argv("nconfig"))
+        if status != 0:
+            raise ToolMissing(
+                f"make nconfig {said(status)}",
+                Evidence(
+                    expected="ncurses with its headers",
+                    next_step="look at make's words above; apt-get install libncurses-dev",
+                ),
+            )
+        return self.file.read_text()
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment that the kernel's make gives to conf.
+
+        Raises BuildFailed where make does not say, BadInput where what it says cannot be read.
+        """
+        file = self.directory / _ENVIRONMENT
+        self._make.make(
+            f"--eval={_ENVIRONMENT_GOAL}: ; @env -0 >{_ENVIRONMENT}",
+            _ENVIRONMENT_GOAL,
+        )
+        try:
+            entries = file.read_text().split("\0")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot read make's environment: {error}") from None
+        return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+    def _trial(self, values: Mapping[str, str]) -> Mapping[str, str]:
+        return parse_config(self.answered(values))
+
+    def _make_base(self) -> str:
+        base = Path(self.kernel.base)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if base.is_file():
+            return base.read_text()
+        try:
+            self._make.make(self.kernel.base)
+        except BuildFailed as error:
+            raise self._no_such_base(error) from None
+        return self.file.read_text()
+
+    def _no_such_base(self, error: BuildFailed) -> KernelvmError:
+        """A named defconfig that this source lacks is the user's mistake, with a near name."""
+        name = self.kernel.base
+        directory = self.tree / "arch" / self.arch.linux_arch / "configs"
+        if not name.endswith("_defconfig") or (directory / name).is_file():
+            return error
+        known = sorted(path.name for path in directory.glob("*defconfig"))
+        near = difflib.get_close_matches(name, known, n=3)
+        return BadInput(
+            f"{self.label}: the source has no {name}",
+            Evidence(
+                expected=f"one of {directory.relative_to(self.tree)}",
+                excerpt=error.evidence.excerpt,
+                next_step=f"did you mean {' or '.join(near)}?" if near else "",
+            ),
+        )
+
+    def _unnamed_tristates(self) -> frozenset[str]:
+        """The tristate symbols that nobody names, a complete .config as base included."""
+        named = (
+            {*parse_config(self._base), *offered(self._base)}
+            if Path(self.kernel.base).is_file()
+            else set()
+        )
+        files = (path for path in self.tree.rglob("Kconfig*") if path.is_file())
+        return tristates(path.read_text(errors="replace") for path in files) - named
+
+    def answered(self, values: Mapping[str, str]) -> str:
+        """Return what olddefconfig makes of values, with m or y for each tristate unnamed."""
+        free = self._tristates - set(values)
+        if not (self.kernel.auto_modules and self.kernel.prefer_builtin):
+            answer = "m" if self.kernel.auto_modules else "y"
+            return self.decide(values, dict.fromkeys(free, answer))
+        # What is y without being asked stays so; the rest is m as soon as it comes into sight.
+        answers: dict[str, str] = {}
+        while True:
+            text = self.decide(values, answers)
+            found = (offered(text) & free) - set(answers)
+            if not found:
+                return text
+            answers |= dict.fromkeys(found, "m")
+
+    def _check_modules(self, values: Mapping[str, str]) -> None:
+        if self.kernel.auto_modules and values.get("MODULES") != "y":
+            raise BadInput(
+                f"{self.label}: auto_modules, but MODULES is n: every m would mean y",
+                Evidence(next_step="ask for MODULES=y, or say prefer_builtin instead"),
+            )
+
+
+def tristates(kconfig_texts: Iterable[str]) -> frozenset[str]:
+    """Return the symbols that some Kconfig file gives the type tristate.
+
+    kconfig_texts: the contents of Kconfig files.
+    """
+    found: set[str] = set()
+    for text in kconfig_texts:
+        name = ""
+        for line in text.splitlines():
+            words = line.split(maxsplit=2)
+            if not words:
+                continue
+            if words[0] in ("config", "menuconfig", "choice"):
+                name = words[1] if len(words) > 1 else ""
+            elif name and words[0] in ("tristate", "def_tristate"):
+                found.add(name)
+    return frozenset(found)
+
+
+def _in_vain(request: Requested) -> bool:
+    """Whether a request may be lost, and must be: conf does not ask for some programs itself."""
+    return request.optional and request.value == "y" and lacks_program(request.name)
+
+
+def _holds(rule: Conditional, values: Mapping[str, str]) -> bool:
+    value = values.get(rule.name, "n")
+    if rule.value:
+        return same_value(value, rule.value)
+    return not same_value(value, "n")
+
+
+def _undoes_itself(
+    label: str, undone: list[Conditional], applied: tuple[Conditional, ...]
+) -> BadInput:
+    shown = [
+        f"{rule.name}{'=' if rule.value else ''}{rule.value}: "
+        f"{', '.join(map(str, rule.symbols))}  ({rule.where})"
+        for rule in applied
+    ]
+    names = " and ".join(dict.fromkeys(rule.name for rule in undone))
+    return BadInput(
+        f"{label}: conditional symbols take away what they depend on: {names}",
+        Evidence(
+            expected="conditions that still hold when their symbols are asked for",
+            excerpt="\n".join(shown),
+            next_step=f"drop the one that changes {names}",
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Modules built outside of a kernel's tree, and whether they fit a kernel."""

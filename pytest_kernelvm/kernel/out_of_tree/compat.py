@@ -1,0 +1,263 @@
+"""Whether a module fits a kernel's image, found out before anything is booted.
+
+vermagic, which the kernel itself compares, says little: the release, SMP, PREEMPT, unloading,
+MODVERSIONS, the CPU. What it does not see is looked for here as well: symbols that the image does
+not export, CRCs of symbols that differ, and, where the modules' configuration is known, objects of
+the image that were compiled by other values of its symbols.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
+from pytest_kernelvm.kernel.build.build import Kernel
+from pytest_kernelvm.kernel.build.config_uses import differences, read_uses
+from pytest_kernelvm.kernel.exports import SYMVERS, Exports, exports_of
+from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
+from pytest_kernelvm.process import run
+from pytest_kernelvm.toolchain.elf_head import fits
+
+TOOL_TIMEOUT_S = 60.0
+# Of each kind; an error fits one screen.
+MOST_TOLD = 5
+# What Kconfig notes of the tools (init/Kconfig).
+_TOOL = re.compile(r"(?:GCC|CLANG|AS|LD|LLD|PAHOLE|RUSTC|RUSTC_LLVM)_VERSION")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objection:
+    """One reason why a module does not fit.
+
+    kind: architecture, modules (the kernel loads none), vermagic, symbol, crc or layout.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+def objections(
+    kernel: Kernel, modules: Sequence[Path], *, config: Mapping[str, str] | None = None
+) -> tuple[Objection, ...]:
+    """Return why modules do not fit a kernel's image; nothing if they do.
+
+    modules: .ko files that are loaded together. config: what they were built for, if known.
+    Where the kernel itself would refuse all that there is to say is why: symbols, CRCs and
+    structures of another kernel differ anyway.
+    """
+    strange = [module.name for module in modules if not fits(module, kernel.arch)]
+    if strange:
+        text = f"{_listed(strange)}: not of {kernel.arch.name}"
+        return (Objection(kind="architecture", text=text),)
+    if kernel.config and kernel.config.get("MODULES") != "y":
+        text = f"{kernel.release} was built without MODULES, it loads none"
+        return (Objection(kind="modules", text=text),)
+    refused = tuple(_vermagic(kernel, modules))
+    if refused:
+        return refused
+    exports = _exports_of(kernel)
+    theirs = {name for module in modules for name in symbols(kernel, module, "--defined-only")}
+    found: list[Objection] = []
+    for module in modules:
+        found += _undefined(kernel, module, exports, theirs)
+    for module in modules:
+        found += _crcs(kernel, module, exports)
+    if config is not None:
+        found += layout_objections(kernel, config)
+    return tuple(found)
+
+
+def layout_objections(kernel: Kernel, config: Mapping[str, str]) -> tuple[Objection, ...]:
+    """Return the symbols whose other value has given structures of the image another layout.
+
+    Those count that some object of the image was compiled by and some header mentions. A text
+    changes no layout, nor does the version of a tool.
+    """
+    uses = read_uses(kernel.directory)
+    found = []
+    for name, ours, theirs in differences(kernel.config, config):
+        use = uses.get(name)
+        is_text = '"' in (ours[:1], theirs[:1])
+        if not use or not use.count or not use.in_header or is_text or _TOOL.fullmatch(name):
+            continue
+        more = f" and {use.count - len(use.named)} more" if use.count > len(use.named) else ""
+        text = (
+            f"{name} is {ours} in the image and {theirs} for the module; compiled by it "
+            f"into the image: {', '.join(use.named)}{more}"
+        )
+        found.append((use.count, Objection(kind="layout", text=text)))
+    # What most of the image was compiled by comes first.
+    return tuple(each for _count, each in sorted(found, key=lambda pair: -pair[0]))
+
+
+def unchecked(kernel: Kernel, *, config: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Return what `objections` could not find out of a kernel, in words. config: as for it."""
+    found = []
+    if _exports_of(kernel).crcs is None:
+        found.append(
+            f"symbols were looked for in the image's text and CRCs were not compared, as "
+            f"{kernel.release} came without a {SYMVERS} (Debian has it in "
+            f"linux-headers-{kernel.release}, Fedora in kernel-devel)"
+        )
+    if config is None:
+        found.append("what they were configured for is not known")
+    elif not kernel.config:
+        found.append("what the kernel was configured for is not known")
+    elif not read_uses(kernel.directory):
+        found.append("which structures its configuration decides is not known")
+    if not kernel.module_tree.is_dir():
+        found.append("the kernel has no modules of its own, whose vermagic would be compared")
+    return tuple(found)
+
+
+def require_fit(
+    kernel: Kernel, modules: Sequence[Path], *, config: Mapping[str, str] | None = None
+) -> None:
+    """Raise BuildFailed, with every reason, if modules do not fit a kernel's image."""
+    found = objections(kernel, modules, config=config)
+    if found:
+        names = ", ".join(module.name for module in modules)
+        raise BuildFailed(
+            f"{names} is not for this kernel, {kernel.release}",
+            Evidence(
+                expected="modules that were built together with the image, or against its tree",
+                excerpt="\n".join(_shortened(found)),
+                where=(str(kernel.directory),),
+                next_step="build image and modules from one configuration",
+            ),
+        )
+
+
+def _shortened(found: Sequence[Objection]) -> Iterable[str]:
+    """Give the first objections of each kind, and how many more there are."""
+    for kind in dict.fromkeys(objection.kind for objection in found):
+        same = [objection for objection in found if objection.kind == kind]
+        yield from map(str, same[:MOST_TOLD])
+        if len(same) > MOST_TOLD:
+            yield f"{kind}: {len(same) - MOST_TOLD} more"
+
+
+def config_near(modules: Sequence[Path]) -> dict[str, str] | None:
+    """Return the configuration that lies with modules in the build directory they were made in.
+
+    A kernel of the store has it too. None if there is none, or if they come from several places.
+    """
+    found = {_config_above(module.absolute()) for module in modules}
+    path = found.pop() if len(found) == 1 else None
+    return parse_config(path.read_text()) if path else None
+
+
+def _config_above(module: Path) -> Path | None:
+    for directory in module.parents:
+        for name in (".config", "config"):
+            if (directory / name).is_file() and (directory / "Module.symvers").is_file():
+                return directory / name
+    return None
+
+
+def _tool(kernel: Kernel, name: str) -> str:
+    return f"{kernel.arch.toolchain_prefix}{name}"
+
+
+def symbols(kernel: Kernel, module: Path, which: str) -> set[str]:
+    """Return symbols of a module. which: nm's option.
+
+    Raises BadInput for what is no module.
+    """
+    argv: list[str | Path] = [_tool(kernel, "nm"), "--format=posix", which, module]
+    done = run(argv, timeout_s=TOOL_TIMEOUT_S, check=False)
+    if done.status != 0:
+        raise BadInput(f"{module} is no module", Evidence(excerpt=done.stderr))
+    lines = [line.split(" ") for line in done.stdout.splitlines()]
+    # A weak one may stay undefined.
+    return {line[0] for line in lines if len(line) > 1 and line[1] not in "wv"}
+
+
+def _undefined(
+    kernel: Kernel, module: Path, exports: Exports, theirs: set[str]
+) -> Iterable[Objection]:
+    for name in sorted(symbols(kernel, module, "--undefined-only") - theirs):
+        # ld's own (arch/mips/kernel/vpe.c), which modpost passes over as well.
+        if name in ("_GLOBAL_OFFSET_TABLE_", "_gp_disp", "__gnu_local_gp"):
+            continue
+        if not exports.may_have(name):
+            yield Objection(
+                kind="symbol",
+                text=f"{module.name} needs {name}, which neither the image nor a module of this "
+                "kernel exports",
+            )
+
+
+def _vermagic(kernel: Kernel, modules: Sequence[Path]) -> Iterable[Objection]:
+    """As the kernel compares it (kernel/module/version.c, same_magic), modules alike together.
+
+    What the kernel's own modules say is known; of a kernel without modules only its release.
+    """
+    expected = _own_magic(kernel)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for module in modules:
+        magic = _magic_of(module)
+        told = _difference(magic, expected, kernel.release)
+        if told:
+            alike.setdefault(told, []).append(module.name)
+    for (theirs, ours), names in alike.items():
+        verb = "are" if len(names) > 1 else "is"
+        yield Objection(
+            kind="vermagic", text=f"{_listed(names)} {verb} for {theirs}, this one is {ours}"
+        )
+
+
+def _difference(magic: str, expected: str, release: str) -> tuple[str, str] | None:
+    """Return a module's vermagic and the kernel's where the kernel refuses it, to be told."""
+    theirs, _, their_words = magic.partition(" ")
+    ours, _, our_words = expected.partition(" ")
+    if expected == release:
+        return (theirs or "no kernel", ours) if theirs != ours else None
+    if their_words != our_words and theirs == ours:
+        return repr(magic), repr(expected)
+    # With CRCs the release does not count.
+    if their_words != our_words or (theirs != ours and "modversions" not in our_words.split()):
+        return theirs or "no kernel", ours
+    return None
+
+
+def _exports_of(kernel: Kernel) -> Exports:
+    return exports_of(kernel.directory, kernel.module_tree, kernel.image)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
+    return f"{', '.join(names[:MOST_TOLD])}{more}"
+
+
+def _magic_of(module: Path) -> str:
+    argv: list[str | Path] = ["modinfo", "--field", "vermagic", module]
+    return run(argv, timeout_s=TOOL_TIMEOUT_S, check=False).stdout.strip()
+
+
+def _own_magic(kernel: Kernel) -> str:
+    own = next(kernel.module_tree.rglob("*.ko*"), None)
+    return (_magic_of(own) if own else "") or kernel.release
+
+
+def _crcs(kernel: Kernel, module: Path, exports: Exports) -> Iterable[Objection]:
+    if not exports.crcs or not exports.has_crcs:
+        return
+    argv: list[str | Path] = ["modprobe", "--dump-modversions", module]
+    said = run(argv, timeout_s=TOOL_TIMEOUT_S, check=False).stdout
+    for line in said.splitlines():
+        found = re.match(r"(0x[0-9a-f]+)\s+(\S+)", line)
+        if not found or found[2] not in exports.crcs:
+            continue
+        if int(found[1], 16) != int(exports.crcs[found[2]], 16):
+            yield Objection(
+                kind="crc",
+                text=f"{module.name} knows {found[2]} as {found[1]}, "
+                f"in {kernel.release} it is {exports.crcs[found[2]]}",
+            )

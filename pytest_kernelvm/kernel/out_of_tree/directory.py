@@ -1,0 +1,155 @@
+"""Modules of a directory of the user's, built against a stored kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
+from pytest_kernelvm.fetch.tree_sync import content_digest, files_below, follow_digests
+from pytest_kernelvm.kernel.build.build import PINNED, Kernel, compiler_complaints
+from pytest_kernelvm.process import failure, run
+from pytest_kernelvm.store.intact import require_intact_below
+from pytest_kernelvm.store.store import Store, digest_of, raise_if_full, write_whole
+from pytest_kernelvm.toolchain.compiler import compiler_environment, tool_variables
+
+KIND = "external"
+FILES = "files.json"
+MAKE_TIMEOUT_S = 3600.0
+# What a build of modules leaves in their directory, if somebody else made one there.
+_MADE = (".o", ".ko", ".cmd", ".mod", ".mod.c", ".symvers", ".order", ".d", ".o.d", ".a")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExternalModules:
+    """Modules that were built. files: the .ko files. said: what the compiler said, mostly nothing.
+
+    files_digest: names the sources that they were built from.
+    """
+
+    files: tuple[Path, ...]
+    said: str
+    files_digest: str
+
+
+def sources_of(directory: Path) -> dict[str, str]:
+    """Return digests of what is to be built in a directory, by relative path.
+
+    Raises BadInput if there is nothing for kbuild.
+    """
+    if not any((directory / name).is_file() for name in ("Kbuild", "Makefile")):
+        raise BadInput(
+            f"{directory} holds no modules",
+            Evidence(expected="a Kbuild or a Makefile with obj-m", where=(str(directory),)),
+        )
+    found = {}
+    for name in files_below(directory):
+        if not name.endswith(_MADE) and not name.endswith(("~", ".swp")):
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = content_digest(directory / name)
+    return found
+
+
+def build_modules(
+    store: Store, kernel: Kernel, directory: Path, *, jobs: int | None = None
+) -> ExternalModules:
+    """Build the modules of a directory against a kernel; nothing is written into the directory.
+
+    What did not change since the last time is not compiled again.
+    Raises BuildFailed with the compiler's words, BadInput if there is nothing to build or the
+    kernel is a finished one.
+    """
+    directory = directory.absolute()
+    sources = sources_of(directory)
+    with _copy(store, kernel, directory, sources) as copy:
+        # Below /tmp and away afterwards is no place: make's work is spared the next time.
+        log = copy.parent / "make.log"
+        files, said = make_modules(store, kernel, copy, log=log, shown_as=directory, jobs=jobs)
+    if not files:
+        raise BadInput(
+            f"{directory} makes no modules",
+            Evidence(expected="obj-m += NAME.o", where=(str(directory),)),
+        )
+    warnings = [line for line in said.splitlines() if "warning: " in line]
+    return ExternalModules(files=files, said="\n".join(warnings), files_digest=digest_of(sources))
+
+
+def make_modules(
+    store: Store,
+    kernel: Kernel,
+    directory: Path,
+    *,
+    log: Path,
+    shown_as: Path,
+    jobs: int | None = None,
+) -> tuple[tuple[Path, ...], str]:
+    """Make the modules of a directory, in the directory; return the .ko files and make's words.
+
+    log: where make's words go, and beside it what the compiler answered.
+    shown_as: the directory to name in them instead.
+    Raises as build_modules.
+    """
+    if not kernel.devel.is_dir():
+        raise BadInput(
+            f"nothing can be built against {kernel.release}: it is a finished kernel",
+            Evidence(next_step="name a cell whose kernel is built here"),
+        )
+    log.unlink(missing_ok=True)
+    require_intact_below(kernel.devel)
+    argv = [
+        "make",
+        f"--directory={kernel.devel}",
+        f"M={directory}",
+        f"ARCH={kernel.arch.linux_arch}",
+        *tool_variables(kernel.arch, kernel.llvm),
+        "LOCALVERSION=",
+        f"-j{jobs or os.cpu_count() or 1}",
+        "modules",
+    ]
+    answers = log.parent
+    env = PINNED | compiler_environment(store, kernel.arch, kernel.llvm, answers=answers)
+    done = run(argv, env=env, timeout_s=MAKE_TIMEOUT_S, check=False, log=log)
+    said = log.read_text(errors="replace").replace(str(directory), str(shown_as))
+    if done.status != 0:
+        raise_if_full(said)
+        evidence = failure(done, log)
+        complaints = compiler_complaints(said, shown_as)
+        raise BuildFailed(
+            f"{shown_as.name} does not compile for {kernel.release}",
+            Evidence(
+                seen=complaints[0] if complaints else evidence.seen,
+                excerpt="\n".join(complaints) or evidence.excerpt,
+                where=(str(shown_as),),
+                command=evidence.command,
+            ),
+        )
+    listed = (directory / "modules.order").read_text().split()
+    return tuple(_ko(directory, name) for name in listed), said
+
+
+def _ko(copy: Path, listed: str) -> Path:
+    """modules.order names .o from 6.2 on (commit f65a486821cf) and .ko before, with full paths."""
+    return (copy / listed).with_suffix(".ko")
+
+
+@contextlib.contextmanager
+def _copy(
+    store: Store, kernel: Kernel, directory: Path, sources: Mapping[str, str]
+) -> Iterator[Path]:
+    """Give a copy of the directory that follows it, with what make left in it the last time."""
+    name = digest_of([str(directory), kernel.digest])
+    place = store.path(KIND, name)
+    with store.lock(f"{KIND}-{name}", f"the modules of {directory}"):
+        try:
+            before = json.loads((place / FILES).read_bytes())
+        except (OSError, ValueError):
+            before = {}
+        copy = place / "tree"
+        copy.mkdir(parents=True, exist_ok=True)
+        follow_digests(directory, copy, sources, before)
+        write_whole(place / FILES, json.dumps(dict(sources)).encode())
+        yield copy

@@ -1,0 +1,1 @@
+"""Kernel sources: trees, commits, versions and packages, named by their content."""

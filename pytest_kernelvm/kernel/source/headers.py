@@ -1,0 +1,45 @@
+"""UAPI headers and nolibc of a source, without configuring or compiling its kernel."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.kernel.source.source import locate, unpacked
+from pytest_kernelvm.process import run
+from pytest_kernelvm.store.store import Store, Work, digest_of
+
+MAKE_TIMEOUT_S = 600.0
+
+
+def headers_of_source(store: Store, package: str, arch: Arch) -> Path:
+    """Return a directory with `headers` and `nolibc` of an installed Debian source package.
+
+    Raises ToolMissing if it is not installed.
+    """
+    located = locate(store, Source(kind="debian", value=package, where=""))
+
+    def make(work: Work) -> dict[str, Any]:
+        tree = unpacked(store, located)
+        store.progress.say(f"making the headers of {package}")
+        objects = work.directory / "objects"
+        argv = ["make", f"--directory={tree}", f"O={objects}", f"ARCH={arch.linux_arch}", "headers"]
+        run(argv, timeout_s=MAKE_TIMEOUT_S, log=work.directory / "make.log")
+        copy_headers(objects / "usr/include", tree, work.entry)
+        return {"source": located.label, "arch": arch.name}
+
+    digest = digest_of([located.digest, arch.linux_arch])
+    return store.obtain("headers", digest, make, label=f"the headers of {package}")
+
+
+def copy_headers(made: Path, tree: Path, entry: Path) -> None:
+    """Copy what `make headers` made, and nolibc, into an entry."""
+    shutil.copytree(made, entry / "headers", ignore=_only_headers)
+    shutil.copytree(tree / "tools/include/nolibc", entry / "nolibc", ignore=_only_headers)
+
+
+def _only_headers(directory: str, names: list[str]) -> list[str]:
+    return [n for n in names if not (n.endswith(".h") or Path(directory, n).is_dir())]

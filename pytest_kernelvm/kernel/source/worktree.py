@@ -1,0 +1,200 @@
+"""A working tree as a source: named by what is in it now, and never written into."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.fetch.tree_sync import content_digest, follow_digests
+from pytest_kernelvm.process import run
+from pytest_kernelvm.store.store import Store, Work, digest_of, write_whole
+
+KIND = "worktrees"
+
+# Files of these kinds are compiled or read; whatever else there is may decide a configuration,
+# and so may all below scripts/, whose programs Kconfig asks.
+_COMPILED = (".c", ".h", ".S", ".s", ".dts", ".dtsi", ".rst", ".txt", ".yaml", ".json")
+
+# What make leaves in a tree that it was run in without O= (Makefile, outputmakefile).
+_LEFTOVERS = (".config", "include/config", "include/generated/autoconf.h")
+
+# What editors and tools leave: nobody compiles it.
+_IGNORED_SUFFIXES = ("~", ".orig", ".rej", ".swp", ".swo")
+_IGNORED_NAMES = frozenset({"tags", "TAGS", "cscope.out", "cscope.files", "compile_commands.json"})
+
+# Whoever changes a file twice within the clock's granularity leaves no trace in its times: files
+# that were that young when they were read are read again.
+RACY_S = 2.0
+WALK_TIMEOUT_S = 600.0
+MOST_WALKERS = 4
+# So many files are read again sooner than noted, which takes as long as a hundred of them.
+FEW = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkingTree:
+    """A working tree in the state that it was found in.
+
+    path: absolute. files: digests of its files by relative path. digest: of all of them.
+    config_digest: of those that can decide a configuration.
+    """
+
+    path: Path
+    files: Mapping[str, str]
+    digest: str
+    config_digest: str
+
+    @property
+    def family(self) -> str:
+        """Names the kernels that are built upon each other's objects: those of this directory."""
+        return digest_of(["tree", str(self.path)])
+
+    @property
+    def label(self) -> str:
+        """The tree in words."""
+        return str(self.path)
+
+    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:  # noqa: ARG002
+        """Copy its files to `work.entry/tree`. Raises BadInput if they change meanwhile."""
+        show("copying")
+        follow_digests(self.path, work.entry / "tree", self.files, {})
+
+
+def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
+    """Return the state of a working tree.
+
+    A file whose size, times and inode are those of last time is not read again; what was read is
+    noted in the store, unless that is only a few files. where: who asked for it.
+    Raises BadInput if it is not a directory, or if make was run in it without O=.
+    """
+    path = path.absolute()
+    if not path.is_dir():
+        raise BadInput(f"the tree {path} is not a directory", Evidence(where=(where,)))
+    for name in _LEFTOVERS:
+        if (path / name).exists():
+            raise BadInput(
+                f"{path} has leftovers of a build in it: {name}",
+                Evidence(
+                    expected="a tree that make was not run in, or only with O=",
+                    where=tuple(place for place in (where, str(path / name)) if place),
+                    next_step=f"make -C {path} mrproper, or take a `git worktree` of it",
+                ),
+            )
+    noted = store.root / KIND / f"{digest_of(str(path))}.json"
+    with ThreadPoolExecutor(1) as pool:
+        # find(1) walks meanwhile, in a process of its own.
+        reading = pool.submit(_known, noted)
+        lines = _stamped(path)
+        known = reading.result()
+    files, fresh = _fresh(path, lines, known)
+    if len(fresh.keys() ^ known.keys()) > FEW:
+        # Where nothing can be written, all is read again the next time.
+        with contextlib.suppress(OSError):
+            write_whole(noted, json.dumps(fresh).encode())
+    deciding = {name: digest for name, digest in files.items() if _may_decide(name)}
+    return WorkingTree(
+        path=path,
+        files=files,
+        digest=_digest_of_all(files),
+        config_digest=_digest_of_all(deciding),
+    )
+
+
+def _digest_of_all(files: Mapping[str, str]) -> str:
+    """As store.digest_of, in a third of the time; neither name nor digest has a zero byte in it."""
+    text = "\0".join(sorted(map("\0".join, files.items())))
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
+
+
+def _may_decide(name: str) -> bool:
+    return name.startswith("scripts/") or not name.endswith(_COMPILED)
+
+
+def _known(noted: Path) -> dict[str, str]:
+    try:
+        known = json.loads(noted.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _stamped(path: Path) -> list[str]:
+    """Return a line for each file: size, times, inode, mode, kind, and behind them its name."""
+    shares = _shares(path)
+    with ThreadPoolExecutor(len(shares)) as pool:
+        found = pool.map(lambda names: _stamped_below(path, names), shares)
+        return [line for lines in found for line in lines]
+
+
+def _stamped_below(path: Path, names: Iterable[str]) -> list[str]:
+    argv: list[str | Path] = ["find", *(f"./{name}" for name in names), "-name", ".git", "-prune"]
+    argv += ["-o", "!", "-type", "d", "-printf", r"%s %T@ %C@ %i %m %y %p\0"]
+    # What vanishes meanwhile makes it complain, and is not there.
+    done = run(argv, cwd=path, timeout_s=WALK_TIMEOUT_S, check=False)
+    return os.fsdecode(done.raw_stdout).split("\0")[:-1]
+
+
+def _shares(path: Path) -> list[list[str]]:
+    """Divide what is in a directory into a few shares that take about the same time to walk."""
+    with os.scandir(path) as entries:
+        # A directory has a link for each below it.
+        sizes = {entry.name: entry.stat(follow_symlinks=False).st_nlink for entry in entries}
+    shares: list[list[str]] = [[] for _processor in range(min(os.cpu_count() or 1, MOST_WALKERS))]
+    walked = [0] * len(shares)
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        least = walked.index(min(walked))
+        shares[least].append(name)
+        walked[least] += sizes[name]
+    return [share for share in shares if share] or [["."]]
+
+
+def _fresh(
+    path: Path, lines: Iterable[str], known: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return digests of the files by name, and what to note: digests by the files' lines."""
+    racy = time.time() - RACY_S
+    files: dict[str, str] = {}
+    noted: dict[str, str] = {}
+    unread: dict[str, str] = {}
+    for line in lines:
+        _size, modified, changed, _inode, _mode, kind, place = line.split(" ", 6)
+        name = place[2:]
+        if kind not in "fl" or _ignored(name):
+            continue
+        digest = known.get(line, "")
+        files[name] = digest
+        if digest:
+            noted[line] = digest
+        else:
+            unread[name] = line if max(float(modified), float(changed)) < racy else ""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(lambda name: _digest(path / name), unread)
+        for (name, line), digest in zip(unread.items(), digests, strict=True):
+            if digest:
+                files[name] = digest
+            else:
+                del files[name]
+            if digest and line:
+                noted[line] = digest
+    return files, noted
+
+
+def _digest(path: Path) -> str:
+    """Return a file's digest, empty if it is gone."""
+    try:
+        return content_digest(path)
+    except FileNotFoundError:
+        return ""
+
+
+def _ignored(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last.endswith(_IGNORED_SUFFIXES) or last in _IGNORED_NAMES

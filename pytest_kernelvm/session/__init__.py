@@ -1,0 +1,1 @@
+"""Cells made ready, and the guests of a process: booted, restored, checked, shared."""

@@ -1,0 +1,140 @@
+"""Whose words a kernel's command line is made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_kernelvm.vm.machine.vm import Vm
+
+BOOTLOADER = "bootloader"
+BUILTIN = "built-in"
+TREE = "device tree"
+# What is in none of the sources: the board's code has added it.
+UNKNOWN = "unknown"
+
+# Fewest runs of words, and of two ways with as many the one that keeps whole lines together.
+_WHOLE, _PART, _NOBODYS = 1, 2, 5
+
+BOOTARGS = "/sys/firmware/devicetree/base/chosen/bootargs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution:
+    """Words that stand together in a command line. source: whose they are."""
+
+    source: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composition:
+    """A command line, taken apart."""
+
+    contributions: tuple[Contribution, ...]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Who contributed, in the order of the words."""
+        return tuple(part.source for part in self.contributions)
+
+    def __str__(self) -> str:
+        lines = (f"{part.source}: {' '.join(part.words)}" for part in self.contributions)
+        return "\n".join(lines) or "nobody contributed a word"
+
+
+def take_apart(line: str, sources: Mapping[str, str]) -> Composition:
+    """Return which source each word of a command line comes from.
+
+    sources: what each could contribute, by its name; the first counts where several fit.
+    Whole lines of sources are preferred to parts of them, and long parts to short ones, so that a
+    word that two sources have is counted to the one whose other words it stands among.
+    """
+    words = line.split()
+    given = {name: text.split() for name, text in sources.items()}
+    best: list[tuple[int, tuple[Contribution, ...]]] = [(0, ())]
+    for end in range(1, len(words) + 1):
+        best.append(min(_ways(words, end, given, best), key=lambda way: way[0]))
+    return Composition(contributions=best[-1][1])
+
+
+def _ways(
+    words: list[str],
+    end: int,
+    given: Mapping[str, list[str]],
+    best: list[tuple[int, tuple[Contribution, ...]]],
+) -> list[tuple[int, tuple[Contribution, ...]]]:
+    """Return the ways to take apart the first `end` words, with their costs."""
+    ways = []
+    for start in range(end):
+        run = words[start:end]
+        for name, text in given.items():
+            if cost := _cost(run, text):
+                ways.append(_with(best[start], cost, name, run))
+    ways.append(_with(best[end - 1], _NOBODYS, UNKNOWN, words[end - 1 : end]))
+    return ways
+
+
+def _cost(run: list[str], text: list[str]) -> int:
+    """Return what it costs to take a run of words as a source's; 0 if they are not."""
+    if run == text:
+        return _WHOLE
+    places = range(len(text) - len(run) + 1)
+    return _PART if any(text[at : at + len(run)] == run for at in places) else 0
+
+
+def _with(
+    before: tuple[int, tuple[Contribution, ...]], cost: int, name: str, run: list[str]
+) -> tuple[int, tuple[Contribution, ...]]:
+    spent, parts = before
+    if name == UNKNOWN and parts and parts[-1].source == UNKNOWN:
+        joined = Contribution(source=name, words=(*parts[-1].words, *run))
+        return spent + cost, (*parts[:-1], joined)
+    return spent + cost, (*parts, Contribution(source=name, words=tuple(run)))
+
+
+def composition(vm: Vm) -> Composition:
+    """Return where the words of a guest's /proc/cmdline come from.
+
+    The built-in line is read from /proc/config.gz, the device tree's from the guest's tree; the
+    bootloader's is what QEMU was given, on Malta with the words that it puts in front.
+    """
+    line = vm.read("/proc/cmdline").strip()
+    return take_apart(line, sources_of(vm))
+
+
+def sources_of(vm: Vm) -> dict[str, str]:
+    """Return the lines that a guest's kernel was offered, by whose they are."""
+    bootloader = vm.boot.cmdline
+    if fixed := vm.boot.arch.fixed_initramfs:
+        bootloader = f"{fixed.announced(vm.read('/proc/cmdline'))} {bootloader}".strip()
+    sources = {BOOTLOADER: bootloader, BUILTIN: _unquoted(vm.configuration.get("CMDLINE", ""))}
+    if vm.exists(BOOTARGS):
+        bootargs = vm.read(BOOTARGS).rstrip("\0")
+        # Where the bootloader passes its line in the tree, it is not another one.
+        if bootargs != vm.boot.cmdline:
+            sources[TREE] = bootargs
+    return {name: text for name, text in sources.items() if text.strip()}
+
+
+def _unquoted(value: str) -> str:
+    """Return a text of a .config as it is meant."""
+    return re.sub(r"\\(.)", r"\1", value.removeprefix('"').removesuffix('"'))
+
+
+def assert_cmdline_from(vm: Vm, *sources: str) -> Composition:
+    """Assert that a guest's command line consists of these sources' words, in this order.
+
+    sources: BOOTLOADER, BUILTIN, TREE. Returns which words are whose; raises AssertionError that
+    shows it, and what each source had offered.
+    """
+    found = composition(vm)
+    if found.sources != sources:
+        offered = "\n".join(f"  {name}: {text}" for name, text in sources_of(vm).items())
+        shown = "\n".join(f"  {line}" for line in str(found).splitlines())
+        raise AssertionError(
+            f"{vm.label}: the command line is not made of {' + '.join(sources) or 'nothing'}\n"
+            f"it is, in its order:\n{shown}\noffered were:\n{offered}"
+        )
+    return found

@@ -1,0 +1,254 @@
+"""The guests of one process: booted, or restored from a snapshot, one of them ahead of its test."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.errors import Evidence, HarnessError, NotLeftClean
+from pytest_kernelvm.session.cleanliness import Traces, left_behind, traces_of
+from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
+from pytest_kernelvm.vm.qemu.snapshot import (
+    MEMORY,
+    Snapshot,
+    SnapshotUnusable,
+    find_snapshot,
+    forget_snapshot,
+    make_snapshot,
+    require_intact_boot,
+)
+
+# Nothing is restored ahead on a host that could not hold as many guests as this.
+GUESTS_OF_ROOM = 4
+
+Launched = Callable[[Vm], None]
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What was done for the tests.
+
+    booted, restored: guests. waiting: those of the restored that were so ahead of their test.
+    shared: how often a test got the guest of another. snapshots_made: by booting.
+    """
+
+    booted: int = 0
+    restored: int = 0
+    waiting: int = 0
+    shared: int = 0
+    snapshots_made: int = 0
+
+
+def _has_room(memory_mib: int) -> bool:
+    """Whether the memory that the host could give would hold this guest several times over."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) > GUESTS_OF_ROOM * memory_mib * 1024
+    return False
+
+
+class Guests:
+    """Makes guests ready.
+
+    store: where snapshots are kept.
+    new_directory: makes a directory for one guest's logs.
+    console_limit_bytes: how much of each guest's console is kept.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        new_directory: Callable[[], Path],
+        console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
+    ) -> None:
+        self._store = store
+        self._new_directory = new_directory
+        self._console_limit_bytes = console_limit_bytes
+        self._ahead: tuple[Bootable, Vm] | None = None
+        self._passed_on: tuple[Bootable, Vm, Traces] | None = None
+        self.counts = Counts()
+
+    def _vm(
+        self,
+        bootable: Bootable,
+        *,
+        snapshot: Snapshot | None = None,
+        memory: Path | None = None,
+        link: socket.socket | None = None,
+    ) -> Vm:
+        return Vm(
+            bootable,
+            self._new_directory(),
+            snapshot=snapshot,
+            memory=memory,
+            link=link,
+            console_limit_bytes=self._console_limit_bytes,
+        )
+
+    def booted(
+        self,
+        bootable: Bootable,
+        launched: Launched = lambda _vm: None,
+        *,
+        link: socket.socket | None = None,
+    ) -> Vm:
+        """Return a ready guest that was booted for the caller, who ends it.
+
+        launched: called with it before it is waited for. link: its end of a cable.
+        Raises the error that says why it did not get ready, DamagedStore if that is the store's
+        fault.
+        """
+        require_intact_boot(bootable.boot)
+        self.counts.booted += 1
+        vm = self._vm(bootable, link=link)
+        vm.start()
+        launched(vm)
+        return vm.__enter__()
+
+    def restored(
+        self,
+        bootable: Bootable,
+        launched: Launched = lambda _vm: None,
+        *,
+        link: socket.socket | None = None,
+    ) -> Vm:
+        """Return a ready guest in the state right after its boot; the caller ends it.
+
+        The first one is booted and its snapshot stored, unless the store has it.
+        launched: called with it before it is waited for. link: its end of a cable.
+        Raises what a boot raises, and HarnessError if a fresh snapshot cannot be restored.
+        """
+        vm = self._taken(bootable) or self._started(bootable, self._snapshot(bootable), link)
+        launched(vm)
+        try:
+            vm.__enter__()
+        except SnapshotUnusable as unusable:
+            vm = self._anew(bootable, vm, unusable, link)
+            launched(vm)
+        self.counts.restored += 1
+        return vm
+
+    def _anew(
+        self,
+        bootable: Bootable,
+        failed: Vm,
+        unusable: SnapshotUnusable,
+        link: socket.socket | None,
+    ) -> Vm:
+        """Replace a snapshot that does not restore."""
+        assert failed.snapshot is not None
+        self._store.progress.say(
+            f"the snapshot of {bootable.label} does not restore ({unusable}); making it anew"
+        )
+        forget_snapshot(self._store, failed.snapshot)
+        vm = self._started(bootable, self._snapshot(bootable), link)
+        try:
+            return vm.__enter__()
+        except SnapshotUnusable as again:
+            raise HarnessError(
+                f"{bootable.label}: a snapshot just made cannot be restored",
+                Evidence(
+                    seen=str(again),
+                    where=tuple(str(log) for log in vm.logs),
+                    next_step="--kernelvm-fresh=boot does without snapshots",
+                ),
+            ) from None
+
+    def _started(
+        self, bootable: Bootable, snapshot: Snapshot, link: socket.socket | None = None
+    ) -> Vm:
+        vm = self._vm(bootable, snapshot=snapshot, link=link)
+        vm.start()
+        return vm
+
+    def _snapshot(self, bootable: Bootable) -> Snapshot:
+        found = find_snapshot(self._store, bootable.boot)
+        if found:
+            return found
+
+        def record(work: Work) -> dict[str, Any]:
+            self.counts.snapshots_made += 1
+            with self._vm(bootable, memory=work.directory / MEMORY) as vm:
+                return vm.save(work.entry)
+
+        label = f"the snapshot of {bootable.label}"
+        return make_snapshot(self._store, bootable.boot, record, label=label)
+
+    def prepare(self, bootable: Bootable) -> None:
+        """Have one guest restored ahead of the call that asks for it, if its snapshot is there."""
+        if self._ahead and self._ahead[0] == bootable:
+            return
+        if self._ahead:
+            self._ahead[1].__exit__(None, None, None)
+            self._ahead = None
+        snapshot = find_snapshot(self._store, bootable.boot)
+        if snapshot and _has_room(bootable.boot.machine.memory_mib):
+            self._ahead = bootable, self._started(bootable, snapshot)
+
+    def _taken(self, bootable: Bootable) -> Vm | None:
+        """Return the guest that was prepared, if it is such a one."""
+        if not self._ahead or self._ahead[0] != bootable:
+            return None
+        self.counts.waiting += 1
+        _, vm = self._ahead
+        self._ahead = None
+        return vm
+
+    def shared(self, bootable: Bootable, launched: Launched = lambda _vm: None) -> Vm:
+        """Return the guest that tests pass on to each other; `give_back` ends the loan.
+
+        launched: called with it. Raises what `restored` does.
+        """
+        if self._passed_on is None or self._passed_on[0] != bootable:
+            self._end_passed_on()
+            vm = self.restored(bootable, launched)
+            self._passed_on = bootable, vm, traces_of(vm)
+        else:
+            self.counts.shared += 1
+            launched(self._passed_on[1])
+        return self._passed_on[1]
+
+    def give_back(self, vm: Vm, *, usable: bool = True) -> None:
+        """Take a shared guest back and look whether it can be passed on.
+
+        usable: False after a test that failed; then the guest ends without a word.
+        Raises NotLeftClean, and ends it, if the test left something behind; what a guest that
+        does not answer raises.
+        """
+        assert self._passed_on is not None
+        assert self._passed_on[1] is vm
+        if not usable:
+            self._end_passed_on()
+            return
+        found = ["the guest does not answer any more"]
+        try:
+            found = left_behind(vm, self._passed_on[2])
+        finally:
+            if found:
+                self._end_passed_on()
+        if found:
+            raise NotLeftClean(
+                f"{vm.label}: the test was to leave its guest clean and did not",
+                Evidence(
+                    excerpt="\n".join(found),
+                    next_step="clean up in the test, or leave clean=True out of its marker",
+                ),
+            )
+
+    def _end_passed_on(self) -> None:
+        if self._passed_on:
+            self._passed_on[1].__exit__(None, None, None)
+            self._passed_on = None
+
+    def close(self) -> None:
+        """End the guests that nobody took, or takes any more."""
+        self._end_passed_on()
+        if self._ahead:
+            self._ahead[1].__exit__(None, None, None)
+            self._ahead = None

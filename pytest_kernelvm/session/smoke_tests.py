@@ -1,0 +1,232 @@
+"""Modules of the user's, built, loaded in a fresh guest and unloaded again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_kernelvm.errors import CommandFailed, Evidence, GuestHang, KernelvmError
+from pytest_kernelvm.kernel.out_of_tree.compat import config_near, require_fit, symbols
+from pytest_kernelvm.kernel.out_of_tree.directory import ExternalModules, build_modules
+from pytest_kernelvm.modules.elf import read_modinfo
+from pytest_kernelvm.session.cell import Cell
+from pytest_kernelvm.vm.klog.ktap import TestResults, first_lines, read_results, without_time
+from pytest_kernelvm.vm.machine.vm import Vm
+
+DIRECTORY = "/modules"
+INSMOD, RMMOD = f"{DIRECTORY}/insmod", f"{DIRECTORY}/rmmod"
+# Lines of results; an error fits one screen.
+MOST_TOLD = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """What became of modules in a guest.
+
+    log: what the kernel said from the first one's loading to the last one's unloading.
+    staying: those that cannot be unloaded, and why, in words. results: of the tests that they
+    brought, None if they brought none.
+    build_s, guest_s: seconds that building, and booting, loading and unloading took.
+    """
+
+    modules: tuple[str, ...]
+    log: tuple[str, ...]
+    staying: tuple[str, ...]
+    results: TestResults | None
+    build_s: float
+    guest_s: float
+
+
+def build_for(cell: Cell, directory: Path) -> ExternalModules:
+    """Build a directory's modules for a cell. Raises BuildFailed also if they do not fit it."""
+    built = build_modules(cell.store, cell.kernel, directory)
+    require_fit(cell.kernel, built.files)
+    return built
+
+
+def in_load_order(files: Sequence[Path]) -> tuple[tuple[Path, tuple[str, ...]], ...]:
+    """Return modules behind those of the same build that they depend on, and all they depend on."""
+    depends = {file: _depends(file) for file in files}
+    by_name = {_name(file): file for file in files}
+    order: dict[Path, None] = {}
+
+    def visit(file: Path, above: tuple[Path, ...]) -> None:
+        for name in depends[file]:
+            if name in by_name and by_name[name] not in above:
+                visit(by_name[name], (*above, file))
+        order.setdefault(file)
+
+    for file in files:
+        visit(file, ())
+    return tuple((file, depends[file]) for file in order)
+
+
+def _name(file: Path) -> str:
+    return _own_name(file.stem)
+
+
+def _depends(file: Path) -> tuple[str, ...]:
+    fields = dict(read_modinfo(file))
+    # The names of files, where modules' own have underscores (scripts/mod/modpost.c, add_depends).
+    return tuple(_own_name(name) for name in fields.get("depends", "").split(",") if name)
+
+
+def _own_name(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def try_modules(
+    cell: Cell,
+    directory: Path,
+    logs: Path,
+    *,
+    options: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+) -> Trial:
+    """Build a directory's modules, load them all in a fresh guest, and unload them.
+
+    logs: a directory for the guest's. options: parameters by module. timeout_s: seconds that
+    loading and unloading one may take, by default as any command.
+    Raises BuildFailed, CommandFailed with the kernel's words or the results of tests that failed,
+    or what became of the guest.
+    """
+    started = time.monotonic()
+    files = build_for(cell, directory).files
+    built_s = time.monotonic() - started
+    return replace(_tried(cell, files, logs, options or {}, timeout_s), build_s=built_s)
+
+
+def try_files(
+    cell: Cell,
+    files: Sequence[Path],
+    logs: Path,
+    *,
+    options: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+) -> Trial:
+    """Load modules that somebody built in a fresh guest, and unload them.
+
+    logs, options, timeout_s: as of try_modules.
+    Raises BuildFailed, before anything boots, if they are not for the cell's kernel; else as that.
+    """
+    require_fit(cell.kernel, files, config=config_near(files))
+    return _tried(cell, files, logs, options or {}, timeout_s)
+
+
+def _tried(
+    cell: Cell,
+    files: Sequence[Path],
+    logs: Path,
+    options: Mapping[str, str],
+    timeout_s: float | None,
+) -> Trial:
+    started = time.monotonic()
+    ordered = in_load_order(files)
+    own = {_name(file) for file, _depends in ordered}
+    wanted = dict.fromkeys(
+        name for _file, depends in ordered for name in depends if name not in own
+    )
+    program = cell.programs.modprobe.read_bytes()
+    packed = {f"{DIRECTORY}/{file.name}": file.read_bytes() for file, _depends in ordered}
+    packed |= {INSMOD: program, RMMOD: program}
+    bootable = cell.bootable(modules=tuple(wanted), files=packed)
+    staying = dict(_staying(cell, ordered))
+    with Vm(bootable, logs) as vm:
+        vm.answer_for()
+        if wanted:
+            vm.modprobe("-a", *wanted)
+        attempt = _Attempt(vm, timeout_s)
+        for file, _depends_on in ordered:
+            words = options.get(_name(file), "").split()
+            attempt.succeed(INSMOD, f"{DIRECTORY}/{file.name}", *words)
+        for file, _depends_on in reversed(ordered):
+            if file not in staying:
+                attempt.succeed(RMMOD, _name(file))
+        if error := vm.conclude("loading and unloading modules", ask=True):
+            raise error
+        log = attempt.said()
+    results = read_results(log)
+    if results and results.problems:
+        raise _tests_failed(cell.config.id, own, results)
+    return Trial(
+        modules=tuple(_name(file) for file, _depends_on in ordered),
+        log=log,
+        staying=tuple(staying.values()),
+        results=results,
+        build_s=0.0,
+        guest_s=time.monotonic() - started,
+    )
+
+
+def _staying(
+    cell: Cell, ordered: Sequence[tuple[Path, tuple[str, ...]]]
+) -> Iterator[tuple[Path, str]]:
+    """Give the modules that the kernel does not unload, with the reason in words.
+
+    Those that have something to begin with and nothing to end with (kernel/module/main.c,
+    delete_module), and all that these use.
+    """
+    in_use: dict[str, str] = {}
+    for file, depends in reversed(ordered):
+        name = _name(file)
+        functions = symbols(cell.kernel, file, "--defined-only")
+        if name in in_use:
+            yield file, f"{name} stays loaded: {in_use[name]} uses it"
+        elif "init_module" in functions and "cleanup_module" not in functions:
+            yield file, f"{name} has no exit function and stays loaded"
+        else:
+            continue
+        in_use |= dict.fromkeys(depends, name)
+
+
+class _Attempt:
+    """Programs that must succeed in a guest, and what its kernel says meanwhile."""
+
+    def __init__(self, vm: Vm, timeout_s: float | None) -> None:
+        self._vm = vm
+        self._timeout_s = timeout_s
+        self._before = max((record.sequence for record in vm.dmesg.records), default=-1)
+        self._shown = len(vm.console.text)
+
+    def succeed(self, *argv: str) -> None:
+        """Run a program. Raises CommandFailed, of tests that did not end with their results."""
+        vm = self._vm
+        try:
+            result = vm.run(*argv, timeout_s=self._timeout_s)
+        except (CommandFailed, GuestHang) as error:
+            # A guest that hangs is not asked for its log.
+            lines = map(without_time, vm.console.text[self._shown :].splitlines())
+            results = read_results(lines)
+            if not results or not results.problems:
+                raise
+            raise _tests_failed(vm.label, [Path(argv[1]).stem], results, error) from None
+        if result.status != 0:
+            said = (result.output + result.errors, *self.said())
+            raise CommandFailed(
+                f"{vm.label}: {Path(argv[0]).name} {Path(argv[1]).name} failed",
+                Evidence(expected="status 0", seen=result.ended, excerpt="\n".join(said).strip()),
+            )
+
+    def said(self) -> tuple[str, ...]:
+        """Return the lines of the kernel's log since the beginning."""
+        records = [each for each in self._vm.dmesg.records if each.sequence > self._before]
+        return tuple(line for record in records for line in record.text.split("\n"))
+
+
+def _tests_failed(
+    label: str, names: Iterable[str], results: TestResults, error: KernelvmError | None = None
+) -> CommandFailed:
+    """Return the error of tests that failed. error: what else became of the guest, if anything."""
+    return CommandFailed(
+        f"{label}: the tests of {', '.join(sorted(names))} failed",
+        Evidence(
+            expected="each test ok or skipped, and as many as were planned",
+            seen=str(results),
+            facts=(str(error.summary), *error.evidence.facts) if error else (),
+            where=error.evidence.where if error else (),
+            excerpt="\n".join(first_lines(results, MOST_TOLD)),
+            next_step="tests that take long want a longer --timeout" if error else "",
+        ),
+    )

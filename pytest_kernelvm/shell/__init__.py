@@ -1,0 +1,1 @@
+"""A booted guest for a person: the prompt, and gdb."""

@@ -1,0 +1,1 @@
+"""The store: a directory of digests, what is noted in it, its remote, garbage collection."""

@@ -1,0 +1,164 @@
+"""What is noted about a kernel, as values that were checked: the one of a remote store as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.foreign.json_fields import (
+    Fields,
+    Malformed,
+    parse_json,
+    plain_name,
+    printable_text,
+)
+from pytest_kernelvm.store.digest import Digest, NotADigest, digest_of
+from pytest_kernelvm.store.store import Store
+
+_RELEASE = r"[0-9A-Za-z][0-9A-Za-z._+~-]{0,63}"
+# Of a note of a request.
+MOST = 64 << 10
+_DEPTH, _MOST_VALUES = 6, 20_000
+# Of what earlier versions did not note.
+_DEFAULTS = {"llvm": "", "outputs": {}, "release_parts": [], "shared_console": False}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelNote:
+    """What is noted about a kernel in a store.
+
+    digest: names it.
+    release: `uname -r`. version: of its source. image: the name of the file that is booted.
+    headers_digest: names the headers that programs for it are compiled with.
+    release_parts: pieces of the release with who said so. headers_of: whose headers were lent.
+    """
+
+    digest: Digest
+    release: str
+    version: str
+    arch: Arch
+    image: str
+    patches: tuple[str, ...]
+    headers_digest: Digest
+    release_parts: tuple[tuple[str, str], ...]
+    shared_console: bool
+    llvm: str
+    headers_of: str
+
+
+def read_kernel_note(about: Mapping[str, Any], digest: Digest) -> KernelNote:
+    """Return what is noted about a kernel of a digest.
+
+    Raises Malformed if a field is missing, of another type, or no name of what it has to name.
+    """
+    given = Fields(dict(about), defaults=_DEFAULTS)
+    release = given.text("release", pattern=_RELEASE, shape="a release of a kernel", most=64)
+    version, headers_of = (
+        given.printable(name, most=64) if given.has(name) else release
+        for name in ("version", "headers_of")
+    )
+    return KernelNote(
+        digest=digest,
+        release=release,
+        version=version,
+        arch=ARCHES[given.choice("arch", ARCHES)],
+        image=plain_name(given.take("image")),
+        patches=tuple(
+            printable_text(each, "a patch", most=255)
+            for each in given.items("patches", _MOST_VALUES)
+        ),
+        headers_digest=_headers_digest(given.fields("outputs"), digest),
+        release_parts=tuple(_part(each) for each in given.items("release_parts", _MOST_VALUES)),
+        shared_console=given.flag("shared_console"),
+        llvm=given.printable("llvm", most=64),
+        headers_of=headers_of,
+    )
+
+
+def stored_kernel(store: Store, digest: Digest) -> tuple[Path, KernelNote] | None:
+    """Return a kernel's entry and what is noted about it; None if the store does not have it.
+
+    One whose note is wrong is told and removed, as its image may be whole and would be used.
+    Raises BadInput if that store is not writable.
+    """
+    entry = store.find("kernels", digest)
+    if entry is None:
+        return None
+    try:
+        note = read_kernel_note(store.describe(entry), digest)
+        if not (entry / note.image).is_file():
+            raise Malformed(f"it has no {note.image}")
+        return entry, note
+    except Malformed as error:
+        store.progress.say(f"the note of kernels/{digest[:16]} is wrong ({error.reason}): removed")
+        store.discard("kernels", digest)
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def stored_note(store: Store, name: str) -> KernelNote | None:
+    """Return what is noted about a kernel by its directory's name; None if it is no whole one."""
+    try:
+        found = stored_kernel(store, Digest(name))
+    except BadInput:
+        return None
+    return found[1] if found else None
+
+
+def requested_kernel(note: Path) -> Digest | None:
+    """Return the kernel that a store's note of a request names; None if there is none.
+
+    One that is damaged counts as none: the request is answered anew.
+    """
+    try:
+        return Digest(Fields(parse_json(note.read_bytes(), most_bytes=MOST)).take("kernel"))
+    except (OSError, Malformed, NotADigest):
+        return None
+
+
+def _part(value: object) -> tuple[str, str]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise Malformed("a part of its release is no pair")
+    part, who = (printable_text(each, "a part of its release") for each in value)
+    return part, who
+
+
+def _headers_digest(outputs: Fields, digest: Digest) -> Digest:
+    digests = []
+    for name in ("headers", "nolibc"):
+        noted = outputs.mapping(name) if outputs.has(name) else {}
+        try:
+            digests.append(Digest(noted.get("sha256", digest)))
+        except NotADigest:
+            raise Malformed(f"the digest of its {name} is none") from None
+    return digest_of(digests)
+
+
+def printable_note(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a note of somebody else, whose texts can be shown.
+
+    Raises Malformed if a text has control characters, or it is too deep or too large.
+    """
+    count = [0]
+    _check_printable(about, _DEPTH, count)
+    return dict(about)
+
+
+def _check_printable(value: object, depth: int, count: list[int]) -> None:
+    count[0] += 1
+    if depth == 0 or count[0] > _MOST_VALUES:
+        raise Malformed("what is noted about it is too deep or too large")
+    if isinstance(value, str):
+        printable_text(value, "a text", most=10_000)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            printable_text(name, "a name")
+            _check_printable(each, depth - 1, count)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_printable(each, depth - 1, count)

@@ -1,0 +1,1 @@
+"""Compilers, and other programs that kernels and images are made with."""

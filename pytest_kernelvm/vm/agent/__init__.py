@@ -1,0 +1,1 @@
+"""Requests to the agent in the guest: files, programs, network, services, journal."""

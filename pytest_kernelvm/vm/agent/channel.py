@@ -1,0 +1,250 @@
+"""Requests to the agent and its replies: each executed once, however often it has to be sent."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.errors import HarnessError
+from pytest_kernelvm.guest.protocol import (
+    HELLO_ID,
+    PROTOCOL_VERSION,
+    Batch,
+    Reply,
+    decode_hello,
+    encode_frame,
+    reply_id,
+)
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.qemu.streams import Streams
+
+# The agent drops a damaged request without a word; it knows a repeated one by its id.
+REPEAT_S = 2.0
+# What a serial port of a guest takes on a busy machine.
+SLOWEST_BYTES_PER_S = 5000.0
+
+
+class NoReply(Exception):
+    """The agent did not answer: the time is up, or `gone` said that it never will."""
+
+
+class Channel:
+    """The host's end of the agent's channel.
+
+    gone: returns True once the guest can no longer answer; called with the streams' lock held.
+    numbers: system calls by name. last_id: of the requests that this agent has seen already.
+    boot_id: what its hello said, 0 as long as that has not come. repeat_s: how long a reply may
+    take until the request is sent again.
+    late, repeated: replies that came after their time, and more often than they were asked for.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        arch: Arch,
+        numbers: Mapping[str, int],
+        gone: Callable[[], bool],
+        *,
+        last_id: int = 0,
+        boot_id: int = 0,
+        repeat_s: float = REPEAT_S,
+    ) -> None:
+        self._streams = streams
+        self._byteorder = arch.endianness
+        self._numbers = numbers
+        self._gone = gone
+        self._ids = itertools.count(last_id + 1)
+        self._current = 0
+        # The request that is under way while the log is asked for, and its reply.
+        self._interrupted = 0
+        self._kept: bytes | None = None
+        self._owed: dict[int, int] = {}
+        self.last_id = last_id
+        self.boot_id = boot_id
+        self._repeat_after_s = repeat_s
+        self.began_anew = False
+        self.late = self.repeated = 0
+
+    @property
+    def oddities(self) -> str:
+        """What was odd about the frames that came, in words; empty if nothing was."""
+        counts = (
+            (self._streams.damaged_frames, "damaged frames"),
+            (self.late, "late replies"),
+            (self.repeated, "replies that nobody had asked for"),
+        )
+        return ", ".join(f"{count} {what}" for count, what in counts if count)
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Wait for the agent's hello; ask for it where it may have been damaged or missed.
+
+        Raises NoReply, or HarnessError if the agent speaks another version.
+        """
+        while self._await(_is_hello(self._byteorder), deadline, self._repeat_after_s) is None:
+            self._send(Batch(), HELLO_ID, deadline)
+
+    def _note_hello(self, payload: bytes) -> None:
+        hello = decode_hello(payload, self._byteorder)
+        if hello.version != PROTOCOL_VERSION:
+            raise HarnessError(f"the agent speaks version {hello.version}, not {PROTOCOL_VERSION}")
+        if self.boot_id and hello.boot_id != self.boot_id:
+            self.began_anew = True
+            raise NoReply
+        self.boot_id = hello.boot_id
+
+    def _next_id(self) -> int:
+        self.last_id = next(self._ids)
+        return self.last_id
+
+    def first_frame(self, batch: Batch) -> bytes:
+        """Return a batch as wire bytes that somebody else sends; `collect` awaits its reply.
+
+        Any thread may call this, as long as no other request is made.
+        """
+        self._current = self._next_id()
+        return self._frame(batch, self._current)
+
+    def collect(self, batch: Batch, deadline: Deadline) -> Reply:
+        """Return the reply to the batch of `first_frame`, which was or will be sent.
+
+        Raises NoReply.
+        """
+        payload = self._await(self._is_current, deadline, deadline.remaining_s)
+        if payload is None:
+            raise NoReply
+        return batch.decode(payload, self._byteorder)
+
+    def transact(self, batch: Batch, deadline: Deadline) -> Reply:
+        """Have a batch of system calls made and return the reply.
+
+        Raises NoReply, or GuestDied if what comes is no reply.
+        """
+        self._current = self._next_id()
+        repeat_s = self._repeat_s(batch)
+        while True:
+            self._send(batch, self._current, deadline)
+            payload = self._await(self._is_current, deadline, repeat_s)
+            if payload is not None:
+                return batch.decode(payload, self._byteorder)
+            repeat_s *= 2
+
+    def ask_aside(self, batch: Batch, deadline: Deadline, gone: Callable[[], bool]) -> Reply:
+        """Have a batch made that only reads the log, while another request may be under way.
+
+        The other one's reply is not lost: `resume` waits for it. gone: as the class has it, but for
+        this wait. Raises NoReply.
+        """
+        self._interrupted, before = self._current, self._gone
+        self._gone = gone
+        try:
+            return self.transact(batch, deadline)
+        finally:
+            self._current, self._gone = self._interrupted, before
+            self._interrupted = 0
+
+    def resume(self, batch: Batch, deadline: Deadline) -> Reply:
+        """Go on waiting for the reply that `ask_aside` interrupted the wait for.
+
+        The request is not sent again: the agent knows only the last one for a repeated one.
+        Raises NoReply.
+        """
+        return self.collect(batch, deadline)
+
+    def hand_over(self, batch: Batch, deadline: Deadline) -> Reply | None:
+        """Have a batch made that ends this agent and lets another one begin on this channel.
+
+        Return the reply of an agent that lives on, None once another one said hello.
+        Raises NoReply.
+        """
+        self._current = self._next_id()
+        before = self.boot_id
+        self._send(batch, self._current, deadline)
+        while True:
+            self.boot_id = 0
+            payload = self._await(self._is_reply_or_hello, deadline, self._repeat_after_s)
+            if payload is None:
+                self._send(Batch(), HELLO_ID, deadline)
+            elif self._is_current(payload):
+                self.boot_id = before
+                return batch.decode(payload, self._byteorder)
+            elif self.boot_id != before:
+                self._owed.pop(self._current, None)
+                return None
+
+    def _is_reply_or_hello(self, payload: bytes) -> bool:
+        return reply_id(payload, self._byteorder) in (self._current, HELLO_ID)
+
+    def cancel(self, deadline: Deadline) -> None:
+        """Have the program killed that the last request waits for, and await that request's end.
+
+        Raises NoReply.
+        """
+        while True:
+            self._send(Batch(), self._next_id(), deadline)
+            if self._await(self._is_current, deadline, self._repeat_after_s / 4) is not None:
+                return
+
+    def _is_current(self, payload: bytes) -> bool:
+        return reply_id(payload, self._byteorder) == self._current
+
+    def _repeat_s(self, batch: Batch) -> float:
+        """A long request is still under way when a short one would have been answered."""
+        return self._repeat_after_s + batch.data_bytes / SLOWEST_BYTES_PER_S
+
+    def _frame(self, batch: Batch, request_id: int) -> bytes:
+        if request_id != HELLO_ID:
+            self._owed[request_id] = self._owed.get(request_id, 0) + 1
+        return encode_frame(
+            batch.encode(request_id, self._byteorder, self._numbers), self._byteorder
+        )
+
+    def _send(self, batch: Batch, request_id: int, deadline: Deadline) -> None:
+        if self._streams.send_channel(self._frame(batch, request_id), deadline):
+            return
+        if not deadline.passed:
+            # QEMU has closed its end; whoever reads notices that a moment later.
+            self._streams.wait_for(lambda: self._gone() or None, deadline)
+        raise NoReply
+
+    def _await(
+        self, wanted: Callable[[bytes], bool], deadline: Deadline, patience_s: float
+    ) -> bytes | None:
+        """Return the wanted payload; None if patience ends before the deadline does."""
+
+        def look() -> bytes | bool | None:
+            if self._kept is not None and wanted(self._kept):
+                kept, self._kept = self._kept, None
+                return kept
+            while self._streams.payloads:
+                payload = self._streams.payloads.pop(0)
+                self._account(payload)
+                if wanted(payload):
+                    return payload
+                if self._interrupted and reply_id(payload, self._byteorder) == self._interrupted:
+                    self._kept = payload
+            return False if self._gone() else None
+
+        patience = Deadline(min(patience_s, deadline.remaining_s))
+        found = self._streams.wait_for_frames(look, patience)
+        if found is False or (found is None and deadline.passed):
+            raise NoReply
+        return found if isinstance(found, bytes) else None
+
+    def _account(self, payload: bytes) -> None:
+        """Note what a frame is beside being wanted: a hello, a late reply, one too many."""
+        request_id = reply_id(payload, self._byteorder)
+        if request_id == HELLO_ID:
+            self._note_hello(payload)
+        elif not self._owed.get(request_id):
+            self.repeated += 1
+        else:
+            self.late += request_id not in (self._current, self._interrupted)
+            self._owed[request_id] -= 1
+            if not self._owed[request_id]:
+                del self._owed[request_id]
+
+
+def _is_hello(byteorder: Literal["big", "little"]) -> Callable[[bytes], bool]:
+    return lambda payload: reply_id(payload, byteorder) == HELLO_ID

@@ -1,0 +1,345 @@
+"""A guest's network card, set up and used by system calls; there is no shell in the guest.
+
+All is told to the kernel in rtnetlink messages (include/uapi/linux/rtnetlink.h, man 7 rtnetlink),
+which are the same on all architectures but for the byte order.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NoReturn, Protocol
+
+from pytest_kernelvm.arch.base import struct_order
+from pytest_kernelvm.errors import BadInput, Evidence, GuestHang, HarnessError, SyscallFailed
+from pytest_kernelvm.guest.programs import Abi
+from pytest_kernelvm.guest.protocol import Batch, Reply
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.qemu.argv import NETDEV
+from pytest_kernelvm.vm.qemu.qmp import Qmp
+
+# include/linux/socket.h, include/uapi/linux/in.h; SOCK_RAW is 3 on mips too, unlike the others.
+AF_INET, AF_NETLINK, SOCK_RAW, IPPROTO_ICMP = 2, 16, 3, 1
+F_SETFL = 4
+POLLIN = 1
+
+# include/uapi/linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h, if.h
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE = 1, 4, 0x400, 0x100
+NLMSG_ERROR = 2
+RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 20, 24
+IFLA_ADDRESS, IFA_ADDRESS, IFA_LOCAL, RTA_OIF, RTA_GATEWAY = 1, 1, 2, 4, 5
+RT_TABLE_MAIN, RTPROT_BOOT, RTN_UNICAST = 254, 3, 1
+IFF_UP = 1
+
+ECHO_REPLY, ECHO_REQUEST = 0, 8
+IP_HEADER_BYTES = 20
+PACKET_BYTES = 1500
+# How long the agent, which can do nothing else meanwhile, waits at a time for a packet.
+WAIT_S = 0.2
+CARRIER_S = 10.0
+
+# What QEMU's user-mode network gives its guest (man qemu-system, -netdev user).
+USER_ADDRESS, USER_GATEWAY = "10.0.2.15/24", "10.0.2.2"
+_FORWARDED = re.compile(r"(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+([\d.]+)\s+(\d+)\s+([\d.]+)\s+(\d+)")
+
+
+class Guest(Protocol):
+    """What the network needs of a guest."""
+
+    abi: Abi
+    label: str
+    qmp: Qmp
+    directory: Path
+
+    def list(self, path: str) -> tuple[str, ...]:
+        """Return the names in a directory."""
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file."""
+
+    def read(self, path: str) -> str:
+        """Return a file's text."""
+
+    def modprobe(self, *args: str) -> str:
+        """Run modprobe."""
+
+    def transact(self, batch: Batch, timeout_s: float | None = None, what: str = "") -> Reply:
+        """Have the agent make system calls."""
+
+
+def new_mac() -> str:
+    """Return an Ethernet address that no other guest has, from QEMU's locally administered ones."""
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in os.urandom(3))
+
+
+class Network:
+    """`vm.network`: the network card of one guest.
+
+    kind: the boot's, empty for none. restored: whether the guest comes from a snapshot.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        byteorder: Literal["big", "little"],
+        modules: tuple[str, ...],
+        *,
+        kind: str,
+        restored: Callable[[], bool],
+    ) -> None:
+        self._guest = guest
+        self._order = struct_order(byteorder)
+        self._modules = modules
+        self._kind = kind
+        self._restored = restored
+        self._pings = 0
+        self.name = ""
+        self.mac = ""
+        self._address = ""
+
+    @property
+    def address(self) -> str:
+        """The IPv4 address. Raises BadInput if the test asked for no network."""
+        if not self._address:
+            self._no_network()
+        return self._address
+
+    def _no_network(self) -> NoReturn:
+        raise BadInput(
+            f"{self._guest.label} has no network",
+            Evidence(
+                expected="a test that asks for one",
+                next_step='@pytest.mark.kernelvm(network="user"), or the fixture `vms`',
+            ),
+        )
+
+    @property
+    def capture(self) -> Path:
+        """The file with all packets, as wireshark and tcpdump read it."""
+        return self._guest.directory / "network.pcap"
+
+    def set_up(self, address: str, *, gateway: str = "") -> None:
+        """Load the driver, give the card an address of its own on each layer, and start it.
+
+        address: with its prefix, `10.0.0.1/24`. gateway: of the default route, if there is one.
+        Raises HarnessError if the card was running in the snapshot that the guest is from: others
+        of that snapshot have its addresses.
+        """
+        if not self._kind:
+            self._no_network()
+        self._guest.qmp.query(
+            "object-add",
+            **{"qom-type": "filter-dump", "id": "dump", "netdev": NETDEV},
+            file=str(self.capture),
+        )
+        self.name = self._card()
+        index = int(self._guest.read(f"/sys/class/net/{self.name}/ifindex"))
+        self._check_down()
+        self.mac = new_mac()
+        interface = ipaddress.IPv4Interface(address)
+        raw = interface.ip.packed
+        hardware = bytes.fromhex(self.mac.replace(":", ""))
+        self._tell(
+            f"MAC {self.mac}",
+            RTM_NEWLINK,
+            self._link(index) + self._attribute(IFLA_ADDRESS, hardware),
+        )
+        self._tell(f"{self.name} up", RTM_NEWLINK, self._link(index, up=True))
+        self._tell(
+            f"address {address}",
+            RTM_NEWADDR,
+            struct.pack(f"{self._order}BBBBI", AF_INET, interface.network.prefixlen, 0, 0, index)
+            + self._attribute(IFA_LOCAL, raw)
+            + self._attribute(IFA_ADDRESS, raw),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        if gateway:
+            route = (AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0)
+            self._tell(
+                f"route by {gateway}",
+                RTM_NEWROUTE,
+                struct.pack(f"{self._order}8BI", *route)
+                + self._attribute(RTA_GATEWAY, ipaddress.IPv4Address(gateway).packed)
+                + self._attribute(RTA_OIF, struct.pack(f"{self._order}I", index)),
+                NLM_F_CREATE | NLM_F_REPLACE,
+            )
+        self._await_carrier()
+        self._address = str(interface.ip)
+
+    def _card(self) -> str:
+        """Return the interface that has a device behind it, after loading its driver if need be."""
+        for loading in (False, True):
+            if loading:
+                for module in self._modules:
+                    self._guest.modprobe(module)
+            for name in self._guest.list("/sys/class/net"):
+                if self._guest.exists(f"/sys/class/net/{name}/device"):
+                    return name
+        raise HarnessError(
+            f"{self._guest.label}: no network card after loading {', '.join(self._modules)}",
+            Evidence(seen=f"/sys/class/net has {' '.join(self._guest.list('/sys/class/net'))}"),
+        )
+
+    def _check_down(self) -> None:
+        flags = int(self._guest.read(f"/sys/class/net/{self.name}/flags"), 0)
+        if self._restored() and flags & IFF_UP:
+            raise HarnessError(
+                f"{self._guest.label}: {self.name} was running when the snapshot was made",
+                Evidence(
+                    expected="a card that gets its address when the guest is restored",
+                    seen="one whose address all guests of this snapshot have",
+                    next_step='@pytest.mark.kernelvm(fresh="boot") boots such a guest',
+                ),
+            )
+
+    def _await_carrier(self) -> None:
+        """Wait until packets are taken: the kernel looks at the link a moment after `up`."""
+        deadline = Deadline(CARRIER_S)
+        while self._guest.read(f"/sys/class/net/{self.name}/carrier").strip() != "1":
+            if deadline.passed:
+                raise HarnessError(f"{self._guest.label}: {self.name} has no link")
+
+    def _link(self, index: int, *, up: bool = False) -> bytes:
+        change = IFF_UP if up else 0
+        return struct.pack(f"{self._order}BBHiII", 0, 0, 0, index, change, change)
+
+    def _attribute(self, kind: int, value: bytes) -> bytes:
+        head = struct.pack(f"{self._order}HH", 4 + len(value), kind)
+        return head + value + bytes(-len(value) % 4)
+
+    def _tell(self, what: str, kind: int, body: bytes, flags: int = 0) -> None:
+        """Send one rtnetlink message and read its acknowledgement."""
+        head = (16 + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0)
+        message = struct.pack(f"{self._order}IHHII", *head) + body
+        batch = Batch()
+        given = batch.data(message)
+        answer = batch.space(256)
+        socket = batch.call("socket", AF_NETLINK, SOCK_RAW, 0)
+        batch.call("write", socket, given, len(message))
+        batch.call("read", socket, answer, 256, out=(1, None))
+        batch.call("close", socket, always=True)
+        reply = self._guest.transact(batch, what=what)
+        refused = [-result for result in reply.results if result < 0]
+        if not refused:
+            _, of_kind, error = struct.unpack_from(f"{self._order}IH10xi", reply.outputs[2])
+            assert of_kind == NLMSG_ERROR
+            refused = [-error] if error else []
+        if refused:
+            number = self._guest.abi.host_errno(refused[0])
+            raise SyscallFailed(f"{what}: {os.strerror(number)}", errno=number)
+
+    def forward(self, port: int, protocol: Literal["tcp", "udp"] = "tcp") -> int:
+        """Have QEMU pass a port of this host's 127.0.0.1 on to one of the guest.
+
+        Returns the host's port, a free one. Raises BadInput without a user-mode network.
+        """
+        if self._kind not in ("user", "outside"):
+            self._no_network()
+        line = f"hostfwd_add {NETDEV} {protocol}:127.0.0.1:0-:{port}"
+        self._guest.qmp.execute("human-monitor-command", command_line=line)
+        told = self._guest.qmp.monitor("info usernet")
+        ports = [
+            int(found[3])
+            for found in _FORWARDED.finditer(told)
+            if found[1].lower() == protocol and int(found[5]) == port
+        ]
+        if not ports:
+            raise HarnessError(f"QEMU does not forward to port {port}", Evidence(excerpt=told))
+        return ports[-1]
+
+    def ping(self, address: str, timeout_s: float = 10.0) -> float:
+        """Send ICMP echo requests until one is answered; return the seconds that took.
+
+        Raises GuestHang if none is answered in time.
+        """
+        if not self._address:
+            self._no_network()
+        started = time.monotonic()
+        deadline = Deadline(timeout_s)
+        socket = self._ping_socket(address)
+        try:
+            while not deadline.passed:
+                self._pings += 1
+                if self._echo(socket, self._pings & 0xFFFF, address):
+                    return time.monotonic() - started
+        finally:
+            batch = Batch()
+            batch.call("close", socket)
+            self._guest.transact(batch, what="close")
+        raise GuestHang(
+            f"{self._guest.label}: {address} does not answer pings within {timeout_s:g} s",
+            Evidence(where=(str(self.capture),)),
+        )
+
+    def _ping_socket(self, address: str) -> int:
+        """Return the descriptor of a raw socket that sends to and hears one address."""
+        batch = Batch()
+        family = struct.pack(f"{self._order}H", AF_INET)
+        peer = batch.data(family + bytes(2) + ipaddress.IPv4Address(address).packed + bytes(8))
+        socket = batch.call("socket", AF_INET, SOCK_RAW, IPPROTO_ICMP)
+        batch.call("connect", socket, peer, 16)
+        batch.call("fcntl", socket, F_SETFL, self._guest.abi.guest_open_flags(os.O_NONBLOCK))
+        reply = self._guest.transact(batch, what=f"a socket for pings to {address}")
+        for result in reply.results:
+            if result < 0:
+                number = self._guest.abi.host_errno(-result)
+                raise SyscallFailed(f"ping {address}: {os.strerror(number)}", errno=number)
+        return reply.results[0]
+
+    def _echo(self, socket: int, sequence: int, address: str) -> bool:
+        """Send one request; return whether its reply came before long."""
+        abi = self._guest.abi
+        poll = "ppoll_time64" if "ppoll_time64" in abi.syscalls else "ppoll"
+        identifier = os.getpid() & 0xFFFF
+        request = echo_request(identifier, sequence)
+        deadline = Deadline(WAIT_S)
+        sent = False
+        while not sent or not deadline.passed:
+            batch = Batch()
+            packet = batch.data(request)
+            watched = batch.data(struct.pack(f"{self._order}ihh", socket, POLLIN, 0))
+            patience = batch.data(struct.pack(f"{self._order}qq", 0, int(WAIT_S * 1e9)))
+            buffer = batch.space(PACKET_BYTES)
+            if not sent:
+                batch.call("write", socket, packet, len(request))
+            batch.call(poll, watched, 1, patience, 0, 0)
+            batch.call("read", socket, buffer, PACKET_BYTES, out=(1, None))
+            reply = self._guest.transact(batch, what=f"ping {address}")
+            if not sent and reply.results[0] < 0:
+                # What an address without an answer so far gives (EHOSTUNREACH) may yet change.
+                return False
+            sent = True
+            if is_echo_reply(reply.outputs[-1], identifier, sequence):
+                return True
+        return False
+
+
+def echo_request(identifier: int, sequence: int) -> bytes:
+    """Return an ICMP echo request (RFC 792)."""
+    payload = b"kernelvm" * 4
+    unsigned = struct.pack(">BBHHH", ECHO_REQUEST, 0, 0, identifier, sequence) + payload
+    checksum = internet_checksum(unsigned)
+    return unsigned[:2] + checksum.to_bytes(2, "big") + unsigned[4:]
+
+
+def is_echo_reply(packet: bytes, identifier: int, sequence: int) -> bool:
+    """Return whether an IP packet is the reply to an echo request."""
+    if len(packet) < IP_HEADER_BYTES:
+        return False
+    message = packet[(packet[0] & 0xF) * 4 :]
+    expected = bytes([ECHO_REPLY, 0]), struct.pack(">HH", identifier, sequence)
+    return (message[:2], message[4:8]) == expected
+
+
+def internet_checksum(data: bytes) -> int:
+    """Return the checksum of RFC 1071."""
+    padded = data + bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f">{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

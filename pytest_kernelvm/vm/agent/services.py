@@ -1,0 +1,115 @@
+"""Services in a booted guest: their modules loaded with their parameters, and unloaded again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pytest_kernelvm.config.services import Service
+from pytest_kernelvm.errors import BadInput, CommandFailed, Evidence
+from pytest_kernelvm.modules.closure import Closure
+from pytest_kernelvm.modules.plan import Insertion
+from pytest_kernelvm.modules.services import Ledger, Requirement, Value, closure_of, requirement
+from pytest_kernelvm.modules.tree import ModuleTree
+from pytest_kernelvm.vm.agent.results import LoadedModule
+
+
+class ServiceCatalogue:
+    """The services of a cell, and what they require of its kernel.
+
+    services: by the vm-config. tree: the kernel's modules. symbols: its configuration.
+    """
+
+    def __init__(
+        self, services: Sequence[Service], tree: ModuleTree, symbols: Mapping[str, str]
+    ) -> None:
+        self._services = {service.name: service for service in services}
+        self._symbols = symbols
+        self.tree = tree
+
+    def requirement(self, name: str, **values: Value) -> Requirement:
+        """Return what a service requires with some values of its parameters.
+
+        Raises BadInput for a service, parameter or value that is none.
+        """
+        if name not in self._services:
+            raise BadInput(
+                f"no service {name}", Evidence(expected=f"one of {', '.join(self._services)}")
+            )
+        return requirement(self._services[name], values, self._symbols)
+
+
+class Guest(Protocol):
+    """What services need of a guest."""
+
+    def succeed(self, *argv: str) -> str:
+        """Run a program that must succeed."""
+
+    @property
+    def modules(self) -> tuple[LoadedModule, ...]:
+        """What is loaded."""
+
+
+class Services:
+    """`vm.services`: the services of one guest. Its initramfs must hold their modules.
+
+    guest: the booted guest. catalogue: its cell's services.
+    """
+
+    def __init__(self, guest: Guest, catalogue: ServiceCatalogue) -> None:
+        self._guest = guest
+        self._catalogue = catalogue
+        self._ledger = Ledger()
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The services that are loaded, in the order in which they were."""
+        return tuple(self._ledger.held)
+
+    def load(self, name: str, **values: Value) -> Closure:
+        """Load all that a service requires, and return it.
+
+        values: of its parameters. Modules that are there already are used as they are.
+        Raises BadInput for what the service does not have, and CommandFailed if the guest refuses
+        a module; those that came before it are taken out again.
+        """
+        tree = self._catalogue.tree
+        needed = self._catalogue.requirement(name, **values)
+        closure = closure_of(tree, needed)
+        present = {module.name for module in self._guest.modules}
+        ledger, steps = self._ledger.load(name, closure, present, needed.demanding)
+        done: list[str] = []
+        try:
+            for step in steps:
+                self._guest.succeed("insmod", *self._insertion(tree, step))
+                done.append(step.name)
+        except CommandFailed:
+            for module in reversed(done):
+                self._guest.succeed("rmmod", module)
+            raise
+        self._ledger = ledger
+        return closure
+
+    def unload(self, name: str) -> tuple[str, ...]:
+        """Unload what a service brought and nobody else holds; return the modules that went.
+
+        Others are the loaded services, modules that are no service's, and the kernel's users of a
+        module. Raises BadInput if the service is not loaded.
+        """
+        ledger, ahead = self._ledger.unload(name)
+        gone, kept = [], []
+        for module in ahead:
+            uses = {each.name: each.use_count for each in self._guest.modules}
+            if uses.get(module, 0):
+                kept.append(module)
+            elif module in uses:
+                self._guest.succeed("rmmod", module)
+                gone.append(module)
+        self._ledger = ledger.keeping(kept)
+        return tuple(gone)
+
+    @staticmethod
+    def _insertion(tree: ModuleTree, step: Insertion) -> tuple[str, ...]:
+        words = re.findall(r'(?:[^\s"]|"[^"]*"?)+', step.options)
+        return f"/lib/modules/{tree.release}/{step.relative}", *words

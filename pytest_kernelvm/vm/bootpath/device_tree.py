@@ -1,0 +1,173 @@
+"""Flat device trees: what is changed in them before a kernel gets them. Needs pylibfdt.
+
+A change may make a tree longer, so whoever places something behind it asks for its final size
+(vm/bootpath/layout.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
+
+# What a flat tree begins with.
+MAGIC = b"\xd0\x0d\xfe\xed"
+# What a tree is given to grow by, again and again until the change fits.
+ROOM_BYTES = 4096
+# Of what a node's path leads to.
+Value = bytes | str | int | tuple[int, ...] | bool
+
+
+def set_property(tree: bytes, path: str, name: str, value: Value) -> bytes:
+    """Return a tree with a property set.
+
+    path: of a node, whose last parts are made if they are not there. value: bytes as they are, a
+    text, numbers as 32-bit cells, or True for a property without a value.
+    Raises BadInput for what is no tree, ToolMissing without pylibfdt.
+    """
+
+    def change(fdt: Any) -> None:
+        fdt.setprop(_made(fdt, path), name, _encoded(value))
+
+    return _changed(tree, change)
+
+
+def remove_property(tree: bytes, path: str, name: str) -> bytes:
+    """Return a tree without a property, which need not be there. Raises as `set_property`."""
+    if get_property(tree, path, name) is None:
+        return tree
+    return _changed(tree, lambda fdt: fdt.delprop(fdt.path_offset(path), name))
+
+
+def tree_in(image: bytes) -> bytes:
+    """Return the first device tree that lies somewhere in an image, such as a kernel's own.
+
+    Raises BadInput if there is none, ToolMissing without pylibfdt.
+    """
+    libfdt = _libfdt()
+    at = image.find(MAGIC)
+    while at >= 0:
+        size = int.from_bytes(image[at + 4 : at + 8], "big")
+        with contextlib.suppress(libfdt.FdtException, ValueError):
+            fdt = libfdt.Fdt(image[at : at + size])
+            fdt.getprop(0, "compatible")
+            return bytes(fdt.as_bytearray())
+        at = image.find(MAGIC, at + 1)
+    raise BadInput(
+        "there is no device tree in the kernel's image",
+        Evidence(expected="one that is built in, as a Malta's kernel has"),
+    )
+
+
+def reserve(
+    tree: bytes, name: str, address: int, size_bytes: int, *, compatible: str = "phram"
+) -> bytes:
+    """Return a tree with a node in /reserved-memory that the kernel keeps off.
+
+    name: of the node, without its address. compatible: whose it is.
+    The cells are 32 bits wide or as wide as the root says. Raises as `set_property`.
+    """
+    changed = tree
+    widths = _root_cells(tree)
+    for cell, width in zip(("#address-cells", "#size-cells"), widths, strict=True):
+        changed = set_property(changed, "/reserved-memory", cell, width)
+    changed = set_property(changed, "/reserved-memory", "ranges", True)
+    node = f"/reserved-memory/{name}@{address:x}"
+    cells = (*_cells(address, widths[0]), *_cells(size_bytes, widths[1]))
+    changed = set_property(changed, node, "reg", cells)
+    return set_property(changed, node, "compatible", compatible)
+
+
+def get_property(tree: bytes, path: str, name: str) -> bytes | None:
+    """Return a property's bytes, None if there is none. Raises as `set_property`."""
+    libfdt = _libfdt()
+    fdt = _opened(tree)
+    try:
+        return bytes(fdt.getprop(fdt.path_offset(path), name))
+    except libfdt.FdtException as error:
+        if error.err == -libfdt.NOTFOUND:
+            return None
+        raise _no_tree(error) from None
+
+
+def _changed(tree: bytes, change: Callable[[Any], None]) -> bytes:
+    libfdt = _libfdt()
+    room = ROOM_BYTES
+    while True:
+        fdt = _opened(tree)
+        try:
+            fdt.resize(fdt.totalsize() + room)
+            change(fdt)
+            fdt.pack()
+        except libfdt.FdtException as error:
+            if error.err != -libfdt.NOSPACE:
+                raise _no_tree(error) from None
+            room *= 2
+        else:
+            return bytes(fdt.as_bytearray())[: fdt.totalsize()]
+
+
+def _opened(tree: bytes) -> Any:
+    libfdt = _libfdt()
+    try:
+        return libfdt.Fdt(tree)
+    except libfdt.FdtException as error:
+        raise _no_tree(error) from None
+
+
+def _made(fdt: Any, path: str) -> int:
+    """Return the offset of a node, made with its parents if need be."""
+    libfdt = _libfdt()
+    at = 0
+    for name in filter(None, path.split("/")):
+        below = fdt.subnode_offset(at, name, libfdt.QUIET_NOTFOUND)
+        at = fdt.add_subnode(at, name) if below < 0 else below
+    return int(at)
+
+
+def _encoded(value: Value) -> bytes:
+    match value:
+        case bool():
+            return b""
+        case bytes():
+            return value
+        case str():
+            return value.encode() + b"\0"
+        case int():
+            return value.to_bytes(4, "big")
+        case _:
+            return b"".join(cell.to_bytes(4, "big") for cell in value)
+
+
+def _root_cells(tree: bytes) -> tuple[int, int]:
+    found = (get_property(tree, "/", name) for name in ("#address-cells", "#size-cells"))
+    # devicetree specification 2.3.5: what holds where they are not given
+    address, size = (
+        usual if raw is None else int.from_bytes(raw, "big")
+        for raw, usual in zip(found, (2, 1), strict=True)
+    )
+    return address, size
+
+
+def _cells(value: int, width: int) -> tuple[int, ...]:
+    return tuple(value >> 32 * place & 0xFFFFFFFF for place in reversed(range(width)))
+
+
+def _no_tree(error: Exception) -> BadInput:
+    return BadInput(
+        f"libfdt refuses the device tree: {error}",
+        Evidence(expected="a flat device tree, as dtc makes them"),
+    )
+
+
+def _libfdt() -> Any:
+    try:
+        return importlib.import_module("libfdt")
+    except ImportError:
+        raise ToolMissing(
+            "device trees are edited with libfdt, which is not installed",
+            Evidence(next_step="pip install 'pytest-kernelvm[device-tree]'"),
+        ) from None

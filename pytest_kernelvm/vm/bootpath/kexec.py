@@ -1,0 +1,216 @@
+"""A second kernel, loaded by the first one and entered without QEMU's or the firmware's help."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from dataclasses import dataclass, replace
+
+from pytest_kernelvm.arch.base import struct_order
+from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.vm.agent.files import AT_FDCWD, Files
+from pytest_kernelvm.vm.bootpath.first_stage import (
+    Image,
+    Loaded,
+    by_yamon,
+    entry_of,
+    read_image,
+)
+from pytest_kernelvm.vm.bootpath.layout import page_up
+from pytest_kernelvm.vm.qemu.argv import Boot
+
+# Where the guest has what is to be loaded; a guest that was given it need not be sent it.
+DIRECTORY = "/kexec"
+
+# Sizes of one kexec_segment's fields (include/uapi/linux/kexec.h).
+_POINTERS = {32: "I", 64: "Q"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A file that is loaded.
+
+    path: in the guest. address: physical, None where the kernel decides. room_bytes: what is its,
+    with zeros behind the content, if that is more than the content.
+    """
+
+    path: str
+    content: bytes
+    address: int | None = None
+    room_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """All that is loaded. entry: the physical address that is jumped to, None as above."""
+
+    parts: tuple[Part, ...]
+    entry: int | None
+    cmdline: str
+
+
+def load_of(boot: Boot, device_tree: bytes = b"") -> Load:
+    """Return what the first kernel is given to boot a second one as QEMU would.
+
+    device_tree: what the second kernel finds in its registers; empty for none. Without one, a
+    first stage of ours passes the command line where the architecture wants that in registers.
+    Raises BadInput where there is no way to pass a tree.
+    """
+    if boot.initramfs is None:
+        raise BadInput("a kernel that is to be entered by kexec has no initramfs")
+    initramfs = boot.initramfs.read_bytes()
+    if not boot.arch.first_stage:
+        if device_tree:
+            raise BadInput(
+                f"on {boot.arch.name} kexec makes the second kernel's tree by itself",
+                Evidence(next_step="pass no device_tree"),
+            )
+        parts = (_part(boot.image.read_bytes()), _part(initramfs))
+        return Load(parts=parts, entry=None, cmdline=boot.cmdline)
+    return _by_segments(boot, initramfs, device_tree)
+
+
+def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> Load:
+    arch, fixed = boot.arch, boot.arch.fixed_initramfs
+    assert arch.first_stage is not None
+    assert fixed is not None
+    image = read_image(boot.image, arch)
+    if image.entry == entry_of(arch):
+        raise BadInput(
+            "the second kernel is one that only a first stage enters, with its tree",
+            Evidence(next_step="kexec the plain cell, with device_tree="),
+        )
+    line = boot.cmdline
+    if not boot.fixed_initramfs:
+        where = arch.first_stage.virtual + fixed.address | 0xFFFFFFFF_00000000
+        line = f"rd_start={where:#x} rd_size={len(initramfs)} {line}"
+    if device_tree:
+        handed = Loaded(address=arch.first_stage.address, content=device_tree)
+        entry = image.entry - arch.first_stage.virtual
+    else:
+        handed = by_yamon(
+            arch, image.entry, cmdline=line, memory_bytes=boot.machine.memory_mib << 20
+        )
+        entry = entry_of(arch) - arch.first_stage.virtual
+    archive = Loaded(address=fixed.address, content=initramfs)
+    _refuse_overlaps(image, handed, archive, boot.machine.memory_mib << 20)
+    # What is behind an archive of another size than the command line says must be zero.
+    room = fixed.size_bytes if boot.fixed_initramfs else 0
+    parts = (
+        _part(image.loaded.content, image.loaded.address),
+        _part(handed.content, handed.address),
+        _part(archive.content, archive.address, room),
+    )
+    return Load(parts=parts, entry=entry, cmdline=line)
+
+
+def _refuse_overlaps(image: Image, handed: Loaded, archive: Loaded, memory_bytes: int) -> None:
+    ends = (handed.address, archive.address, memory_bytes)
+    for each, end in zip((image.loaded, handed, archive), ends, strict=True):
+        if each.end > end:
+            raise BadInput(
+                f"what is loaded at {each.address:#x} reaches to {each.end:#x}",
+                Evidence(expected=f"no farther than {end:#x}"),
+            )
+
+
+def _part(content: bytes, address: int | None = None, room_bytes: int = 0) -> Part:
+    name = hashlib.sha256(content).hexdigest()[:16]
+    path = f"{DIRECTORY}/{name}"
+    return Part(path=path, content=content, address=address, room_bytes=room_bytes)
+
+
+def on_flash_of(second: Boot, first: Boot) -> Boot:
+    """Return what to enter from a guest in whose memory there is a root file system already.
+
+    That lies where the first boot has put it, whatever the second would do.
+    Raises BadInput if there is none.
+    """
+    if not second.root:
+        return second
+    if not first.root:
+        raise BadInput(
+            "the second kernel wants a root file system that is not in this guest's memory",
+            Evidence(next_step="boot the first one with a root of the same kind"),
+        )
+    line = second.cmdline.replace(second.root_words, first.root_words)
+    return replace(
+        second,
+        cmdline=line,
+        root=first.root,
+        root_address=first.root_address,
+        root_words=first.root_words,
+        device_tree=first.device_tree,
+    )
+
+
+def kexec_files(boot: Boot, device_tree: bytes = b"") -> dict[str, bytes]:
+    """Return the files, by path, that spare a guest that has them their way over the channel."""
+    return {part.path: part.content for part in load_of(boot, device_tree).parts}
+
+
+def load(vm: Files, boot: Boot, device_tree: bytes = b"") -> None:
+    """Have the guest's kernel load another one; it is entered by reboot(2).
+
+    Raises SyscallFailed with the guest's errno, ENOSYS where the kernel lacks kexec.
+    """
+    wanted = load_of(boot, device_tree)
+    if not vm.exists(DIRECTORY):
+        vm.mkdir(DIRECTORY)
+    for part in wanted.parts:
+        if not vm.exists(part.path) or vm.stat(part.path, follow=True).size_bytes != len(
+            part.content
+        ):
+            vm.write(part.path, part.content)
+    if wanted.entry is None:
+        _load_files(vm, wanted)
+    else:
+        _load_segments(vm, wanted, wanted.entry, boot)
+
+
+def _load_files(vm: Files, wanted: Load) -> None:
+    """kexec_file_load(2): the kernel places it all and makes the tree."""
+    opened = [_open(vm, part.path) for part in wanted.parts]
+    try:
+        length = len(wanted.cmdline.encode()) + 1
+        vm.syscall("kexec_file_load", *opened, length, wanted.cmdline, 0)
+    finally:
+        for descriptor in opened:
+            vm.syscall("close", descriptor)
+
+
+def _load_segments(vm: Files, wanted: Load, entry: int, boot: Boot) -> None:
+    """kexec_load(2), from memory that the agent gets by brk(2), as that needs few arguments."""
+    sizes = [len(part.content) for part in wanted.parts]
+    before = vm.syscall("brk", 0)
+    start = page_up(before)
+    vm.syscall("brk", start + sum(sizes))
+    try:
+        segments = []
+        at = start
+        for part, size in zip(wanted.parts, sizes, strict=True):
+            _read_into(vm, part.path, at, size)
+            room = page_up(max(size, part.room_bytes))
+            segments += [at, size, part.address or 0, room]
+            at += size
+        order, pointer = struct_order(boot.arch.endianness), _POINTERS[boot.arch.elf_class]
+        packed = struct.pack(f"{order}{len(segments)}{pointer}", *segments)
+        # linux/kexec.h: KEXEC_ARCH_DEFAULT is 0.
+        vm.syscall("kexec_load", entry, len(wanted.parts), packed, 0)
+    finally:
+        vm.syscall("brk", before)
+
+
+def _open(vm: Files, path: str) -> int:
+    return vm.syscall("openat", AT_FDCWD, path, vm.abi.guest_open_flags(os.O_RDONLY), 0)
+
+
+def _read_into(vm: Files, path: str, address: int, size: int) -> None:
+    opened = _open(vm, path)
+    try:
+        while size:
+            got = vm.syscall("read", opened, address, size)
+            address, size = address + got, size - got
+    finally:
+        vm.syscall("close", opened)

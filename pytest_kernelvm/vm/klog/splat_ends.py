@@ -1,0 +1,201 @@
+"""Where a splat ends."""
+
+from __future__ import annotations
+
+import re
+
+from pytest_kernelvm.vm.klog.splat_lines import Line
+from pytest_kernelvm.vm.klog.splat_table import (
+    BEFORE_CUT,
+    BEFORE_TRACE,
+    DUMP_HEAD,
+    EXPLAINED,
+    ONE_EVENT,
+    SAID_AGAIN,
+    STALL_LINE,
+    STALLS,
+    TRACE_HEAD,
+    End,
+    kind_of,
+)
+from pytest_kernelvm.vm.klog.splat_window import (
+    CUT_HERE,
+    END_MARK,
+    FRAME,
+    LINES_ABOVE,
+    MOST_LINES,
+    Window,
+)
+
+# Frames, what arm64, mips, s390, arm and powerpc print among them, and x86's registers.
+_TRACE_LINE = re.compile(
+    r"Exception stack\(0x[0-9a-f]+ to 0x[0-9a-f]+\)|[0-9a-f]{4}: [ 0-9a-f?]*"
+    r"|[ \t].*|\(?\[<[0-9a-f]+>\].*||Code: .*|</?[\w#]+>|\.\.\.|\(.*\)|-{3,} interrupt: .*"
+    r"|(?:NIP|LR|REGS|MSR|CFAR|GPR\d\d)[: ].*|(?:[RE][A-Z]{2}|R\d\d|[A-Z]S|CR\d|ORIG_RAX): .*"
+)
+# What is of the splat of its task for sure, however long a slow guest took to print what is above.
+_CERTAIN_LINE = re.compile(
+    r"\s+(?:\? )?[\w.$<>: ]+\+0x[0-9a-f]+/0x[0-9a-f]+.*|</?[\w#]+>|Code: .*"
+    r"|(?:RIP|Hardware name|Modules linked in|pstate|pc|lr|sp|x\d+|epc|status) ?: ?.*"
+    r"|(?:RSP|RAX|RDX|RBP|R10|R13|FS|CS|CR2|DR0|DR3): .*"
+)
+# So long may that take.
+_SLOW_S = 10.0
+# die() counts its oopses in its first line, but on m68k.
+_DIES = re.compile(r"\[#\d+\]")
+_KILLED = re.compile(r"(?:Memory cgroup o|O)ut of memory: Kill.*|Out of memory and no killable .*")
+
+
+def last_line(window: Window, end: End, kind: str) -> tuple[Line, bool]:
+    """Return the last line of a splat, and whether it is known to be that.
+
+    end: how such a splat ends.
+    """
+    return _LAST_LINES[end](window, kind)
+
+
+def _last_by_mark(window: Window, kind: str) -> tuple[Line, bool]:
+    """Return the last line of a splat that ends with a mark, and whether it is known to be that."""
+    if kind == "panic":
+        return window.end_of_panic()
+    in_trace = False
+    framed = any(FRAME.fullmatch(line.words) for _, line in window.above(1))
+    for here, line in window.below(MOST_LINES - 1):
+        if END_MARK.fullmatch(line.words) or (framed and FRAME.fullmatch(line.words)):
+            return line, True
+        heads = kind in BEFORE_CUT and here == 1 and bool(CUT_HERE.fullmatch(line.words))
+        if not heads and _is_another(window, here, kind, in_trace):
+            return window[here - 1], True
+        in_trace = in_trace or bool(TRACE_HEAD.fullmatch(line.words))
+    return window.last_of(MOST_LINES - 1)
+
+
+def _last_by_frame(window: Window, kind: str) -> tuple[Line, bool]:
+    for here, line in window.below(MOST_LINES - 1):
+        if FRAME.fullmatch(line.words):
+            return line, True
+        if _is_another(window, here, kind, in_trace=False):
+            return window[here - 1], True
+    return window.last_of(MOST_LINES - 1)
+
+
+def _last_by_trace(window: Window, kind: str) -> tuple[Line, bool]:
+    """Without a call trace it is the telling line and what is indented below it."""
+    in_trace = bool(TRACE_HEAD.fullmatch(window[0].words))
+    last, announced = (window[0], 0) if in_trace else (None, 0)
+    for here, line in window.below(MOST_LINES - 1):
+        if last and kind == "duplicate name" and SAID_AGAIN.fullmatch(line.words):
+            return line, True
+        if _is_another(window, here, kind, in_trace) or _is_next_one(line, kind):
+            # All that lockdep says is of its report, even if an oops of the task breaks it off.
+            broken_off = not last and kind == "lockdep" and not window.pauses_before(here)
+            return window[here - 1] if broken_off else last or _last_indented(window), True
+        if TRACE_HEAD.fullmatch(line.words):
+            in_trace, last = True, line
+        elif kind in STALLS and in_trace and _announces_trace(window, here, kind):
+            in_trace, announced = False, here
+        elif not in_trace and _is_before_trace(window, here, kind):
+            announced += 1
+        elif in_trace and (_goes_on(line, kind) or not window.is_of_same_caller(here)):
+            last = line
+        elif in_trace or here - announced > LINES_ABOVE:
+            return last or _last_indented(window), True
+    if last and in_trace:
+        return window.last_of(MOST_LINES - 1)
+    return last or _last_indented(window), False
+
+
+def _announces_trace(window: Window, here: int, kind: str) -> bool:
+    """Whether a line in a report of a stall says that another call trace follows.
+
+    Of the CPU that tells of it the trace comes like anybody's (kernel/sched/core.c,
+    dump_cpu_task()).
+    """
+    words = window[here].words
+    if EXPLAINED.fullmatch(words) or words.startswith("rcu: Stack dump where "):
+        return True
+    is_same = kind == "RCU stall" and window.is_of_same_caller(here)
+    return is_same and bool(DUMP_HEAD.fullmatch(words))
+
+
+def _is_before_trace(window: Window, here: int, kind: str) -> bool:
+    """Whether a line above a call trace is of its report, beyond doubt."""
+    line = window[here]
+    if not window.is_of_same_caller(here):
+        return False
+    in_whole = kind in ("lockdep", "workqueue lockup") and _goes_on(line, kind)
+    return in_whole or bool(BEFORE_TRACE.fullmatch(line.words))
+
+
+def _goes_on(line: Line, kind: str) -> bool:
+    """Whether a line may stand in or below a call trace of its splat."""
+    return bool(
+        _TRACE_LINE.fullmatch(line.words) or (kind in STALLS and STALL_LINE.fullmatch(line.words))
+    )
+
+
+def _is_next_one(line: Line, kind: str) -> bool:
+    """Whether another splat of the same kind begins, where one event has one telling line."""
+    return kind in ONE_EVENT and kind_of(line.words) == kind
+
+
+def _last_by_kill(window: Window, kind: str) -> tuple[Line, bool]:
+    """The OOM killer tells what memory is used for before it says what it killed."""
+    if _KILLED.fullmatch(window[0].words):
+        return window[0], True
+    for here, line in window.below(MOST_LINES - 1):
+        if _KILLED.fullmatch(line.words):
+            return line, True
+        if _is_another(window, here, kind, in_trace=False):
+            return window[here - 1], True
+    return window.last_of(MOST_LINES - 1)
+
+
+def _last_by_indent(window: Window, _kind: str) -> tuple[Line, bool]:
+    return _last_indented(window), True
+
+
+_LAST_LINES = {
+    End.MARK: _last_by_mark,
+    End.FRAME: _last_by_frame,
+    End.TRACE: _last_by_trace,
+    End.KILL: _last_by_kill,
+    End.LINE: _last_by_indent,
+}
+
+
+def _last_indented(window: Window) -> Line:
+    last = window[0]
+    for _here, line in window.below(MOST_LINES - 1):
+        if line.words[:1] not in (" ", "\t"):
+            break
+        last = line
+    return last
+
+
+def _is_another(window: Window, here: int, kind: str, in_trace: bool) -> bool:
+    """Whether a line is of something else: another splat, or much later."""
+    if window.pauses_before(here):
+        return not _goes_on_slowly(window, here)
+    words = window[here].words
+    other = kind_of(words)
+    if not other:
+        return bool(CUT_HERE.fullmatch(words))
+    if TRACE_HEAD.fullmatch(words) or other == kind == "RCU stall":
+        return False
+    if not window.is_of_same_caller(here):
+        # A second task that begins to die prints its first lines, and the rest when the first one
+        # is through with die() (arch/arm64/mm/fault.c, die_kernel_fault()).
+        waits = kind == other == "oops" and not _DIES.search(words)
+        return in_trace or not waits
+    return in_trace or not {kind, other} <= ONE_EVENT
+
+
+def _goes_on_slowly(window: Window, here: int) -> bool:
+    """Whether a line that came late is of the splat nevertheless: of its task, and never alone."""
+    line = window[here]
+    if not line.caller or line.caller != window[0].caller or window.pause_s(here) > _SLOW_S:
+        return False
+    return any(
+        each.fullmatch(line.words) for each in (_CERTAIN_LINE, TRACE_HEAD, END_MARK, DUMP_HEAD)
+    )

@@ -1,0 +1,131 @@
+"""The lines around one that tells a splat, read as they are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pytest_kernelvm.vm.klog.splat_lines import ConsoleLines, Line
+
+CUT_HERE = re.compile(r"-+\[ cut here \]-+|8<--- cut here ---")
+FRAME = re.compile(r"={20,}")
+END_MARK = re.compile(r"---\[ end (?:trace|Kernel panic).*")
+# kernel/printk/nbcon.c: the console was taken from who printed a line, which is printed once more.
+_REPLAYED = re.compile(r"\*\* replaying previous printk message \*\*\r*\n")
+
+# A call trace that comes at all begins within so many lines; so far above its head stands what it
+# is for. Who reads a part of a text gives so many lines above what is new.
+LINES_ABOVE = 40
+# No splat is longer: other CPUs may talk in between.
+MOST_LINES = 1000
+# What comes so much later in the guest's time belongs to something else.
+_PAUSE_S = 1.0
+
+
+class Window:
+    """The lines around one that tells something, read as they are asked for.
+
+    Counted from that one, which is 0; those above it are -1, -2, …
+    """
+
+    def __init__(self, source: ConsoleLines, telling: Line, begin: int, floor: int) -> None:
+        self._source = source
+        self._begin = begin
+        self._floor = floor
+        self._above: list[Line] = []
+        self._lines = [telling]
+        self._read_to = telling.end
+
+    def __getitem__(self, here: int) -> Line:
+        return self._lines[here] if here >= 0 else self._above[-here - 1]
+
+    def above(self, most: int, start: int = -1) -> Iterator[tuple[int, Line]]:
+        """Give the lines above, from `start` upwards, with their numbers, at most down to -most."""
+        for here in range(start, -most - 1, -1):
+            if not self._has_above(here):
+                return
+            yield here, self[here]
+
+    def below(self, most: int) -> Iterator[tuple[int, Line]]:
+        """Give the lines below the one that tells it, with their numbers, up to `most`."""
+        for here in range(1, most + 1):
+            if not self._reaches(here):
+                return
+            yield here, self._lines[here]
+
+    def last_of(self, most: int) -> tuple[Line, bool]:
+        """Return the last line, and whether the text ends later than after `most` lines."""
+        here = 0
+        while here < most and self._reaches(here + 1):
+            here += 1
+        return self[here], here == most
+
+    def end_of_panic(self) -> tuple[Line, bool]:
+        """Return the last line of a panic: what follows it is a part of it."""
+        text, at = self._source.text, self[0].end
+        while (at := text.find("---[ end Kernel panic", at)) >= 0:
+            line = self._source.next(self._source.beginning(at, self[0].end))
+            if line and END_MARK.fullmatch(line.words):
+                return line, True
+            at += 1
+        last = self._source.next(self._source.beginning(len(text) - 1, self[0].start))
+        return last if last and last.start > self[0].start else self[0], False
+
+    def pauses_before(self, here: int) -> bool:
+        """Whether a line came so much later than the one above it that it is of something else."""
+        return self.pause_s(here) > _PAUSE_S
+
+    def pause_s(self, here: int) -> float:
+        """Return how long after the line above it a line came, as far as lines say so."""
+        now, before = self[here].seconds, self[here - 1].seconds
+        return now - before if now is not None and before is not None else 0.0
+
+    def is_of_same_caller(self, here: int) -> bool:
+        """Whether a line is of the task or CPU that told it, as far as lines say so."""
+        one, other = self[0].caller, self[here].caller
+        return not one or not other or one == other
+
+    def text(self, first: int, last: Line) -> str:
+        """Return the text from a line to another."""
+        whole = self._source.text[self[first].start : last.end]
+        return whole.replace("\r", "").rstrip("\n")
+
+    def own_words(self, first: int, last: Line) -> str:
+        """Return the words from a line to another, without those of other tasks and CPUs."""
+        lines = [self[here] for here in range(first, 1) if self.is_of_same_caller(here)]
+        for here, line in self.below(MOST_LINES):
+            if line.start > last.start:
+                break
+            if self.is_of_same_caller(here):
+                lines.append(line)
+        return "\n".join(line.words for line in lines)
+
+    def _has_above(self, here: int) -> bool:
+        while len(self._above) < -here:
+            if self._begin <= self._floor:
+                return False
+            self._begin = self._source.beginning(self._begin - 1, self._floor)
+            line = self._source.next(self._begin)
+            assert line
+            self._above.append(line)
+        return True
+
+    def _reaches(self, here: int) -> bool:
+        while here >= len(self._lines):
+            line = self._source.next(self._read_to)
+            if not line:
+                return False
+            self._read_to = line.end
+            # Where lines carry time stamps, one without is a program's, or says what was dropped.
+            is_others = self[0].stamped and not line.stamped
+            if not is_others and not is_replayed(self._source.text, line):
+                self._lines.append(line)
+        return True
+
+
+def is_replayed(text: str, line: Line) -> bool:
+    """Whether a line of a console is broken off, and printed once more below."""
+    marker = _REPLAYED.match(text, line.end)
+    if not marker:
+        return False
+    return text.startswith(text[line.start : line.end].rstrip("\r\n"), marker.end())

@@ -1,0 +1,1 @@
+"""The guest as tests see it: Vm, its console, recordings of the console."""

@@ -1,0 +1,1 @@
+"""The QEMU process: command line, pipes, QMP, launch, snapshots and migration."""

@@ -1,0 +1,195 @@
+"""QEMU's command line, computed from what is to be booted; nothing is started here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.model import Machine
+
+# The first stage of a boot lies beside its kernel under this name (first_stage.py).
+STAGE = "first-stage"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """A file whose bytes are in memory from reset on. address: physical."""
+
+    file: Path
+    address: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Boot:
+    """What QEMU boots.
+
+    initramfs: None for none. cmdline: the bootloader's. fixed_initramfs: put the initramfs where
+    the kernel's built-in command line says, instead of telling it through the bootloader's.
+    shared_console: the agent talks on the console. network: `user` for QEMU's own network, from
+    which nothing gets out but what is forwarded, `outside` for one that reaches what the host
+    does, `link` for a cable to another guest, empty for no card. loaded: what is in memory besides.
+    extra: further QEMU flags, never those of a bundle.
+    firmware: what the processor starts with, which then has to find the kernel by itself; None for
+    QEMU's own bootloader, which is given it.
+    root: the image of a root file system, None for none, and root_address, where it lies;
+    root_words: those of cmdline that say so. device_tree: a file, None for QEMU's own.
+    """
+
+    arch: Arch
+    machine: Machine
+    image: Path
+    initramfs: Path | None
+    cmdline: str
+    fixed_initramfs: bool = False
+    shared_console: bool = False
+    network: str = ""
+    loaded: tuple[Placed, ...] = ()
+    extra: tuple[str, ...] = ()
+    firmware: Path | None = None
+    root: Path | None = None
+    root_address: int = 0
+    root_words: str = ""
+    device_tree: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ends:
+    """The -chardev backends of console, channel and QMP; empty for none.
+
+    network: the -netdev backend, by default what the boot's kind of network says.
+    """
+
+    console: str
+    channel: str
+    qmp: str = ""
+    network: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """A file that holds the guest's memory.
+
+    written: whether what the guest writes goes into the file; else it stays with this guest.
+    """
+
+    path: Path
+    written: bool
+
+
+# Whoever breaks out of the machine into QEMU can start no program and gain no privilege.
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+# What the network card is attached to, by kind of network; a link without its other end is a hub
+# on which nobody else is.
+NETDEV = "net0"
+NETWORKS = {"user": "user,restrict=on", "outside": "user", "link": "hubport,hubid=0"}
+
+# Ctrl-A x leaves QEMU, Ctrl-A c opens its monitor.
+BY_HAND = Ends(console="stdio,mux=on,signal=off", channel="null")
+
+
+def inherited_ends(*, console: Path, channel: Path, qmp: int, link: int | None = None) -> Ends:
+    """Return ends that QEMU inherits: nobody else can connect, and its death reads as their end.
+
+    console, channel: the names of serial lines. qmp, link: descriptors of sockets; link is the
+    cable to another guest, None if there is none.
+    """
+    return Ends(
+        console=f"pipe,path={_escaped(console)}",
+        channel=f"pipe,path={_escaped(channel)}",
+        qmp=f"socket,fd={qmp}",
+        network="" if link is None else f"socket,fd={link}",
+    )
+
+
+def qemu_argv(
+    boot: Boot, ends: Ends, *, memory: Memory | None = None, incoming: bool = False
+) -> tuple[str, ...]:
+    """Return the whole command line.
+
+    memory: None for anonymous memory. incoming: QEMU is to wait for the QMP command that says
+    where a machine's state comes from, instead of starting it.
+    -no-reboot and panic=-1 make a panic end QEMU; -nodefaults spares devices and option ROMs;
+    -no-user-config leaves what the machine's administrator set for other guests.
+    """
+    arch = boot.arch
+    argv = [arch.qemu_binary, "-M", arch.machine, "-cpu", boot.machine.cpu]
+    if boot.machine.sandbox:
+        argv += ["-sandbox", SANDBOX]
+    argv += ["-m", f"{boot.machine.memory_mib}M", "-no-user-config", "-nodefaults"]
+    argv += ["-display", "none", "-no-reboot"]
+    # First, as aarch64's kernel counts virtio devices from the last one, and knows the agent's
+    # port by its number.
+    argv += _network(boot, ends)
+    argv += _chardev("console", ends.console) + list(arch.console_argv)
+    argv += _chardev("channel", ends.channel) + list(arch.channel_argv)
+    if ends.qmp:
+        argv += [*_chardev("qmp", ends.qmp), "-mon", "chardev=qmp,mode=control"]
+    elif "mux=on" in ends.console:
+        argv += ["-mon", "chardev=console,mode=readline"]
+    # A snapshot has its kernel in the machine's memory.
+    if not incoming:
+        argv += _booted_from(boot)
+    if boot.machine.fast_boot:
+        argv += arch.fast_boot_argv
+    if memory:
+        argv += _memory(memory, boot.machine.memory_mib)
+    if incoming:
+        argv += ["-incoming", "defer"]
+    for each in boot.loaded:
+        argv += loader_argv(each.file, each.address)
+    return (*argv, *boot.extra)
+
+
+def _booted_from(boot: Boot) -> list[str]:
+    if boot.firmware:
+        return ["-bios", str(boot.firmware), *_initramfs(boot)]
+    argv = ["-kernel", str(boot.image), *_initramfs(boot)]
+    if boot.root:
+        argv += loader_argv(boot.root, boot.root_address)
+    if boot.device_tree:
+        argv += ["-dtb", str(boot.device_tree)]
+    return [*argv, "-append", boot.cmdline] if boot.cmdline else argv
+
+
+def _network(boot: Boot, ends: Ends) -> list[str]:
+    if not boot.network:
+        return []
+    kind, comma, options = (ends.network or NETWORKS[boot.network]).partition(",")
+    return ["-netdev", f"{kind},id={NETDEV}{comma}{options}", *boot.arch.network_argv]
+
+
+def _memory(memory: Memory, size_mib: int) -> list[str]:
+    share = "on" if memory.written else "off"
+    where = f"size={size_mib}M,mem-path={_escaped(memory.path)},share={share}"
+    return [
+        "-object",
+        f"memory-backend-file,id=memory,{where}",
+        "-machine",
+        "memory-backend=memory",
+    ]
+
+
+def _chardev(name: str, backend: str) -> list[str]:
+    kind, comma, options = backend.partition(",")
+    return ["-chardev", f"{kind},id={name}{comma}{options}"]
+
+
+def _initramfs(boot: Boot) -> list[str]:
+    if not boot.initramfs:
+        return []
+    fixed = boot.arch.fixed_initramfs
+    if boot.fixed_initramfs and fixed:
+        return loader_argv(boot.initramfs, fixed.address)
+    return ["-initrd", str(boot.initramfs)]
+
+
+def loader_argv(file: Path, address: int) -> list[str]:
+    """Return the flags that have a file's bytes at a physical address from reset on."""
+    return ["-device", f"loader,file={_escaped(file)},addr={address:#x},force-raw=on"]
+
+
+def _escaped(path: Path) -> str:
+    """QEMU's option parser ends a value at a comma; two stand for one."""
+    return str(path).replace(",", ",,")

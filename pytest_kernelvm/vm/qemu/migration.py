@@ -1,0 +1,131 @@
+"""A guest's way into a snapshot and out of it again, so that it is as good as freshly booted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from qemu.qmp import QMPError
+
+from pytest_kernelvm.arch.base import struct_order
+from pytest_kernelvm.guest.programs import Abi
+from pytest_kernelvm.guest.protocol import Batch, Reply
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.klog.splats import read_splats
+from pytest_kernelvm.vm.qemu.streams import Streams
+
+AT_FDCWD = -100
+CLOCK_REALTIME, CLOCK_MONOTONIC = 0, 1
+TIMER_ABSTIME = 1
+# The kernel's generator takes no more than this as its whole key (drivers/char/random.c).
+SEED_BYTES = 32
+# A clock that is further away from the host's was never set, as on a machine without one.
+SET_CLOCK_S = 86400.0
+# How long the console's last words may take after QEMU said that the guest is at its end.
+LAST_WORDS_S = 0.1
+
+_TIMESPEC = {"big": ">qq", "little": "<qq"}
+
+MEMORY_STAYS_OUT = [{"capability": "x-ignore-shared", "state": True}]
+
+
+async def bring_in(streams: Streams, descriptor: int, first_frame: Callable[[], bytes]) -> None:
+    """Have a waiting QEMU load a snapshot's state, and send the guest its first request.
+
+    descriptor: of the state, as QEMU has it. first_frame: makes the request when the guest runs:
+    what it is sent before would be lost, and the time in it be past.
+    """
+    client = await streams.qmp_client()
+    with client.listener("RESUME") as resumed:
+        await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
+        await client.execute("migrate-incoming", {"uri": f"fd:{descriptor}"})
+        await resumed.get()
+    streams.send_channel(first_frame(), Deadline(1.0))
+
+
+async def write_out(streams: Streams, state: Path) -> None:
+    """Have QEMU write the state of all but the memory into a file, and stop the guest for good.
+
+    Raises QMPError if it refuses.
+    """
+    client = await streams.qmp_client()
+    with state.open("wb") as file:
+        client.send_fd_scm(file.fileno())
+        await client.execute("getfd", {"fdname": "state"})
+        await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
+        await client.execute("migrate", {"uri": "fd:state"})
+        while True:
+            found = await client.execute("query-migrate")
+            assert isinstance(found, dict)
+            if found["status"] == "completed":
+                return
+            if found["status"] in ("failed", "cancelled"):
+                raise QMPError(f"migration {found['status']}: {found.get('error-desc', '')}")
+            await asyncio.sleep(0.002)
+
+
+async def hold_panicked(streams: Streams) -> None:
+    """Have QEMU stay when its guest panics and restarts, as long as nobody ends it.
+
+    The kernel's command line has panic=-1, so that its panic is a restart, and QEMU's -no-reboot
+    makes that an end; with the action `pause` it stops instead. An end without a panic is one.
+    """
+    client = await streams.qmp_client()
+    with contextlib.suppress(EOFError, OSError), client.listener("SHUTDOWN") as ends:
+        await client.execute("set-action", {"shutdown": "pause"})
+        await ends.get()
+        await asyncio.sleep(LAST_WORDS_S)
+        if not any(splat.fatal for splat in read_splats(streams.said.told())):
+            await client.execute("quit")
+
+
+def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead_s: float) -> None:
+    """Add to a batch what makes a restored guest unlike all others of its snapshot.
+
+    Its random numbers start anew from the host's (RNDADDENTROPY credits the seed, RNDRESEEDCRNG
+    has all generators take a new key at once: drivers/char/random.c). Its clock is the host's, if a
+    boot sets it at all. A timer whose time has passed makes the kernel set its clock event device
+    anew: QEMU does not know any more when the one of a MIPS CPU was to go off next
+    (target/mips/machine.c), and until that came all others would wait.
+    ahead_s: by how much its clock was ahead of the host's.
+    """
+    order = struct_order(byteorder)
+    seed = os.urandom(SEED_BYTES)
+    entropy = batch.data(struct.pack(f"{order}ii", 8 * SEED_BYTES, SEED_BYTES) + seed)
+    device = batch.text("/dev/urandom")
+    now_ns = time.time_ns()
+    past = batch.data(struct.pack(_TIMESPEC[byteorder], 0, 1))
+    clock = batch.data(struct.pack(_TIMESPEC[byteorder], *divmod(now_ns, 10**9)))
+    file = batch.call("openat", AT_FDCWD, device, abi.guest_open_flags(os.O_WRONLY), 0)
+    batch.call("ioctl", file, abi.ioctls["RNDADDENTROPY"], entropy)
+    batch.call("ioctl", file, abi.ioctls["RNDRESEEDCRNG"], 0)
+    batch.call("close", file)
+    if abs(ahead_s) < SET_CLOCK_S:
+        batch.call(_with_64_bits("clock_settime", abi), CLOCK_REALTIME, clock)
+    batch.call(_with_64_bits("clock_nanosleep", abi), CLOCK_MONOTONIC, TIMER_ABSTIME, past, 0)
+
+
+def asks_for_clock(batch: Batch, abi: Abi) -> None:
+    """Add to a batch the question for the guest's clock; `clock_offset_s` reads the answer."""
+    answer = batch.space(16)
+    batch.call(_with_64_bits("clock_gettime", abi), CLOCK_REALTIME, answer, out=(1, 16))
+
+
+def clock_offset_s(reply: Reply, byteorder: Literal["big", "little"]) -> float:
+    """Return how far the clock in a reply is ahead of the host's."""
+    seconds, nanoseconds = struct.unpack(_TIMESPEC[byteorder], reply.outputs[-1])
+    return float(seconds + nanoseconds / 1e9 - time.time())
+
+
+def _with_64_bits(call: str, abi: Abi) -> str:
+    """Return the name of the call whose times have 64 bits: on 32-bit machines another one."""
+    for name in (f"{call}64", f"{call}_time64"):
+        if name in abi.syscalls:
+            return name
+    return call

@@ -1,0 +1,68 @@
+"""QEMU's machine protocol, for tests that ask QEMU itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from qemu.qmp import ConnectError, QMPError
+
+from pytest_kernelvm.errors import Evidence, GuestDied, HarnessError
+from pytest_kernelvm.vm.qemu.streams import Streams
+
+QMP_TIMEOUT_S = 20.0
+
+T = TypeVar("T")
+
+
+class Qmp:
+    """The QMP connection of one guest. ordered: told each command that `execute` runs."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        ordered: Callable[[str, dict[str, Any]], None] = lambda _command, _given: None,
+    ) -> None:
+        self._streams = streams
+        self._ordered = ordered
+
+    def execute(self, command: str, /, **arguments: Any) -> Any:
+        """Run a QMP command and return what it returns.
+
+        arguments: with `_` for `-`. Raises HarnessError if QEMU refuses, GuestDied if it is gone.
+        """
+        given = {name.replace("_", "-"): value for name, value in arguments.items()}
+        self._ordered(command, given)
+        return self.query(command, **given)
+
+    def query(self, command: str, /, **given: Any) -> Any:
+        """Run a QMP command as `execute` does, without noting that a test asked for it.
+
+        given: arguments under QEMU's names.
+        """
+        return self.perform(self._execute(command, given), command)
+
+    def monitor(self, line: str) -> str:
+        """Run a line of QEMU's monitor for people, `info registers` say; return what it prints."""
+        said: str = self.query("human-monitor-command", **{"command-line": line})
+        return said.replace("\r\n", "\n")
+
+    def perform(self, coroutine: Coroutine[Any, Any, T], command: str = "a command") -> T:
+        """Run a coroutine that speaks with QEMU and return what it returns; raises as `execute`."""
+        try:
+            return self._streams.call(coroutine, QMP_TIMEOUT_S)
+        except (EOFError, OSError, TimeoutError, ConnectError) as error:
+            raise GuestDied(
+                f"QEMU did not answer {command}", Evidence(seen=f"{type(error).__name__} {error}")
+            ) from None
+        except QMPError as error:
+            raise HarnessError(f"QEMU refused {command}", Evidence(seen=str(error))) from None
+
+    async def _execute(self, command: str, arguments: dict[str, Any]) -> Any:
+        client = await self._streams.qmp_client()
+        return await client.execute(command, arguments or None)
+
+    @property
+    def events(self) -> tuple[dict[str, Any], ...]:
+        """The events that came since the launch."""
+        return tuple(self._streams.qmp_events)

@@ -1,0 +1,1 @@
+"""Whether a guest is well: deadlines, the watch for splats, diagnosis of a failure."""

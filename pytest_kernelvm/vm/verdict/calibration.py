@@ -1,0 +1,116 @@
+"""How fast this machine runs guests: a loop of two instructions, counted for a tenth of a second.
+
+Measured once for each machine, QEMU and way of running it, and kept in the store. What is counted
+is set against the time that QEMU ran, so that a busy host measures the same as an idle one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.model import Machine
+from pytest_kernelvm.errors import HarnessError, KernelvmError
+from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.process import spawn
+from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.vm.qemu.qmp import Qmp
+from pytest_kernelvm.vm.qemu.snapshot import qemu_version
+from pytest_kernelvm.vm.qemu.streams import connected
+from pytest_kernelvm.vm.verdict.deadlines import Pace, work_of
+
+KIND = "paces"
+ROUNDS = 3
+ROUND_S = 0.05
+# Faster machines are given as much time as that of arch/'s figures, slower ones more.
+LEAST_FACTOR, MOST_FACTOR = 1.0, 50.0
+
+
+def pace_of(store: Store, arch: Arch, machine: Machine) -> Pace:
+    """Return this machine's pace with a kind of guest, measured unless the store has it.
+
+    What hinders the measurement will hinder a boot in the same way, and is told there.
+    """
+    argv = _argv(arch, machine)
+    try:
+        key = {"argv": argv, "qemu": qemu_version(arch.qemu_binary), "host": _host()}
+        label = f"how fast {arch.qemu_binary} runs here"
+        entry = store.obtain(
+            KIND, digest_of(key), lambda work: _measured(work, arch, argv), label=label
+        )
+        spins_per_s = float(store.describe(entry)["spins_per_s"])
+    except (KernelvmError, OSError, ValueError, KeyError):
+        return Pace()
+    return Pace(
+        factor=round(min(MOST_FACTOR, max(LEAST_FACTOR, arch.spins_per_s / spins_per_s)), 1),
+        told=f"{spins_per_s / 1e6:.0f} million loops a second here, "
+        f"{arch.spins_per_s / 1e6:.0f} where limits were set",
+    )
+
+
+def _host() -> str:
+    """Return what tells this machine from others that may share the store."""
+    try:
+        models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        models = []
+    return f"{platform.node()} {models[0] if models else platform.machine()}"
+
+
+def _argv(arch: Arch, machine: Machine) -> tuple[str, ...]:
+    argv = [arch.qemu_binary, "-M", arch.machine, "-cpu", machine.cpu, "-nodefaults"]
+    argv += ["-display", "none", "-S"]
+    return (*argv, *(arch.fast_boot_argv if machine.fast_boot else ()))
+
+
+def _measured(work: Work, arch: Arch, argv: tuple[str, ...]) -> dict[str, Any]:
+    program = work.directory / "spin"
+    program.write_bytes(arch.spin)
+    with _monitored((*argv, "-bios", str(program)), arch) as (pid, qmp):
+        counted, ran_s = _look(qmp, pid, arch)
+        rates = []
+        for _round in range(ROUNDS):
+            qmp.query("cont")
+            time.sleep(ROUND_S)
+            qmp.query("stop")
+            before, ran_before_s = counted, ran_s
+            counted, ran_s = _look(qmp, pid, arch)
+            rates.append(((counted - before) % (1 << arch.elf_class)) / (ran_s - ran_before_s))
+    (work.entry / "rates").write_text("".join(f"{rate:.0f}\n" for rate in rates))
+    return {"spins_per_s": max(rates)}
+
+
+def _look(qmp: Qmp, pid: int, arch: Arch) -> tuple[int, float]:
+    """Return the counting register, and how long QEMU ran until now."""
+    shown = qmp.monitor("info registers")
+    found = re.search(arch.spin_register, shown)
+    done = work_of(pid)
+    if not found or not done:
+        raise HarnessError(f"no {arch.spin_register} in QEMU's registers")
+    return int(found[1], 16), done.ran_s
+
+
+@contextlib.contextmanager
+def _monitored(argv: tuple[str, ...], arch: Arch) -> Iterator[tuple[int, Qmp]]:
+    """Run a QEMU that has nothing but its monitor."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelvm-")))
+        streams, far = stack.enter_context(
+            connected(splitter=FrameSplitter(arch.endianness), log=Path(os.devnull))
+        )
+        number = far.qmp.fileno()
+        monitor = ("-chardev", f"socket,id=qmp,fd={number}", "-mon", "chardev=qmp,mode=control")
+        process = stack.enter_context(
+            spawn((*argv, *monitor), pass_fds=[number], output=directory / "qemu.log")
+        )
+        far.close()
+        streams.start()
+        yield process.pid, Qmp(streams)

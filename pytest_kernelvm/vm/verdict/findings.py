@@ -1,0 +1,199 @@
+"""What a guest's kernel finds wrong: read from its log, allowed by tests, told as errors."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from pytest_kernelvm.errors import KernelvmError
+from pytest_kernelvm.guest.protocol import Batch, Reply
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.agent.channel import Channel, NoReply
+from pytest_kernelvm.vm.klog.kernel_log import LogCopy
+from pytest_kernelvm.vm.qemu.streams import Streams
+from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, Limits
+from pytest_kernelvm.vm.verdict.log_reader import LogReader
+from pytest_kernelvm.vm.verdict.verdict_collector import Judge
+from pytest_kernelvm.vm.verdict.watch import LONGEST_S, Allowance, Places, Source, allowance
+
+# The guest's own time for its last answer: reading its log takes a thousandth of that.
+ANSWER_S = 2.0
+# For saying whether a splat on the console is its kernel's; one that spins does not say so.
+CONFIRM_S = 0.25
+# How often the log is read while a splat is being written.
+AGAIN_S = 0.02
+
+
+class Findings:
+    """Reads one guest's kernel log as the guest is used, and decides what of it counts.
+
+    copy: of the log so far. taint: the kernel's so far. limits: the guest's.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        channel: Channel,
+        streams: Streams,
+        copy: LogCopy,
+        taint: int,
+        limits: Limits,
+    ) -> None:
+        self.copy = copy
+        self.reader = LogReader(streams, judge.watch, copy, taint)
+        self._judge = judge
+        self._watch = judge.watch
+        self._channel = channel
+        self._streams = streams
+        self._limits = limits
+
+    # Reading
+
+    def _deadline(self) -> GuestDeadline:
+        return self._judge.deadline(ANSWER_S * self._limits.pace.factor)
+
+    def _ask(self, deadline: Deadline) -> Callable[[Batch], Reply]:
+        return lambda batch: self._channel.transact(batch, deadline)
+
+    def _ask_aside(self, deadline: Deadline) -> Callable[[Batch], Reply]:
+        def is_gone() -> bool:
+            return self._watch.end_of_guest() is not None
+
+        return lambda batch: self._channel.ask_aside(batch, deadline, is_gone)
+
+    def take(self, result: int, raw: bytes, seen_bytes: int) -> None:
+        """Take what of the log came with a reply, as LogReader.take, and read the rest of it.
+
+        Raises NoReply.
+        """
+        if self.reader.take(result, raw, seen_bytes):
+            self.reader.read(self._ask(self._deadline()))
+
+    def confirm(self) -> bool:
+        """Ask the guest's log about what its console shows, while a request may be under way.
+
+        Returns whether something is wrong: the log says so too, or the guest does not answer.
+        """
+        if self.copy.trouble or self._judge.is_booting:
+            return True
+        try:
+            self.reader.read(self._ask_aside(self._judge.deadline(CONFIRM_S)))
+        except NoReply:
+            return True
+        return self._judge.trouble() is not None
+
+    def refuse(self, deadline: GuestDeadline, for_what: str) -> None:
+        """Raise the error of what the kernel found wrong under a request that was answered."""
+        if not self._watch.refusing:
+            return
+        self._read_to_the_end()
+        if self._judge.is_refused():
+            raise self._judge.splat_verdict(deadline, for_what)
+
+    def _read_to_the_end(self) -> None:
+        """Read the log until a splat in it is whole, and has decided on those of the console."""
+        end = time.monotonic() + LONGEST_S
+        with contextlib.suppress(NoReply):
+            while self._streams.now(self._is_unclear) and not self.copy.trouble:
+                self.reader.read(self._ask(self._deadline()))
+                if not self._watch.is_logging or time.monotonic() > end:
+                    return
+                time.sleep(AGAIN_S)
+
+    def _is_unclear(self) -> bool:
+        return bool(self._watch.refused_on_console) or self._watch.is_logging
+
+    def read_aside(self, deadline: GuestDeadline) -> None:
+        """Read what the log has by now, while a program runs. Raises NoReply."""
+        self.reader.read(self._ask_aside(deadline))
+
+    def look(self, deadline: GuestDeadline | None = None) -> None:
+        """Ask the guest for its whole log and its taint.
+
+        deadline: by default ANSWER_S of the guest's time. Raises NoReply.
+        """
+        self.reader.look(self._ask(deadline or self._deadline()))
+        self._read_to_the_end()
+
+    def may_look(self) -> bool:
+        """Look if the guest answers; return whether it did."""
+        try:
+            self.look()
+        except NoReply:
+            return False
+        return True
+
+    # Allowing
+
+    @contextlib.contextmanager
+    def allow(self, patterns: tuple[str, ...], reason: str, *, ask: bool) -> Iterator[Allowance]:
+        """Allow splats that the block provokes; see Vm.allow_splats.
+
+        ask: whether the guest can be asked where its log is now.
+        """
+        allowed = allowance(patterns, reason)
+        if ask:
+            self.may_look()
+        self._streams.settle()
+        allowed.places = Places(start=self._ends())
+        self._watch.allowances.append(allowed)
+        try:
+            yield allowed
+        finally:
+            self._judge.let_finish()
+            if not ask or self.may_look():
+                allowed.places.end = self._ends()
+
+    def _ends(self) -> dict[Source, int]:
+        return {
+            Source.CONSOLE: len(self._streams.console_text),
+            Source.LOG: len(self.copy.text),
+        }
+
+    def answer_for(self, allowances: Iterable[Allowance], *, boot: bool, refuse: bool) -> None:
+        """Have splats from now on count; see Vm.answer_for."""
+        self._watch.answer_for(allowances, refusing=refuse)
+        self._judge.raised.clear()
+        if boot:
+            self._watch.look_from(0, 0)
+
+    def begin_anew(self) -> None:
+        """Read the log of a kernel that was entered by kexec: its records count from 0 again."""
+        self.copy.begin_anew()
+        self.reader.taint = 0
+
+    # Telling
+
+    def conclude(self, for_what: str, *, ask: bool, aside: bool = False) -> KernelvmError | None:
+        """Return the error of what the kernel found wrong and nobody allowed or was told yet.
+
+        ask: whether the guest is asked a last time; that it does not answer is an error, too,
+        unless an error has told so already. aside: whether its agent waits for a program that
+        nothing ends, and answers nothing but questions for the log.
+        """
+        told = list(self._judge.raised)
+        look = self.read_aside if aside else self.look
+        error = self._concluded(for_what, look if ask else None)
+        self._judge.raised[:] = told
+        return error
+
+    def _concluded(
+        self, for_what: str, look: Callable[[GuestDeadline], None] | None
+    ) -> KernelvmError | None:
+        if look:
+            deadline = self._deadline()
+            try:
+                look(deadline)
+            except NoReply:
+                # One that does not get on says so again and again, in other words as well.
+                if self._judge.has_told_why_silent:
+                    return None
+                return self._judge.verdict(deadline, f"an answer at {for_what}")
+        self._judge.let_finish()
+        if error := self._judge.log_verdict(for_what):
+            return error
+        # The error of a guest's end tells of what led to it.
+        if self._watch.refused_on_console and not self._judge.has_told_end:
+            return self._judge.splat_verdict(self._judge.deadline(0.0), for_what)
+        return None

@@ -1,0 +1,379 @@
+"""From a wait that was in vain to the verdict: all that is known of a guest, gathered."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from pathlib import Path
+from typing import Protocol
+
+from pytest_kernelvm.errors import GuestSplat, KernelvmError
+from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.agent.channel import Channel
+from pytest_kernelvm.vm.klog.kernel_log import LogCopy
+from pytest_kernelvm.vm.klog.splats import Splat
+from pytest_kernelvm.vm.klog.transcript import HALTED
+from pytest_kernelvm.vm.qemu.launch import Launch
+from pytest_kernelvm.vm.qemu.qmp import Qmp
+from pytest_kernelvm.vm.qemu.streams import Streams
+from pytest_kernelvm.vm.verdict.deadlines import BootDeadline, GuestDeadline, Limits, Pace, work_of
+from pytest_kernelvm.vm.verdict.diagnosis import Arrival, Symptoms, diagnose
+from pytest_kernelvm.vm.verdict.hang_probe import cpu_state, kernel_log
+from pytest_kernelvm.vm.verdict.watch import QUIET_S, Source, Trouble, Watch, is_same_event
+
+# Behind a splat a panic may follow at once; for so much of the guest's time it is waited for.
+GRACE_S = 0.7
+# When it was silent already, it may have been kept from running.
+LEAST_QUIET_S = 0.1
+# From a panic to QEMU's end, in the guest's time: other CPUs are given a second to stop
+# (arch/arm64/kernel/smp.c, crash_smp_send_stop), and some machines fail to restart.
+RESTART_S = 5.0
+# A kernel that restarts so much later (panic=SECONDS) is not waited for.
+LONGEST_PAUSE_S = 5
+# QEMU closes its streams before it ends; writing a core file in between takes time.
+END_S = 30.0
+# QMP's event of the end, or QMP's own end, is under way when QEMU has ended.
+EVENT_S = 5.0
+
+# kernel/panic.c: what a kernel says last that stays, or restarts after a pause; of those that
+# restart at once (panic=-1) the next thing is QEMU's end. The halt: arch/*/kernel/reset.c and such.
+_STAYS = re.compile(rb"---\[ end Kernel panic|" + HALTED.pattern.encode())
+_PAUSES = re.compile(rb"Rebooting in (\d{1,9}) seconds")
+
+
+# After these a guest may not answer any more: a CPU is stuck, or a task died with what it held.
+STOPPING = frozenset(
+    ("soft lockup", "hard lockup", "RCU stall", "hung task", "workqueue lockup", "oops", "BUG")
+)
+
+
+class About(Protocol):
+    """What an error says of a guest besides what happened to it."""
+
+    label: str
+    by_hand: str
+
+    @property
+    def argv_by_hand(self) -> str:
+        """QEMU's command."""
+
+
+class Judge:
+    """Watches one guest and says what became of it.
+
+    about: the guest. image: its kernel. channel: its agent's. start: the offset into the console's
+    text from which on splats count. log: the copy of its kernel's log; log_start: likewise.
+    ready: whether the guest's agent answered once. raised: the verdicts that there were.
+    told_flood: whether one said that the console was cut.
+    """
+
+    def __init__(
+        self,
+        about: About,
+        launch: Launch,
+        channel: Channel,
+        qmp: Qmp,
+        image: Path,
+        start: int,
+        log: LogCopy,
+        log_start: int,
+    ) -> None:
+        self.watch = Watch(launch.streams, launch.process.pid, start, log, log_start)
+        self.ready = False
+        self.told_flood = False
+        self.raised: list[KernelvmError] = []
+        self._log = log
+        self._about = about
+        self._launch = launch
+        self._channel = channel
+        self._qmp = qmp
+        self._image = image
+        self._started = time.monotonic()
+
+    def begin_anew(self, image: Path) -> None:
+        """Judge a guest as one that is not ready yet, as it boots another kernel."""
+        self._image = image
+        self.ready = False
+
+    @property
+    def is_booting(self) -> bool:
+        """Whether its agent has not answered yet."""
+        return not self.ready
+
+    @property
+    def has_told_end(self) -> bool:
+        """Whether a verdict told that the guest cannot go on."""
+        return any(not isinstance(error, GuestSplat) for error in self.raised)
+
+    @property
+    def has_told_why_silent(self) -> bool:
+        """Whether a verdict told that the guest cannot go on, or what may keep it silent."""
+        return self.has_told_end or self.watch.has_told_any(STOPPING)
+
+    def boot_deadline(self, limits: Limits) -> BootDeadline:
+        """Return the deadline of the boot that begins now."""
+        streams = self._launch.streams
+        deadline = BootDeadline(
+            limits.boot_s * limits.pace.factor,
+            self._launch.process.pid,
+            lambda: streams.last_sign,
+            _scaled(limits.boot_s, limits.pace),
+        )
+        self.watch.begin(deadline)
+        return deadline
+
+    def command_deadline(self, limits: Limits, timeout_s: float | None = None) -> GuestDeadline:
+        """Return the deadline of a command; a timeout that a test names is taken as it is."""
+        if timeout_s is not None:
+            return self.deadline(timeout_s)
+        limit_s = limits.command_s
+        return self.deadline(limit_s * limits.pace.factor, _scaled(limit_s, limits.pace))
+
+    def deadline(self, timeout_s: float, limit: str = "") -> GuestDeadline:
+        """Return a deadline on the guest's own time. limit: how it came about."""
+        deadline = GuestDeadline(timeout_s, self._launch.process.pid, limit)
+        self.watch.begin(deadline)
+        return deadline
+
+    def gone(self) -> bool:
+        """Whether it is no use to wait any longer; called with the streams' lock held."""
+        return self.watch.look() is not None
+
+    def trouble(self) -> Trouble | None:
+        """Return what is wrong with the guest now."""
+        return self._launch.streams.wait_for(self.watch.look, Deadline(0))
+
+    def is_refused(self) -> bool:
+        """Whether there is a whole splat that nobody allowed."""
+        return self.watch.refusing and self._launch.streams.now(lambda: self.watch.is_refused)
+
+    def refused_at(self) -> int | None:
+        """Return where on the console the first splat is told that nobody allowed, else None.
+
+        That is the end of its telling line: who waits for that line shall see it.
+        """
+        streams = self._launch.streams
+        found = streams.now(lambda: self.watch.refused_on_console) if self.watch.refusing else ()
+        if not found:
+            return None
+        title = found[0].title.encode()
+        return streams.console_text.find(title, found[0].start) + len(title)
+
+    def let_finish(self) -> None:
+        """Wait until a splat that is being printed is whole."""
+        streams = self._launch.streams
+        streams.settle()
+        streams.wait_for(lambda: not self.watch.is_going_on or None, Deadline(GRACE_S))
+
+    def splat_verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
+        """Return the error of a splat that nobody allowed, or of what came of it."""
+        return self._verdict(deadline, for_what, self.trouble() or Trouble.SPLAT)
+
+    def log_verdict(self, for_what: str) -> KernelvmError | None:
+        """Return the error of what the kernel's log tells, whatever became of the guest since."""
+        refused = self.watch.refused_in_log
+        return self._found_in_log(refused, for_what) if refused else None
+
+    def flood_verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
+        """Return the error of a console that said more than is kept, whatever came of the guest."""
+        return self._verdict(deadline, for_what, Trouble.FLOOD)
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether the console said more than is kept."""
+        return self._launch.streams.said.is_cut
+
+    def verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
+        """Return the error that says what became of the guest."""
+        return self._verdict(deadline, for_what, self.trouble())
+
+    def _verdict(
+        self, deadline: GuestDeadline, for_what: str, trouble: Trouble | None
+    ) -> KernelvmError:
+        streams = self._launch.streams
+        deadline.freeze()
+        # Behind an oops there may come a panic, and behind that QEMU's end.
+        if trouble in (Trouble.HALTED, Trouble.SPLAT):
+            self._await_silence()
+            trouble = self.trouble() or trouble
+        if trouble is Trouble.PANIC:
+            self._await_restart()
+        status = self._launch.process.wait(END_S) if streams.console_ended else None
+        console = self._console()
+        hangs = trouble is None and status is None
+        silent = hangs and not self.ready and not console.strip()
+        if trouble is Trouble.SPLAT and (logged := self.watch.refused_in_log):
+            return self._found_in_log(logged, for_what)
+        self.told_flood = self.told_flood or trouble is Trouble.FLOOD
+        symptoms = self._symptoms(
+            trouble=trouble,
+            console=console,
+            status=status,
+            deadline=deadline,
+            for_what=for_what,
+            ready=self.ready,
+            cpu=cpu_state(self._qmp, self._image, deadline) if hangs else "",
+            logged=kernel_log(self._qmp, self._image, self._launch.qemu_log.with_name("log_buf"))
+            if silent
+            else "",
+        )
+        self.watch.tell(Source.CONSOLE, symptoms.shown_splats)
+        return self._noted(diagnose(symptoms))
+
+    def _console(self) -> str:
+        """Return the console's text; of a long one its ends and what the error may be about."""
+        splats, refused = self.watch.console_splats, self.watch.refused_on_console
+        about = [*[splat for splat in splats if splat.fatal][:1], *refused[:1]]
+        return self._launch.streams.said.told(*((each.start, each.end) for each in about))
+
+    def _found_in_log(self, refused: tuple[Splat, ...], for_what: str) -> KernelvmError:
+        """Return the error of splats that the kernel's log tells of."""
+        self.watch.tell(Source.LOG, refused)
+        shown = self._on_console(refused)
+        in_log = (self.watch.console_splats, shown) if shown else (self.watch.log_splats, refused)
+        symptoms = self._symptoms(
+            trouble=Trouble.SPLAT,
+            console=self._console() if shown else self._log.text.decode(errors="replace"),
+            status=None,
+            deadline=self.deadline(0.0),
+            for_what=for_what,
+            ready=self.ready,
+            in_log=in_log,
+        )
+        self.watch.tell(Source.CONSOLE if shown else Source.LOG, symptoms.shown_splats)
+        return self._noted(diagnose(symptoms))
+
+    def _on_console(self, refused: tuple[Splat, ...]) -> tuple[Splat, ...]:
+        """Return splats of the log as the console shows them; nothing if it does not show all."""
+        seen = self.watch.console_splats
+        found = (next((s for s in seen if is_same_event(s, each)), None) for each in refused)
+        shown = tuple(each for each in found if each)
+        return shown if len(shown) == len(refused) else ()
+
+    def _noted(self, error: KernelvmError) -> KernelvmError:
+        self.raised.append(error)
+        return error
+
+    def _symptoms(
+        self,
+        *,
+        trouble: Trouble | None,
+        console: str,
+        status: int | None,
+        deadline: GuestDeadline,
+        for_what: str,
+        ready: bool,
+        cpu: str = "",
+        logged: str = "",
+        in_log: tuple[tuple[Splat, ...], tuple[Splat, ...]] | None = None,
+    ) -> Symptoms:
+        streams = self._launch.streams
+        return Symptoms(
+            label=self._about.label,
+            ready=ready,
+            console=console,
+            console_log=self._launch.console_log,
+            qemu_log=self._launch.qemu_log,
+            trouble=trouble,
+            splats=in_log[0] if in_log else self.watch.console_splats,
+            refused=in_log[1] if in_log else self.watch.refused_on_console,
+            arrived=self._arrived(in_log[1] if in_log else ()),
+            status=status,
+            shutdown=self._shutdown() if status is not None else "",
+            paused=self.is_paused(),
+            waited_s=deadline.waited_s,
+            told=deadline.told,
+            for_what=for_what,
+            cpu=cpu,
+            kernel_log=logged,
+            oddities=self._channel.oddities,
+            began_anew=self._channel.began_anew,
+            log_trouble=streams.log_trouble,
+            console_limit_bytes=streams.said.limit_bytes,
+            by_hand=self._about.by_hand,
+            argv=self._about.argv_by_hand,
+        )
+
+    def _guest_time(self, timeout_s: float) -> GuestDeadline:
+        """Return a deadline whose figures are those of now; no command's."""
+        pid = self._launch.process.pid
+        deadline = GuestDeadline(timeout_s, pid)
+        deadline.note(work_of(pid))
+        return deadline
+
+    def _await_silence(self) -> None:
+        """Wait until the guest has said nothing for QUIET_S, and had a processor in the end."""
+        streams = self._launch.streams
+        whole = self._guest_time(GRACE_S)
+        while not (streams.console_ended or whole.passed):
+            seen = streams.last_sign
+            quiet_s = max(LEAST_QUIET_S, QUIET_S - (time.monotonic() - seen))
+            streams.wait_for(functools.partial(_has_news, streams, seen), self._guest_time(quiet_s))
+            if streams.last_sign == seen:
+                return
+
+    def _await_restart(self) -> None:
+        """Wait for QEMU's end behind a panic, unless the kernel says that it stays."""
+        streams = self._launch.streams
+        panic = next((each.start for each in self.watch.console_splats if each.fatal), 0)
+
+        def is_over() -> bool | None:
+            # Who keeps a panicked guest has QEMU stop it instead of ending.
+            stays = _STAYS.search(streams.console_text, panic) or self.is_paused()
+            return streams.console_ended or bool(stays) or None
+
+        def pause_s() -> int | None:
+            found = _PAUSES.search(streams.console_text, panic)
+            return int(found[1]) if found else None
+
+        streams.wait_for(lambda: is_over() or pause_s(), self._guest_time(RESTART_S))
+        seconds = streams.now(pause_s)
+        if seconds is not None and seconds <= LONGEST_PAUSE_S:
+            streams.wait_for(is_over, self._guest_time(seconds + RESTART_S))
+
+    def _arrived(self, logged: tuple[Splat, ...]) -> Arrival | None:
+        """Return when the last splat came to the console or, without one, the last text.
+
+        logged: those of the log that the error is about; None is returned if the console shows
+        none of them.
+        """
+        streams = self._launch.streams
+        if not streams.console_times:
+            return None
+        splats = self.watch.console_splats
+        if logged:
+            splats = tuple(
+                each for each in splats if any(is_same_event(each, other) for other in logged)
+            )
+            if not splats:
+                return None
+        at = streams.arrival_of(splats[-1].start) if splats else streams.console_times[-1][0]
+        return Arrival(at_s=time.time() - time.monotonic() + at, after_s=at - self._started)
+
+    def _shutdown(self) -> str:
+        """Return QMP's reason of the end, empty where QEMU was killed or gave none."""
+        streams = self._launch.streams
+
+        def reason() -> str | None:
+            for event in streams.qmp_events:
+                if event["event"] == "SHUTDOWN":
+                    return str(event.get("data", {}).get("reason", ""))
+            return "" if streams.qmp_ended else None
+
+        return streams.wait_for(reason, Deadline(EVENT_S)) or ""
+
+    def is_paused(self) -> bool:
+        """Whether QMP's stop holds the guest."""
+        names = [event["event"] for event in self._launch.streams.qmp_events]
+        return [name for name in names if name in ("STOP", "RESUME")][-1:] == ["STOP"]
+
+
+def _has_news(streams: Streams, since: float) -> bool | None:
+    return streams.last_sign != since or None
+
+
+def _scaled(limit_s: float, pace: Pace) -> str:
+    if pace.factor == 1.0:
+        return f"{limit_s:g} s (this machine's pace: {pace.told})"
+    return f"{limit_s * pace.factor:.3g} s ({limit_s:g} s x {pace.factor:g} for {pace.told})"

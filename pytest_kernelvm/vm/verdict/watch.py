@@ -1,0 +1,361 @@
+"""What goes wrong with a guest while somebody waits for something of it."""
+
+from __future__ import annotations
+
+import enum
+import re
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pytest_kernelvm.vm.klog.kernel_log import LogCopy
+from pytest_kernelvm.vm.klog.splat_reader import SplatReader
+from pytest_kernelvm.vm.klog.splats import Splat, belongs_to, read_log_splats
+from pytest_kernelvm.vm.klog.transcript import HALTED
+from pytest_kernelvm.vm.qemu.streams import LOOK_S, Streams
+from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, work_of
+
+# A splat without an end mark is whole when nothing more came for so long, at the latest so long
+# after its beginning: a guest that spins may go on talking.
+QUIET_S = 0.25
+LONGEST_S = 0.5
+# A process is stopped for good, not by a debugger that looks at it, after so many looks.
+STOPPED_LOOKS = 2
+
+# What a guest that does not get on tells again and again, with other figures.
+REPEATED = frozenset(
+    ("soft lockup", "hard lockup", "RCU stall", "hung task", "workqueue lockup", "atomic context")
+)
+
+_HALTED = re.compile(HALTED.pattern.encode())
+
+
+class Trouble(enum.Enum):
+    """Why it is no use to wait any longer."""
+
+    PANIC = "the kernel panicked"
+    HALTED = "the machine halted"
+    ENDED = "QEMU closed the console"
+    STOPPED = "a signal stopped QEMU"
+    STREAMS = "a task of ours failed"
+    SPLAT = "the kernel found something wrong"
+    FLOOD = "the console said more than is kept"
+
+
+class Source(enum.Enum):
+    """Where a splat was read: the offsets of each source are its own."""
+
+    CONSOLE = "the console"
+    LOG = "the kernel's log"
+
+
+@dataclass(kw_only=True, slots=True)
+class Places:
+    """Offsets into the texts of the sources between which something lies; no end is None."""
+
+    start: dict[Source, int] = field(default_factory=dict)
+    end: dict[Source, int] = field(default_factory=dict)
+
+    def hold(self, source: Source, offset: int) -> bool:
+        """Whether an offset into a source's text lies between them."""
+        end = self.end.get(source)
+        return self.start.get(source, 0) <= offset and (end is None or offset < end)
+
+
+@dataclass(kw_only=True, slots=True)
+class Allowance:
+    """Splats that a test provokes.
+
+    patterns: of which one must be found in a splat's text. reason: why they are no failure.
+    places: where they must begin. splats: those that were allowed so far. read: the same, each as
+    often as it was read, with where.
+    """
+
+    patterns: tuple[re.Pattern[str], ...]
+    reason: str
+    places: Places = field(default_factory=Places)
+    splats: list[Splat] = field(default_factory=list)
+    read: list[tuple[Source, Splat]] = field(default_factory=list)
+
+    def covers(self, source: Source, splat: Splat) -> bool:
+        """Whether it allows a splat that was read in a source."""
+        fits = any(pattern.search(splat.text) for pattern in self.patterns)
+        return fits and self.places.hold(source, splat.start)
+
+    def note(self, source: Source, splat: Splat) -> None:
+        """Keep a splat that was allowed, once, though console and log tell of it."""
+        if (source, splat) not in self.read:
+            self.read.append((source, splat))
+        if not any(is_same_event(splat, other) for other in self.splats):
+            self.splats.append(splat)
+
+
+def allowance(patterns: str | Iterable[str], reason: str) -> Allowance:
+    """Return the allowance of splats in whose text one of the regular expressions is found.
+
+    Raises TypeError for what is none, or without a reason.
+    """
+    given = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if not given or not all(isinstance(pattern, str) and pattern for pattern in given):
+        raise TypeError(f"allow is a regular expression or several, not {patterns!r}")
+    if not isinstance(reason, str) or not reason.strip():
+        raise TypeError("reason says why the splat is no failure")
+    try:
+        compiled = tuple(re.compile(pattern) for pattern in given)
+    except re.error as error:
+        raise TypeError(f"not a regular expression: {error.pattern!r}: {error}") from None
+    return Allowance(patterns=compiled, reason=reason)
+
+
+def is_same_event(splat: Splat, other: Splat) -> bool:
+    """Whether two splats are one, told by console and log; lines of a console may lack the time."""
+    times = splat.guest_time_s, other.guest_time_s
+    return splat.title == other.title and (None in times or times[0] == times[1])
+
+
+class Watch:
+    """Looks at all that comes out of one guest.
+
+    pid: QEMU's. start: the offset into the console's text from which on it is looked at.
+    log: the copy of the kernel's log; log_start: the offset into its text likewise.
+    refusing: whether a splat that nobody allowed ends a wait.
+
+    As long as the agent hands over the kernel's log, that decides what is a splat: what the console
+    shows beside it may be quoted by a program. A splat of the console counts only if it came after
+    the last reading of the log (`settle`), or while the log had a gap.
+    """
+
+    def __init__(
+        self, streams: Streams, pid: int, start: int, log: LogCopy, log_start: int = 0
+    ) -> None:
+        self.refusing = False
+        self.allowances: list[Allowance] = []
+        self._streams = streams
+        self._pid = pid
+        self._console = SplatReader(streams.console_text, start, see=self._look_for_halt)
+        self._log_copy = log
+        self._log = SplatReader(log.text, log_start, find=read_log_splats)
+        self._of_ours: list[Splat] = []
+        self._settled = 0
+        self._halted = False
+        self._stopped_looks = 0
+        self._looked = 0.0
+        self._deadline: GuestDeadline | None = None
+        self._told: list[tuple[Source, Splat]] = []
+        # What was found to be no failure stays that until `answer_for`: what is allowed or was told
+        # only grows.
+        self._fine: set[tuple[Source, int, int, str]] = set()
+
+    @property
+    def console_splats(self) -> tuple[Splat, ...]:
+        """The splats that the console shows, allowed or not."""
+        self._read()
+        return self._console.splats
+
+    @property
+    def log_splats(self) -> tuple[Splat, ...]:
+        """The splats of the kernel's log, and what is wrong with the log itself, in its order."""
+        self._read()
+        found = (*self._log.splats, *self._of_ours)
+        return tuple(sorted(found, key=lambda splat: splat.start))
+
+    @property
+    def splats(self) -> tuple[Splat, ...]:
+        """All splats so far, allowed or not: the log's, and those that only the console shows."""
+        logged = self.log_splats
+        alone = (each for each in self.console_splats if not self._is_told_of(each, logged))
+        return (*logged, *alone)
+
+    def look(self) -> Trouble | None:
+        """Return what is wrong, if anything; call it with the streams' lock held."""
+        self._read()
+        if any(splat.fatal for splat in self._unsettled()):
+            return Trouble.PANIC
+        if trouble := self.end_of_guest():
+            return trouble
+        if self.refusing and self.is_refused:
+            return Trouble.SPLAT
+        return Trouble.FLOOD if self._streams.said.is_cut else None
+
+    def end_of_guest(self) -> Trouble | None:
+        """Return why the guest cannot answer, by what is not its kernel's text."""
+        if self._halted:
+            return Trouble.HALTED
+        if self._streams.console_ended:
+            return Trouble.ENDED
+        if self._streams.troubles:
+            return Trouble.STREAMS
+        if self.stopped:
+            return Trouble.STOPPED
+        return None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is a whole splat that nobody allowed."""
+        return any(
+            splat is not self._console.unfinished or not self.is_going_on
+            for splat in self.refused_on_console
+        ) or any(
+            splat is not self._log.unfinished or not self.is_logging
+            for splat in self.refused_in_log
+        )
+
+    def begin(self, deadline: GuestDeadline) -> None:
+        """Look anew, and keep a deadline's figures; a command that does not last needs none."""
+        self._deadline = deadline
+        self._looked = time.monotonic()
+        self._stopped_looks = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal holds QEMU."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            work = work_of(self._pid)
+            if self._deadline:
+                self._deadline.note(work)
+            self._stopped_looks = self._stopped_looks + 1 if work and work.stopped else 0
+        return self._stopped_looks >= STOPPED_LOOKS
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether the console's last splat is still being printed."""
+        going_on = self._console.unfinished
+        if not going_on or not self._streams.console_times:
+            return False
+        now = time.monotonic()
+        begun = self._streams.arrival_of(going_on.start)
+        return now - self._streams.console_times[-1][0] < QUIET_S and now - begun < LONGEST_S
+
+    @property
+    def is_logging(self) -> bool:
+        """Whether the last splat of the log is still being written."""
+        quiet_s = time.monotonic() - self._log_copy.grew_at_s
+        return self._log.unfinished is not None and quiet_s < QUIET_S
+
+    @property
+    def refused(self) -> tuple[Splat, ...]:
+        """The splats that nobody allowed and that no error has told yet, of log and console."""
+        return (*self.refused_in_log, *self.refused_on_console)
+
+    @property
+    def refused_in_log(self) -> tuple[Splat, ...]:
+        """Those that the log tells of."""
+        return tuple(splat for splat in self.log_splats if not self._is_fine(Source.LOG, splat))
+
+    @property
+    def refused_on_console(self) -> tuple[Splat, ...]:
+        """Those that only the console tells of, where it counts."""
+        self._read()
+        logged = self._log.splats
+        return tuple(
+            splat
+            for splat in self._unsettled()
+            if not self._is_told_of(splat, logged) and not self._is_fine(Source.CONSOLE, splat)
+        )
+
+    def _unsettled(self) -> Iterator[Splat]:
+        """Give the console's splats that the log has not decided on."""
+        for splat in self._console.splats:
+            time_s = splat.guest_time_s
+            in_gap = time_s is not None and any(
+                gap.after_s <= time_s <= gap.before_s for gap in self._log_copy.gaps
+            )
+            if in_gap or splat.start >= self._settled:
+                yield splat
+
+    def settle(self, offset: int) -> None:
+        """Have the log decide on the console's text up to an offset: it was read after that."""
+        self._settled = max(self._settled, offset)
+
+    @staticmethod
+    def _is_told_of(splat: Splat, others: Iterable[Splat]) -> bool:
+        return any(is_same_event(splat, other) for other in others)
+
+    def _is_fine(self, source: Source, splat: Splat) -> bool:
+        """Whether a splat is no failure, or none that is still to be told."""
+        place = (source, splat.start, splat.end, splat.title)
+        if place not in self._fine and self._is_allowed_or_told(source, splat):
+            self._fine.add(place)
+        return place in self._fine
+
+    def _is_allowed_or_told(self, source: Source, splat: Splat) -> bool:
+        for allowed in self.allowances:
+            if allowed.covers(source, splat):
+                allowed.note(source, splat)
+                return True
+        if any(self._has_told(source, where, told, splat) for where, told in self._told):
+            return True
+        provoked = (pair for each in self.allowances for pair in each.read)
+        return any(self._has_led_to(source, where, oops, splat) for where, oops in provoked)
+
+    def _has_told(self, source: Source, where: Source, told: Splat, splat: Splat) -> bool:
+        """Whether an error that showed one splat has told another one as well.
+
+        source: of the other one; where: of the one that was shown.
+        """
+        return (
+            (source is where and told.start <= splat.start < told.end)
+            or (source is not where and is_same_event(told, splat))
+            or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
+            or self._has_led_to(source, where, told, splat)
+        )
+
+    def _has_led_to(self, source: Source, where: Source, oops: Splat, splat: Splat) -> bool:
+        """Whether a splat of a source comes of an oops that was read in the same or the other."""
+        if source is where:
+            return belongs_to(oops, splat)
+        of_source = self._log.splats if source is Source.LOG else self._console.splats
+        return any(is_same_event(oops, twin) and belongs_to(twin, splat) for twin in of_source)
+
+    def find(self, kind: str, title: str, place: tuple[int, int] | None = None) -> None:
+        """Note what the kernel does not say itself: a taint, or records that are lost.
+
+        title: in words. place: of a line about it in the log's text, by default a new one.
+        """
+        start, end = place or self._log_copy.note(title)
+        self._of_ours.append(
+            Splat(
+                kind=kind,
+                title=title,
+                text=title,
+                start=start,
+                end=end,
+                complete=True,
+                guest_time_s=None,
+            )
+        )
+
+    def tell(self, source: Source, splats: Iterable[Splat]) -> None:
+        """Note the splats that an error shows, so that they fail nothing a second time."""
+        self._told += [(source, splat) for splat in splats]
+
+    def has_told_any(self, kinds: Collection[str]) -> bool:
+        """Whether an error has told a splat of some kinds."""
+        return any(splat.kind in kinds for _source, splat in self._told)
+
+    def answer_for(self, allowances: Iterable[Allowance], *, refusing: bool) -> None:
+        """Have only these allowances count from now on; refusing as in __init__."""
+        self.allowances = list(allowances)
+        self.refusing = refusing
+        self._fine.clear()
+
+    def look_from(self, start: int, log_start: int) -> None:
+        """Look at the texts of console and log from earlier offsets on."""
+        self._fine.clear()
+        self._console.look_from(start)
+        self._log.look_from(log_start)
+
+    def _read(self) -> None:
+        """Find the splats in what came since the last look."""
+        self._console.read(ended=self._streams.console_ended)
+        self._log.read(ended=False)
+
+    def _look_for_halt(self, start: int, end: int) -> None:
+        text = self._streams.console_text
+        self._halted = self._halted or bool(_HALTED.search(text, start, end))
+
+
+def _without_figures(splat: Splat) -> str:
+    return re.sub(r"\d+", "#", splat.title)

@@ -1,0 +1,348 @@
+"""Kept build directories: a small make project stands for the kernel."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_kernelvm.errors import BadInput, BuildFailed
+from pytest_kernelvm.fetch.tree_sync import (
+    OBJECTS,
+    content_digest,
+    digests_below,
+    files_below,
+    follow_digests,
+    follow_linked,
+)
+from pytest_kernelvm.kernel.build.build_directories import (
+    KIND,
+    NOTE,
+    Bench,
+    Wanted,
+    forget,
+    kept_build,
+)
+from pytest_kernelvm.process import run
+from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Store
+
+# As kbuild: objects know the header that they were made from, and the .config.
+MAKEFILE = """\
+.objects/%.o: %.c shared.h .objects/.config
+	cat $< shared.h .objects/.config > $@
+	echo $* >> .objects/made
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", Silent())
+
+
+def write_source(tree: Path, **files: str) -> Path:
+    tree.mkdir(parents=True)
+    (tree / "Makefile").write_text(MAKEFILE)
+    for name in ("one.c", "two.c", "shared.h"):
+        (tree / name).write_text(files.get(name.replace(".", "_"), name))
+        # Older than any object, as the files of a tarball are.
+        os.utime(tree / name, (1, 1))
+    return tree
+
+
+@pytest.fixture
+def wanted(store: Store) -> Wanted:
+    tree = write_source(store.root / "sources" / "plain" / "tree")
+    return Wanted(
+        tree=tree, family="f", series="6.12", state="plain", config="CONFIG_A=y\n", toolchain="gcc"
+    )
+
+
+def make(bench: Bench) -> list[str]:
+    """Build, and return which objects were made."""
+    made = bench.objects / "made"
+    made.unlink(missing_ok=True)
+    run(["make", "-C", bench.tree, ".objects/one.o", ".objects/two.o"], timeout_s=60)
+    return made.read_text().split() if made.is_file() else []
+
+
+def build(store: Store, wanted: Wanted) -> tuple[list[str], Bench]:
+    with kept_build(store, wanted, "the kernel") as bench:
+        return make(bench), bench
+
+
+def contents(bench: Bench) -> dict[str, str]:
+    return {path.name: path.read_text() for path in bench.objects.glob("*.o")}
+
+
+def from_nothing(wanted: Wanted, root: Path) -> dict[str, str]:
+    with kept_build(Store(root, Silent()), wanted, "the kernel") as bench:
+        make(bench)
+        return contents(bench)
+
+
+def test_a_first_build_begins_with_nothing(store: Store, wanted: Wanted) -> None:
+    made, bench = build(store, wanted)
+    assert made == ["one", "two"]
+    assert (bench.changed, bench.parent) == (None, "")
+    assert (bench.tree / "one.c").samefile(wanted.tree / "one.c")
+    assert not (wanted.tree / OBJECTS).exists()
+
+
+def test_the_same_again_makes_nothing(store: Store, wanted: Wanted) -> None:
+    build(store, wanted)
+    made, bench = build(store, wanted)
+    assert made == []
+    assert bench.changed == ()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_one_that_was_damaged_is_not_built_upon(
+    same: bool, store: Store, wanted: Wanted, tmp_path: Path
+) -> None:
+    """make would take an object that is younger than its source for its own."""
+    _made, bench = build(store, wanted)
+    (bench.objects / "one.o").write_text("damage")
+    other = wanted if same else replace(wanted, config="CONFIG_A=y\nCONFIG_B=m\n")
+    made, bench = build(store, other)
+    assert made == ["one", "two"]
+    assert (bench.changed, bench.parent) == (None, "")
+    assert contents(bench) == from_nothing(other, tmp_path / "other")
+
+
+def test_another_configuration_begins_with_a_copy(
+    store: Store, wanted: Wanted, tmp_path: Path
+) -> None:
+    _made, first = build(store, wanted)
+    before = contents(first)
+    other = replace(wanted, config="CONFIG_A=y\nCONFIG_B=m\n")
+    made, bench = build(store, other)
+    assert made == ["one", "two"]
+    assert bench.parent == wanted.name
+    assert contents(bench) == from_nothing(other, tmp_path / "other")
+    assert contents(first) == before
+
+
+def test_the_nearest_is_copied(store: Store, wanted: Wanted) -> None:
+    near = replace(wanted, config="CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\n")
+    build(store, replace(wanted, config="CONFIG_Z=y\n"))
+    build(store, near)
+    _made, bench = build(store, replace(near, config=near.config + "CONFIG_D=y\n"))
+    assert bench.parent == near.name
+
+
+def test_one_that_somebody_holds_is_waited_for(store: Store, wanted: Wanted) -> None:
+    build(store, wanted)
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.lock(f"{KIND}-{wanted.name}", "a copy"):
+            held.set()
+            over.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        holding = pool.submit(hold)
+        assert held.wait(60)
+        building = pool.submit(build, store, replace(wanted, config="CONFIG_B=y\n"))
+        assert not wait([building], timeout=1).done
+        over.set()
+        _made, bench = building.result(60)
+        holding.result(60)
+    assert bench.parent == wanted.name
+
+
+@pytest.mark.parametrize("changes", [{"toolchain": "other"}, {"family": "other", "series": "6.13"}])
+def test_another_series_or_compiler_begins_with_nothing(
+    changes: dict[str, str], store: Store, wanted: Wanted
+) -> None:
+    build(store, wanted)
+    made, bench = build(store, replace(wanted, **changes))  # type: ignore[arg-type]
+    assert bench.parent == ""
+    assert made == ["one", "two"]
+
+
+@pytest.mark.parametrize("following", [False, True], ids=["to a fixed one", "to a working tree"])
+@pytest.mark.parametrize("followed", [False, True], ids=["from a fixed one", "from a working tree"])
+def test_another_source_of_the_series_is_built_upon(
+    followed: bool, following: bool, store: Store, wanted: Wanted, tmp_path: Path
+) -> None:
+    """Its files are older than the objects of the other one, whether they differ or not."""
+    files = digests_below(wanted.tree) if followed else None
+    build(store, replace(wanted, family="other", state="other", files=files))
+    tree = write_source(store.root / "sources" / "mine" / "tree", one_c="mine")
+    (tree / "two.c").chmod(0o664)
+    mine = replace(wanted, tree=tree, files=digests_below(tree) if following else None)
+    made, bench = build(store, mine)
+    assert bench.parent
+    assert made == ["one"]
+    assert contents(bench) == from_nothing(mine, tmp_path / "nothing")
+    assert (tree / "one.c").stat().st_mtime == 1
+    # From now on it is followed as one that was built from nothing is.
+    (tree / "two.c").unlink()
+    (tree / "two.c").write_text("edited")
+    again = replace(mine, files=digests_below(tree) if following else None)
+    assert build(store, again)[0] == ["two"]
+    assert (wanted.tree / "two.c").read_text() == "two.c"
+
+
+def test_ones_own_family_comes_first(store: Store, wanted: Wanted) -> None:
+    own = replace(wanted, config="CONFIG_A=y\nCONFIG_B=y\n")
+    build(store, own)
+    build(store, replace(wanted, family="other", state="other", config="CONFIG_A=y\nCONFIG_C=y\n"))
+    _made, bench = build(store, replace(wanted, config="CONFIG_A=y\nCONFIG_C=y\nCONFIG_D=y\n"))
+    assert bench.parent == own.name
+
+
+def test_a_patched_source_is_built_upon_the_plain_one(
+    store: Store, wanted: Wanted, tmp_path: Path
+) -> None:
+    """Its file is older than the objects, as one that was patched before they were made."""
+    patched = write_source(store.root / "sources" / "patched" / "tree", one_c="patched")
+    build(store, wanted)
+    other = replace(wanted, tree=patched, state="patched")
+    made, bench = build(store, other)
+    assert made == ["one"]
+    assert bench.changed == ("one.c",)
+    assert contents(bench) == from_nothing(other, tmp_path / "other")
+    assert (wanted.tree / "one.c").read_text() == "one.c"
+    assert (patched / "one.c").stat().st_mtime == 1
+
+
+def test_a_failed_build_is_built_on(store: Store, wanted: Wanted) -> None:
+    def fail() -> None:
+        with kept_build(store, wanted, "the kernel") as bench:
+            run(["make", "-C", bench.tree, ".objects/one.o"], timeout_s=60)
+            raise BuildFailed("the second does not compile")
+
+    with pytest.raises(BuildFailed):
+        fail()
+    made, again = build(store, wanted)
+    assert made == ["two"]
+    assert again.changed == ()
+
+
+def test_what_was_interrupted_is_not_used_again(store: Store, wanted: Wanted) -> None:
+    def interrupted() -> None:
+        with kept_build(store, wanted, "the kernel") as bench:
+            make(bench)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not store.path("builds", wanted.name).exists()
+
+
+def test_what_a_killed_builder_left_is_not_used(store: Store, wanted: Wanted) -> None:
+    _made, bench = build(store, wanted)
+    (bench.tree.parent / NOTE).unlink()
+    (bench.objects / "one.o").write_text("half an obj")
+    made, again = build(store, wanted)
+    assert made == ["one", "two"]
+    assert contents(again)["one.o"].startswith("one.c")
+    (bench.tree.parent / NOTE).unlink()
+    _made, other = build(store, replace(wanted, config="CONFIG_B=y\n"))
+    assert other.parent == ""
+
+
+# Working trees
+
+
+def digests(tree: Path) -> dict[str, str]:
+    return {name: content_digest(tree / name) for name in files_below(tree)}
+
+
+def test_a_source_that_changes_makes_one_object(store: Store, wanted: Wanted) -> None:
+    """As the copy of a working tree does: its files are replaced."""
+    build(store, replace(wanted, files=digests(wanted.tree)))
+    two = wanted.tree / "two.c"
+    two.unlink()
+    two.write_text("TWO.C")
+    made, bench = build(store, replace(wanted, files=digests(wanted.tree)))
+    assert made == ["two"]
+    assert bench.changed == ("two.c",)
+    assert contents(bench)["two.o"].startswith("TWO.C")
+    assert (bench.tree / "two.c").samefile(two)
+
+
+def test_an_edit_while_it_is_copied_is_noticed(tmp_path: Path) -> None:
+    tree = write_source(tmp_path / "linux")
+    found = digests(tree)
+    (tree / "two.c").write_text("TWO.C")
+    with pytest.raises(BadInput, match="changes while it is built"):
+        follow_digests(tree, tmp_path / "copy", found, {})
+
+
+def test_files_are_followed(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    (source / "below").mkdir()
+    (source / "below" / "gone").write_text("")
+    (source / "link").symlink_to("one.c")
+    (source / ".git").mkdir()
+    (source / ".git" / "HEAD").write_text("")
+    copy = tmp_path / "copy"
+    before = digests(source)
+    assert set(follow_digests(source, copy, before, {})) == set(before)
+    assert digests(copy) == before
+    (source / "below" / "gone").unlink()
+    (source / "one.c").chmod(0o755)
+    (source / "link").unlink()
+    (source / "link").symlink_to("two.c")
+    after = digests(source)
+    assert follow_digests(source, copy, after, before) == ("below/gone", "link", "one.c")
+    assert digests(copy) == after
+    assert follow_linked(source, copy) == ()
+    (source / "new.c").write_text("new")
+    assert follow_linked(source, copy) == ("new.c",)
+
+
+# Bounds
+
+
+def age(store: Store, wanted: Wanted, seconds: int) -> None:
+    os.utime(store.path("builds", wanted.name) / NOTE, (seconds, seconds))
+
+
+def test_the_oldest_are_forgotten(store: Store, wanted: Wanted) -> None:
+    several = [replace(wanted, config=f"CONFIG_{name}=y\n") for name in "ABC"]
+    for seconds, each in enumerate(several):
+        build(store, each)
+        age(store, each, seconds)
+    assert forget(store, most=2, most_bytes=1 << 30) == (several[0].name,)
+    assert forget(store, most=2, most_bytes=1 << 30) == ()
+    with store.lock(f"builds-{several[1].name}", "the kernel"):
+        assert forget(store, most=0, most_bytes=1 << 30) == (several[2].name,)
+    assert forget(store, most=9, most_bytes=0) == (several[1].name,)
+
+
+def test_the_last_one_of_a_source_and_toolchain_goes_last(store: Store, wanted: Wanted) -> None:
+    """A parent is not used while others' variants are built, and its own come later."""
+    parent = replace(wanted, toolchain="another")
+    variants = [replace(wanted, config=f"CONFIG_{letter}=y\n") for letter in "ABC"]
+    for seconds, each in enumerate((parent, *variants)):
+        build(store, each)
+        age(store, each, seconds)
+    gone = forget(store, most=2, most_bytes=1 << 30)
+    assert sorted(gone) == sorted(each.name for each in variants[:2])
+    assert forget(store, most=1, most_bytes=1 << 30) == (parent.name,)
+
+
+def test_what_was_made_is_known_to_the_next_alone(store: Store, wanted: Wanted) -> None:
+    def making(text: str, wanted: Wanted = wanted) -> str:
+        with kept_build(store, wanted, "the kernel") as bench:
+            make(bench)
+            if text == "fails":
+                raise BuildFailed("no")
+            bench.note_made(text)
+            return bench.made
+
+    assert making("first") == ""
+    assert making("second") == "first"
+    # A copy has made nothing yet.
+    assert making("copy", replace(wanted, config="CONFIG_B=y\n")) == ""
+    with pytest.raises(BuildFailed):
+        making("fails")
+    assert making("third") == ""

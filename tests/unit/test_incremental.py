@@ -1,0 +1,110 @@
+"""What is linked from the kernel made before, and when it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kernelvm.kernel.build.build_directories import Bench
+from pytest_kernelvm.kernel.build.incremental import (
+    Earlier,
+    earlier_kernel,
+    link_outputs,
+    module_stamps,
+    note_of,
+)
+from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.store import Digest, Store, Work
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Path:
+    """A build directory with two modules."""
+    directory = tmp_path / "tree" / ".objects"
+    for name in ("net/a.ko", "lib/b.ko"):
+        (directory / name).parent.mkdir(parents=True)
+        (directory / name).write_text("a module")
+    (directory / "modules.order").write_text("net/a.o\nlib/b.o\n")
+    (directory / "modules.builtin").write_text("kernel/lib/c.ko\n")
+    return directory
+
+
+KERNEL = Digest("d" * 64)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", Silent())
+
+
+def bench(objects: Path, made: str, changed: tuple[str, ...] | None = ()) -> Bench:
+    return Bench(tree=objects.parent, objects=objects, changed=changed, parent="", made=made)
+
+
+def fill(work: Work) -> dict[str, Any]:
+    (work.entry / "headers" / "linux").mkdir(parents=True)
+    (work.entry / "headers" / "linux" / "a.h").write_text("a header")
+    return {}
+
+
+def test_what_was_made_is_found_again(store: Store, objects: Path, tmp_path: Path) -> None:
+    entry = store.obtain("kernels", KERNEL, fill, label="it")
+    earlier = earlier_kernel(store, bench(objects, note_of(KERNEL, objects), ("init/main.c",)))
+    assert earlier is not None
+    assert (earlier.entry, earlier.changed) == (entry, ("init/main.c",))
+    assert earlier.modules == module_stamps(objects)
+    (tmp_path / "next").mkdir()
+    link_outputs(earlier, tmp_path / "next", ["headers"])
+    assert (tmp_path / "next/headers/linux/a.h").samefile(entry / "headers/linux/a.h")
+
+
+def test_what_is_not_there_is_made_anew(store: Store, objects: Path) -> None:
+    note = note_of(KERNEL, objects)
+    assert earlier_kernel(store, bench(objects, note)) is None
+    store.obtain("kernels", KERNEL, fill, label="it")
+    assert earlier_kernel(store, bench(objects, note)) is not None
+    assert earlier_kernel(store, bench(objects, note, None)) is None
+    for damaged in ("", "{", "[]", "{}"):
+        assert earlier_kernel(store, bench(objects, damaged)) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ((), True),
+        (("init/main.c", "include/linux/sched.h", "arch/mips/boot/dts/a.dts"), True),
+        (("include/uapi/linux/if.h",), False),
+        (("arch/mips/include/uapi/asm/errno.h",), False),
+        (("init/main.c", "scripts/unifdef.c"), False),
+        (("tools/include/nolibc/stdio.h",), False),
+        (("arch/mips/kernel/syscalls/syscall_o32.tbl",), False),
+        (("include/asm-generic/Kbuild",), False),
+        (("Makefile",), False),
+        (("usr/include/Makefile",), False),
+    ],
+)
+def test_what_decides_headers(changed: tuple[str, ...], same: bool) -> None:
+    assert Earlier(entry=Path(), changed=changed, modules={}).has_headers is same
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("net/a.ko", "another module"),
+        ("modules.order", "lib/b.o\nnet/a.o\n"),
+        ("modules.order", "net/a.o\n"),
+        ("modules.builtin", ""),
+        ("modules.builtin.modinfo", "c.license=GPL\0"),
+    ],
+)
+def test_modules_that_have_to_be_installed_again(objects: Path, name: str, text: str) -> None:
+    before = module_stamps(objects)
+    assert module_stamps(objects) == before
+    (objects / name).write_text(text)
+    assert module_stamps(objects) != before or list(module_stamps(objects)) != list(before)
+
+
+def test_a_kernel_without_modules(tmp_path: Path) -> None:
+    assert module_stamps(tmp_path) == {}
