@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 
 from pytest_kernelvm.vm.klog.splat_lines import Line
@@ -80,29 +81,83 @@ def _last_by_frame(window: Window, kind: str) -> tuple[Line, bool]:
 
 
 def _last_by_trace(window: Window, kind: str) -> tuple[Line, bool]:
-    """Without a call trace it is the telling line and what is indented below it."""
-    in_trace = bool(TRACE_HEAD.fullmatch(window[0].words))
-    last, announced = (window[0], 0) if in_trace else (None, 0)
-    for here, line in window.below(MOST_LINES - 1):
-        if last and kind == "duplicate name" and SAID_AGAIN.fullmatch(line.words):
-            return line, True
-        if _is_another(window, here, kind, in_trace) or _is_next_one(line, kind):
-            # All that lockdep says is of its report, even if an oops of the task breaks it off.
-            broken_off = not last and kind == "lockdep" and not window.pauses_before(here)
-            return window[here - 1] if broken_off else last or _last_indented(window), True
+    return _WithTrace(window, kind).last_line()
+
+
+class _Part(enum.Enum):
+    """What a line is in a splat that ends with its call trace."""
+
+    HEAD = "the head of a call trace"
+    NEXT = "what says that another call trace follows"
+    ABOVE = "what is surely of the report, above its call trace"
+    TRACE = "a call trace, or what another CPU or task says meanwhile"
+    OTHER = "something that may be of the report or not"
+
+
+class _WithTrace:
+    """A splat that ends with its call trace, read line by line.
+
+    Without a call trace it is the telling line and what is indented below it.
+    """
+
+    def __init__(self, window: Window, kind: str) -> None:
+        self._window = window
+        self._kind = kind
+        self._in_trace = bool(TRACE_HEAD.fullmatch(window[0].words))
+        self._last = window[0] if self._in_trace else None
+        # The lines that do not count when a call trace is waited for.
+        self._passed = 0
+
+    def last_line(self) -> tuple[Line, bool]:
+        """Return its last line, and whether it is known to be that."""
+        for here, line in self._window.below(MOST_LINES - 1):
+            if self._last and self._is_said_again(line):
+                return line, True
+            if _is_another(self._window, here, self._kind, self._in_trace):
+                return self._last_before(here), True
+            if _is_next_one(line, self._kind) or not self._takes(here, line):
+                return self._so_far(), True
+        if self._last and self._in_trace:
+            return self._window.last_of(MOST_LINES - 1)
+        return self._so_far(), False
+
+    def _is_said_again(self, line: Line) -> bool:
+        return self._kind == "duplicate name" and bool(SAID_AGAIN.fullmatch(line.words))
+
+    def _so_far(self) -> Line:
+        return self._last or _last_indented(self._window)
+
+    def _last_before(self, here: int) -> Line:
+        """Return the last line of a splat that another one follows, or a pause."""
+        # All that lockdep says is of its report, even if an oops of the task breaks it off.
+        is_whole = self._kind == "lockdep" and not self._window.pauses_before(here)
+        return self._window[here - 1] if is_whole and not self._last else self._so_far()
+
+    def _takes(self, here: int, line: Line) -> bool:
+        """Take a line; return whether the splat goes on."""
+        part = self._part(here, line)
+        if part is _Part.HEAD:
+            self._in_trace, self._last = True, line
+        elif part is _Part.NEXT:
+            self._in_trace, self._passed = False, here
+        elif part is _Part.ABOVE:
+            self._passed += 1
+        elif part is _Part.TRACE:
+            self._last = line
+        else:
+            return not self._in_trace and here - self._passed <= LINES_ABOVE
+        return True
+
+    def _part(self, here: int, line: Line) -> _Part:
         if TRACE_HEAD.fullmatch(line.words):
-            in_trace, last = True, line
-        elif kind in STALLS and in_trace and _announces_trace(window, here, kind):
-            in_trace, announced = False, here
-        elif not in_trace and _is_before_trace(window, here, kind):
-            announced += 1
-        elif in_trace and (_goes_on(line, kind) or not window.is_of_same_caller(here)):
-            last = line
-        elif in_trace or here - announced > LINES_ABOVE:
-            return last or _last_indented(window), True
-    if last and in_trace:
-        return window.last_of(MOST_LINES - 1)
-    return last or _last_indented(window), False
+            return _Part.HEAD
+        if not self._in_trace:
+            is_above = _is_before_trace(self._window, here, self._kind)
+            return _Part.ABOVE if is_above else _Part.OTHER
+        if self._kind in STALLS and _announces_trace(self._window, here, self._kind):
+            return _Part.NEXT
+        is_others = not self._window.is_of_same_caller(here)
+        return _Part.TRACE if is_others or _goes_on(line, self._kind) else _Part.OTHER
 
 
 def _announces_trace(window: Window, here: int, kind: str) -> bool:
