@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks import boot_paths, builds, guests
 from benchmarks.measuring import compared, line, paired, scratch, timed
 from benchmarks.modules import bench_modules
-from pytest_kernelvm.config.model import VmConfig, select_cells
+from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.kernel.build.build import find_kernel
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import StreamProgress

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from pytest_kernelvm.config.model import json_schema
+from pytest_kernelvm.config.schema import json_schema
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs

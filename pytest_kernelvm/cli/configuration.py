@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_kernelvm.cli.selection import cells_of, one_cell, store_of
-from pytest_kernelvm.config.model import Requested, VmConfig, read_config
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.model import Requested, VmConfig
 from pytest_kernelvm.errors import BadInput, Evidence
 
 if TYPE_CHECKING:

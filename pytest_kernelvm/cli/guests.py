@@ -57,7 +57,7 @@ def add_boot(verbs: Verbs) -> None:
 
 
 def _cell(arguments: argparse.Namespace) -> Cell:
-    from pytest_kernelvm.config.model import prebuilt_cell, source_named
+    from pytest_kernelvm.config.sources import prebuilt_cell, source_named
     from pytest_kernelvm.kernel.prebuilt import arch_of
     from pytest_kernelvm.session.cell import Cell
 

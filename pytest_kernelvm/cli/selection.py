@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_kernelvm.config.model import VmConfig, select_cells, source_named, with_source
+from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.select import select_cells
+from pytest_kernelvm.config.sources import source_named, with_source
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.store.store import Store, default_store

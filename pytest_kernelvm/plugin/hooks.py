@@ -205,7 +205,8 @@ def _selected(config: pytest.Config) -> tuple[VmConfig, ...]:
 
 def _read_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
     from pytest_kernelvm.arch.base import arch_named
-    from pytest_kernelvm.config.model import select_cells, source_named, with_source
+    from pytest_kernelvm.config.select import select_cells
+    from pytest_kernelvm.config.sources import source_named, with_source
     from pytest_kernelvm.errors import BadInput, Evidence
 
     directory = _configs_directory(config)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.arch.base import ARCHES
-from pytest_kernelvm.config.model import VmConfig, read_config
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.process import Completed, run
 
 ARCH = ARCHES["mips"]

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_kernelvm import __version__
 from pytest_kernelvm.cli.main import main
-from pytest_kernelvm.config.model import json_schema
+from pytest_kernelvm.config.schema import json_schema
 from pytest_kernelvm.errors import Verdict
 from pytest_kernelvm.process import run
 from tests.unit.test_gc import fill, named

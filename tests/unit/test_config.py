@@ -7,7 +7,9 @@ import jsonschema
 import pytest
 import yaml
 
-from pytest_kernelvm.config.model import json_schema, read_config, select_cells
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.schema import json_schema
+from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.errors import BadInput
 
 SHIPPED = Path(__file__).parents[2] / "vm-configs"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import VmConfig, read_config
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.kernel.build.build import build_kernel
 from pytest_kernelvm.progress import Silent

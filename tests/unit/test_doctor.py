@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import VmConfig, read_config
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.doctor.probes import (
     SYSTEMS,
     Finding,

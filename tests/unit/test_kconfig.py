@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.config.model import KernelConfig, Requested, read_config, symbol_value
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.model import KernelConfig, Requested
+from pytest_kernelvm.config.requests import symbol_value
 from pytest_kernelvm.config.typed_yaml import Located, Place
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.kernel.kconfig.dot_config import (

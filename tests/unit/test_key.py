@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.config.model import VmConfig, read_config
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.kernel.build import build
 from pytest_kernelvm.kernel.build.build import kernel_digest, request_key
 from pytest_kernelvm.store.store import digest_of

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kernelvm.cli.main import main
-from pytest_kernelvm.config.model import VmConfig, read_config
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.config.services import Service, shipped_services
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.closure import close

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.arch.base import ARCHES
-from pytest_kernelvm.config.model import VmConfig, prebuilt_cell, source_named
+from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.sources import prebuilt_cell, source_named
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.kernel import prebuilt
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.config.model import read_config
+from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.roots import Pseudofile, Root
 from pytest_kernelvm.errors import BadInput
 

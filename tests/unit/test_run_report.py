@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import select_cells
+from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.report.run import Tally, header, summary
 from pytest_kernelvm.session.guests import Counts

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.arch.base import ARCHES
-from pytest_kernelvm.config.model import read_config
+from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.guest.userland import Userland, entries_of, obtain_userland
 from pytest_kernelvm.modules.closure import close

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import read_config
+from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.session.smoke_tests import try_modules

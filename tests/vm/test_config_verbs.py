@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from pytest_kernelvm.config.model import select_cells
+from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.errors import Verdict
 from pytest_kernelvm.process import Completed, run
 from pytest_kernelvm.store.store import Store

@@ -12,7 +12,8 @@ import pytest
 from kconfiglib import BOOL, TRISTATE
 
 from pytest_kernelvm.arch.base import ARCHES
-from pytest_kernelvm.config.model import Conditional, Fragment, Requested, VmConfig, select_cells
+from pytest_kernelvm.config.model import Conditional, Fragment, Requested, VmConfig
+from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.config.versions import VersionRange
 from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing
 from pytest_kernelvm.kernel.build.build import build_kernel, configuring

@@ -8,7 +8,8 @@ import pytest
 
 from pytest_kernelvm import BootVm, Cell, Closure, Vm
 from pytest_kernelvm.arch.base import ARCHES
-from pytest_kernelvm.config.model import USERLANDS, read_config
+from pytest_kernelvm.config.load import read_config
+from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing
 from pytest_kernelvm.plugin.guest_request import Wishes
 from pytest_kernelvm.process import run
