@@ -27,14 +27,16 @@ def add_doctor(verbs: Verbs) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.doctor import probes
+    from pytest_kernelvm.doctor.examination import examine
+    from pytest_kernelvm.doctor.report import rendered
+    from pytest_kernelvm.doctor.systems import missing_packages
 
-    findings = probes.examine(cells_of(arguments))
+    findings = examine(cells_of(arguments))
     if arguments.packages:
-        missing = probes.missing_packages(findings, arguments.packages)
+        missing = missing_packages(findings, arguments.packages)
         if missing:
             print(" ".join(missing))
         return 0
-    print(probes.rendered(findings, all_systems=arguments.all_systems))
+    print(rendered(findings, all_systems=arguments.all_systems))
     lacking = any(finding.required and not finding.satisfied for finding in findings)
     return Verdict.TOOL_MISSING.exit_code if lacking else 0

@@ -12,17 +12,10 @@ import pytest
 
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import VmConfig
-from pytest_kernelvm.doctor.probes import (
-    SYSTEMS,
-    Finding,
-    System,
-    detected_system,
-    examine,
-    install_command,
-    missing_packages,
-    notes,
-    rendered,
-)
+from pytest_kernelvm.doctor.examination import examine
+from pytest_kernelvm.doctor.finding import SYSTEMS, Finding, System
+from pytest_kernelvm.doctor.report import rendered
+from pytest_kernelvm.doctor.systems import detected_system, install_command, missing_packages, notes
 
 Machine = Callable[[dict[str, str]], None]
 

@@ -1,0 +1,264 @@
+"""What cells need of the machine."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.model import KernelConfig, VmConfig
+from pytest_kernelvm.doctor.finding import SYSTEMS, Finding, System
+from pytest_kernelvm.doctor.probes import (
+    Seen,
+    probe_debian_source,
+    probe_ensurepip,
+    probe_file,
+    probe_header,
+    probe_program,
+)
+from pytest_kernelvm.doctor.tables import (
+    ARCH_PROGRAMS,
+    BUILD_PROGRAMS,
+    IMAGE_PROGRAMS,
+    NARROW_BASES,
+    Program,
+    packages_row,
+)
+from pytest_kernelvm.toolchain.compiler import llvm_suffix
+from pytest_kernelvm.toolchain.image_tools import IMAGE_TOOLS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    name: str
+    look: Callable[[], Seen]
+    reason: str
+    cells: tuple[str, ...]
+    packages: Mapping[System, tuple[str, ...]]
+    minimum: str = ""
+    required: bool = True
+    notes: Mapping[System, str]
+
+    def found(self) -> Finding:
+        seen = self.look()
+        return Finding(
+            name=self.name,
+            path=seen.path,
+            version=seen.version,
+            minimum=self.minimum,
+            reason=self.reason,
+            cells=self.cells,
+            required=self.required,
+            packages=self.packages,
+            notes=self.notes,
+        )
+
+
+def general_needs(cells: Sequence[VmConfig]) -> tuple[Need, ...]:
+    ids = tuple(cell.id for cell in cells)
+    python = Need(
+        name="python",
+        look=lambda: Seen(path=Path(sys.executable), version=platform.python_version()),
+        reason="runs all this",
+        cells=ids,
+        minimum="3.11",
+        packages=packages_row("python3", "python3", "python", "python3", "python"),
+        notes={},
+    )
+    headers = Need(
+        name="libc headers",
+        look=partial(probe_header, "sys/types.h"),
+        reason="compile the kernel's own build tools",
+        cells=ids,
+        packages=packages_row("libc6-dev", "glibc-devel", "glibc", "gcc", "glibc"),
+        notes={},
+    )
+    programs = [_program_need(program, ids) for program in BUILD_PROGRAMS]
+    wide = tuple(cell.id for cell in cells if cell.kernel.base not in NARROW_BASES)
+    return (python, *programs, headers, *_wide_needs(wide))
+
+
+def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
+    """What kernels with certificates or assembler in Perl need: hardly the narrow ones."""
+    openssl = Need(
+        name="openssl headers",
+        look=partial(probe_header, "openssl/bio.h"),
+        reason="build kernels with trusted keys (CFG80211, MODULE_SIG)",
+        cells=wide,
+        required=bool(wide),
+        packages=packages_row("libssl-dev", "openssl-devel", "openssl", "openssl", "openssl@3"),
+        notes={},
+    )
+    perl = Need(
+        name="perl",
+        look=partial(probe_program, "perl", ("-e", 'printf "%vd", $^V')),
+        reason="generates crypto code and object identifiers of kernels that have them",
+        cells=wide,
+        required=bool(wide),
+        packages=packages_row("perl"),
+        notes={},
+    )
+    return openssl, perl
+
+
+def arch_needs(cells: Sequence[VmConfig]) -> Iterable[Need]:
+    for arch in {cell.arch.name: cell.arch for cell in cells}.values():
+        ids = tuple(cell.id for cell in cells if cell.arch.name == arch.name)
+        compiler = f"{arch.toolchain_prefix}gcc"
+        yield Need(
+            name=compiler,
+            look=partial(probe_program, compiler, ("-dumpfullversion",)),
+            reason=f"compiles {arch.name} kernels and the agent",
+            cells=ids,
+            minimum="5.1",
+            packages=_compiler_packages(arch),
+            notes=_compiler_notes(arch),
+        )
+        yield Need(
+            name=arch.qemu_binary,
+            look=partial(probe_program, arch.qemu_binary, ("--version",)),
+            reason=f"boots {arch.name} kernels",
+            cells=ids,
+            minimum="7.0",
+            packages={"apt": arch.debian_packages[1:], **ARCH_PROGRAMS.get(arch.qemu_binary, {})},
+            notes={},
+        )
+
+
+def _compiler_packages(arch: Arch) -> Mapping[System, tuple[str, ...]]:
+    # On the same architecture Debian's plain gcc also has the prefixed name, and no cross package.
+    native = platform.machine() == arch.uname and sys.byteorder == arch.endianness
+    apt = ("gcc",) if native else arch.debian_packages[:1]
+    return {"apt": apt, **ARCH_PROGRAMS.get(f"{arch.toolchain_prefix}gcc", {})}
+
+
+def _compiler_notes(arch: Arch) -> Mapping[System, str]:
+    prefix = arch.toolchain_prefix
+    packages = _compiler_packages(arch)
+    out: dict[System, str] = {
+        system: f"{system} has no package of {prefix}gcc; put a GCC with this prefix, and its "
+        "binutils, into PATH (crosstool-NG makes one)"
+        for system in SYSTEMS
+        if system not in packages
+    }
+    if "nix" in packages:
+        vendor = prefix.replace("-linux-", "-unknown-linux-")
+        out["nix"] = f"Nix calls the tools {vendor}*; put links named {prefix}* into PATH"
+    return out
+
+
+def source_needs(cells: Sequence[VmConfig], debian_sources: Path) -> Iterable[Need]:
+    packages: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
+    for cell in cells:
+        source = cell.kernel.source
+        if source.kind == "debian" and not source.suite:
+            packages.setdefault(source.value, []).append(cell.id)
+        for path in source.paths:
+            files.setdefault(path, []).append(cell.id)
+    for package, ids in packages.items():
+        instead = f"{package} is a package of Debian; give the vm-config a kernel.source.tarball"
+        yield Need(
+            name=package,
+            look=partial(probe_debian_source, package, debian_sources),
+            reason="kernel source",
+            cells=tuple(ids),
+            packages={"apt": (package,)},
+            notes={system: instead for system in SYSTEMS if system != "apt"},
+        )
+    for path, ids in files.items():
+        yield Need(
+            name=path,
+            look=partial(probe_file, Path(path)),
+            reason="kernel source, named by the vm-config",
+            cells=tuple(ids),
+            packages={},
+            notes=dict.fromkeys(SYSTEMS, f"put kernel source at {path}"),
+        )
+
+
+def choice_needs(cells: Sequence[VmConfig]) -> Iterable[Need]:
+    """Programs that only some sources, compilers and images want."""
+    users: dict[Program, list[str]] = {}
+    for cell in cells:
+        for program in _chosen_programs(cell.kernel):
+            users.setdefault(program, []).append(cell.id)
+    for program, ids in users.items():
+        yield _program_need(program, tuple(ids))
+
+
+def _chosen_programs(kernel: KernelConfig) -> Iterable[Program]:
+    if kernel.llvm:
+        suffix = llvm_suffix(kernel.llvm)
+        for name, package in (("clang", "clang"), ("ld.lld", "lld"), ("llvm-ar", "llvm")):
+            yield Program(
+                name=f"{name}{suffix}",
+                reason="compiles and links kernels with LLVM in their vm-config",
+                # Others than Debian have one version of it.
+                packages=(f"{package}{suffix}", package, package, package, package),
+            )
+    if kernel.source.kind == "git":
+        yield Program(name="git", reason="fetches kernel source", packages=("git",))
+    if kernel.source.kind == "prebuilt" and kernel.source.value.endswith(".rpm"):
+        yield Program(
+            name="bsdtar",
+            reason="unpacks .rpm files",
+            packages=("libarchive-tools", "bsdtar", "libarchive", "libarchive", "libarchive"),
+        )
+    for image in kernel.images:
+        if image in IMAGE_TOOLS:
+            tool = IMAGE_TOOLS[image]
+            yield Program(
+                name=tool.program,
+                reason=f"makes {image}",
+                flag=tool.version_flag,
+                packages=tool.packages,
+            )
+
+
+def optional_needs(cells: Sequence[VmConfig]) -> Iterable[Need]:
+    ids = tuple(cell.id for cell in cells)
+    # Optional: whoever reads this has a virtual environment or needs none.
+    yield Need(
+        name="python's ensurepip",
+        look=probe_ensurepip,
+        reason="makes virtual environments, as the Makefile does",
+        cells=ids,
+        required=False,
+        packages=packages_row("python3-venv", "python3", "python", "python3", "python"),
+        notes={},
+    )
+    ccache = Program(
+        name="ccache",
+        reason="makes a second build of similar kernels cheap",
+        packages=("ccache",),
+    )
+    # Debian's plain gdb knows its own architecture only; the others' knows all.
+    gdb = Program(
+        name="gdb-multiarch" if shutil.which("apt-get") else "gdb",
+        reason="debugs a guest's kernel",
+        packages=("gdb-multiarch", "gdb", "gdb", "gdb", "gdb"),
+    )
+    for program in (ccache, gdb):
+        yield _program_need(program, ids, required=False)
+    for kind, program in IMAGE_PROGRAMS.items():
+        users = tuple(cell.id for cell in cells if cell.root and cell.root.kind == kind)
+        yield _program_need(program, users or ids, required=bool(users))
+
+
+def _program_need(program: Program, cells: tuple[str, ...], *, required: bool = True) -> Need:
+    return Need(
+        name=program.name,
+        look=partial(probe_program, program.name, (program.flag,) if program.flag else ()),
+        reason=program.reason,
+        cells=cells,
+        minimum=program.minimum,
+        required=required,
+        packages=packages_row(*program.packages),
+        notes={},
+    )

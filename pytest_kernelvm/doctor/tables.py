@@ -1,0 +1,160 @@
+"""Programs that building and booting take, and the packages that have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_kernelvm.doctor.finding import SYSTEMS, System
+from pytest_kernelvm.guest.root_image import TOOLS
+
+# These switch everything off, so that only what a fragment names is compiled.
+NARROW_BASES = ("allnoconfig", "tinyconfig")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """A row of the table below.
+
+    packages: one name for all systems, or one each. flag: asks for the version, empty not to ask.
+    """
+
+    name: str
+    reason: str
+    packages: tuple[str, ...]
+    flag: str = "--version"
+    minimum: str = ""
+
+
+# Minima: Documentation/process/changes.rst of 6.12; setpriv has --pdeathsig since util-linux 2.33.
+# Packages are in the order of SYSTEMS. The list was found by building 6.1 and 6.12 for mips and
+# arm64 on a minimal Debian 12, where the last four are always there.
+BUILD_PROGRAMS = (
+    Program(
+        name="setpriv",
+        reason="ends child processes when we end",
+        minimum="2.33",
+        packages=("util-linux",),
+    ),
+    Program(
+        name="make",
+        reason="builds kernels",
+        minimum="4.0",
+        packages=("make", "make", "make", "gnumake", "make"),
+    ),
+    Program(
+        name="gcc",
+        reason="compiles the kernel's own build tools",
+        flag="-dumpfullversion",
+        minimum="5.1",
+        packages=("gcc",),
+    ),
+    Program(
+        name="flex",
+        reason="generates the Kconfig and device tree parsers",
+        minimum="2.5.35",
+        packages=("flex",),
+    ),
+    Program(
+        name="bison",
+        reason="generates the Kconfig and device tree parsers",
+        minimum="2.0",
+        packages=("bison",),
+    ),
+    Program(
+        name="bc",
+        reason="computes the kernel's time constants",
+        packages=("bc",),
+    ),
+    Program(
+        name="depmod",
+        reason="writes modules.dep in `make modules_install`",
+        packages=("kmod",),
+    ),
+    Program(
+        name="patch",
+        reason="applies a vm-config's patches",
+        packages=("patch", "patch", "patch", "gnupatch", "gpatch"),
+    ),
+    Program(
+        name="tar",
+        reason="unpacks kernel source",
+        minimum="1.28",
+        packages=("tar", "tar", "tar", "gnutar", "gnu-tar"),
+    ),
+    Program(
+        name="xz",
+        reason="unpacks kernel source",
+        packages=("xz-utils", "xz", "xz", "xz", "xz"),
+    ),
+    Program(
+        name="awk",
+        reason="generates sources in kernel builds",
+        flag="",
+        packages=("mawk", "gawk", "gawk", "gawk", "gawk"),
+    ),
+    Program(
+        name="cmp",
+        reason="spares kernel builds what has not changed",
+        flag="",
+        packages=("diffutils",),
+    ),
+    Program(
+        name="find",
+        reason="collects files in kernel builds",
+        flag="",
+        packages=("findutils",),
+    ),
+    Program(
+        name="gzip",
+        reason="compresses /proc/config.gz and images",
+        flag="",
+        packages=("gzip",),
+    ),
+)
+
+# What makes the images of root file systems, by kind.
+IMAGE_PROGRAMS = {
+    kind: Program(
+        name=tool.program,
+        reason=f"makes root file systems ({kind})",
+        packages=tool.packages,
+        flag=tool.version_flag,
+    )
+    for kind, tool in TOOLS.items()
+}
+
+# What the programs of an architecture are called outside Debian, whose names are in arch/.
+_NIX_CROSS = "pkgsCross.{}.buildPackages.gcc"
+ARCH_PROGRAMS: dict[str, dict[System, tuple[str, ...]]] = {
+    "qemu-system-mips": {
+        "dnf": ("qemu-system-mips-core",),
+        "pacman": ("qemu-system-mips",),
+        "nix": ("qemu",),
+        "brew": ("qemu",),
+    },
+    "qemu-system-mipsel": {
+        "dnf": ("qemu-system-mips-core",),
+        "pacman": ("qemu-system-mips",),
+        "nix": ("qemu",),
+        "brew": ("qemu",),
+    },
+    "qemu-system-aarch64": {
+        "dnf": ("qemu-system-aarch64-core",),
+        "pacman": ("qemu-system-aarch64",),
+        "nix": ("qemu",),
+        "brew": ("qemu",),
+    },
+    "mips-linux-gnu-gcc": {"nix": (_NIX_CROSS.format("mips-linux-gnu"),)},
+    "mipsel-linux-gnu-gcc": {"nix": (_NIX_CROSS.format("mipsel-linux-gnu"),)},
+    "aarch64-linux-gnu-gcc": {
+        "dnf": ("gcc-aarch64-linux-gnu",),
+        "pacman": ("aarch64-linux-gnu-gcc",),
+        "nix": (_NIX_CROSS.format("aarch64-multiplatform"),),
+    },
+}
+
+
+def packages_row(*names: str) -> Mapping[System, tuple[str, ...]]:
+    each = names * len(SYSTEMS) if len(names) == 1 else names
+    return {system: (name,) for system, name in zip(SYSTEMS, each, strict=True)}
