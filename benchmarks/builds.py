@@ -13,14 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pytest_kernelvm.config.model import Source, VmConfig
-from pytest_kernelvm.kernel.build.build import (
-    PINNED,
-    Kernel,
-    build_kernel,
-    configuring,
-    find_kernel,
-    make_variables,
-)
+from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
+from pytest_kernelvm.kernel.build.configure import configuring
+from pytest_kernelvm.kernel.build.keys import PINNED, make_variables
 from pytest_kernelvm.kernel.build.outputs import outputs
 from pytest_kernelvm.kernel.source.source import locate, patched, patched_for
 from pytest_kernelvm.process import run

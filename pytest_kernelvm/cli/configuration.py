@@ -56,7 +56,7 @@ def add_config(verbs: Verbs) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.kernel.build.build import configuring
+    from pytest_kernelvm.kernel.build.configure import configuring
     from pytest_kernelvm.kernel.kconfig.losses import Explainer
 
     cell = one_cell(arguments, arguments.cell)
@@ -163,7 +163,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _side(arguments: argparse.Namespace, name: str, beside: str) -> Side:
-    from pytest_kernelvm.kernel.build.build import configuring
+    from pytest_kernelvm.kernel.build.configure import configuring
     from pytest_kernelvm.kernel.kconfig.diff import Side
     from pytest_kernelvm.kernel.kconfig.losses import definitions
 
@@ -206,7 +206,7 @@ def _cell_of_version(arguments: argparse.Namespace, version: str, beside: str) -
 
 
 def _edit(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.kernel.build.build import configuring
+    from pytest_kernelvm.kernel.build.configure import configuring
     from pytest_kernelvm.kernel.kconfig.dot_config import as_config
     from pytest_kernelvm.kernel.kconfig.edit import smallest_fragment
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pytest_kernelvm.kernel.build.build import compiler_complaints
+from pytest_kernelvm.kernel.build.make import compiler_complaints
 
 TREE = Path("/store/tree")
 LOG = """\

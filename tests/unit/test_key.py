@@ -12,8 +12,8 @@ import pytest
 
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import VmConfig
-from pytest_kernelvm.kernel.build import build
-from pytest_kernelvm.kernel.build.build import kernel_digest, request_key
+from pytest_kernelvm.kernel.build import keys
+from pytest_kernelvm.kernel.build.keys import kernel_digest, request_key
 from pytest_kernelvm.store.store import digest_of
 
 CONFIG = """\
@@ -76,9 +76,9 @@ def test_what_makes_another_kernel(project: Path, change: Callable[[Path], None]
 
 
 def test_source_compiler_and_recipe(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {key(project), key(project, source="other"), key(project, compiler="gcc 13")}
-    monkeypatch.setattr(build, "RECIPE", build.RECIPE + 1)
-    assert len(keys | {key(project)}) == 4
+    found = {key(project), key(project, source="other"), key(project, compiler="gcc 13")}
+    monkeypatch.setattr(keys, "RECIPE", keys.RECIPE + 1)
+    assert len(found | {key(project)}) == 4
 
 
 DIGESTED: dict[str, Any] = {
@@ -109,7 +109,7 @@ def test_what_names_a_kernel(name: str, other: Any) -> None:
 
 def test_the_recipe_names_a_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
     before = kernel_digest(**DIGESTED)
-    monkeypatch.setattr(build, "RECIPE", build.RECIPE + 1)
+    monkeypatch.setattr(keys, "RECIPE", keys.RECIPE + 1)
     assert kernel_digest(**DIGESTED) != before
 
 

@@ -12,7 +12,7 @@ import pytest
 from pytest_kernelvm import Cell
 from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.build.build import configuring
+from pytest_kernelvm.kernel.build.configure import configuring
 from pytest_kernelvm.kernel.source.source import locate, unpacked
 from pytest_kernelvm.process import Completed, run
 from pytest_kernelvm.store.store import Store

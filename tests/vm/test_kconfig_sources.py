@@ -16,7 +16,8 @@ from pytest_kernelvm.config.model import Conditional, Fragment, Requested, VmCon
 from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.config.versions import VersionRange
 from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing
-from pytest_kernelvm.kernel.build.build import build_kernel, configuring
+from pytest_kernelvm.kernel.build.build import build_kernel
+from pytest_kernelvm.kernel.build.configure import configuring
 from pytest_kernelvm.kernel.kconfig.dot_config import as_config, lost, offered, parse_config
 from pytest_kernelvm.kernel.kconfig.losses import definitions, explain_losses
 from pytest_kernelvm.kernel.kconfig.menus import Menus, prompts

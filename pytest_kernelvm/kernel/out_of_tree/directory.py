@@ -11,7 +11,9 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
 from pytest_kernelvm.fetch.tree_sync import content_digest, files_below, follow_digests
-from pytest_kernelvm.kernel.build.build import PINNED, Kernel, compiler_complaints
+from pytest_kernelvm.kernel.build.build import Kernel
+from pytest_kernelvm.kernel.build.keys import PINNED
+from pytest_kernelvm.kernel.build.make import compiler_complaints
 from pytest_kernelvm.process import failure, run
 from pytest_kernelvm.store.intact import require_intact_below
 from pytest_kernelvm.store.store import Store, digest_of, raise_if_full, write_whole

@@ -14,7 +14,8 @@ from typing import Any
 
 from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.kernel.build.build import Kernel, source_tree
+from pytest_kernelvm.kernel.build.build import Kernel
+from pytest_kernelvm.kernel.build.configure import source_tree
 from pytest_kernelvm.kernel.out_of_tree.directory import make_modules
 from pytest_kernelvm.kernel.source.source import locate
 from pytest_kernelvm.process import run

@@ -1,0 +1,181 @@
+"""A kernel's source and final .config, before anything is compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.kernel.build.keys import PINNED, make_variables, request_key
+from pytest_kernelvm.kernel.build.make import MakeRun
+from pytest_kernelvm.kernel.kconfig import dot_config
+from pytest_kernelvm.kernel.kconfig.conf_programs import asking_once, put_conf_programs
+from pytest_kernelvm.kernel.kconfig.requests import requests_of
+from pytest_kernelvm.kernel.kconfig.session import Configuration
+from pytest_kernelvm.kernel.source.mirror import mirrored
+from pytest_kernelvm.kernel.source.source import Located, kernel_version, locate, patched_for
+from pytest_kernelvm.kernel.source.worktree import WorkingTree
+from pytest_kernelvm.store.store import Store, digest_of, read_sealed, write_sealed
+from pytest_kernelvm.toolchain.compiler import compiler_environment, compiler_version
+from pytest_kernelvm.toolchain.config_tools import (
+    require_tools,
+    told_missing,
+    versions_of,
+    wanted_tools,
+)
+
+
+@contextlib.contextmanager
+def source_tree(
+    store: Store, located: Located, cell: VmConfig
+) -> Iterator[tuple[Path, Mapping[str, str] | None]]:
+    """Give the tree of a source with a cell's patches, and digests of its files if they may change.
+
+    A working tree's is a copy that follows it, and stays as it is until the context is left.
+    """
+    if isinstance(located, WorkingTree):
+        patches = cell.kernel.patches_for(kernel_version(located.path))
+        with mirrored(store, located, patches) as mirror:
+            yield mirror.tree, mirror.files
+    else:
+        yield patched_for(store, located, cell.kernel), None
+
+
+def make_run_in(
+    store: Store, cell: VmConfig, tree: Path, directory: Path, jobs: int | None = None
+) -> MakeRun:
+    return MakeRun(
+        cell=cell,
+        tree=tree,
+        files=None,
+        variables=make_variables(cell, _expected_tools(cell, tree)),
+        env={
+            **PINNED,
+            **compiler_environment(store, cell.arch, cell.kernel.llvm, answers=directory),
+            "CCACHE_STATSLOG": str(directory / "ccache.log"),
+        },
+        directory=directory / "build",
+        log=directory / "build.log",
+        kept_log=store.root / "logs" / f"{cell.id}.log",
+        jobs=jobs or os.cpu_count() or 1,
+    )
+
+
+@contextlib.contextmanager
+def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
+    """Give a cell's configuration, in a build directory that is gone afterwards.
+
+    Nothing of the kernel is compiled. Raises ToolMissing, BadInput or BuildFailed.
+    """
+    name = f"configuring-{cell.id}"
+    with store.lock(name, f"the configuration of {cell.id}"):
+        located = locate(store, cell.kernel.source)
+        with (
+            source_tree(store, located, cell) as (tree, files),
+            store.work(name) as work,
+        ):
+            build = replace(make_run_in(store, cell, tree, work.directory), files=files)
+            compiler = compiler_version(cell.arch, cell.kernel.llvm)
+            _put_conf_programs(store, build, compiler)
+            yield _configuration(store, build)
+
+
+def _expected_tools(cell: VmConfig, tree: Path) -> frozenset[str]:
+    """Return what a cell's configuration may need, before there is one: by base and requests.
+
+    Hidden programs would have conf drop what depends on them.
+    """
+    base = Path(cell.kernel.base)
+    if not base.is_file():
+        base = tree / "arch" / cell.arch.linux_arch / "configs" / cell.kernel.base
+    try:
+        values = dot_config.parse_config(base.read_text(errors="replace"))
+    except OSError:
+        values = {}
+    requests = requests_of(cell.kernel, kernel_version(tree))
+    return wanted_tools(values | {name: each.value for name, each in requests.items()})
+
+
+def final_config(
+    store: Store, build: MakeRun, located: Located, compiler: str, version: str
+) -> str:
+    """Return the .config that was made before from the same, or make it.
+
+    After an edit that can't decide a configuration nothing is configured again.
+    """
+    cell = build.cell
+    key = request_key(cell, located.config_digest, compiler)
+    tools = versions_of(build.variables)
+    noted = store.root / "configs" / digest_of([key, build.variables, *tools])
+    if known := read_sealed(noted):
+        return known.decode()
+    store.progress.say(f"configuring {cell.id} ({version})")
+    _configure(store, build, compiler)
+    final = (build.directory / ".config").read_text()
+    write_sealed(noted, final.encode())
+    return final
+
+
+def _configuration(store: Store, build: MakeRun) -> Configuration:
+    return Configuration(
+        kernel=build.cell.kernel,
+        arch=build.cell.arch,
+        label=build.cell.id,
+        version=kernel_version(build.tree),
+        tree=build.tree,
+        directory=build.directory,
+        make=_asking_once(store, build, answers_of(build)),
+    )
+
+
+def answers_of(build: MakeRun) -> Path:
+    return build.directory.with_name("conf-answers")
+
+
+def _asking_once(store: Store, build: MakeRun, answers: Path) -> MakeRun:
+    environment = asking_once(store, build.cell.kernel.llvm, answers)
+    return replace(build, env={**build.env, **environment})
+
+
+def _put_conf_programs(store: Store, build: MakeRun, compiler: str) -> None:
+    """Spare a build directory the compilation of conf, and its questions.
+
+    Not where the source may change. compiler: its version, and the linker's.
+    """
+    if build.files is not None:
+        return
+
+    def configure(directory: Path, answers: Path) -> None:
+        there = replace(build, directory=directory)
+        _asking_once(store, there, answers).make("allnoconfig")
+
+    tools = versions_of(build.variables)
+    decided_by = (str(build.tree.resolve()), compiler, *build.variables, *tools)
+    put_conf_programs(store, decided_by, build.directory, answers_of(build), configure)
+
+
+def _configure(store: Store, build: MakeRun, compiler: str) -> None:
+    _put_conf_programs(store, build, compiler)
+    configuration = _configuration(store, build)
+    decision = configuration.settle()
+    if decision.lost:
+        # What is lost for want of a program is not explained by symbols.
+        lost = {request.name: request for request in decision.lost}
+        values = {name: request.value for name, request in lost.items()}
+        require_tools(build.cell.id, values, lost, where=build.cell.kernel.base)
+        store.progress.say(f"explaining what {build.cell.id} has lost")
+        raise configuration.explain(decision)
+    changed = configuration.base_not_kept(decision)
+    if changed:
+        base = build.cell.kernel.base
+        store.progress.say(
+            f"{len(changed)} symbols of {base} came out otherwise; "
+            f"`kernelvm config diff {base} {build.cell.id}` shows them"
+        )
+        for told in told_missing(changed):
+            store.progress.say(told)
+    for request in decision.dropped:
+        store.progress.say(f"{build.cell.id} goes without {request}, {request.where}")

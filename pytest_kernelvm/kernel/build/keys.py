@@ -1,0 +1,88 @@
+"""What names a kernel in the store: all that decides its bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.config.model import Patch, VmConfig
+from pytest_kernelvm.kernel.kconfig.requests import requests_key
+from pytest_kernelvm.store.store import Digest, digest_of, file_digest
+from pytest_kernelvm.toolchain.compiler import tool_variables
+from pytest_kernelvm.toolchain.config_tools import hiding
+
+# Counts up whenever the way of building changes what comes out.
+RECIPE = 3
+
+# Fixed, so that the same inputs give the same bytes (Documentation/kbuild/reproducible-builds.rst).
+PINNED = {
+    "KBUILD_BUILD_TIMESTAMP": "2024-01-01 00:00:00 UTC",
+    "KBUILD_BUILD_USER": "kernelvm",
+    "KBUILD_BUILD_HOST": "kernelvm",
+    "KBUILD_BUILD_VERSION": "1",
+    # What scripts/setlocalversion appends must not depend on whether the source is in a repository.
+    "GIT_DIR": os.devnull,
+    # The source is not written into, by Python scripts neither.
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def request_key(cell: VmConfig, source: str, compiler: str) -> dict[str, Any]:
+    """Return all that decides which kernel a cell means, known before anything is configured.
+
+    source: a digest of the source, or of the part that decides a configuration.
+    """
+    kernel = cell.kernel
+    base = Path(kernel.base)
+    return {
+        "recipe": RECIPE,
+        "source": source,
+        "patches": [_patch_key(patch, kernel.version) for patch in kernel.patches],
+        "base": file_digest(base) if base.is_file() else kernel.base,
+        "requests": requests_key(kernel),
+        "linux_arch": cell.arch.linux_arch,
+        "images": kernel.images,
+        "compiler": compiler,
+    }
+
+
+def _patch_key(patch: Patch, version: str) -> Any:
+    digest = file_digest(patch.file)
+    # Whether it is for a source is known of most from the vm-config's version, of the others later.
+    open_yet = patch.versions.beyond(version).text
+    return [digest, open_yet] if open_yet else digest
+
+
+def make_variables(cell: VmConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the variables that make is given for a cell's kernel, besides where it builds.
+
+    wanted: of programs that the configuration needs, as `wanted_tools` names them.
+    """
+    return (
+        f"ARCH={cell.arch.linux_arch}",
+        *tool_variables(cell.arch, cell.kernel.llvm),
+        "LOCALVERSION=",
+        *hiding(wanted),
+    )
+
+
+def kernel_digest(
+    *, source: str, patches: Sequence[str], config: str, compiler: str, images: Sequence[str]
+) -> Digest:
+    """Return what names a kernel: all that decides its bytes, and nothing else.
+
+    source, patches: digests. config: the text of the final .config. compiler: its version.
+    images: the make targets that are kept.
+    """
+    return digest_of(
+        {
+            "recipe": RECIPE,
+            "source": source,
+            "patches": patches,
+            "config": config,
+            "compiler": compiler,
+            "images": images,
+        }
+    )

@@ -1,0 +1,131 @@
+"""Running a kernel's make, and what it says when it fails."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.errors import BuildFailed, Evidence
+from pytest_kernelvm.kernel.build.build_directories import Bench
+from pytest_kernelvm.kernel.build.incremental import Earlier, link_tree, module_stamps
+from pytest_kernelvm.kernel.kconfig import dot_config
+from pytest_kernelvm.process import TAIL_LINES, failure, run
+from pytest_kernelvm.store.store import Store, raise_if_full
+from pytest_kernelvm.toolchain.compiler import compiler_environment
+
+RELEASE_FILE = "include/config/kernel.release"
+
+_REFUSED = re.compile(r"\berror: |undefined reference|multiple definition|^ERROR: modpost")
+_COMPILED = re.compile(r"\s+(?:CC|AS|HOSTCC|LD|AR|CC \[M\]|LD \[M\])\s+(\S.*)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MakeRun:
+    cell: VmConfig
+    tree: Path
+    files: Mapping[str, str] | None
+    variables: tuple[str, ...]
+    env: dict[str, str]
+    directory: Path
+    log: Path
+    kept_log: Path
+    jobs: int
+
+    def moved_to(self, store: Store, bench: Bench) -> MakeRun:
+        """The same in a build directory that is kept, with what the compiler answered there."""
+        arch, llvm = self.cell.arch, self.cell.kernel.llvm
+        env = compiler_environment(store, arch, llvm, answers=bench.objects)
+        return replace(self, tree=bench.tree, directory=bench.objects, env={**self.env, **env})
+
+    def make_argv(self, *goals: str) -> list[str]:
+        return [
+            "make",
+            f"--directory={self.tree}",
+            f"O={self.directory}",
+            *self.variables,
+            f"-j{self.jobs}",
+            *goals,
+        ]
+
+    def make(self, *goals: str, on_line: Any = None) -> None:
+        done = run(
+            self.make_argv(*goals),
+            env=self.env,
+            timeout_s=self.cell.timeouts.build_s,
+            check=False,
+            log=self.log,
+            on_line=on_line,
+        )
+        if done.status != 0:
+            self._failed(done, goals)
+
+    def _failed(self, done: Any, goals: Sequence[str]) -> None:
+        evidence = failure(done, self.log)
+        raise_if_full(evidence.excerpt)
+        self.kept_log.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(self.log, self.kept_log)
+        complaints = compiler_complaints(self.log.read_text(errors="replace"), self.tree)
+        raise BuildFailed(
+            f"{self.cell.id}: make {' '.join(goals)} {evidence.seen}",
+            Evidence(
+                seen=complaints[0] if complaints else evidence.seen,
+                excerpt="\n".join(complaints) or evidence.excerpt,
+                where=(str(self.kept_log),),
+                command=evidence.command,
+            ),
+        )
+
+
+def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
+    """Return what compiler, assembler and linker refuse in a build's log, with the code they show.
+
+    log: the output of make. tree: the source, whose path is left out of the lines.
+    """
+    lines = re.sub(r"^\.\./", "", log.replace(f"{tree}/", ""), flags=re.MULTILINE).splitlines()
+    shown: list[str] = []
+    for number, line in enumerate(lines):
+        if _REFUSED.search(line):
+            code = [next_line for next_line in lines[number + 1 : number + 3] if " | " in next_line]
+            shown += [line.strip(), *code]
+    return tuple(shown[:TAIL_LINES])
+
+
+def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
+    cell = build.cell
+    started = time.monotonic()
+    compiled = 0
+
+    def count(line: str) -> None:
+        nonlocal compiled
+        if found := _COMPILED.fullmatch(line):
+            compiled += 1
+            elapsed_s = time.monotonic() - started
+            store.progress.update(
+                f"building {cell.id}: {compiled} files, {elapsed_s:.0f} s, {found[1]}"
+            )
+
+    store.progress.say(f"building {cell.id} with {build.jobs} jobs")
+    config = dot_config.parse_config((build.directory / ".config").read_text())
+    goals = [*cell.kernel.images]
+    if config.get("MODULES") == "y":
+        goals.append("modules")
+    if headers:
+        goals.append("headers")
+    build.make(*goals, on_line=count)
+    return compiled
+
+
+def install_modules(build: MakeRun, earlier: Earlier | None, installed: Path) -> None:
+    config = dot_config.parse_config((build.directory / ".config").read_text())
+    if config.get("MODULES") != "y":
+        return
+    if earlier and earlier.modules == module_stamps(build.directory):
+        link_tree(earlier.entry / "modules", installed)
+    else:
+        build.make(f"INSTALL_MOD_PATH={installed}", "modules_install")
