@@ -12,7 +12,7 @@ from pytest_kernelvm.cli.selection import add_source, one_cell, store_of
 from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.config.roots import KINDS, Root
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.store.store import remove_tree
+from pytest_kernelvm.store.writing import remove_tree
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_kernelvm.cli.selection import add_source, one_cell, store_of
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError
 from pytest_kernelvm.printable import printable
-from pytest_kernelvm.store.store import remove_tree
+from pytest_kernelvm.store.writing import remove_tree
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs

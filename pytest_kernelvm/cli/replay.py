@@ -105,7 +105,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.failures.bundle import open_bundle
     from pytest_kernelvm.failures.replay import acts_of, replay, replayed_guests
     from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
-    from pytest_kernelvm.store.store import remove_tree
+    from pytest_kernelvm.store.writing import remove_tree
 
     store = store_of(arguments)
     with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
@@ -228,7 +228,7 @@ def _attach(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.failures.saved_state import AttachedVm
     from pytest_kernelvm.shell.debugging import gdb_command, serve_gdb, stub_directory
     from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
-    from pytest_kernelvm.store.store import remove_tree
+    from pytest_kernelvm.store.writing import remove_tree
     from pytest_kernelvm.vm.machine.recording import following
 
     store = store_of(arguments)

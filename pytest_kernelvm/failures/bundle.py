@@ -33,7 +33,8 @@ from pytest_kernelvm.foreign.json_fields import Malformed
 from pytest_kernelvm.foreign.tar_members import Kind
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import find_program, quoted, run
-from pytest_kernelvm.store.store import Store, remove_tree
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.writing import remove_tree
 from pytest_kernelvm.vm.agent.journal import Act, Exchange
 from pytest_kernelvm.vm.agent.services import ServiceCatalogue
 from pytest_kernelvm.vm.machine.vm import Bootable

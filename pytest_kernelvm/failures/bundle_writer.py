@@ -30,7 +30,8 @@ from pytest_kernelvm.failures.saved_state import keep_state
 from pytest_kernelvm.foreign.json_fields import SHA256, Malformed
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.store.note import read_note
-from pytest_kernelvm.store.store import Store, default_store, remove_tree, write_whole
+from pytest_kernelvm.store.store import Store, default_store
+from pytest_kernelvm.store.writing import remove_tree, write_whole
 from pytest_kernelvm.vm.machine.recording import clocked_lines
 from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.argv import Boot

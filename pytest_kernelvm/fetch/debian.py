@@ -20,7 +20,9 @@ from pytest_kernelvm.fetch.tarball import unpack_tarball
 from pytest_kernelvm.foreign.archive_rules import Way
 from pytest_kernelvm.foreign.unpacking import unpack_output
 from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run, tail
-from pytest_kernelvm.store.store import Digest, Store, Work, digest_of, raise_if_full, write_whole
+from pytest_kernelvm.store.digest import Digest, digest_of
+from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.writing import raise_if_full, write_whole
 
 KIND = "apt"
 RESOLVED = "resolved"

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
-from pytest_kernelvm.store.store import Digest, Store, Work, file_digest
+from pytest_kernelvm.store.digest import Digest, file_digest
+from pytest_kernelvm.store.store import Store, Work
 
 KIND = "downloads"
 CHUNK_BYTES = 1 << 18

@@ -13,7 +13,8 @@ from pytest_kernelvm.fetch.debian import Package, download, find_package, unpack
 from pytest_kernelvm.fetch.tarball import NamedAsAWhole, extract
 from pytest_kernelvm.foreign.tar_members import Damaged, Kind, TarMembers
 from pytest_kernelvm.process import find_program, piped
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 
 # What a kernel's package is made of: sid has image and modules in packages of their own.
 _MOST_CONTROL_BYTES = 1 << 20

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from pytest_kernelvm.config.model import Patch
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
 from pytest_kernelvm.process import Completed, find_program, piped, run
-from pytest_kernelvm.store.store import raise_if_full
+from pytest_kernelvm.store.writing import raise_if_full
 
 PATCH_TIMEOUT_S = 300.0
 # patch(1) allows itself this much where nobody says otherwise.

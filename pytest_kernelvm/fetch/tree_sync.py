@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.store.store import digest_of, file_digest
+from pytest_kernelvm.store.digest import digest_of, file_digest
 
 # The directory of a copy that make is given as O=; it is no part of the source.
 OBJECTS = ".objects"

@@ -20,7 +20,8 @@ from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.modules.unpack import MOST_BYTES
 from pytest_kernelvm.store.digest import digest_of_bytes, known_digest
-from pytest_kernelvm.store.store import ARCHIVES, Store, write_whole
+from pytest_kernelvm.store.store import ARCHIVES, Store
+from pytest_kernelvm.store.writing import write_whole
 
 MODPROBE_CONF = "etc/modprobe.d/kernelvm.conf"
 MODPROBE_NAMES = ("insmod", "lsmod", "rmmod")

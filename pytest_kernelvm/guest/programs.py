@@ -16,8 +16,9 @@ from pytest_kernelvm.errors import BuildFailed, Evidence
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
 from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.process import failure, run
+from pytest_kernelvm.store.digest import digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact_below
-from pytest_kernelvm.store.store import Store, Work, digest_of, file_digest
+from pytest_kernelvm.store.store import Store, Work
 from pytest_kernelvm.toolchain.compiler import compiler_version
 
 SOURCES = Path(__file__).parent / "c"

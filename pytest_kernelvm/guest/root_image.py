@@ -17,7 +17,9 @@ from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.cpio import Entry, with_parents
 from pytest_kernelvm.guest.programs import Programs
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, failure, find_program, run
-from pytest_kernelvm.store.store import Store, Work, digest_of, file_digest, raise_if_full
+from pytest_kernelvm.store.digest import digest_of, file_digest
+from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.writing import raise_if_full
 from pytest_kernelvm.toolchain.image_tools import ImageTool
 
 KIND = "roots"

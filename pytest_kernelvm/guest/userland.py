@@ -29,7 +29,8 @@ from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 
 # Counts up whenever the way of making changes what comes out.
 RECIPE = 1

@@ -29,8 +29,9 @@ from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
 from pytest_kernelvm.kernel.source.headers import headers_of_source
 from pytest_kernelvm.kernel.source.source import DEBIAN_SOURCES
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.kernel_note import stored_note
-from pytest_kernelvm.store.store import Digest, Store, Work, digest_of, file_digest
+from pytest_kernelvm.store.store import Store, Work
 from pytest_kernelvm.toolchain.elf_head import fits
 
 # Counts up whenever an entry made from the same files changes.

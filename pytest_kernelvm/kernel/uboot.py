@@ -18,7 +18,8 @@ from pytest_kernelvm.fetch.debian import (
     unpack_source,
 )
 from pytest_kernelvm.kernel.kconfig.dot_config import as_config, parse_config
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 from pytest_kernelvm.toolchain.compiler import compiler_version
 
 # Counts up whenever the way of making changes what comes out.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.foreign.json_fields import Malformed
-from pytest_kernelvm.store.digest import NotADigest, file_digest
+from pytest_kernelvm.store.digest import Digest, NotADigest, file_digest
 from pytest_kernelvm.store.kernel_note import requested_kernel
 from pytest_kernelvm.store.note import ENTRY, OTHER_BYTES
 from pytest_kernelvm.store.store import (
@@ -23,10 +23,9 @@ from pytest_kernelvm.store.store import (
     REQUESTS,
     TEMPORARY,
     USES,
-    Digest,
     Store,
-    remove_tree,
 )
+from pytest_kernelvm.store.writing import remove_tree
 
 # What is only work that is spared the next time.
 KEPT = (BUILDS, "mirrors", "external")

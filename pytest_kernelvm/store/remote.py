@@ -31,7 +31,8 @@ from pytest_kernelvm.process import Deadline, run
 from pytest_kernelvm.store.digest import Digest, file_digest
 from pytest_kernelvm.store.kernel_note import MOST, printable_note, read_kernel_note
 from pytest_kernelvm.store.note import ENTRY, damage_of, noted_digest, read_note
-from pytest_kernelvm.store.store import FULL, Store, Work
+from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.writing import FULL
 
 VARIABLE = "KERNELVM_REMOTE"
 WRITE_VARIABLE = "KERNELVM_REMOTE_WRITE"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import io
 import json
 import os
 import re
-import shutil
 import socket
 import tempfile
 import time
@@ -21,14 +19,7 @@ from typing import Any
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError
 from pytest_kernelvm.foreign.json_fields import Malformed, plain_name
 from pytest_kernelvm.progress import Progress
-from pytest_kernelvm.store.digest import (
-    Digest,
-    digest_of,
-    digest_of_bytes,
-    file_digest,
-    sparse_digest,
-    tree_digests,
-)
+from pytest_kernelvm.store.digest import Digest, file_digest, sparse_digest, tree_digests
 from pytest_kernelvm.store.note import (
     ENTRY,
     Note,
@@ -37,26 +28,26 @@ from pytest_kernelvm.store.note import (
     missing_or_resized,
     read_note,
 )
-
-__all__ = ["ENTRY", "Digest", "Store", "Work", "digest_of", "file_digest"]
+from pytest_kernelvm.store.owners import (
+    ABANDONED_S,
+    holder,
+    locked_if_free,
+    may_live,
+    owned,
+    this_process,
+)
+from pytest_kernelvm.store.writing import FULL, REFUSED, raise_if_full, remove_tree, write_whole
 
 STORE_VARIABLE = "KERNELVM_STORE"
-# Files that are named by the digest of their content.
-ARCHIVES = "initramfs"
 # Files that are named by the digest of their content.
 ARCHIVES = "initramfs"
 LOCKS, LOGS, REQUESTS, TEMPORARY, USES = "locks", "logs", "requests", "tmp", "uses"
 # Build directories, and in each the note of what it was built from (build_directories.py).
 BUILDS, BUILD_NOTE = "builds", "note.json"
-ELSEWHERE_S = 86400.0
-# What nobody holds a lock of is left alone while it may be work of an earlier version of us.
-ABANDONED_S = 86400.0
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
 # Names in `tmp`: of what is being removed, and of what has no owner's lock (bundle_writer.py).
 _REMOVED, _LOCKLESS = "removed-", "failure-"
 _NO_KINDS = (LOCKS, LOGS, REQUESTS, TEMPORARY, USES)
-FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def default_store() -> Path:
@@ -66,124 +57,6 @@ def default_store() -> Path:
         return Path(named)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "kernelvm"
-
-
-def raise_if_full(said: str) -> None:
-    """Raise the OSError of a full disk if a program said that it met one."""
-    full = os.strerror(errno.ENOSPC)
-    if full in said:
-        raise OSError(errno.ENOSPC, full)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there with all its bytes or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_sealed(path: Path, data: bytes) -> None:
-    """Write a file as `write_whole`, with the digest of its bytes in the first line."""
-    write_whole(path, digest_of_bytes(data).encode() + b"\n" + data)
-
-
-def read_sealed(path: Path) -> bytes | None:
-    """Return what `write_sealed` wrote; None if that is not there, or is damaged."""
-    try:
-        digest, _, data = path.read_bytes().partition(b"\n")
-    except OSError:
-        return None
-    return data if digest == digest_of_bytes(data).encode() else None
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory with all below it, read-only ones included; or a file or a link."""
-    if path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-        return
-    if not path.exists():
-        return
-    path.chmod(path.stat().st_mode | 0o700)
-    for directory, names, _files in os.walk(path):
-        for name in names:
-            below = Path(directory, name)
-            if not below.is_symlink():
-                below.chmod(0o755)
-    shutil.rmtree(path)
-
-
-def _this_process() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{_started(os.getpid())}"
-
-
-def _started(pid: int) -> str:
-    """Return when a process was started, which tells it from another of that number; empty if gone.
-
-    proc(5): field 22 of stat; the second one is in parentheses and may hold anything.
-    """
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _may_live(user: Path) -> bool:
-    """Whether the process of a note lives; of those on other hosts nobody knows for a day."""
-    host, _, rest = user.name.rpartition("-")[0].rpartition("-")
-    pid, started = rest, user.name.rpartition("-")[2]
-    if host == socket.gethostname():
-        return pid.isdecimal() and bool(started) and _started(int(pid)) == started
-    return time.time() - user.stat().st_mtime < ELSEWHERE_S
-
-
-@contextlib.contextmanager
-def _owned(directory: Path) -> Iterator[None]:
-    """Make a directory and hold its lock, which ends with this process however that ends."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        directory.mkdir(exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Over NFS only files can be locked (flock(2)).
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever clears up may have seen it without an owner.
-            if _is_same(directory, descriptor):
-                yield
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _is_same(directory: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(directory.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-@contextlib.contextmanager
-def _locked_if_free(directory: Path) -> Iterator[bool | None]:
-    """Hold the lock of a directory if nobody has it; give whether it is held, None if unknown."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held: bool | None = True
-        except BlockingIOError:
-            held = False
-        except OSError:
-            held = None
-        yield held
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,17 +134,17 @@ class Store:
         with contextlib.suppress(OSError):
             users = self.root / USES / name
             users.mkdir(parents=True, exist_ok=True)
-            (users / _this_process()).touch()
+            (users / this_process()).touch()
             os.utime(users)
             for user in users.iterdir():
-                if not _may_live(user):
+                if not may_live(user):
                     user.unlink(missing_ok=True)
 
     def in_use(self, kind: str, digest: str) -> bool:
         """Whether a process that lives, other than this one, has found an entry."""
         users = self.root / USES / f"{kind}-{digest}"
         with contextlib.suppress(OSError):
-            return any(_may_live(u) for u in users.iterdir() if u.name != _this_process())
+            return any(may_live(u) for u in users.iterdir() if u.name != this_process())
         return False
 
     def last_use(self, kind: str, digest: Digest, path: Path | None = None) -> float:
@@ -440,7 +313,7 @@ class Store:
         directory = self.root / TEMPORARY / name
         with self.disk_errors():
             remove_tree(directory)
-            with _owned(directory):
+            with owned(directory):
                 try:
                     yield Work(directory=directory, entry=directory / "entry")
                 finally:
@@ -468,7 +341,7 @@ class Store:
             if old:
                 remove_tree(path)
         else:
-            with _locked_if_free(path) as ours:
+            with locked_if_free(path) as ours:
                 if ours or (ours is None and old):
                     remove_tree(path)
 
@@ -559,15 +432,7 @@ class Store:
             except BlockingIOError:
                 waited_s = time.monotonic() - started
             if not announced:
-                self.progress.say(f"waiting for {label}, {_holder(path)}")
+                self.progress.say(f"waiting for {label}, {holder(path)}")
                 announced = True
             self.progress.update(f"waiting for {label}: {waited_s:.0f} s")
             time.sleep(0.1)
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text())
-        return f"being made by pid {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
-        return "being made by another process"

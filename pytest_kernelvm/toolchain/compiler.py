@@ -10,7 +10,8 @@ from typing import Any
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import Evidence, ToolMissing
 from pytest_kernelvm.process import find_program, quoted, run
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 from pytest_kernelvm.toolchain.elf_head import fits
 
 KIND = "compilers"

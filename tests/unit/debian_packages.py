@@ -16,7 +16,8 @@ from pytest_kernelvm.fetch.debian import Package, download, find_package, host_a
 from pytest_kernelvm.fetch.kernel_packages import kernel_packages
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.store.store import Store, Work, default_store, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work, default_store
 
 # Below the store, from one run to the next.
 KIND = "debian-packages"

@@ -13,7 +13,8 @@ from pytest_kernelvm.arch.base import ARCHES, Arch
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.store.store import Store, file_digest
+from pytest_kernelvm.store.digest import file_digest
+from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.toolchain.compiler import (
     ASKED,
     ccache_summary,

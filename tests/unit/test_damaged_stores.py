@@ -14,10 +14,16 @@ import pytest
 
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import Verdict
-from pytest_kernelvm.store.digest import digest_of, filled_pieces, known_digest, sparse_digest
+from pytest_kernelvm.store.digest import (
+    Digest,
+    digest_of,
+    filled_pieces,
+    known_digest,
+    sparse_digest,
+)
 from pytest_kernelvm.store.intact import DamagedStore, require_intact, require_intact_below
 from pytest_kernelvm.store.note import ENTRY, Note
-from pytest_kernelvm.store.store import Digest, Store, Work
+from pytest_kernelvm.store.store import Store, Work
 from tests.unit.test_source import Told
 
 KINDS = (

@@ -27,9 +27,9 @@ import pytest
 
 from pytest_kernelvm.foreign.archive_rules import Rules
 from pytest_kernelvm.foreign.json_fields import Malformed
-from pytest_kernelvm.store.digest import file_digest, tree_digests
+from pytest_kernelvm.store.digest import Digest, file_digest, tree_digests
 from pytest_kernelvm.store.remote import RULES, Limits, Remote, unpack_entry
-from pytest_kernelvm.store.store import Digest, Store, Work
+from pytest_kernelvm.store.store import Store, Work
 from tests.unit.serving import serving
 from tests.unit.small_kernel import kernelvm_build, write_cell, write_small_kernel
 from tests.unit.test_source import Told

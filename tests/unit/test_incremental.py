@@ -16,7 +16,8 @@ from pytest_kernelvm.kernel.build.incremental import (
     note_of,
 )
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.store.store import Digest, Store, Work
+from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.store import Store, Work
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import VmConfig
 from pytest_kernelvm.kernel.build import keys
 from pytest_kernelvm.kernel.build.keys import kernel_digest, request_key
-from pytest_kernelvm.store.store import digest_of
+from pytest_kernelvm.store.digest import digest_of
 
 CONFIG = """\
 arch: mips

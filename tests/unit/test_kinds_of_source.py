@@ -22,7 +22,8 @@ from pytest_kernelvm.kernel.source.source import kernel_version, locate, unpacke
 from pytest_kernelvm.kernel.source.worktree import RACY_S, WorkingTree, read_tree
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.store.store import Store, file_digest
+from pytest_kernelvm.store.digest import file_digest
+from pytest_kernelvm.store.store import Store
 from tests.unit.test_source import FILES, FITS, MAKEFILE, make_tarball, write_patch
 
 

@@ -20,7 +20,8 @@ from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.kernel.exports import exported
 from pytest_kernelvm.kernel.prebuilt import arch_of, named_package
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 from tests.unit.test_source import Told
 
 RELEASE = "6.1.0-9-arm64"

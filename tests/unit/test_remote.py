@@ -14,8 +14,9 @@ import pytest
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.process import spawn
+from pytest_kernelvm.store.digest import Digest
 from pytest_kernelvm.store.remote import Remote, remote_of_environment
-from pytest_kernelvm.store.store import Digest, Store, Work
+from pytest_kernelvm.store.store import Store, Work
 from tests.unit.serving import Served, serving
 from tests.unit.test_process import wait_until
 from tests.unit.test_source import Told

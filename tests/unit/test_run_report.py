@@ -11,7 +11,8 @@ from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.report.run import Tally, header, summary
 from pytest_kernelvm.session.guests import Counts
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 
 CONFIGS = Path(__file__).parents[2] / "vm-configs"
 

@@ -15,9 +15,10 @@ from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
 from pytest_kernelvm.fetch.tarball import Tarball
 from pytest_kernelvm.kernel.source.source import kernel_version, locate, patched, unpacked
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.digest import Digest, file_digest
 from pytest_kernelvm.store.gc import verify
 from pytest_kernelvm.store.intact import DamagedStore
-from pytest_kernelvm.store.store import Digest, Store, file_digest
+from pytest_kernelvm.store.store import Store
 
 MAKEFILE = """\
 # SPDX-License-Identifier: GPL-2.0

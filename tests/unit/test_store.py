@@ -19,17 +19,10 @@ import pytest
 from pytest_kernelvm.errors import BadInput, BuildFailed, HarnessError
 from pytest_kernelvm.process import Spawned, run, spawn
 from pytest_kernelvm.progress import Silent
-from pytest_kernelvm.store.store import (
-    ENTRY,
-    Digest,
-    Store,
-    Work,
-    default_store,
-    digest_of,
-    file_digest,
-    remove_tree,
-    write_whole,
-)
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
+from pytest_kernelvm.store.note import ENTRY
+from pytest_kernelvm.store.store import Store, Work, default_store
+from pytest_kernelvm.store.writing import remove_tree, write_whole
 from tests.unit.test_process import wait_until
 
 LABEL = "the kernel of malta-6.12"
@@ -188,7 +181,8 @@ def test_what_an_interrupted_predecessor_left_is_removed(store: Store) -> None:
 MAKING = """
 import sys, time
 from pathlib import Path
-from pytest_kernelvm.store.store import Digest, Store
+from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.progress import StreamProgress
 
 root, go = map(Path, sys.argv[1:])

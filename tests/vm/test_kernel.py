@@ -2,7 +2,7 @@
 
 from pytest_kernelvm import Cell, Kernel, Vm
 from pytest_kernelvm.kernel.kconfig.requests import requests_of
-from pytest_kernelvm.store.store import file_digest
+from pytest_kernelvm.store.digest import file_digest
 
 
 def test_release(vm: Vm, kernel: Kernel, cell: Cell) -> None:

@@ -13,7 +13,8 @@ from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.store.digest import sparse_digest
 from pytest_kernelvm.store.note import ENTRY, read_note
-from pytest_kernelvm.store.store import Store, write_whole
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.writing import write_whole
 from pytest_kernelvm.vm.qemu.migration import SET_CLOCK_S, asks_for_clock, clock_offset_s
 from pytest_kernelvm.vm.qemu.snapshot import MEMORY, STATE, find_snapshot
 

@@ -39,19 +39,12 @@ from pytest_kernelvm.kernel.kconfig import dot_config
 from pytest_kernelvm.kernel.kconfig.requests import requests_of
 from pytest_kernelvm.kernel.prebuilt import is_prebuilt, obtain_prebuilt, prebuilt_digest
 from pytest_kernelvm.kernel.source.source import Located, kernel_version, locate
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact
 from pytest_kernelvm.store.kernel_note import KernelNote, requested_kernel, stored_kernel
 from pytest_kernelvm.store.remote import remote_of_environment
-from pytest_kernelvm.store.store import (
-    REQUESTS,
-    Digest,
-    Store,
-    Work,
-    digest_of,
-    file_digest,
-    remove_tree,
-    write_whole,
-)
+from pytest_kernelvm.store.store import REQUESTS, Store, Work
+from pytest_kernelvm.store.writing import remove_tree, write_whole
 from pytest_kernelvm.toolchain.compiler import BLIND, ccache_summary, compiler_version, require_arch
 from pytest_kernelvm.toolchain.config_tools import require_tools, wanted_tools
 from pytest_kernelvm.toolchain.image_tools import require_image_tools

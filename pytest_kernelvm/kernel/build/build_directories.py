@@ -45,16 +45,9 @@ from pytest_kernelvm.fetch.tree_sync import (
 )
 from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.digest import stamps_digest
-from pytest_kernelvm.store.store import (
-    BUILD_NOTE,
-    BUILDS,
-    Digest,
-    Store,
-    digest_of,
-    remove_tree,
-    write_whole,
-)
+from pytest_kernelvm.store.digest import Digest, digest_of, stamps_digest
+from pytest_kernelvm.store.store import BUILD_NOTE, BUILDS, Store
+from pytest_kernelvm.store.writing import remove_tree, write_whole
 
 KIND, NOTE = BUILDS, BUILD_NOTE
 MADE = "made.json"

@@ -18,7 +18,9 @@ from pytest_kernelvm.kernel.kconfig.session import Configuration
 from pytest_kernelvm.kernel.source.mirror import mirrored
 from pytest_kernelvm.kernel.source.source import Located, kernel_version, locate, patched_for
 from pytest_kernelvm.kernel.source.worktree import WorkingTree
-from pytest_kernelvm.store.store import Store, digest_of, read_sealed, write_sealed
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.writing import read_sealed, write_sealed
 from pytest_kernelvm.toolchain.compiler import compiler_environment, compiler_version
 from pytest_kernelvm.toolchain.config_tools import (
     require_tools,

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.store.store import Digest, Store, Work
+from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.store import Store, Work
 
 KIND = "devel"
 

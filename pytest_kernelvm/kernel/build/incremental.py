@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pytest_kernelvm.kernel.build.build_directories import Bench
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.store import Digest, Store, file_digest
+from pytest_kernelvm.store.digest import Digest, file_digest
+from pytest_kernelvm.store.store import Store
 
 LINK_TIMEOUT_S = 300.0
 # Files of these kinds decide nothing about what programs see, unless they are in these places.

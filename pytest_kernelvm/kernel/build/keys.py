@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_kernelvm.config.model import Patch, VmConfig
 from pytest_kernelvm.kernel.kconfig.requests import requests_key
-from pytest_kernelvm.store.store import Digest, digest_of, file_digest
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.toolchain.compiler import tool_variables
 from pytest_kernelvm.toolchain.config_tools import hiding
 

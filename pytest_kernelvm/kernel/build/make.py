@@ -16,7 +16,8 @@ from pytest_kernelvm.kernel.build.build_directories import Bench
 from pytest_kernelvm.kernel.build.incremental import Earlier, link_tree, module_stamps
 from pytest_kernelvm.kernel.kconfig import dot_config
 from pytest_kernelvm.process import TAIL_LINES, failure, run
-from pytest_kernelvm.store.store import Store, raise_if_full
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.writing import raise_if_full
 from pytest_kernelvm.toolchain.compiler import compiler_environment
 
 RELEASE_FILE = "include/config/kernel.release"

@@ -14,7 +14,8 @@ from pathlib import Path
 from pytest_kernelvm.errors import Evidence, HarnessError
 from pytest_kernelvm.kernel.kconfig import shell_cache
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 from pytest_kernelvm.toolchain.compiler import host_compiler
 
 KIND = "conf"

@@ -15,8 +15,10 @@ from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.kernel.build.keys import PINNED
 from pytest_kernelvm.kernel.build.make import compiler_complaints
 from pytest_kernelvm.process import failure, run
+from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.intact import require_intact_below
-from pytest_kernelvm.store.store import Store, digest_of, raise_if_full, write_whole
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.writing import raise_if_full, write_whole
 from pytest_kernelvm.toolchain.compiler import compiler_environment, tool_variables
 
 KIND = "external"

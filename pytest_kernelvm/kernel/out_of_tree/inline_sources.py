@@ -19,7 +19,8 @@ from pytest_kernelvm.kernel.build.configure import source_tree
 from pytest_kernelvm.kernel.out_of_tree.directory import make_modules
 from pytest_kernelvm.kernel.source.source import locate
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 
 # Counts up whenever the way of building changes what comes out.
 RECIPE = 2

@@ -11,7 +11,9 @@ from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, ToolMissing
 from pytest_kernelvm.foreign.links import refuse_links_out
 from pytest_kernelvm.process import Completed, failure, find_program, run
-from pytest_kernelvm.store.store import Store, Work, digest_of, raise_if_full
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.writing import raise_if_full
 
 KIND = "git"
 FETCH_TIMEOUT_S = 3600.0

@@ -10,7 +10,8 @@ from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.kernel.source.source import locate, unpacked
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 
 MAKE_TIMEOUT_S = 600.0
 

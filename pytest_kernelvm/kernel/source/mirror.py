@@ -19,7 +19,9 @@ from pytest_kernelvm.config.model import Patch
 from pytest_kernelvm.fetch.patching import apply_patch, plain_patch
 from pytest_kernelvm.fetch.tree_sync import FILES, content_digest, files_below, follow_digests
 from pytest_kernelvm.kernel.source.worktree import WorkingTree
-from pytest_kernelvm.store.store import Store, digest_of, file_digest, remove_tree, write_whole
+from pytest_kernelvm.store.digest import digest_of, file_digest
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.writing import remove_tree, write_whole
 
 KIND = "mirrors"
 

@@ -17,8 +17,9 @@ from pytest_kernelvm.kernel.source.commit import find_commit
 from pytest_kernelvm.kernel.source.version import resolve
 from pytest_kernelvm.kernel.source.worktree import WorkingTree, read_tree
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact_below
-from pytest_kernelvm.store.store import Digest, Store, Work, digest_of, file_digest
+from pytest_kernelvm.store.store import Store, Work
 
 DEBIAN_SOURCES = Path("/usr/src")
 DPKG_INFO = Path("/var/lib/dpkg/info")

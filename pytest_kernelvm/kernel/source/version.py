@@ -15,7 +15,8 @@ from pathlib import Path
 from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.store import Store, write_whole
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.writing import write_whole
 
 KERNEL_ORG = "https://cdn.kernel.org/pub/linux/kernel"
 # A mirror with the same layout below it.

@@ -15,7 +15,9 @@ from pathlib import Path
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.fetch.tree_sync import content_digest, follow_digests
 from pytest_kernelvm.process import run
-from pytest_kernelvm.store.store import Store, Work, digest_of, write_whole
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.writing import write_whole
 
 KIND = "worktrees"
 

@@ -15,8 +15,8 @@ from pytest_kernelvm.config.roots import LEAST_ERASE_BYTES, Root
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.root_image import KIND, RootImage
 from pytest_kernelvm.process import failure, run
-from pytest_kernelvm.store.digest import digest_of_bytes, known_digest
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of, digest_of_bytes, known_digest
+from pytest_kernelvm.store.store import Store, Work
 from pytest_kernelvm.vm.bootpath.device_tree import (
     get_property,
     remove_property,

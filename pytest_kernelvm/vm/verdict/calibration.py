@@ -21,7 +21,8 @@ from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.errors import HarnessError, KernelvmError
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import spawn
-from pytest_kernelvm.store.store import Store, Work, digest_of
+from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.store import Store, Work
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.qemu.snapshot import qemu_version
 from pytest_kernelvm.vm.qemu.streams import connected

@@ -1,0 +1,91 @@
+"""Who works in a directory of a store, and whether he still lives."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ELSEWHERE_S = 86400.0
+# What nobody holds a lock of is left alone while it may be work of an earlier version of us.
+ABANDONED_S = 86400.0
+
+
+def this_process() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{_started(os.getpid())}"
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, which tells it from another of that number; empty if gone.
+
+    proc(5): field 22 of stat; the second one is in parentheses and may hold anything.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def may_live(user: Path) -> bool:
+    """Whether the process of a note lives; of those on other hosts nobody knows for a day."""
+    host, _, rest = user.name.rpartition("-")[0].rpartition("-")
+    pid, started = rest, user.name.rpartition("-")[2]
+    if host == socket.gethostname():
+        return pid.isdecimal() and bool(started) and _started(int(pid)) == started
+    return time.time() - user.stat().st_mtime < ELSEWHERE_S
+
+
+@contextlib.contextmanager
+def owned(directory: Path) -> Iterator[None]:
+    """Make a directory and hold its lock, which ends with this process however that ends."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        directory.mkdir(exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Over NFS only files can be locked (flock(2)).
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever clears up may have seen it without an owner.
+            if _is_same(directory, descriptor):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_same(directory: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(directory.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def locked_if_free(directory: Path) -> Iterator[bool | None]:
+    """Hold the lock of a directory if nobody has it; give whether it is held, None if unknown."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held: bool | None = True
+        except BlockingIOError:
+            held = False
+        except OSError:
+            held = None
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"being made by pid {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        return "being made by another process"
