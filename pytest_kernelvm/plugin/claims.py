@@ -15,7 +15,7 @@ import pytest
 # Every fixture that has to do with one kernel needs this one; it is what tests are multiplied by.
 CELL = "kernelvm_cell"
 VM = "kernelvm_vm"
-_HOMES = ("pytest_kernelvm.plugin.hooks", "pytest_kernelvm.plugin.short_fixtures")
+_HOMES = ("pytest_kernelvm.plugin.fixtures", "pytest_kernelvm.plugin.short_fixtures")
 
 
 def is_ours(definition: Any) -> bool:

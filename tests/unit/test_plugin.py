@@ -20,8 +20,21 @@ from pytest_kernelvm.plugin.scheduling import TOGETHER, CellScheduling
 LIGHT = [
     "pytest_kernelvm",
     "pytest_kernelvm.plugin",
-    *(f"pytest_kernelvm.plugin.{name}" for name in ("claims", "hooks", "marks")),
-    "pytest_kernelvm.plugin.short_fixtures",
+    *(
+        f"pytest_kernelvm.plugin.{name}"
+        for name in (
+            "cells",
+            "claims",
+            "conclusion",
+            "fixtures",
+            "hooks",
+            "marks",
+            "options",
+            "short_fixtures",
+            "stash",
+            "telling",
+        )
+    ),
 ]
 MALTA = 'arch: mips\nkernel: {version: ["6.1", "6.12"]}\n'
 AARCH64 = 'arch: aarch64\nkernel: {version: "6.12"}\n'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.plugin.hooks import VALUED
+from pytest_kernelvm.plugin.options import VALUED
 
 # By the option, a value that is a directory or a file which exists.
 VALUES = {

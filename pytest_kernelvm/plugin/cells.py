@@ -1,0 +1,67 @@
+"""The cells of a run, and which tests are multiplied by them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_kernelvm.plugin import claims
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.plugin.options import are_named, configs_directory
+from pytest_kernelvm.plugin.stash import CELLS, UNUSABLE
+
+
+def selected_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
+    """Return the cells of the run, which are read once. Raises KernelvmError if there are none."""
+    from pytest_kernelvm.errors import KernelvmError
+
+    if UNUSABLE in config.stash:
+        raise config.stash[UNUSABLE]
+    if CELLS not in config.stash:
+        try:
+            config.stash[CELLS] = _read_cells(config)
+        except KernelvmError as error:
+            config.stash[UNUSABLE] = error
+            raise
+    return config.stash[CELLS]
+
+
+def _read_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
+    from pytest_kernelvm.arch.base import arch_named
+    from pytest_kernelvm.config.select import select_cells
+    from pytest_kernelvm.config.sources import source_named, with_source
+    from pytest_kernelvm.errors import BadInput, Evidence
+
+    directory = configs_directory(config)
+    arches = config.getoption("--kernelvm-arch")
+    for name in arches:
+        arch_named(name)
+    if not are_named(config) and not any(directory.glob("*.yaml")):
+        raise BadInput(
+            f"no vm-configs in {directory}, and a test asks for a kernel",
+            Evidence(
+                expected=f"{directory}/*.yaml: each a vm-config, which says what kernel is built "
+                "and on what machine it is booted",
+                next_step="write one (README, `A vm-config`), or name their directory: "
+                "--kernelvm-configs=DIR, ini option kernelvm_configs",
+            ),
+        )
+    cells = select_cells(directory, names=config.getoption("--kernelvm-config"), arches=arches)
+    source = config.getoption("--kernelvm-source")
+    return with_source(cells, source_named(source)) if source else cells
+
+
+def cell_config_of(item: pytest.Item) -> VmConfig | None:
+    """Return the cell that we gave a test as a parameter, None for a test that is not ours."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    cells = item.config.stash.get(CELLS, ())
+    return next((cell for cell in cells if cell is params.get(claims.CELL)), None)
+
+
+def is_claimed(item: pytest.Item) -> bool:
+    """Whether a test is multiplied by the run's cells."""
+    by_others = claims.parametrized_by_others(item, claims.CELL)
+    return claims.uses(item, claims.CELL) and not by_others

@@ -1,0 +1,209 @@
+"""The fixtures of kernels and guests; short_fixtures.py has their short names."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_kernelvm.plugin import claims, marks
+
+if TYPE_CHECKING:
+    from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
+    from pytest_kernelvm.plugin.guest_request import GuestFactory, LinkedVms
+    from pytest_kernelvm.report.observer import Witness
+    from pytest_kernelvm.session.guests import Guests
+    from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.plugin.cells import cell_config_of
+from pytest_kernelvm.plugin.conclusion import answer_for_guests, tolerance_of
+from pytest_kernelvm.plugin.options import console_limit_bytes, fresh_of, store_root
+from pytest_kernelvm.plugin.stash import FACTORY, MISTAKE, NEXT, NUMBERS
+from pytest_kernelvm.plugin.telling import progress, run_report
+
+
+@pytest.fixture(scope="session")
+def kernelvm_store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """The store of kernels."""
+    from pytest_kernelvm.process import end_with_parent, signals_interrupt
+    from pytest_kernelvm.store.store import Store
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals_interrupt())
+        if hasattr(request.config, "workerinput"):
+            stack.enter_context(end_with_parent())
+        yield Store(store_root(request.config), progress(request.config))
+
+
+@pytest.fixture(scope="session")
+def kernelvm_cell(request: pytest.FixtureRequest, kernelvm_store: Store) -> Cell:
+    """The cell under test: one kernel on one machine."""
+    from pytest_kernelvm.errors import BadInput, Evidence
+    from pytest_kernelvm.session.cell import Cell
+
+    if not hasattr(request, "param"):
+        raise BadInput(
+            "a test asks for a kernel's fixture only when it runs already",
+            Evidence(
+                expected="the fixture among the test's arguments, or in usefixtures",
+                next_step="a test runs once a cell, which must be known when it is collected",
+            ),
+        )
+    return Cell(request.param, kernelvm_store)
+
+
+@pytest.fixture
+def kernelvm_kernel(kernelvm_cell: Cell) -> Kernel:
+    """The kernel under test, built if need be."""
+    return kernelvm_cell.kernel
+
+
+@pytest.fixture
+def kernelvm_closure(kernelvm_cell: Cell, request: pytest.FixtureRequest) -> Closure:
+    """The closure of the modules that the test wants: its marker's, or the vm-config's."""
+    from pytest_kernelvm.plugin.guest_request import cell_of
+
+    asked = marks.asked_of(request.node)
+    return cell_of(kernelvm_cell, asked).closure(asked.modules)
+
+
+@pytest.fixture
+def kernelvm_initramfs(
+    kernelvm_cell: Cell, kernelvm_closure: Closure, request: pytest.FixtureRequest
+) -> Initramfs:
+    """The initramfs that `vm` boots with."""
+    from pytest_kernelvm.plugin.guest_request import cell_of
+
+    asked = marks.asked_of(request.node)
+    return cell_of(kernelvm_cell, asked).initramfs(
+        kernelvm_closure, options=asked.options, blacklist=asked.blacklist, files=asked.files
+    )
+
+
+@pytest.fixture(scope="session")
+def kernelvm_guests(
+    request: pytest.FixtureRequest,
+    kernelvm_store: Store,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Guests]:
+    """What makes guests ready."""
+    from pytest_kernelvm.session.guests import Guests
+
+    # This may be set up again, for a last test that runs once more.
+    numbers = request.config.stash.setdefault(NUMBERS, itertools.count())
+    # mktemp's own numbering reads the whole directory each time.
+    guests = Guests(
+        kernelvm_store,
+        lambda: tmp_path_factory.mktemp(f"guest-{next(numbers)}", numbered=False),
+        console_limit_bytes(request.config),
+    )
+    yield guests
+    guests.close()
+    run_report(request.config).tally.add_guests(guests.counts, kernelvm_store)
+
+
+@pytest.fixture(scope="session", name="_kernelvm_observer")
+def kernelvm_observer(request: pytest.FixtureRequest) -> Iterator[Witness]:
+    """What follows the consoles of the run's guests."""
+    from pytest_kernelvm.report.observer import Witness
+
+    config = request.config
+    live = config.getoption("capture") == "no" and not hasattr(config, "workerinput")
+    casts = Path(config.rootpath, config.getini("kernelvm_casts"))
+    witness = Witness(
+        live=sys.stdout.write if live else None,
+        casts=casts if config.getoption("--kernelvm-record") else None,
+        progress=progress(config) if config.get_verbosity() > 0 else None,
+    )
+    yield witness
+    witness.close()
+    run_report(config).tally.casts += [str(file) for file in witness.recorded]
+
+
+@pytest.fixture(name="_kernelvm_guest_factory")
+def kernelvm_guest_factory(
+    kernelvm_cell: Cell,
+    request: pytest.FixtureRequest,
+    kernelvm_guests: Guests,
+    _kernelvm_observer: Witness,
+) -> Iterator[GuestFactory]:
+    """What makes the guests of one test, and answers for them at its end."""
+    from pytest_kernelvm.failures.bundle_writer import Leaving
+    from pytest_kernelvm.plugin.guest_request import GuestFactory
+
+    keep = request.config.getoption("--kernelvm-keep") == "failed"
+    leaving = Leaving(kernelvm_cell.store, keep=keep)
+    with contextlib.ExitStack() as stack:
+        stack.callback(leaving.discard)
+        factory = GuestFactory(
+            test=request.node.nodeid,
+            cell=kernelvm_cell,
+            asked=marks.asked_of(request.node),
+            fresh=fresh_of(request.config),
+            stack=stack,
+            guests=kernelvm_guests,
+            witness=_kernelvm_observer,
+            leaving=leaving,
+            tolerance=tolerance_of(request.node),
+        )
+        request.node.stash[FACTORY] = factory
+        yield factory
+        answer_for_guests(request.node, "the test's end", ask=not factory.failed)
+
+
+@pytest.fixture
+def kernelvm_boot_vm(_kernelvm_guest_factory: GuestFactory) -> BootVm:
+    """A function that boots a guest; its arguments override those of the marker `kernelvm`."""
+    return _kernelvm_guest_factory.boot
+
+
+@pytest.fixture
+def kernelvm_build_module(kernelvm_cell: Cell) -> Callable[[str | Path], tuple[Path, ...]]:
+    """A function that builds a directory's modules against the kernel under test.
+
+    It returns the .ko files, and raises BuildFailed with the compiler's words, or with what makes
+    them unfit for this kernel.
+    """
+    from pytest_kernelvm.session.smoke_tests import build_for
+
+    return lambda directory: build_for(kernelvm_cell, Path(directory)).files
+
+
+@pytest.fixture
+def kernelvm_new_vm(_kernelvm_guest_factory: GuestFactory) -> BootVm:
+    """A function that gives a guest as `vm` is; its arguments override those of the marker."""
+    return _kernelvm_guest_factory.new
+
+
+@pytest.fixture
+def kernelvm_vms(_kernelvm_guest_factory: GuestFactory) -> LinkedVms:
+    """A function that gives two guests with a cable between them: `a, b = vms("a", "b")`."""
+    return _kernelvm_guest_factory.linked
+
+
+@pytest.fixture
+def kernelvm_vm(_kernelvm_guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Vm:
+    """A guest in its state right after boot."""
+    guest = _kernelvm_guest_factory.new()
+    following = request.config.stash.get(NEXT, None)
+    if following is not None and _wants_alike(request.node, following):
+        from pytest_kernelvm.errors import KernelvmError
+
+        # What cannot be made ready is that test's failure, not this one's.
+        with contextlib.suppress(KernelvmError):
+            _kernelvm_guest_factory.prepare(marks.asked_of(following))
+    return guest
+
+
+def _wants_alike(item: pytest.Item, other: pytest.Item) -> bool:
+    """Whether another test wants our `vm`, of the same cell.
+
+    A test module may have a `vm` of its own, of which nobody knows before what guest it wants.
+    """
+    cell = cell_config_of(item)
+    alike = cell is not None and cell_config_of(other) is cell
+    return alike and MISTAKE not in other.stash and claims.uses(other, claims.VM)
