@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import selectors
 import shlex
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO
 
 from pytest_kernelvm.errors import Evidence, HarnessError, ToolMissing
 
@@ -257,13 +258,28 @@ def run(
 _SAID_BYTES = 65536
 # A pipe's default of 64 KiB makes two processes wait for each other all the time.
 _PIPE_BYTES = 1 << 20
+_WAIT_S = 0.001
+
+
+class _Output(io.FileIO):
+    """What a child writes, read in large pieces: a switch between processes costs more than a wait.
+
+    A reader that is faster than the child would be woken up for each few kilobytes.
+    """
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read what there is, and give the child time to write as much again."""
+        count = super().readinto(buffer)
+        if 0 < count < memoryview(buffer).nbytes // 2:
+            time.sleep(_WAIT_S)
+        return count
 
 
 @contextlib.contextmanager
 def piped(
     argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout_s: float
-) -> Iterator[BinaryIO]:
-    """Run a program and give its output as a stream that is read while it runs.
+) -> Iterator[io.FileIO]:
+    """Run a program and give its output as a stream that is read while it runs, without a buffer.
 
     env: variables added to ours. timeout_s: seconds until it is killed, which reads as the end.
     Leaving the context waits for it. Raises ToolMissing if there is no such program, HarnessError
@@ -278,7 +294,7 @@ def piped(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=said_file,
-            bufsize=_PIPE_BYTES,
+            bufsize=0,
             start_new_session=True,
         )
         stack.enter_context(child)
@@ -291,7 +307,8 @@ def piped(
         # Whoever has many pipes may not have larger ones (man 7 pipe).
         with contextlib.suppress(OSError):
             fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        yield cast(BinaryIO, child.stdout)
+        with _Output(child.stdout.fileno(), closefd=False) as output:
+            yield output
         child.stdout.close()
         if child.wait() != 0:
             said_file.seek(0)

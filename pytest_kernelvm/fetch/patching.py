@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pytest_kernelvm.config.model import Patch
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
@@ -140,7 +140,7 @@ def _places(patch: Patch) -> tuple[str, ...]:
     return tuple(place for place in (patch.where, str(patch.file)) if place)
 
 
-def _zstd(path: Path) -> AbstractContextManager[BinaryIO]:
+def _zstd(path: Path) -> AbstractContextManager[Any]:
     program = find_program("zstd", "apt-get install zstd")
     argv = (program, "--decompress", "--stdout", "--", str(path))
     return piped(argv, timeout_s=PATCH_TIMEOUT_S)

@@ -108,23 +108,26 @@ class Totals:
     def __init__(self, members: TarMembers, way: Way) -> None:
         self._members = members
         self._way = way
+        self._rules = way.rules
+        grows_to = max(_GROWS_FREELY_BYTES, MOST_GROWTH * way.packed_bytes)
+        self._most_stored = grows_to if way.packed_bytes else way.rules.most_bytes
         self._count = self._bytes = self.stored_bytes = 0
 
     def add(self, member: Member) -> None:
         """Count a member. Raises BadInput if it is of a kind, or one more, than is allowed."""
-        way, rules = self._way, self._way.rules
+        rules = self._rules
         if member.kind not in rules.kinds:
-            refuse(way, member, member.kind.value)
+            refuse(self._way, member, member.kind.value)
         self._count += 1
         self._bytes += member.size_bytes
         self.stored_bytes += member.stored_bytes
         if self._count > rules.most_members:
-            refuse(way, member, f"more than {rules.most_members:,} files and directories")
+            refuse(self._way, member, f"more than {rules.most_members:,} files and directories")
         if self._bytes + self._members.words_bytes > rules.most_bytes:
-            refuse(way, member, f"more than {_size(rules.most_bytes)}")
-        packed, stored = way.packed_bytes, self.stored_bytes
-        if packed and stored > max(_GROWS_FREELY_BYTES, MOST_GROWTH * packed):
-            refuse(way, member, f"{stored:,} bytes so far out of {packed:,} compressed ones")
+            refuse(self._way, member, f"more than {_size(rules.most_bytes)}")
+        if self.stored_bytes > self._most_stored:
+            seen = f"{self.stored_bytes:,} bytes so far out of"
+            refuse(self._way, member, f"{seen} {self._way.packed_bytes:,} compressed ones")
 
     def __bool__(self) -> bool:
         return self._count > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pytest_kernelvm.foreign.archive_rules import USUAL, Rules, refuse_link
@@ -21,14 +21,18 @@ def links_below(directory: Path) -> Iterator[Path]:
                     pending.append(entry.path)
 
 
-def refuse_links_out(tree: Path, what: str, rules: Rules = USUAL) -> None:
+def refuse_links_out(
+    tree: Path, what: str, rules: Rules = USUAL, names: Iterable[bytes] | None = None
+) -> None:
     """Raise BadInput if a symbolic link below a directory leads out of it, as the kernel reads it.
 
-    what: the tree in words. rules: what the message says is allowed.
+    what: the tree in words. rules: what the message says is allowed. names: of all links that are
+    there, if that is known.
     `a/..` is where the link `a` leads to and one up from there, not what stands before it.
     """
     root = os.path.realpath(tree)
-    for link in links_below(tree):
+    known = None if names is None else (tree / os.fsdecode(name) for name in names)
+    for link in links_below(tree) if known is None else known:
         aim = os.path.realpath(link)
         if aim != root and not aim.startswith(f"{root}/"):
             name, target = os.fsencode(link.relative_to(tree)), os.fsencode(link.readlink())

@@ -16,15 +16,16 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.foreign.archive_rules import Names, Totals, Way, refuse, shown
 from pytest_kernelvm.foreign.links import refuse_links_out
-from pytest_kernelvm.foreign.tar_members import Damaged, Kind, Member, TarMembers
+from pytest_kernelvm.foreign.tar_headers import DIRECTORY, HARD_LINK, SYMLINK
+from pytest_kernelvm.foreign.tar_members import Damaged, Member, Stream, TarMembers
 from pytest_kernelvm.process import piped
 
-_CHUNK_BYTES = 1 << 20
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SHOWN_EACH_BYTES = 16 << 20
 # What the names in an archive can make the system say; anything else is the disk's.
 _NAMES_FAULT = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
@@ -33,7 +34,7 @@ def _silent(_written_bytes: int) -> None:
     """Show nothing."""
 
 
-def unpack(stream: BinaryIO, root: Path, way: Way, show: Callable[[int], None] = _silent) -> None:
+def unpack(stream: Stream, root: Path, way: Way, show: Callable[[int], None] = _silent) -> None:
     """Unpack a tar stream into a directory that only we write to, made if need be.
 
     show: told how many bytes have been written, now and then.
@@ -77,7 +78,7 @@ def unpack_gzip(archive: Path, root: Path, way: Way) -> None:
     """Unpack a .tar.gz as `unpack` does, without any program."""
     try:
         with gzip.open(archive) as stream:
-            unpack(cast(BinaryIO, stream), root, way)
+            unpack(stream, root, way)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise _damaged(way, str(error)) from None
 
@@ -86,10 +87,13 @@ def _damaged(way: Way, said: str) -> BadInput:
     return BadInput(f"{way.what} cannot be unpacked", Evidence(excerpt=said, where=(way.what,)))
 
 
-def _write(stream: BinaryIO, root: Path, way: Way, show: Callable[[int], None]) -> None:
+def _write(stream: Stream, root: Path, way: Way, show: Callable[[int], None]) -> None:
     root.mkdir(exist_ok=True)
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _Unpacking(stream, root, way, show).all()
+        is_empty = not os.listdir(descriptor)
+        unpacking = _Unpacking(stream, descriptor, way, show)
+        unpacking.all()
     except OSError as error:
         if error.errno not in _NAMES_FAULT:
             raise
@@ -97,15 +101,25 @@ def _write(stream: BinaryIO, root: Path, way: Way, show: Callable[[int], None]) 
             f"{way.what} cannot be unpacked: {error.strerror}",
             Evidence(seen=repr(error.filename)[:200]),
         ) from None
-    refuse_links_out(root, way.what, way.rules)
+    finally:
+        os.close(descriptor)
+    # What is there of another archive may lead elsewhere now.
+    refuse_links_out(root, way.what, way.rules, unpacking.symlinks if is_empty else None)
+
+
+# A member with its path, permissions, times and content.
+_File = tuple[Member, bytes, int, tuple[int, int], memoryview]
 
 
 class _Unpacking:
-    """One archive on its way into a directory."""
+    """One archive on its way into a directory.
 
-    def __init__(self, stream: BinaryIO, root: Path, way: Way, show: Callable[[int], None]) -> None:
-        self._members = TarMembers(stream)
-        self._root = os.fsencode(root)
+    root: a descriptor of that; all names count from it. symlinks: what is made, by name.
+    """
+
+    def __init__(self, stream: Stream, root: int, way: Way, show: Callable[[int], None]) -> None:
+        self._members = TarMembers(stream, self._write_waiting)
+        self._root = root
         self._way = way
         self._show = show
         self._now_ns = time.time_ns()
@@ -113,10 +127,12 @@ class _Unpacking:
         self._totals = Totals(self._members, way)
         self._names = Names(way)
         self._shown_bytes = 0
-        self._directories = {b""}
-        self._files: set[bytes] = set()
-        self._symlinks: dict[bytes, Member] = {}
-        self._stamps: dict[bytes, Member] = {}
+        # What is there of this archive, links not yet, and its directories and links.
+        self._made = {b"": DIRECTORY}
+        self._directories: dict[bytes, Member] = {}
+        self.symlinks: dict[bytes, Member] = {}
+        self._times_of = 0, (self._now_ns, 0)
+        self._waiting: list[_File] = []
 
     def all(self) -> None:
         """Write everything; times of directories and links come when nothing changes them."""
@@ -125,115 +141,146 @@ class _Unpacking:
             name = self._names.path(member.name, member)
             if name:
                 self._put(member, name)
+        self._write_waiting()
         if not self._totals:
             raise Damaged("it has no members")
-        for name, member in self._symlinks.items():
+        for name, member in self.symlinks.items():
             self._put_symlink(member, name)
-        for name, member in reversed(self._stamps.items()):
-            path = self._path(name)
-            os.chmod(path, self._permissions(member, 0o700) & ~self._umask)
-            os.utime(path, ns=self._times(member))
-
-    def _path(self, name: bytes) -> bytes:
-        return self._root + b"/" + name
+        for name, member in reversed(self._directories.items()):
+            mode = self._permissions(member, 0o700) & ~self._umask
+            os.chmod(name, mode, dir_fd=self._root)
+            os.utime(name, ns=self._times(member), dir_fd=self._root)
 
     def _put(self, member: Member, name: bytes) -> None:
-        if member.kind is Kind.DIRECTORY:
+        if member.kind is DIRECTORY:
             self._make_directory(member, name, self._permissions(member, 0o700))
-            self._stamps[name] = member
+            self._directories[name] = member
             return
-        if name in self._files or name in self._symlinks or name in self._directories:
+        if name in self._made:
             refuse(self._way, member, "a name that is in it twice")
-        self._make_parents(member, name)
-        if member.kind is Kind.SYMLINK:
-            self._symlinks[name] = member
-            return
-        if member.kind is Kind.HARD_LINK:
-            aim = self._names.path(member.target, member)
-            if aim not in self._files:
-                refuse(
-                    self._way, member, f"a hard link to {shown(member.target)}, no file before it"
-                )
-            self._make_room(member, name)
-            os.link(self._path(aim), self._path(name), follow_symlinks=False)
+        above = name.rpartition(b"/")[0]
+        if self._made.get(above) is not DIRECTORY:
+            self._make_directory(member, above, 0o777)
+        if member.kind is SYMLINK:
+            self.symlinks[name] = member
+        elif member.kind is HARD_LINK:
+            self._put_hard_link(member, name)
         else:
             self._put_file(member, name)
-        self._files.add(name)
+        self._made[name] = member.kind
 
-    def _make_parents(self, member: Member, name: bytes) -> None:
-        self._make_directory(member, name.rpartition(b"/")[0], 0o777)
+    def _put_hard_link(self, member: Member, name: bytes) -> None:
+        aim = self._names.path(member.target, member)
+        if self._made.get(aim) in (None, DIRECTORY, SYMLINK):
+            seen = f"a hard link to {shown(member.target)}, no file before it"
+            refuse(self._way, member, seen)
+        self._write_waiting()
+        self._make_room(member, name)
+        os.link(aim, name, src_dir_fd=self._root, dst_dir_fd=self._root, follow_symlinks=False)
 
     def _make_directory(self, member: Member, name: bytes, mode: int) -> None:
-        if name in self._directories:
+        made = self._made.get(name)
+        if made is DIRECTORY:
             return
-        self._make_directory(member, name.rpartition(b"/")[0], 0o777)
-        path = self._path(name)
-        try:
-            os.mkdir(path, mode)
-        except FileExistsError:
-            if not stat.S_ISDIR(os.lstat(path).st_mode):
-                refuse(self._way, member, f"{shown(name)} is no directory")
-        if name in self._symlinks:
+        if made:
             refuse(self._way, member, f"{shown(name)} is no directory")
-        self._directories.add(name)
+        self._make_directory(member, name.rpartition(b"/")[0], 0o777)
+        try:
+            os.mkdir(name, mode, dir_fd=self._root)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=self._root).st_mode):
+                refuse(self._way, member, f"{shown(name)} is no directory")
+        self._made[name] = DIRECTORY
 
     def _make_room(self, member: Member, name: bytes) -> None:
         """Remove what an earlier package has put there; this archive has nothing there yet."""
-        path = self._path(name)
         try:
-            mode = os.lstat(path).st_mode
+            mode = os.lstat(name, dir_fd=self._root).st_mode
         except FileNotFoundError:
             return
         if stat.S_ISDIR(mode):
             refuse(self._way, member, "a name that is a directory's")
-        os.unlink(path)
+        os.unlink(name, dir_fd=self._root)
 
     def _put_file(self, member: Member, name: bytes) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        path, mode = self._path(name), self._permissions(member, 0o600)
-        try:
-            descriptor = os.open(path, flags, mode)
-        except FileExistsError:
-            self._make_room(member, name)
-            descriptor = os.open(path, flags, mode)
+        mode, times = self._permissions(member, 0o600), self._times(member)
+        if member.pieces is None and self._members.is_whole:
+            data = self._members.content(member.stored_bytes)
+            self._waiting.append((member, name, mode, times, data))
+            return
+        descriptor = self._new_file(member, name, mode)
         try:
             for offset, length in member.pieces or ((0, member.stored_bytes),):
-                self._copy(descriptor, offset, length)
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                self._copy(descriptor, length)
             if member.pieces is not None:
                 os.truncate(descriptor, member.size_bytes)
-            os.utime(descriptor, ns=self._times(member))
+            os.utime(descriptor, ns=times)
         finally:
             os.close(descriptor)
-        self._shown_bytes += member.stored_bytes
-        if self._shown_bytes >= _CHUNK_BYTES * 16:
+        self._show_more(member.stored_bytes)
+
+    def _new_file(self, member: Member, name: bytes, mode: int) -> int:
+        try:
+            return os.open(name, _NEW_FILE, mode, dir_fd=self._root)
+        except FileExistsError:
+            self._make_room(member, name)
+            return os.open(name, _NEW_FILE, mode, dir_fd=self._root)
+
+    def _write_waiting(self) -> None:
+        """Write the files whose content lies in the buffer.
+
+        Several at once: the kernel's work on each throws out of the core's caches what ours needs.
+        """
+        written = 0
+        for member, name, mode, times, data in self._waiting:
+            descriptor = self._new_file(member, name, mode)
+            try:
+                _write_all(descriptor, data)
+                os.utime(descriptor, ns=times)
+            finally:
+                os.close(descriptor)
+            written += len(data)
+        self._waiting.clear()
+        self._show_more(written)
+
+    def _show_more(self, written: int) -> None:
+        self._shown_bytes += written
+        if self._shown_bytes >= _SHOWN_EACH_BYTES:
             self._shown_bytes = 0
             self._show(self._totals.stored_bytes)
 
-    def _copy(self, descriptor: int, offset: int, length: int) -> None:
+    def _copy(self, descriptor: int, length: int) -> None:
         while length:
-            data = self._members.content(min(length, _CHUNK_BYTES))
+            data = self._members.content(length)
             length -= len(data)
-            while data:
-                written = os.pwrite(descriptor, data, offset)
-                data, offset = data[written:], offset + written
+            _write_all(descriptor, data)
 
     def _put_symlink(self, member: Member, name: bytes) -> None:
         target = self._names.target(member, name)
         self._make_room(member, name)
-        path = self._path(name)
-        os.symlink(target, path)
-        os.utime(path, ns=self._times(member), follow_symlinks=False)
+        os.symlink(target, name, dir_fd=self._root)
+        os.utime(name, ns=self._times(member), dir_fd=self._root, follow_symlinks=False)
 
     def _times(self, member: Member) -> tuple[int, int]:
         """Return when it was read and written; make(1) can do nothing with files of tomorrow."""
-        return self._now_ns, min(max(member.modified_ns, 0), self._now_ns)
+        # In a release all have the same.
+        if member.modified_ns != self._times_of[0]:
+            written_ns = min(max(member.modified_ns, 0), self._now_ns)
+            self._times_of = member.modified_ns, (self._now_ns, written_ns)
+        return self._times_of[1]
 
     def _permissions(self, member: Member, least: int) -> int:
         """Return what the owner and others may do with it; nobody becomes another by running it."""
         if not self._way.rules.permissions:
-            runs = member.kind is Kind.DIRECTORY or member.mode & 0o100
+            runs = member.kind is DIRECTORY or member.mode & 0o100
             return 0o755 if runs else 0o644
         return member.mode & 0o777 | least
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _umask() -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.fetch.tarball import unpack_tarball
 from pytest_kernelvm.foreign.archive_rules import Way
 from pytest_kernelvm.process import run
@@ -204,6 +205,20 @@ def test_what_is_harmless_is_unpacked_as_tar_does(tmp_path: Path) -> None:
         assert seen(ours) == seen(theirs)
         assert (ours / "a/run").stat().st_mode & 0o7777 == 0o755
         assert (ours / "hard").samefile(ours / "a/b/c")
+
+
+def test_a_second_archive_cannot_turn_the_links_of_the_first(tmp_path: Path) -> None:
+    """Two packages are unpacked into one directory; each alone stays in it."""
+    first = [member("sub/deep/x"), link("d", "sub/deep"), link("l", "d/../../x")]
+    for number, members in enumerate((first, [link("d", "sub")])):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for each in members:
+                tar.addfile(each)
+    root = tmp_path / "root"
+    unpack_tarball(tmp_path / "0.tar", root, Way(what="the first"))
+    unpack_tarball(tmp_path / "0.tar", root, Way(what="the first"))
+    with pytest.raises(BadInput, match="the second has a link that leads out of it"):
+        unpack_tarball(tmp_path / "1.tar", root, Way(what="the second"))
 
 
 def seen(tree: Path) -> dict[str, tuple[object, ...]]:
