@@ -80,15 +80,6 @@ def require_intact_below(directory: Path) -> None:
     require_intact(entry / name for name in note.sizes if (entry / name).is_relative_to(below))
 
 
-def is_intact(path: Path) -> bool:
-    """Whether a file is what the store noted of it, or in no store."""
-    try:
-        require_intact((path,))
-    except DamagedStore:
-        return False
-    return True
-
-
 def _require_tree(entry: Path, note: Note) -> None:
     """Compare an entry without noted files: first times and sizes, then content if these differ."""
     if note.stamps is None or stamps_digest(entry, without=ENTRY) == note.stamps:

@@ -93,11 +93,6 @@ class Kernel:
         """The tree that modules are built against; absent for a finished kernel."""
         return self.directory.parent.parent / devel.KIND / self.digest
 
-    @property
-    def system_map(self) -> Path:
-        """The symbols and their addresses."""
-        return self.directory / "System.map"
-
     @cached_property
     def config(self) -> dict[str, str]:
         """The final configuration: symbols that are set, without CONFIG_."""

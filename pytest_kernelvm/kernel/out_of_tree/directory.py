@@ -30,14 +30,10 @@ _MADE = (".o", ".ko", ".cmd", ".mod", ".mod.c", ".symvers", ".order", ".d", ".o.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExternalModules:
-    """Modules that were built. files: the .ko files. said: what the compiler said, mostly nothing.
-
-    files_digest: names the sources that they were built from.
-    """
+    """Modules that were built. files: the .ko files. said: what the compiler said, if anything."""
 
     files: tuple[Path, ...]
     said: str
-    files_digest: str
 
 
 def sources_of(directory: Path) -> dict[str, str]:
@@ -79,7 +75,7 @@ def build_modules(
             Evidence(expected="obj-m += NAME.o", where=(str(directory),)),
         )
     warnings = [line for line in said.splitlines() if "warning: " in line]
-    return ExternalModules(files=files, said="\n".join(warnings), files_digest=digest_of(sources))
+    return ExternalModules(files=files, said="\n".join(warnings))
 
 
 def make_modules(
