@@ -333,6 +333,17 @@ def test_a_panic_wins_over_qemus_status(tmp_path: Path) -> None:
 # What is known besides the console
 
 
+def test_what_a_guest_says_again_and_again_is_one_event(tmp_path: Path) -> None:
+    once = console("lkdtm_aarch64_hung_task")
+    for text, seen in (
+        (once + once.replace("more than 1 seconds", "more than 2 seconds"), "hung task while"),
+        (once + once.replace("task provoke:32", "task other:33"), "hung task and 1 more while"),
+        (once + console("splat_atomic"), "hung task and 1 more while"),
+    ):
+        error = diagnose(symptoms(tmp_path, ready=True, text=text, trouble=Trouble.SPLAT))
+        assert error.evidence.seen == f"{seen} it was tested"
+
+
 def test_a_splat_that_ended_a_wait_names_itself_and_what_was_asked(tmp_path: Path) -> None:
     error = diagnose(
         symptoms(

@@ -29,7 +29,7 @@ from pytest_kernelvm.vm.klog.transcript import (
     on_early_console,
     shown,
 )
-from pytest_kernelvm.vm.verdict.watch import Trouble
+from pytest_kernelvm.vm.verdict.watch import Trouble, tells_again
 
 # QEMU's ShutdownCause (qapi/run-state.json) in words.
 SHUTDOWNS = {
@@ -209,7 +209,12 @@ def _panicked(symptoms: Symptoms, panic: Splat) -> GuestPanic:
 
 
 def _found_wrong(symptoms: Symptoms, splat: Splat) -> GuestSplat:
-    others = len(symptoms.refused) - 1
+    events = [
+        each
+        for number, each in enumerate(symptoms.refused)
+        if not any(tells_again(each, before) for before in symptoms.refused[:number])
+    ]
+    others = len(events) - 1
     more = f" and {others} more" if others else ""
     return GuestSplat(
         f"{symptoms.label}: {splat.title}",

@@ -298,7 +298,7 @@ class Watch:
         return (
             (source is where and told.start <= splat.start < told.end)
             or (source is not where and is_same_event(told, splat))
-            or (splat.kind in REPEATED and _without_figures(splat) == _without_figures(told))
+            or tells_again(splat, told)
             or self._has_led_to(source, where, told, splat)
         )
 
@@ -355,6 +355,11 @@ class Watch:
     def _look_for_halt(self, start: int, end: int) -> None:
         text = self._streams.console_text
         self._halted = self._halted or bool(_HALTED.search(text, start, end))
+
+
+def tells_again(splat: Splat, told: Splat) -> bool:
+    """Whether a guest that does not get on says the same once more, with other figures."""
+    return splat.kind in REPEATED and _without_figures(splat) == _without_figures(told)
 
 
 def _without_figures(splat: Splat) -> str:
