@@ -40,10 +40,10 @@ class Project:
     cell: Cell
     store: Path
 
-    def pytest(self, *arguments: str) -> Completed:
+    def pytest(self, *arguments: str, timeout_s: float = TIMEOUT_S) -> Completed:
         """Run its tests."""
         argv = pytest_argv(self.cell, self.directory, *arguments, "test_it.py")
-        return run(argv, cwd=self.directory, timeout_s=TIMEOUT_S, check=False)
+        return run(argv, cwd=self.directory, timeout_s=timeout_s, check=False)
 
     def kernelvm(self, *arguments: str, store: Path | None = None, stdin: str = "") -> Completed:
         """Give the command, by default on the project's store."""

@@ -52,10 +52,12 @@ def waiting() -> float:
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
+@pytest.mark.slow
 def test_a_flood_is_said(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nkernelvm_console_limit = 1\n")
-    done = project.pytest("-s", "--junitxml=it.xml")
+    # A Malta's port takes a minute for 2 MiB.
+    done = project.pytest("-s", "--junitxml=it.xml", timeout_s=900.0)
     assert "2 failed, 1 passed" in done.stdout
     assert done.stdout.count("hang: ") >= 2
     assert "the console was flooded while it was tested" in done.stdout

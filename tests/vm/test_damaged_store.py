@@ -154,7 +154,7 @@ def test_a_changed_snapshot_is_told_and_made_anew(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mib", [20, 132, 140])
+@pytest.mark.parametrize("mib", [20, 132, 134])
 def test_a_disk_that_fills_while_a_snapshot_is_made(mib: int, cell: Cell, tmp_path: Path) -> None:
     """Before QEMU has its memory, while it writes, and while we copy; never a SIGBUS."""
     bootable = cell.bootable(modules=[MODULE])
