@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign.files import file_kind
 from pytest_kernelvm.store.digest import digest_of, file_digest
 
 # The directory of a copy that make is given as O=; it is no part of the source.
@@ -119,10 +120,22 @@ def _is_there(path: Path) -> bool:
 
 
 def content_digest(path: Path) -> str:
-    """Return what names a file of a source: its bytes and whether it is a program, or its link."""
+    """Return what names a file of a source: its bytes and whether it is a program, or its link.
+
+    Raises BadInput for a FIFO, a socket or a device: reading it might never end.
+    """
     about = path.lstat()
     if stat.S_ISLNK(about.st_mode):
         return digest_of(["link", str(path.readlink())])
+    if not stat.S_ISREG(about.st_mode):
+        raise BadInput(
+            f"{path} is {file_kind(about.st_mode)}",
+            Evidence(
+                expected="regular files, directories and links in a source",
+                where=(str(path),),
+                next_step="remove it, or name another directory",
+            ),
+        )
     program = "x" if about.st_mode & stat.S_IXUSR else "-"
     return program + file_digest(path)
 

@@ -12,9 +12,11 @@ import pytest
 
 from pytest_kernelvm.config.model import ModprobeConfig
 from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.fetch.tree_sync import digests_below
 from pytest_kernelvm.foreign.files import read_regular, regular_content
 from pytest_kernelvm.guest.initramfs import guest_entries
 from pytest_kernelvm.guest.programs import Abi, Programs
+from pytest_kernelvm.kernel.out_of_tree.directory import sources_of
 from pytest_kernelvm.modules.closure import close
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.hostile import Scratch, make_scratch, refused
@@ -184,6 +186,18 @@ def test_the_table_of_exports_of_a_prebuilt_kernel(kind: str, scratch: Scratch) 
     )
     done = refused(scratch, "build", "evil", says=said)
     assert str(root / "boot/Module.symvers") in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket"])
+def test_a_source(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("obj-m += x.o\n")
+    assert [*digests_below(tmp_path)] == ["Makefile"] == [*sources_of(tmp_path)]
+    make, said = SPECIAL[kind]
+    make(tmp_path / "x.c")
+    named = said.removeprefix("it is ").partition(",")[0]
+    for read in (digests_below, sources_of):
+        with pytest.raises(BadInput, match=f"x.c is {named}"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 4095, 4096, 4097, 100_000])
