@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,7 +45,11 @@ class Peer:
     """
 
     def __init__(
-        self, tmp_path: Path, greeting: bytes, answer: Callable[[int, int], bytes]
+        self,
+        tmp_path: Path,
+        greeting: bytes,
+        answer: Callable[[int, int], bytes],
+        repeat_s: float,
     ) -> None:
         self._stack = contextlib.ExitStack()
         self.streams, self.far = self._stack.enter_context(
@@ -57,7 +62,7 @@ class Peer:
         self.streams.start()
         self._thread.start()
         self.channel = Channel(
-            self.streams, ARCH, NUMBERS, lambda: self.streams.console_ended, repeat_s=0.25
+            self.streams, ARCH, NUMBERS, lambda: self.streams.console_ended, repeat_s=repeat_s
         )
 
     def _serve(self) -> None:
@@ -80,8 +85,10 @@ Start = Callable[..., Peer]
 def start(tmp_path: Path) -> Iterator[Start]:
     peers = []
 
-    def begin(answer: Callable[[int, int], bytes], greeting: bytes = hello()) -> Peer:
-        peers.append(Peer(tmp_path, greeting, answer))
+    def begin(
+        answer: Callable[[int, int], bytes], greeting: bytes = hello(), repeat_s: float = 0.25
+    ) -> Peer:
+        peers.append(Peer(tmp_path, greeting, answer, repeat_s))
         return peers[-1]
 
     yield begin
@@ -113,6 +120,24 @@ def test_a_missed_hello_is_asked_for(start: Start) -> None:
     peer = start(lambda _id, _nr: hello(), greeting=b"")
     peer.channel.wait_ready(Deadline(5))
     assert peer.channel.boot_id == 77
+
+
+def test_a_guest_that_boots_is_asked_only_when_it_is_silent(start: Start) -> None:
+    peer = start(lambda _id, _nr: hello(), greeting=b"", repeat_s=1.0)
+    before: list[int] = []
+
+    def boot() -> None:
+        for _line in range(50):
+            peer.far.console.write(b"a line of a boot\n")
+            time.sleep(0.05)
+        before.extend(peer.requests)
+
+    booting = threading.Thread(target=boot)
+    booting.start()
+    peer.channel.wait_ready(Deadline(30))
+    booting.join()
+    assert before == []
+    assert set(peer.requests) == {0}
 
 
 def test_another_version(start: Start) -> None:

@@ -82,8 +82,22 @@ class Channel:
 
         Raises NoReply, or HarnessError if the agent speaks another version.
         """
-        while self._await(_is_hello(self._byteorder), deadline, self._repeat_after_s) is None:
+        while self._await_or_ask(_is_hello(self._byteorder), deadline) is None:
+            pass
+
+    def _await_or_ask(self, wanted: Callable[[bytes], bool], deadline: Deadline) -> bytes | None:
+        """Wait for a payload of an agent that is not ready yet, for a while.
+
+        A guest that says nothing meanwhile is asked for its hello. One that boots is left alone: a
+        PL011 whose FIFO is full when its driver starts, and is filled again as fast as that
+        empties it, never says that there is something to be read
+        (drivers/tty/serial/amba-pl011.c, pl011_enable_interrupts()).
+        """
+        said_bytes = len(self._streams.console_text)
+        payload = self._await(wanted, deadline, self._repeat_after_s)
+        if payload is None and len(self._streams.console_text) == said_bytes:
             self._send(Batch(), HELLO_ID, deadline)
+        return payload
 
     def _note_hello(self, payload: bytes) -> None:
         hello = decode_hello(payload, self._byteorder)
@@ -163,13 +177,13 @@ class Channel:
         self._send(batch, self._current, deadline)
         while True:
             self.boot_id = 0
-            payload = self._await(self._is_reply_or_hello, deadline, self._repeat_after_s)
+            payload = self._await_or_ask(self._is_reply_or_hello, deadline)
             if payload is None:
-                self._send(Batch(), HELLO_ID, deadline)
-            elif self._is_current(payload):
+                continue
+            if self._is_current(payload):
                 self.boot_id = before
                 return batch.decode(payload, self._byteorder)
-            elif self.boot_id != before:
+            if self.boot_id != before:
                 self._owed.pop(self._current, None)
                 return None
 
