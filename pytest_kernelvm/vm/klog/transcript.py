@@ -53,7 +53,7 @@ def lines_between(text: str, after_s: float, before_s: float) -> int:
 
     What a program left unfinished may stand in front of it.
     """
-    stamps = re.findall(r"^[^\n]*?\[ *(\d+\.\d+)\]", text, re.MULTILINE)
+    stamps = re.findall(r"^[^\n]*?\[ *(\d+\.\d{6})\]", text, re.MULTILINE)
     return sum(after_s <= float(stamp) <= before_s for stamp in stamps)
 
 

@@ -31,7 +31,6 @@ class LogReader:
         self._copy = copy
         self._gaps = len(copy.gaps)
         self._is_full_told = False
-        self._marks_written = 0
         self.taint = taint
 
     def take(self, result: int, raw: bytes, seen_bytes: int) -> bool:
@@ -69,7 +68,6 @@ class LogReader:
             if with_taint:
                 batch.call(NR_TAINT, batch.space(_TAINT_BYTES), _TAINT_BYTES, out=(0, None))
             reply = ask(batch)
-            self._marks_written += bool(mark)
             if reply.results[0] < 0:
                 self._note_trouble(reply.results[0])
                 break
@@ -108,9 +106,7 @@ class LogReader:
 
     def _is_on_console(self, gap: LogGap) -> bool:
         text = self._streams.console_text.decode("latin-1")
-        # No console shows our own marks.
-        own = self._marks_written - self._copy.marks
-        return lines_between(text, gap.after_s, gap.before_s) >= gap.lost - own
+        return lines_between(text, gap.after_s, gap.before_s) >= gap.lost
 
     def _find_taint(self, taint: int) -> None:
         before, self.taint = self.taint, taint
