@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_kernelvm.vm.klog.splat_reader import SplatReader
 from pytest_kernelvm.vm.klog.splats import Splat, read_log_splats, read_splats
 
 
@@ -173,6 +174,15 @@ def test_the_second_oops_is_told_when_it_goes_on() -> None:
     assert [(splat.kind, splat.pid) for splat in read_splats(text)] == [("oops", 52), ("oops", 77)]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["Fixing recursive fault but reboot is needed!", "Oops: 00000000", "SError Interrupt on CPU1"],
+)
+def test_what_another_task_says_in_an_oops_is_told_unless_it_begins_to_die(line: str) -> None:
+    text = mixed((52, HEAD), (77, line), *((52, each) for each in DIES))
+    assert [splat.title for splat in read_splats(text)][:2] == [HEAD, line]
+
+
 @pytest.mark.parametrize("first", ["use count", "memory corruption"])
 @pytest.mark.parametrize("caller", ["", "T52"])
 def test_a_complaint_of_one_line_takes_nothing_of_what_follows(first: str, caller: str) -> None:
@@ -298,6 +308,16 @@ def test_a_pause_within_the_trace_of_a_task_ends_no_splat() -> None:
     assert only(text).text.endswith("---[ end trace 0000000000000000 ]---")
 
 
+@pytest.mark.parametrize(
+    "words", ["Call trace:", "CPU: 0 PID: 52 Comm: prober Not tainted 6.12.0 #1"]
+)
+def test_a_trace_of_the_task_that_comes_later_is_another_event(words: str) -> None:
+    first = [(10.0, "BUG: sleeping function called from invalid context at a/b.c:9")]
+    first += [(10.1, "Call trace:"), (10.2, " provoke+0x1/0x2")]
+    later = [(13.0, words), (13.1, "Call trace:"), (13.2, " other+0x1/0x2")]
+    assert kinds(at(first + later, "T52")) == ["atomic context", "call trace"]
+
+
 def test_where_nobody_knows_whose_it_is_a_pause_does() -> None:
     assert kinds(at(SLOW_WARNING, "")) == ["WARNING", "call trace"]
 
@@ -363,6 +383,19 @@ def test_a_warning_whose_message_begins_like_a_bug_is_one() -> None:
     assert kinds(text) == ["WARNING"]
     assert message in only(text).text
     assert kinds(stamped(message)) == ["BUG"]
+
+
+@pytest.mark.parametrize("size", [1, 50, 200])
+def test_nor_does_it_matter_in_which_pieces_it_comes(size: int) -> None:
+    message = "BUG: Dentry 00000000a1b2c3d4{i=1,n=x}  still in use (1) [unmount of ramfs ramfs]"
+    warning = "WARNING: CPU: 0 PID: 52 at fs/dcache.c:1616 umount_check+0x1/0x2"
+    lines = ["------------[ cut here ]------------", message, warning, *DIES[1:]]
+    raw, text = stamped("\n".join(lines)).encode(), bytearray()
+    reader = SplatReader(text)
+    for begin in range(0, len(raw), size):
+        text += raw[begin : begin + size]
+        reader.read(ended=False)
+    assert [splat.kind for splat in reader.splats] == ["WARNING"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from pytest_kernelvm.vm.klog.splat_lines import Line
 from pytest_kernelvm.vm.klog.splat_table import (
     BEFORE_CUT,
     BEFORE_TRACE,
+    BEGINS_TO_DIE,
     DUMP_HEAD,
     EXPLAINED,
+    FRAME,
     ONE_EVENT,
     SAID_AGAIN,
     STALL_LINE,
@@ -22,9 +24,9 @@ from pytest_kernelvm.vm.klog.splat_table import (
 from pytest_kernelvm.vm.klog.splat_window import (
     CUT_HERE,
     END_MARK,
-    FRAME,
     LINES_ABOVE,
     MOST_LINES,
+    SEPARATOR,
     Window,
 )
 
@@ -36,14 +38,12 @@ _TRACE_LINE = re.compile(
 )
 # What is of the splat of its task for sure, however long a slow guest took to print what is above.
 _CERTAIN_LINE = re.compile(
-    r"\s+(?:\? )?[\w.$<>: ]+\+0x[0-9a-f]+/0x[0-9a-f]+.*|</?[\w#]+>|Code: .*"
+    rf"{FRAME}|</?[\w#]+>|Code: .*"
     r"|(?:RIP|Hardware name|Modules linked in|pstate|pc|lr|sp|x\d+|epc|status) ?: ?.*"
     r"|(?:RSP|RAX|RDX|RBP|R10|R13|FS|CS|CR2|DR0|DR3): .*"
 )
 # So long may that take.
 _SLOW_S = 10.0
-# die() counts its oopses in its first line, but on m68k.
-_DIES = re.compile(r"\[#\d+\]")
 _KILLED = re.compile(r"(?:Memory cgroup o|O)ut of memory: Kill.*|Out of memory and no killable .*")
 
 
@@ -60,9 +60,9 @@ def _last_by_mark(window: Window, kind: str) -> tuple[Line, bool]:
     if kind == "panic":
         return window.end_of_panic()
     in_trace = False
-    framed = any(FRAME.fullmatch(line.words) for _, line in window.above(1))
+    framed = any(SEPARATOR.fullmatch(line.words) for _, line in window.above(1))
     for here, line in window.below(MOST_LINES - 1):
-        if END_MARK.fullmatch(line.words) or (framed and FRAME.fullmatch(line.words)):
+        if END_MARK.fullmatch(line.words) or (framed and SEPARATOR.fullmatch(line.words)):
             return line, True
         heads = kind in BEFORE_CUT and here == 1 and bool(CUT_HERE.fullmatch(line.words))
         if not heads and _is_another(window, here, kind, in_trace):
@@ -73,7 +73,7 @@ def _last_by_mark(window: Window, kind: str) -> tuple[Line, bool]:
 
 def _last_by_frame(window: Window, kind: str) -> tuple[Line, bool]:
     for here, line in window.below(MOST_LINES - 1):
-        if FRAME.fullmatch(line.words):
+        if SEPARATOR.fullmatch(line.words):
             return line, True
         if _is_another(window, here, kind, in_trace=False):
             return window[here - 1], True
@@ -231,7 +231,7 @@ def _last_indented(window: Window) -> Line:
 def _is_another(window: Window, here: int, kind: str, in_trace: bool) -> bool:
     """Whether a line is of something else: another splat, or much later."""
     if window.pauses_before(here):
-        return not _goes_on_slowly(window, here)
+        return not _goes_on_slowly(window, here, in_trace)
     words = window[here].words
     other = kind_of(words)
     if not other:
@@ -241,16 +241,16 @@ def _is_another(window: Window, here: int, kind: str, in_trace: bool) -> bool:
     if not window.is_of_same_caller(here):
         # A second task that begins to die prints its first lines, and the rest when the first one
         # is through with die() (arch/arm64/mm/fault.c, die_kernel_fault()).
-        waits = kind == other == "oops" and not _DIES.search(words)
+        waits = kind == "oops" and BEGINS_TO_DIE.fullmatch(words)
         return in_trace or not waits
     return in_trace or not {kind, other} <= ONE_EVENT
 
 
-def _goes_on_slowly(window: Window, here: int) -> bool:
+def _goes_on_slowly(window: Window, here: int, in_trace: bool) -> bool:
     """Whether a line that came late is of the splat nevertheless: of its task, and never alone."""
     line = window[here]
     if not line.caller or line.caller != window[0].caller or window.pause_s(here) > _SLOW_S:
         return False
-    return any(
-        each.fullmatch(line.words) for each in (_CERTAIN_LINE, TRACE_HEAD, END_MARK, DUMP_HEAD)
-    )
+    # Behind a call trace, the head of one may be that of another event.
+    goes_on = (_CERTAIN_LINE, END_MARK) if in_trace else (_CERTAIN_LINE, DUMP_HEAD, TRACE_HEAD)
+    return any(each.fullmatch(line.words) for each in goes_on)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from pytest_kernelvm.vm.klog.splat_table import PANIC_HINT
 from pytest_kernelvm.vm.klog.splats import HINT, LINES_ABOVE, Splat, read_splats
 
 # So much is read at once.
@@ -16,7 +17,7 @@ LONGEST_BYTES = 1 << 16
 MOST_SPLATS = 1000
 
 _HINT = re.compile(HINT.pattern.encode())
-_FATAL = b"Kernel panic"
+_PANIC_HINT = re.compile(PANIC_HINT.pattern.encode())
 
 
 class SplatReader:
@@ -77,13 +78,14 @@ class SplatReader:
 
     def _read_to(self, end: int) -> None:
         self._see(self._searched, end)
-        if self.left_out and self._text.find(_FATAL, self._searched, end) < 0:
+        if self.left_out and not _PANIC_HINT.search(self._text, self._searched, end):
             self._pass_over(end)
             return
         if not self.unfinished and not _HINT.search(self._text, self._searched, end):
             self._searched = end
             return
-        start = self.unfinished.start if self.unfinished else self._above(self._searched)
+        # What a line means may hang on those above it.
+        start = self._above(self.unfinished.start if self.unfinished else self._searched)
         self._searched = end
         self.unfinished = None
         said = bytes(self._text[start:end]).decode("latin-1")

@@ -490,11 +490,12 @@ CAUSE = re.compile(
 TRACE_HEAD = re.compile(
     r"(?:Call [Tt]race|Backtrace): ?.*| [\w.]+(?: \[\w+\])? from [\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+.*"
 )
+# A line of a call trace.
+FRAME = r"\s+(?:\? )?[\w.$<>: ]+\+0x[0-9a-f]+/0x[0-9a-f]+.*"
 # What stands between a telling line and its call trace for as long as it likes: frames of other
 # traces (mm/page_owner.c, mm/slub.c, kernel/locking/lockdep.c), an object's bytes, queued work.
 BEFORE_TRACE = re.compile(
-    r"\s+(?:\? )?[\w.$<>: ]+\+0x[0-9a-f]+/0x[0-9a-f]+.*"
-    r"|(?:Object|Redzone|Padding|Bytes b4) +[0-9a-f]+: .*|workqueue \S.*: flags=.*"
+    rf"{FRAME}|(?:Object|Redzone|Padding|Bytes b4) +[0-9a-f]+: .*|workqueue \S.*: flags=.*"
 )
 # dump_stack() begins so (lib/dump_stack.c, dump_stack_print_info()).
 DUMP_HEAD = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: \d+ Comm: .*")
@@ -524,6 +525,14 @@ STALL_LINE = re.compile(
 # The beginnings of telling lines in which a task's name, and so a newline, may stand.
 NAME_FOLLOWS = re.compile(r"(?:INFO: task|WARNING:) .{0,40}")
 
+# What is printed before die(), which may have to wait for another task's.
+BEGINS_TO_DIE = re.compile(
+    r"(?:CPU \d+ )?Unable to handle kernel .*"
+    r"|BUG: (?:[Uu]nable to handle|[Kk]ernel NULL pointer) .*"
+)
+# die() counts its oopses in its first line, but on m68k.
+DIES = re.compile(r"\[#\d+\]")
+
 # Several telling lines of these kinds may be one event.
 ONE_EVENT = frozenset(
     ("oops", "BUG", "list corruption", "memory corruption", "use count", "WARNING", "UBSAN")
@@ -544,6 +553,9 @@ def _hints() -> str:
         f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in sorted(by_first.items())
     )
 
+
+# What the telling line of a panic holds.
+PANIC_HINT = re.compile("|".join(re.escape(h) for r in ROWS if r.kind == "panic" for h in r.hints))
 
 # What any of the telling lines holds: to pass over text without looking at each of its lines.
 HINT = re.compile(_hints())

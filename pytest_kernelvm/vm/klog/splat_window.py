@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pytest_kernelvm.vm.klog.splat_lines import ConsoleLines, Line
 
 CUT_HERE = re.compile(r"-+\[ cut here \]-+|8<--- cut here ---")
-FRAME = re.compile(r"={20,}")
+SEPARATOR = re.compile(r"={20,}")
 END_MARK = re.compile(r"---\[ end (?:trace|Kernel panic).*")
 # kernel/printk/nbcon.c: the console was taken from who printed a line, which is printed once more.
 _REPLAYED = re.compile(r"\*\* replaying previous printk message \*\*\r*\n")

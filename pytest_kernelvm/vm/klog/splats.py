@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pytest_kernelvm.vm.klog.splat_ends import last_line
-from pytest_kernelvm.vm.klog.splat_lines import ConsoleLines, Line, LogLines, guest_seconds
+from pytest_kernelvm.vm.klog.splat_lines import STAMP, ConsoleLines, Line, LogLines, guest_seconds
 from pytest_kernelvm.vm.klog.splat_table import (
     ABOVE_CUT,
     CAUSE,
+    DIES,
     DUMP_HEAD,
     EXPLAINED,
     HINT,
@@ -24,7 +25,13 @@ from pytest_kernelvm.vm.klog.splat_table import (
     End,
     row_of,
 )
-from pytest_kernelvm.vm.klog.splat_window import CUT_HERE, FRAME, LINES_ABOVE, Window, is_replayed
+from pytest_kernelvm.vm.klog.splat_window import (
+    CUT_HERE,
+    LINES_ABOVE,
+    SEPARATOR,
+    Window,
+    is_replayed,
+)
 
 __all__ = [
     "HINT",
@@ -43,7 +50,6 @@ _CAUSE_LINES = 3
 _NAME_LINES = 3
 # Reports that have a call trace in their midst, and how soon after their beginning its rest comes.
 _REPORTS = frozenset(("KASAN", "KCSAN", "KMSAN", "KFENCE", "lockdep"))
-_HAS_TRACE = re.compile(r"(?:^|\] |: )Call [Tt]race:", re.MULTILINE)
 _REST_S = 2.0
 
 
@@ -195,7 +201,7 @@ def _first(window: Window, told: _Telling) -> tuple[int, str]:
             if DUMP_HEAD.fullmatch(line.words):
                 return above, line.words
         return 0, told.title
-    if any(FRAME.fullmatch(line.words) for _, line in window.above(1)):
+    if any(SEPARATOR.fullmatch(line.words) for _, line in window.above(1)):
         return -1, told.title
     if told.end is not End.MARK:
         return 0, told.title
@@ -242,7 +248,8 @@ def _is_message(window: Window) -> bool:
 
 def _lacks_trace(splat: Splat) -> bool:
     """Whether it is a report without its call trace."""
-    return splat.kind in _REPORTS and not _HAS_TRACE.search(splat.text)
+    words = (STAMP.sub("", line, count=1) for line in splat.text.split("\n"))
+    return splat.kind in _REPORTS and not any(TRACE_HEAD.fullmatch(each) for each in words)
 
 
 def _is_rest_of(broken: Splat, splat: Splat) -> bool:
@@ -314,8 +321,6 @@ def _splat(window: Window, told: _Telling, first: int, last: Line, complete: boo
     )
 
 
-# die() counts its oopses in its first line, but on m68k.
-_DIED = re.compile(r"\[#\d+\]")
 # On arm64, the CPU of an exception that never returned warns of its context tracking when it is
 # idle the next time, or goes back to a program (kernel/context_tracking.c; before 6.0 in
 # kernel/rcu/tree.c, rcu_eqs_enter()).
@@ -326,7 +331,7 @@ _CONTEXT_TRACKING = re.compile(
 
 def _has_died(splat: Splat) -> bool:
     """Whether it ended the task under which it came."""
-    return splat.kind == "oops" or bool(_DIED.search(splat.text))
+    return splat.kind == "oops" or bool(DIES.search(splat.text))
 
 
 def belongs_to(oops: Splat, splat: Splat) -> bool:
