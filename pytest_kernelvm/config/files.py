@@ -14,6 +14,7 @@ from pytest_kernelvm.foreign.files import file_kind
 
 
 def existing_file(base: Path, located: Located, what: str, version: str) -> Path:
+    """Return a file that a vm-config names, which must exist. Raises BadInput."""
     path = base / located.text.replace("{version}", version)
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode
@@ -40,6 +41,7 @@ def _file_names(directory: Path) -> list[str]:
 
 
 def read_base_config(base: Path, located: Located | None, version: str) -> str:
+    """Return the base configuration: a make target's name or a file's path. Raises BadInput."""
     if located is None:
         return "allnoconfig"
     text = located.text

@@ -52,6 +52,7 @@ def read_symbols(given: dict[str, Any]) -> tuple[Requested, ...]:
 
 
 def read_fragment(base: Path, given: Located | dict[str, Any], version: str) -> Fragment:
+    """Return a fragment, given by its path or with its circumstances. Raises BadInput."""
     detailed = {"file": given} if isinstance(given, Located) else given
     located: Located = detailed["file"]
     return Fragment(
@@ -62,6 +63,7 @@ def read_fragment(base: Path, given: Located | dict[str, Any], version: str) -> 
 
 
 def read_conditional(condition: str, symbols: dict[str, Any], file: Path) -> Conditional:
+    """Return what is asked for only where another symbol is set. Raises BadInput."""
     name, _, value = condition.partition("=")
     asked = read_symbols(symbols)
     where = asked[0].where if asked else str(file)

@@ -24,6 +24,7 @@ from pytest_kernelvm.errors import BadInput, Evidence
 
 
 def read_source(base: Path, given: dict[str, Located], file: Path, version: str) -> Source:
+    """Return a kernel's source, its paths relative to the vm-config. Raises BadInput."""
     if not given:
         return Source(kind="debian", value=f"linux-source-{version}", where=str(file))
     texts = {key: located.text.replace("{version}", version) for key, located in given.items()}

@@ -35,6 +35,12 @@ from pytest_kernelvm.toolchain.image_tools import IMAGE_TOOLS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
+    """One thing that cells need of the machine.
+
+    look: finds it. reason: what it is for. minimum: the least version. notes: what to do on a
+    system that has no package of it.
+    """
+
     name: str
     look: Callable[[], Seen]
     reason: str
@@ -60,6 +66,7 @@ class Need:
 
 
 def general_needs(cells: Sequence[VmConfig]) -> tuple[Need, ...]:
+    """Return what every cell needs."""
     ids = tuple(cell.id for cell in cells)
     python = Need(
         name="python",
@@ -107,6 +114,7 @@ def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
 
 
 def arch_needs(cells: Sequence[VmConfig]) -> Iterable[Need]:
+    """Return what the architectures of cells need: compilers and QEMU."""
     for arch in {cell.arch.name: cell.arch for cell in cells}.values():
         ids = tuple(cell.id for cell in cells if cell.arch.name == arch.name)
         compiler = f"{arch.toolchain_prefix}gcc"
@@ -153,6 +161,7 @@ def _compiler_notes(arch: Arch) -> Mapping[System, str]:
 
 
 def source_needs(cells: Sequence[VmConfig], debian_sources: Path) -> Iterable[Need]:
+    """Return what the sources of cells need."""
     packages: dict[str, list[str]] = {}
     files: dict[str, list[str]] = {}
     for cell in cells:
@@ -222,6 +231,7 @@ def _chosen_programs(kernel: KernelConfig) -> Iterable[Program]:
 
 
 def optional_needs(cells: Sequence[VmConfig]) -> Iterable[Need]:
+    """Return what is of use and may be missing."""
     ids = tuple(cell.id for cell in cells)
     # Optional: whoever reads this has a virtual environment or needs none.
     yield Need(

@@ -20,11 +20,14 @@ _VERSION_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
+    """Where something was found, and its version; None for what is not known."""
+
     path: Path | None = None
     version: str | None = None
 
 
 def probe_program(name: str, version_flags: tuple[str, ...]) -> Seen:
+    """Look for a program, and ask it for its version."""
     places = os.pathsep.join([os.environ.get("PATH", os.defpath), *ADMIN_DIRECTORIES])
     path = shutil.which(name, path=places if name in _ADMIN_PROGRAMS else None)
     if path is None:
@@ -45,6 +48,7 @@ def probe_header(name: str) -> Seen:
 
 
 def probe_debian_source(package: str, directory: Path) -> Seen:
+    """Look for the tarball of a Debian source package."""
     tarball = next(iter(sorted(directory.glob(f"{package}.tar.*"))), None)
     query = shutil.which("dpkg-query")
     if tarball is None or query is None:
@@ -54,10 +58,12 @@ def probe_debian_source(package: str, directory: Path) -> Seen:
 
 
 def probe_file(path: Path) -> Seen:
+    """Look for a file."""
     return Seen(path=path if path.exists() else None)
 
 
 def probe_ensurepip() -> Seen:
+    """Look for what makes virtual environments."""
     spec = importlib.util.find_spec("ensurepip")
     return Seen(path=Path(spec.origin)) if spec and spec.origin else Seen()
 
@@ -79,4 +85,5 @@ def _version_in(text: str) -> str | None:
 
 
 def numbers(version: str) -> tuple[int, ...]:
+    """Return a version's numbers, to compare it with another."""
     return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -156,5 +156,6 @@ ARCH_PROGRAMS: dict[str, dict[System, tuple[str, ...]]] = {
 
 
 def packages_row(*names: str) -> Mapping[System, tuple[str, ...]]:
+    """Return the packages of a program, one column for each system."""
     each = names * len(SYSTEMS) if len(names) == 1 else names
     return {system: (name,) for system, name in zip(SYSTEMS, each, strict=True)}

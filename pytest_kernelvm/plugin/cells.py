@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_kernelvm.plugin import claims
+from pytest_kernelvm.plugin.options import are_named, configs_directory
+from pytest_kernelvm.plugin.stash import CELLS, UNUSABLE
 
 if TYPE_CHECKING:
     from pytest_kernelvm.config.model import VmConfig
-from pytest_kernelvm.plugin.options import are_named, configs_directory
-from pytest_kernelvm.plugin.stash import CELLS, UNUSABLE
 
 
 def selected_cells(config: pytest.Config) -> tuple[VmConfig, ...]:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_kernelvm.plugin.stash import CHARGED, FACTORY
+
 if TYPE_CHECKING:
     from pytest_kernelvm.plugin.splat_policy import Tolerance
-from pytest_kernelvm.plugin.stash import CHARGED, FACTORY
 
 
 def tolerance_of(item: pytest.Item) -> Tolerance:
+    """Return which splats a test allows, and whether others fail it."""
     from pytest_kernelvm.plugin.splat_policy import Tolerance
 
     mode = item.config.getoption("--kernelvm-splats") or item.config.getini("kernelvm_splats")

@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_kernelvm.plugin import claims, marks
+from pytest_kernelvm.plugin.cells import cell_config_of
+from pytest_kernelvm.plugin.conclusion import answer_for_guests, tolerance_of
+from pytest_kernelvm.plugin.options import console_limit_bytes, fresh_of, store_root
+from pytest_kernelvm.plugin.stash import FACTORY, MISTAKE, NEXT, NUMBERS
+from pytest_kernelvm.plugin.telling import progress, run_report
 
 if TYPE_CHECKING:
     from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
@@ -19,11 +24,6 @@ if TYPE_CHECKING:
     from pytest_kernelvm.report.observer import Witness
     from pytest_kernelvm.session.guests import Guests
     from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.plugin.cells import cell_config_of
-from pytest_kernelvm.plugin.conclusion import answer_for_guests, tolerance_of
-from pytest_kernelvm.plugin.options import console_limit_bytes, fresh_of, store_root
-from pytest_kernelvm.plugin.stash import FACTORY, MISTAKE, NEXT, NUMBERS
-from pytest_kernelvm.plugin.telling import progress, run_report
 
 
 @pytest.fixture(scope="session")

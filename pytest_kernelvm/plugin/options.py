@@ -93,6 +93,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def configs_directory(config: pytest.Config) -> Path:
+    """Return the directory of the vm-configs."""
     named = config.getoption("--kernelvm-configs") or config.getini("kernelvm_configs")
     return Path(config.rootpath, named)
 
@@ -104,6 +105,7 @@ def are_named(config: pytest.Config) -> bool:
 
 
 def store_root(config: pytest.Config) -> Path:
+    """Return the directory of the store."""
     from pytest_kernelvm.store.store import default_store
 
     named = config.getoption("--kernelvm-store")
@@ -111,6 +113,7 @@ def store_root(config: pytest.Config) -> Path:
 
 
 def console_limit_bytes(config: pytest.Config) -> int:
+    """Return how much of a guest's console is kept. Raises UsageError."""
     words = config.getini("kernelvm_console_limit")
     if not (words.isascii() and words.isdecimal() and int(words)):
         raise pytest.UsageError(f"kernelvm_console_limit is a number of MiB, not {words!r}")
@@ -118,5 +121,6 @@ def console_limit_bytes(config: pytest.Config) -> int:
 
 
 def fresh_of(config: pytest.Config) -> str:
+    """Return how a test gets its guest: restored, booted or shared."""
     named: str = config.getoption("--kernelvm-fresh") or config.getini("kernelvm_fresh")
     return named

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_kernelvm.report.run import RunReport
-    from pytest_kernelvm.report.terminal import TerminalProgress
 from pytest_kernelvm.plugin.cells import selected_cells
 from pytest_kernelvm.plugin.options import store_root
 from pytest_kernelvm.plugin.stash import MISTAKE, PROGRESS, RUN
+
+if TYPE_CHECKING:
+    from pytest_kernelvm.report.run import RunReport
+    from pytest_kernelvm.report.terminal import TerminalProgress
 
 
 def run_report(config: pytest.Config) -> RunReport:
@@ -38,6 +39,7 @@ def tell_mistakes(session: pytest.Session) -> None:
 
 
 def header_of(config: pytest.Config, nodeids: Sequence[str]) -> list[str]:
+    """Return the lines that say with what the cells of some tests are tested."""
     from pytest_kernelvm.plugin.scheduling import cell_pattern
     from pytest_kernelvm.report.run import header
 
@@ -50,6 +52,7 @@ def header_of(config: pytest.Config, nodeids: Sequence[str]) -> list[str]:
 
 
 def progress(config: pytest.Config) -> TerminalProgress:
+    """Return what shows the progress of long work in the terminal."""
     if PROGRESS not in config.stash:
         from pytest_kernelvm.report.terminal import TerminalProgress
 

@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# What a process on another host may use is left alone for so long.
 ELSEWHERE_S = 86400.0
 # What nobody holds a lock of is left alone while it may be work of an earlier version of us.
 ABANDONED_S = 86400.0
 
 
 def this_process() -> str:
+    """Return a name of this process that no other one has, on any host."""
     return f"{socket.gethostname()}-{os.getpid()}-{_started(os.getpid())}"
 
 
@@ -84,8 +86,9 @@ def locked_if_free(directory: Path) -> Iterator[bool | None]:
 
 
 def holder(path: Path) -> str:
+    """Return who holds a lock, in words, by what its file says."""
     try:
-        holder = json.loads(path.read_text())
-        return f"being made by pid {holder['pid']} on {holder['host']}"
+        said = json.loads(path.read_text())
+        return f"being made by pid {said['pid']} on {said['host']}"
     except (OSError, ValueError, KeyError):
         return "being made by another process"

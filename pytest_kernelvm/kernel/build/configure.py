@@ -49,6 +49,7 @@ def source_tree(
 def make_run_in(
     store: Store, cell: VmConfig, tree: Path, directory: Path, jobs: int | None = None
 ) -> MakeRun:
+    """Return how make is run for a cell's kernel, in a directory of its own."""
     return MakeRun(
         cell=cell,
         tree=tree,
@@ -134,6 +135,7 @@ def _configuration(store: Store, build: MakeRun) -> Configuration:
 
 
 def answers_of(build: MakeRun) -> Path:
+    """Return where the answers of conf to its questions are kept during a build."""
     return build.directory.with_name("conf-answers")
 
 

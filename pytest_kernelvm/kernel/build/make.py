@@ -28,6 +28,13 @@ _COMPILED = re.compile(r"\s+(?:CC|AS|HOSTCC|LD|AR|CC \[M\]|LD \[M\])\s+(\S.*)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MakeRun:
+    """How make is run for one kernel.
+
+    files: digests of the source's files where they may change, else None. variables: what make is
+    given on its command line. directory: where it builds. log: of this run; kept_log: where that is
+    copied if it fails. jobs: how many compilers at once.
+    """
+
     cell: VmConfig
     tree: Path
     files: Mapping[str, str] | None
@@ -98,6 +105,7 @@ def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
 
 
 def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
+    """Compile what a kernel has; return how many files were compiled. Raises BuildFailed."""
     cell = build.cell
     started = time.monotonic()
     compiled = 0
@@ -123,6 +131,7 @@ def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
 
 
 def install_modules(build: MakeRun, earlier: Earlier | None, installed: Path) -> None:
+    """Install a kernel's modules; those of an earlier build that are the same are linked."""
     config = dot_config.parse_config((build.directory / ".config").read_text())
     if config.get("MODULES") != "y":
         return
