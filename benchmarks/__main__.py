@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import boot_paths, builds, guests
 from benchmarks.measuring import compared, line, paired, scratch, timed
 from benchmarks.modules import bench_modules
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.kernel.build.build import find_kernel
 from pytest_kernelvm.process import run
@@ -24,7 +24,7 @@ from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.store.store import Store, default_store
 
 
-def bench_store(configs: Sequence[VmConfig], store: Store, rounds: int) -> None:
+def bench_store(configs: Sequence[CellConfig], store: Store, rounds: int) -> None:
     """Measure how long a stored kernel takes to be found."""
     config = configs[0]
     found_s = statistics.median(
@@ -55,7 +55,7 @@ def bench_second_run(cell: Cell) -> None:
     line(f"second pytest -m vm, {cell.config.id}", f"{done.elapsed_s:.1f} s", last[:30])
 
 
-def bench_builds(config: VmConfig, store: Store, rounds: int, *, whole: bool) -> None:
+def bench_builds(config: CellConfig, store: Store, rounds: int, *, whole: bool) -> None:
     """Measure builds: of the smallest configuration, and of a whole cell."""
     small = builds.tiny(config)
     builds.bench_build(small, store, rounds, compared)

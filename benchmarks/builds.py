@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pytest_kernelvm.config.model import Source, VmConfig
+from pytest_kernelvm.config.model import CellConfig, Source
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.kernel.build.configure import configuring
 from pytest_kernelvm.kernel.build.keys import PINNED, make_variables
@@ -65,7 +65,7 @@ def fresh_store(directory: Path, store: Store) -> Store:
     return Store(directory, Silent())
 
 
-def tiny(config: VmConfig) -> VmConfig:
+def tiny(config: CellConfig) -> CellConfig:
     """Return a cell of the same machine and source with the smallest of configurations."""
     kernel = dataclasses.replace(
         config.kernel, base="tinyconfig", fragments=(), symbols=(), patches=(), conditional=()
@@ -73,7 +73,7 @@ def tiny(config: VmConfig) -> VmConfig:
     return dataclasses.replace(config, id=f"{config.id}-tinyconfig", kernel=kernel)
 
 
-def bench_build(config: VmConfig, store: Store, rounds: int, line: Line) -> None:
+def bench_build(config: CellConfig, store: Store, rounds: int, line: Line) -> None:
     """Compare a build into an empty store with plain make in the same unpacked source.
 
     Both configure, compile, make headers and install modules; make is given the final .config.
@@ -139,7 +139,7 @@ def without_ccache() -> contextlib.AbstractContextManager[None]:
     return environment(CCACHE_DISABLE="1")
 
 
-def bench_ccache(config: VmConfig, store: Store, line: Line) -> None:
+def bench_ccache(config: CellConfig, store: Store, line: Line) -> None:
     """Compare a build in another directory with a warm ccache with the one that warmed it."""
     if not shutil.which("ccache"):
         return
@@ -152,7 +152,7 @@ def bench_ccache(config: VmConfig, store: Store, line: Line) -> None:
     line(f"build, {config.id}, warm ccache, plain: cold", seconds[1], seconds[0])
 
 
-def bench_two(config: VmConfig, store: Store, line: Line) -> None:
+def bench_two(config: CellConfig, store: Store, line: Line) -> None:
     """Compare two who want one kernel at the same time with one alone.
 
     Raises AssertionError unless one of them has built it and the other one waited.
@@ -176,7 +176,7 @@ def bench_two(config: VmConfig, store: Store, line: Line) -> None:
     line(f"two want one kernel, {config.id}, plain: one", two_s, one_s)
 
 
-def variants_of(config: VmConfig, store: Store) -> dict[str, VmConfig]:
+def variants_of(config: CellConfig, store: Store) -> dict[str, CellConfig]:
     """Return cells as boot paths ask for them: other symbols, other patches."""
     cell = Cell(config, store)
     found = {"no kexec": without_kexec(cell).config}
@@ -185,7 +185,7 @@ def variants_of(config: VmConfig, store: Store) -> dict[str, VmConfig]:
     return found
 
 
-def bench_variants(config: VmConfig, store: Store, line: Line) -> None:
+def bench_variants(config: CellConfig, store: Store, line: Line) -> None:
     """Compare variants built from their parent's build directory with such built from nothing.
 
     Raises AssertionError if the bytes of any output differ.
@@ -213,7 +213,7 @@ def _digests(kernel: Kernel) -> dict[str, str]:
     }
 
 
-def bench_found(config: VmConfig, store: Store, rounds: int, line: Line) -> None:
+def bench_found(config: CellConfig, store: Store, rounds: int, line: Line) -> None:
     """Measure a store hit: of a Debian source, and of a working tree right after an edit.
 
     Beside the latter stands what `find` takes to look at the tree's files.
@@ -233,7 +233,7 @@ def bench_found(config: VmConfig, store: Store, rounds: int, line: Line) -> None
     line(f"store hit, {config.id}, dirty tree, plain: find", min(hits), min(looks))
 
 
-def working_tree(store: Store, config: VmConfig, directory: Path) -> Path:
+def working_tree(store: Store, config: CellConfig, directory: Path) -> Path:
     """Return a copy of a cell's source. Links would change when others link to the same files."""
     plain = patched(store, locate(store, config.kernel.source), ())
     tree = directory / "linux"
@@ -241,7 +241,7 @@ def working_tree(store: Store, config: VmConfig, directory: Path) -> Path:
     return tree
 
 
-def at_tree(config: VmConfig, tree: Path) -> VmConfig:
+def at_tree(config: CellConfig, tree: Path) -> CellConfig:
     """Return a cell whose kernel is a working tree's."""
     source = Source(kind="tree", value=str(tree), where="benchmark")
     return dataclasses.replace(config, kernel=dataclasses.replace(config.kernel, source=source))
@@ -253,7 +253,7 @@ def edit(path: Path) -> None:
     path.write_text(f"{text}\n/* {time.time_ns()} */\n")
 
 
-def bench_edits(config: VmConfig, store: Store, rounds: int, line: Line) -> None:
+def bench_edits(config: CellConfig, store: Store, rounds: int, line: Line) -> None:
     """Measure from saving a .c file of a working tree to a guest that runs it.
 
     Beside it stands plain make of the image in the same build directory after such an edit.
@@ -277,7 +277,7 @@ def bench_edits(config: VmConfig, store: Store, rounds: int, line: Line) -> None
     line(f"save to booted guest, {config.id}, plain: make", min(ready_s), min(make_s))
 
 
-def _plain_make(config: VmConfig, store: Store, name: str) -> float:
+def _plain_make(config: CellConfig, store: Store, name: str) -> float:
     """Touch a file in the build directory that was used last, and make the image there."""
     note = max((store.root / "builds").glob("*/note.json"), key=lambda path: path.stat().st_mtime)
     tree = note.with_name("tree")
@@ -288,7 +288,7 @@ def _plain_make(config: VmConfig, store: Store, name: str) -> float:
     return timed(lambda: run(argv, env=env, timeout_s=7200))
 
 
-def bench_modules(config: VmConfig, store: Store, rounds: int, line: Line) -> None:
+def bench_modules(config: CellConfig, store: Store, rounds: int, line: Line) -> None:
     """Measure from saving a module's .c file to its result in a guest."""
     cell = Cell(config, store)
     with scratch(store) as directory:

@@ -20,7 +20,7 @@ from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.machine.vm import Bootable, Vm
-from pytest_kernelvm.vm.qemu.argv import Boot, Ends, qemu_argv
+from pytest_kernelvm.vm.qemu.argv import Backends, Boot, qemu_argv
 
 LAST_LINE_BEFORE_INIT = b"Run /init as init process"
 PATIENCE_S = 30.0
@@ -79,7 +79,7 @@ def _boot_plain(cell: Cell) -> float:
     boot = dataclasses.replace(cell.boot(cell.initramfs(cell.closure(()))), machine=machine)
     with scratch() as directory:
         log = directory / "console"
-        argv = qemu_argv(boot, Ends(console=f"file,path={log}", channel="null"))
+        argv = qemu_argv(boot, Backends(console=f"file,path={log}", channel="null"))
         started = time.perf_counter()
         with spawn(argv, output=directory / "qemu.log"):
             while not (log.exists() and LAST_LINE_BEFORE_INIT in log.read_bytes()):
@@ -149,7 +149,9 @@ def _bare(boot: Boot, *extra: str) -> Iterator[tuple[socket.socket, socket.socke
     pairs = [socket.socketpair() for _ in range(2)]
     numbers = [pair[1].fileno() for pair in pairs]
     machine = dataclasses.replace(boot.machine, sandbox=False)
-    ends = Ends(console="null", channel=f"socket,fd={numbers[0]}", qmp=f"socket,fd={numbers[1]}")
+    ends = Backends(
+        console="null", channel=f"socket,fd={numbers[0]}", qmp=f"socket,fd={numbers[1]}"
+    )
     argv = qemu_argv(dataclasses.replace(boot, machine=machine), ends)
     with scratch() as directory:
         with spawn([*argv, *extra], pass_fds=numbers, output=directory / "qemu.log"):

@@ -26,7 +26,7 @@ from benchmarks.measuring import (
     scratch,
     timed,
 )
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.probe import probe
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
@@ -75,12 +75,12 @@ def bench_modules(directory: Path, rounds: int) -> None:
     line(f"modules of {directory.name}", str(len(names)))
 
     def open_and_close() -> None:
-        assert close(ModuleTree(directory), ["nft_ct"]).load_order
+        assert resolve_closure(ModuleTree(directory), ["nft_ct"]).load_order
 
     def close_all() -> None:
         tree = ModuleTree(directory)
         for name in names:
-            assert close(tree, [name]).load_order
+            assert resolve_closure(tree, [name]).load_order
 
     def probe_all() -> None:
         tree = ModuleTree(directory)
@@ -130,7 +130,7 @@ def bench_packing(directory: Path, rounds: int) -> None:
 
     def pack() -> None:
         tree = ModuleTree(directory)
-        closure = close(tree, ["nft_ct"])
+        closure = resolve_closure(tree, ["nft_ct"])
         pruned_metadata(tree, closure)
         for path in closure.files:
             path.read_bytes()

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_kernelvm.cli.selection import cells_of, one_cell, store_of
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import Requested, VmConfig
+from pytest_kernelvm.config.model import CellConfig, Requested
 from pytest_kernelvm.errors import BadInput, Evidence
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
     from pytest_kernelvm.kernel.kconfig.diff import Side
     from pytest_kernelvm.kernel.kconfig.losses import Explainer
-    from pytest_kernelvm.kernel.kconfig.session import Configuration, Decision
+    from pytest_kernelvm.kernel.kconfig.session import Decision, KconfigSession
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9.+-]*")
 _SHOWN = 10
@@ -73,7 +73,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _unknown(configuration: Configuration, decision: Decision, name: str) -> BadInput:
+def _unknown(configuration: KconfigSession, decision: Decision, name: str) -> BadInput:
     """Return the error for a symbol that the cell's Kconfig files lack: where it is, or was."""
     from pytest_kernelvm.kernel.kconfig.losses import explain_losses
 
@@ -86,7 +86,9 @@ def _unknown(configuration: Configuration, decision: Decision, name: str) -> Bad
     )
 
 
-def _described(cell: VmConfig, decision: Decision, symbol: Any, explainer: Explainer) -> list[str]:
+def _described(
+    cell: CellConfig, decision: Decision, symbol: Any, explainer: Explainer
+) -> list[str]:
     from pytest_kernelvm.kernel.kconfig.menus import TYPES, prompts
 
     menus = explainer.menus
@@ -126,7 +128,7 @@ def _part(title: str, entries: list[str]) -> list[str]:
 
 
 def _to_change(
-    configuration: Configuration, decision: Decision, symbol: Any, value: str
+    configuration: KconfigSession, decision: Decision, symbol: Any, value: str
 ) -> list[str]:
     """Return what becomes of the symbol if it is asked for, as olddefconfig says."""
     from kconfiglib import BOOL, TRISTATE
@@ -187,7 +189,7 @@ def _side(arguments: argparse.Namespace, name: str, beside: str) -> Side:
         )
 
 
-def _cell_of_version(arguments: argparse.Namespace, version: str, beside: str) -> VmConfig:
+def _cell_of_version(arguments: argparse.Namespace, version: str, beside: str) -> CellConfig:
     """Return a cell with some version: of --config, of the vm-config beside, or of the only one."""
     known = cells_of(arguments)
     beside_it = [cell for cell in known if beside in (cell.id, cell.name)]

@@ -93,14 +93,14 @@ def add_modules(verbs: Verbs) -> None:
 
 
 def _closure(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.modules.closure import close
+    from pytest_kernelvm.modules.closure import resolve_closure
     from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
     from pytest_kernelvm.modules.rendering import render
     from pytest_kernelvm.modules.tree import ModuleTree
 
     directory = arguments.tree or _cell_for_closure(arguments).tree.directory
     tree = ModuleTree(directory, modprobe_d=_modprobe_d(arguments.modprobe_d))
-    found = close(
+    found = resolve_closure(
         tree,
         arguments.modules,
         allow_missing=arguments.allow_missing,

@@ -159,11 +159,11 @@ def _introduce(bundle: Bundle) -> None:
 
 
 def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
-    from pytest_kernelvm.report.observer import Labelled
+    from pytest_kernelvm.report.observer import LineLabeller
     from pytest_kernelvm.vm.machine.recording import following
 
     def show(vm: Vm) -> None:
-        labelled = Labelled(vm.label)
+        labelled = LineLabeller(vm.label)
 
         def write(text: str) -> None:
             sys.stdout.write(labelled(text))
@@ -187,16 +187,16 @@ def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
 
 def _show_act(vm: Vm, act: Act, word: str) -> None:
     from pytest_kernelvm.failures.bundle_notes import shown_line
-    from pytest_kernelvm.vm.agent.journal import Exchange, Ordered, Signalled, Typed
+    from pytest_kernelvm.vm.agent.journal import ConsoleInput, Exchange, QemuSignal, QmpCommand
 
     match act:
         case Exchange():
             told = f"{shown_line(act.what):50}  {word}"
-        case Typed():
+        case ConsoleInput():
             told = f"typed {act.text!r}"
-        case Ordered():
+        case QmpCommand():
             told = f"QMP {act.command}"
-        case Signalled():
+        case QemuSignal():
             told = f"signal {act.number} to QEMU"
     _say(f"{act.at_s:9.3f}  {vm.label}: {told}")
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.config.sources import source_named, with_source
 from pytest_kernelvm.errors import BadInput, Evidence
@@ -24,7 +24,7 @@ def store_of(arguments: argparse.Namespace) -> Store:
     return Store(root, StreamProgress())
 
 
-def cells_of(arguments: argparse.Namespace, names: Sequence[str] = ()) -> tuple[VmConfig, ...]:
+def cells_of(arguments: argparse.Namespace, names: Sequence[str] = ()) -> tuple[CellConfig, ...]:
     """Return the cells of some names, by default all."""
     cells = select_cells(arguments.configs, names=names)
     source = getattr(arguments, "source", None)
@@ -41,7 +41,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def one_cell(arguments: argparse.Namespace, name: str) -> VmConfig:
+def one_cell(arguments: argparse.Namespace, name: str) -> CellConfig:
     """Return the cell of a name. Raises BadInput if the name stands for several."""
     cells = cells_of(arguments, [name])
     if len(cells) != 1:

@@ -14,7 +14,7 @@ from pytest_kernelvm.errors import BadInput, Evidence, Verdict
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
-    from pytest_kernelvm.config.model import VmConfig
+    from pytest_kernelvm.config.model import CellConfig
     from pytest_kernelvm.store.store import Store
 
 # Named one by one: whoever gives another directory for the store loses nothing else.
@@ -75,7 +75,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _clean_cells(store: Store, cells: Sequence[VmConfig]) -> int:
+def _clean_cells(store: Store, cells: Sequence[CellConfig]) -> int:
     from pytest_kernelvm.kernel.build.build import find_kernel
     from pytest_kernelvm.store.gc import clean_kernel
 

@@ -10,12 +10,12 @@ from pytest_kernelvm.arch.base import ARCHES, Arch
 from pytest_kernelvm.config.files import read_base_config
 from pytest_kernelvm.config.model import (
     BUILTIN_PATCHES,
+    CellConfig,
     KernelConfig,
     Machine,
     ModprobeConfig,
     Patch,
     Timeouts,
-    VmConfig,
 )
 from pytest_kernelvm.config.patches import read_patches
 from pytest_kernelvm.config.requests import (
@@ -94,7 +94,7 @@ def _check_name(file: Path) -> None:
         )
 
 
-def read_config(file: Path, *, version: str = "") -> tuple[VmConfig, ...]:
+def read_config(file: Path, *, version: str = "") -> tuple[CellConfig, ...]:
     """Read one vm-config and return its cells, one a kernel version.
 
     version: the one to make a cell for, instead of those that the file names.
@@ -115,7 +115,7 @@ def read_config(file: Path, *, version: str = "") -> tuple[VmConfig, ...]:
             Evidence(where=(str(file),), expected=f"at most {arch.max_memory_mib} MiB"),
         )
     return tuple(
-        VmConfig(
+        CellConfig(
             id=f"{file.stem}-{version}",
             name=file.stem,
             file=file,

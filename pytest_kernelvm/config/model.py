@@ -213,7 +213,7 @@ class ModprobeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VmConfig:
+class CellConfig:
     """One cell: a machine with one kernel.
 
     id: `malta-6.12`. name: the file's stem. modules: wanted by default.

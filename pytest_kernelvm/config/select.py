@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import BadInput, Evidence
 
 
 def select_cells(
     directory: Path, *, names: Sequence[str] = (), arches: Sequence[str] = ()
-) -> tuple[VmConfig, ...]:
+) -> tuple[CellConfig, ...]:
     """Return the cells of a directory of vm-configs.
 
     names: file stems (`malta`), cell ids (`malta-6.12`) or paths of files; empty for all.
@@ -48,9 +48,9 @@ def select_cells(
     return tuple(cell for cell in chosen if not arches or cell.arch.name in arches)
 
 
-def _fits(cell: VmConfig, name: str) -> bool:
+def _fits(cell: CellConfig, name: str) -> bool:
     return name in (cell.id, cell.name) or Path(name) == cell.file
 
 
-def _cells_of(files: Iterable[Path]) -> list[VmConfig]:
+def _cells_of(files: Iterable[Path]) -> list[CellConfig]:
     return [cell for file in dict.fromkeys(files) for cell in read_config(file)]

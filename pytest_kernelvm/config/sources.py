@@ -11,12 +11,12 @@ from pytest_kernelvm.config.files import existing_file
 from pytest_kernelvm.config.model import (
     PREBUILT_MEMORY_MIB,
     SOURCE_KINDS,
+    CellConfig,
     KernelConfig,
     Machine,
     ModprobeConfig,
     Source,
     Timeouts,
-    VmConfig,
 )
 from pytest_kernelvm.config.services import services_of
 from pytest_kernelvm.config.typed_yaml import Located
@@ -91,12 +91,12 @@ def source_named(text: str) -> Source:
     )
 
 
-def prebuilt_cell(source: Source, arch: Arch) -> VmConfig:
+def prebuilt_cell(source: Source, arch: Arch) -> CellConfig:
     """Return the cell of a prebuilt kernel that no vm-config describes.
 
     It has as much memory as a distribution's kernel with its modules is comfortable in.
     """
-    return VmConfig(
+    return CellConfig(
         id=f"prebuilt-{arch.name}",
         name="prebuilt",
         file=Path(),
@@ -129,6 +129,6 @@ def prebuilt_cell(source: Source, arch: Arch) -> VmConfig:
     )
 
 
-def with_source(cells: Iterable[VmConfig], source: Source) -> tuple[VmConfig, ...]:
+def with_source(cells: Iterable[CellConfig], source: Source) -> tuple[CellConfig, ...]:
     """Return cells whose kernels come from another source."""
     return tuple(replace(cell, kernel=replace(cell.kernel, source=source)) for cell in cells)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.doctor.finding import Finding
 from pytest_kernelvm.doctor.needs import (
     Need,
@@ -20,7 +20,7 @@ from pytest_kernelvm.kernel.source.source import DEBIAN_SOURCES
 
 
 def examine(
-    cells: Sequence[VmConfig], *, debian_sources: Path = DEBIAN_SOURCES
+    cells: Sequence[CellConfig], *, debian_sources: Path = DEBIAN_SOURCES
 ) -> tuple[Finding, ...]:
     """Look for all that some cells need, from the interpreter to the kernels' source.
 

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from pytest_kernelvm.arch.base import Arch
-from pytest_kernelvm.config.model import KernelConfig, VmConfig
+from pytest_kernelvm.config.model import CellConfig, KernelConfig
 from pytest_kernelvm.doctor.finding import SYSTEMS, Finding, System
 from pytest_kernelvm.doctor.probes import (
-    Seen,
+    ProbeResult,
     probe_debian_source,
     probe_ensurepip,
     probe_file,
@@ -42,7 +42,7 @@ class Need:
     """
 
     name: str
-    look: Callable[[], Seen]
+    look: Callable[[], ProbeResult]
     reason: str
     cells: tuple[str, ...]
     packages: Mapping[System, tuple[str, ...]]
@@ -65,12 +65,12 @@ class Need:
         )
 
 
-def general_needs(cells: Sequence[VmConfig]) -> tuple[Need, ...]:
+def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
     """Return what every cell needs."""
     ids = tuple(cell.id for cell in cells)
     python = Need(
         name="python",
-        look=lambda: Seen(path=Path(sys.executable), version=platform.python_version()),
+        look=lambda: ProbeResult(path=Path(sys.executable), version=platform.python_version()),
         reason="runs all this",
         cells=ids,
         minimum="3.11",
@@ -113,7 +113,7 @@ def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
     return openssl, perl
 
 
-def arch_needs(cells: Sequence[VmConfig]) -> Iterable[Need]:
+def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
     """Return what the architectures of cells need: compilers and QEMU."""
     for arch in {cell.arch.name: cell.arch for cell in cells}.values():
         ids = tuple(cell.id for cell in cells if cell.arch.name == arch.name)
@@ -160,7 +160,7 @@ def _compiler_notes(arch: Arch) -> Mapping[System, str]:
     return out
 
 
-def source_needs(cells: Sequence[VmConfig], debian_sources: Path) -> Iterable[Need]:
+def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[Need]:
     """Return what the sources of cells need."""
     packages: dict[str, list[str]] = {}
     files: dict[str, list[str]] = {}
@@ -191,7 +191,7 @@ def source_needs(cells: Sequence[VmConfig], debian_sources: Path) -> Iterable[Ne
         )
 
 
-def choice_needs(cells: Sequence[VmConfig]) -> Iterable[Need]:
+def choice_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
     """Programs that only some sources, compilers and images want."""
     users: dict[Program, list[str]] = {}
     for cell in cells:
@@ -230,7 +230,7 @@ def _chosen_programs(kernel: KernelConfig) -> Iterable[Program]:
             )
 
 
-def optional_needs(cells: Sequence[VmConfig]) -> Iterable[Need]:
+def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
     """Return what is of use and may be missing."""
     ids = tuple(cell.id for cell in cells)
     # Optional: whoever reads this has a virtual environment or needs none.

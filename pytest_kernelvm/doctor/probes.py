@@ -19,24 +19,24 @@ _VERSION_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class ProbeResult:
     """Where something was found, and its version; None for what is not known."""
 
     path: Path | None = None
     version: str | None = None
 
 
-def probe_program(name: str, version_flags: tuple[str, ...]) -> Seen:
+def probe_program(name: str, version_flags: tuple[str, ...]) -> ProbeResult:
     """Look for a program, and ask it for its version."""
     places = os.pathsep.join([os.environ.get("PATH", os.defpath), *ADMIN_DIRECTORIES])
     path = shutil.which(name, path=places if name in _ADMIN_PROGRAMS else None)
     if path is None:
-        return Seen()
+        return ProbeResult()
     version = _version_in(_output([path, *version_flags])) if version_flags else None
-    return Seen(path=Path(path), version=version)
+    return ProbeResult(path=Path(path), version=version)
 
 
-def probe_header(name: str) -> Seen:
+def probe_header(name: str) -> ProbeResult:
     """Ask the compiler, who knows best where headers are."""
     gcc = shutil.which("gcc")
     text = _output([gcc, "-M", "-x", "c", "-"], f"#include <{name}>\n") if gcc else ""
@@ -44,28 +44,28 @@ def probe_header(name: str) -> Seen:
     if not gcc:
         root = Path("/usr/include")
         found = [str(path) for path in (root / name, *root.glob(f"*/{name}")) if path.exists()]
-    return Seen(path=Path(found[0])) if found else Seen()
+    return ProbeResult(path=Path(found[0])) if found else ProbeResult()
 
 
-def probe_debian_source(package: str, directory: Path) -> Seen:
+def probe_debian_source(package: str, directory: Path) -> ProbeResult:
     """Look for the tarball of a Debian source package."""
     tarball = next(iter(sorted(directory.glob(f"{package}.tar.*"))), None)
     query = shutil.which("dpkg-query")
     if tarball is None or query is None:
-        return Seen(path=tarball)
+        return ProbeResult(path=tarball)
     said = _output([query, "--show", "--showformat=${Version}", package])
-    return Seen(path=tarball, version=_version_in(said))
+    return ProbeResult(path=tarball, version=_version_in(said))
 
 
-def probe_file(path: Path) -> Seen:
+def probe_file(path: Path) -> ProbeResult:
     """Look for a file."""
-    return Seen(path=path if path.exists() else None)
+    return ProbeResult(path=path if path.exists() else None)
 
 
-def probe_ensurepip() -> Seen:
+def probe_ensurepip() -> ProbeResult:
     """Look for what makes virtual environments."""
     spec = importlib.util.find_spec("ensurepip")
-    return Seen(path=Path(spec.origin)) if spec and spec.origin else Seen()
+    return ProbeResult(path=Path(spec.origin)) if spec and spec.origin else ProbeResult()
 
 
 def _output(argv: Sequence[str], stdin: str = "") -> str:

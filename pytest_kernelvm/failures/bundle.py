@@ -28,9 +28,9 @@ from pytest_kernelvm.failures.bundle_notes import (
 )
 from pytest_kernelvm.failures.journal_reading import read_journal
 from pytest_kernelvm.fetch.tarball import unpack_tarball
-from pytest_kernelvm.foreign.archive_rules import PLAIN_KINDS, Rules, Way
+from pytest_kernelvm.foreign.archive_rules import PLAIN_KINDS, ArchiveRules, UnpackOptions
 from pytest_kernelvm.foreign.json_fields import Malformed
-from pytest_kernelvm.foreign.tar_members import Kind
+from pytest_kernelvm.foreign.tar_members import MemberKind
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import find_program, quoted, run
 from pytest_kernelvm.store.store import Store
@@ -46,14 +46,14 @@ from pytest_kernelvm.vm.qemu.snapshot import (
     qemu_version,
     verified,
 )
-from pytest_kernelvm.vm.verdict.calibration import pace_of
+from pytest_kernelvm.vm.verdict.calibration import calibration_of
 from pytest_kernelvm.vm.verdict.deadlines import Limits
 
 KIND = "failures"
 SNAPSHOT, LEFT = "snapshot", "left"
 PACKING_TIMEOUT_S = 600.0
 # What `export` writes: a guest's memory has holes, and nothing in a bundle is a link.
-RULES = Rules(kinds=(*PLAIN_KINDS, Kind.SPARSE_FILE))
+RULES = ArchiveRules(kinds=(*PLAIN_KINDS, MemberKind.SPARSE_FILE))
 
 
 def package_version() -> str:
@@ -131,12 +131,12 @@ class KeptGuest:
         """
         boot = self._boot(allowed)
         note = self.note
-        pace = pace_of(store, boot.arch, boot.machine)
+        calibration = calibration_of(store, boot.arch, boot.machine)
         return Bootable(
             label=note.label,
             boot=boot,
             abi=note.abi,
-            limits=Limits(boot_s=note.boot_s, command_s=note.command_s, pace=pace),
+            limits=Limits(boot_s=note.boot_s, command_s=note.command_s, calibration=calibration),
             by_hand=f"{self.again} --shell",
             # What is done again are system calls; services are the host's words for some of them.
             services=ServiceCatalogue((), ModuleTree(self.directory), {}),
@@ -342,7 +342,7 @@ def export_bundle(bundle: Bundle, file: Path) -> None:
 
 def _unpack(file: Path, directory: Path) -> None:
     _packer(file)
-    unpack_tarball(file, directory, Way(what=str(file), rules=RULES))
+    unpack_tarball(file, directory, UnpackOptions(what=str(file), rules=RULES))
 
 
 def _packer(file: Path) -> None:

@@ -20,7 +20,7 @@ from pytest_kernelvm.errors import BadInput, Evidence, Verdict
 from pytest_kernelvm.foreign.files import file_kind, read_regular
 from pytest_kernelvm.foreign.json_fields import LINE, SHA256, Fields, parse_json
 from pytest_kernelvm.guest.programs import Abi
-from pytest_kernelvm.vm.qemu.argv import NETWORKS, Boot, Placed
+from pytest_kernelvm.vm.qemu.argv import NETWORKS, Boot, PlacedFile
 from pytest_kernelvm.vm.qemu.snapshot import FILES
 
 FORMAT = 2
@@ -223,7 +223,7 @@ def _boot(given: Fields, digests: Mapping[str, str], directory: Path) -> Boot:
         shared_console=given.flag("shared_console"),
         network=given.choice("network", ["", *NETWORKS]),
         loaded=tuple(
-            Placed(file=directory / f"{LOADED}-{number}", address=address)
+            PlacedFile(file=directory / f"{LOADED}-{number}", address=address)
             for number, address in enumerate(addresses)
         ),
         root_address=given.whole("root_address", 0, _MOST_ADDRESS),

@@ -53,7 +53,7 @@ class Failure:
     error: str
 
 
-class Leaving:
+class BundleWriter:
     """What one test leaves behind if it fails.
 
     store: where. keep: whether guests are kept as the failure leaves them.

@@ -23,7 +23,7 @@ from pytest_kernelvm.guest.protocol import (
     Result,
     Step,
 )
-from pytest_kernelvm.vm.agent.journal import Act, Exchange, Ordered, Signalled, Typed
+from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
 
 # A test that lasts longer than a day cannot be done again.
 LONGEST_S = 86400.0
@@ -103,11 +103,11 @@ def read_act(line: bytes | str, where: str, *, any_command: bool = False) -> Act
     found: Act
     if act.has("typed"):
         text = act.text("typed", pattern=r"(?s:.*)", shape="a text", most=MOST_LINE_BYTES)
-        found = Typed(at_s=at_s, text=_encodable(act, text))
+        found = ConsoleInput(at_s=at_s, text=_encodable(act, text))
     elif act.has("qmp"):
         found = _ordered(act, at_s, where, any_command=any_command)
     elif act.has("signal"):
-        found = Signalled(at_s=at_s, number=act.whole("signal", 1, _MOST_SIGNAL))
+        found = QemuSignal(at_s=at_s, number=act.whole("signal", 1, _MOST_SIGNAL))
     else:
         found = _exchange(act, at_s)
     act.done()
@@ -122,14 +122,14 @@ def _encodable(act: Fields, text: str) -> str:
     return text
 
 
-def _ordered(act: Fields, at_s: float, where: str, *, any_command: bool) -> Ordered:
+def _ordered(act: Fields, at_s: float, where: str, *, any_command: bool) -> QmpCommand:
     command = act.text("qmp", pattern=r"[A-Za-z0-9_.-]{1,80}", shape="a QMP command")
     arguments = act.take("arguments")
     if not isinstance(arguments, dict):
         raise act.refused("arguments", "an object", ascii(arguments)[:80])
     if not any_command and not is_allowed(command, arguments):
         _refuse_command(command, arguments, where)
-    return Ordered(at_s=at_s, command=command, arguments=arguments)
+    return QmpCommand(at_s=at_s, command=command, arguments=arguments)
 
 
 def is_allowed(command: str, arguments: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from pytest_kernelvm.errors import CommandFailed, KernelvmError
 from pytest_kernelvm.failures.bundle import Allowed, Bundle, KeptGuest
 from pytest_kernelvm.guest.protocol import Reply
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.agent.journal import Act, Exchange, Ordered, Signalled, Typed
+from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
 from pytest_kernelvm.vm.machine.vm import Bootable, Vm
 from pytest_kernelvm.vm.qemu.snapshot import SnapshotUnusable
 
@@ -208,9 +208,9 @@ def _done_again(vm: Vm, act: Act) -> None:
     """Do what has no reply; a QEMU that is gone is noticed by the next exchange."""
     with contextlib.suppress(KernelvmError, ProcessLookupError):
         match act:
-            case Typed():
+            case ConsoleInput():
                 vm.console.write(act.text)
-            case Ordered():
+            case QmpCommand():
                 vm.qmp.query(act.command, **act.arguments)
-            case Signalled():
+            case QemuSignal():
                 os.kill(vm.pid, act.number)

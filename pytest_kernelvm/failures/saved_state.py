@@ -53,7 +53,7 @@ class AttachedVm(Vm):
     def _await_restored(self) -> None:
         self.qmp.perform(self._load(), "the kept state")
         # It may have panicked before it was kept.
-        self._judge.watch.look_from(0, 0)
+        self._collector.watch.look_from(0, 0)
 
     async def _load(self) -> None:
         client = await self._launch.streams.qmp_client()

@@ -17,11 +17,11 @@ from pytest_kernelvm.config.model import Patch
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
 from pytest_kernelvm.fetch.patching import apply_patch
 from pytest_kernelvm.fetch.tarball import unpack_tarball
-from pytest_kernelvm.foreign.archive_rules import Way
+from pytest_kernelvm.foreign.archive_rules import UnpackOptions
 from pytest_kernelvm.foreign.unpacking import unpack_output
 from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run, tail
 from pytest_kernelvm.store.digest import Digest, digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full, write_whole
 
 KIND = "apt"
@@ -92,7 +92,7 @@ def _noted(path: Path) -> Package | None:
 def download(store: Store, package: Package) -> Path:
     """Return the .deb of a package, downloaded unless the store has it."""
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         store.progress.say(f"downloading {package}, {package.size_bytes >> 20} MiB")
         apt = _Apt(store, package.arch, package.suite)
         with store.lock(f"{KIND}-{apt.directory.name}", f"the download of {package.name}"):
@@ -110,7 +110,7 @@ def unpack_deb(deb: Path, root: Path) -> None:
     Raises BadInput if it is damaged, or holds more than files, directories and safe links.
     """
     program = find_program("dpkg-deb", "apt-get install dpkg")
-    way = Way(what=str(deb), rooted=True, packed_bytes=deb.stat().st_size)
+    way = UnpackOptions(what=str(deb), rooted=True, packed_bytes=deb.stat().st_size)
     unpack_output([program, "--fsys-tarfile", deb], root, way, timeout_s=DOWNLOAD_TIMEOUT_S)
 
 
@@ -135,7 +135,7 @@ def fetch_source(store: Store, name: str, *, suite: str) -> tuple[Path, ...]:
     Raises BadInput if the suite does not exist, ToolMissing if it can't be reached.
     """
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         # Source has no architecture; apt wants one all the same.
         apt = _Apt(store, host_arch(), suite, kind="deb-src")
         work.entry.mkdir(exist_ok=True)
@@ -158,7 +158,7 @@ def unpack_source(files: Sequence[Path], directory: Path) -> None:
     directory.mkdir(parents=True)
     for part, strip in ((".orig.tar.", 1), (".debian.tar.", 0)):
         (archive,) = (file for file in files if part in file.name)
-        unpack_tarball(archive, directory, Way(what=str(archive), strip=strip))
+        unpack_tarball(archive, directory, UnpackOptions(what=str(archive), strip=strip))
     patches = directory / "debian/patches"
     series = patches / "series"
     for line in series.read_text().splitlines() if series.is_file() else ():
@@ -309,7 +309,7 @@ class _Apt:
         names = run(argv, env=self._environment(), timeout_s=60, check=False).stdout.split()
         return "\n".join(sorted(n for n in names if "-dbg" not in n and "headers" not in n)[:20])
 
-    def download(self, package: Package, work: Work) -> None:
+    def download(self, package: Package, work: StagingDirectory) -> None:
         """Put a package's .deb into `work.entry`. Raises ToolMissing if it can't be had."""
         argv = ["apt-get", "download", f"{package.name}={package.version}"]
         log = work.directory / "apt.log"
@@ -330,7 +330,7 @@ class _Apt:
                 Evidence(excerpt=said, next_step="try again; the mirror may have a newer one"),
             )
 
-    def fetch_source(self, name: str, work: Work) -> None:
+    def fetch_source(self, name: str, work: StagingDirectory) -> None:
         """Put a source package's files into `work.entry`. Raises ToolMissing if they aren't had."""
         argv = ["apt-get", "source", "--download-only", name]
         log = work.directory / "apt.log"

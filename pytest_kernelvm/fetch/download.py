@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.store.digest import Digest, file_digest
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 KIND = "downloads"
 CHUNK_BYTES = 1 << 18
@@ -42,7 +42,7 @@ def fetch(
     digest = Digest(sha256)
     part = store.root / KIND / f"{digest}.part"
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         part.parent.mkdir(parents=True, exist_ok=True)
         _complete(store, url, part, name, pauses_s, where)
         store.progress.say(f"checking {name}")

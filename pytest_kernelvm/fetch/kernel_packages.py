@@ -10,11 +10,11 @@ from pathlib import Path
 from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.fetch.debian import Package, download, find_package, unpack_deb
-from pytest_kernelvm.fetch.tarball import NamedAsAWhole, extract
-from pytest_kernelvm.foreign.tar_members import Damaged, Kind, TarMembers
+from pytest_kernelvm.fetch.tarball import OpaqueSource, extract
+from pytest_kernelvm.foreign.tar_members import Damaged, MemberKind, TarMembers
 from pytest_kernelvm.process import find_program, piped
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 # What a kernel's package is made of: sid has image and modules in packages of their own.
 _MOST_CONTROL_BYTES = 1 << 20
@@ -22,7 +22,7 @@ _KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules)-[a-z0-9.+~-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourcePackage(NamedAsAWhole):
+class SourcePackage(OpaqueSource):
     """A linux-source package of some suite, downloaded when it is needed."""
 
     package: Package
@@ -37,7 +37,7 @@ class SourcePackage(NamedAsAWhole):
         """The package in words."""
         return str(self.package)
 
-    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:
+    def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:
         """Unpack the tarball of the package into `work.entry/tree`."""
         root = work.directory / "deb"
         root.mkdir()
@@ -95,7 +95,7 @@ def deb_field(deb: Path, field: str) -> str:
 def _control_in(members: TarMembers) -> str:
     text = ""
     for member in members:
-        if member.kind is Kind.FILE and member.name in (b"control", b"./control"):
+        if member.kind is MemberKind.FILE and member.name in (b"control", b"./control"):
             text = members.whole(_MOST_CONTROL_BYTES).decode(errors="replace")
     return text
 

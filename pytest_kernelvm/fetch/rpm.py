@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.foreign.archive_rules import Way
+from pytest_kernelvm.foreign.archive_rules import UnpackOptions
 from pytest_kernelvm.foreign.unpacking import unpack_output
 from pytest_kernelvm.process import find_program, run
 
@@ -23,7 +23,7 @@ def unpack_rpm(rpm: Path, root: Path) -> None:
     """
     program = find_program("bsdtar", "apt-get install libarchive-tools, which unpacks .rpm files")
     _check_format(program, rpm)
-    way = Way(what=str(rpm), rooted=True, packed_bytes=rpm.stat().st_size)
+    way = UnpackOptions(what=str(rpm), rooted=True, packed_bytes=rpm.stat().st_size)
     argv = [program, "--create", "--format=pax", "--file=-", f"@{rpm.absolute()}"]
     unpack_output(argv, root, way, timeout_s=UNPACK_TIMEOUT_S)
 

@@ -13,10 +13,10 @@ from typing import Protocol
 
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.fetch.download import fetch
-from pytest_kernelvm.foreign.archive_rules import Way
+from pytest_kernelvm.foreign.archive_rules import UnpackOptions
 from pytest_kernelvm.foreign.unpacking import unpack, unpack_output
 from pytest_kernelvm.process import find_program, run
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 UNPACK_TIMEOUT_S = 1800.0
 
@@ -34,7 +34,7 @@ class _Named(Protocol):
     def digest(self) -> str: ...
 
 
-class NamedAsAWhole:
+class OpaqueSource:
     """A source of which nothing is known but the digest of all of it."""
 
     __slots__ = ()
@@ -51,7 +51,7 @@ class NamedAsAWhole:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tarball(NamedAsAWhole):
+class Tarball(OpaqueSource):
     """A kernel tarball and the name of its content.
 
     digest: of the content, in hex: the same bytes always have the same one.
@@ -65,13 +65,13 @@ class Tarball(NamedAsAWhole):
         """The tarball in words."""
         return self.path.name
 
-    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:  # noqa: ARG002
+    def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:  # noqa: ARG002
         """Unpack it into `work.entry/tree`; see extract."""
         extract(self.path, work, show)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RemoteTarball(NamedAsAWhole):
+class RemoteTarball(OpaqueSource):
     """A tarball that is downloaded when it is needed. digest: its sha256, in hex."""
 
     url: str
@@ -83,23 +83,26 @@ class RemoteTarball(NamedAsAWhole):
         """The tarball in words."""
         return self.url.rpartition("/")[2]
 
-    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:
+    def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:
         """Unpack it into `work.entry/tree`; see fetch and extract."""
         extract(fetch(store, self.url, self.digest, where=self.where), work, show)
 
 
-def extract(path: Path, work: Work, show: Callable[[str], None]) -> None:
+def extract(path: Path, work: StagingDirectory, show: Callable[[str], None]) -> None:
     """Unpack a tarball, without its topmost directory, into `work.entry/tree`.
 
     show: told how far it is.
     Raises BadInput if it cannot be unpacked, leads out of the directory or holds what no source
     has, ToolMissing without the program that it is compressed with.
     """
-    unpack_tarball(path, work.entry / "tree", Way(what=str(path), strip=1), show)
+    unpack_tarball(path, work.entry / "tree", UnpackOptions(what=str(path), strip=1), show)
 
 
 def unpack_tarball(
-    path: Path, directory: Path, way: Way, show: Callable[[str], None] = lambda _text: None
+    path: Path,
+    directory: Path,
+    way: UnpackOptions,
+    show: Callable[[str], None] = lambda _text: None,
 ) -> None:
     """Unpack a tarball, compressed or not, into a directory; see `extract`."""
     argv = _decompressor(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.foreign.tar_members import Kind, Member, TarMembers
+from pytest_kernelvm.foreign.tar_members import Member, MemberKind, TarMembers
 
 # Text is compressed to a tenth. What grows more than this, and is not small, is to fill disks.
 MOST_GROWTH = 200
@@ -17,12 +17,12 @@ _MOST_PART_BYTES = 255
 _SIMPLE = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_.,+-]{0,90}")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
-PLAIN_KINDS = (Kind.FILE, Kind.DIRECTORY)
-_LINKS = (Kind.SYMLINK, Kind.HARD_LINK)
+PLAIN_KINDS = (MemberKind.FILE, MemberKind.DIRECTORY)
+_LINKS = (MemberKind.SYMLINK, MemberKind.HARD_LINK)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rules:
+class ArchiveRules:
     """What an archive may hold; by default what kernels and packages have.
 
     kinds: of members; nothing else is unpacked. most_bytes: of all files, with their holes.
@@ -32,7 +32,12 @@ class Rules:
     archive are taken over; else a file is 0755 if its owner may run it, 0644 otherwise.
     """
 
-    kinds: tuple[Kind, ...] = (*PLAIN_KINDS, Kind.CONTIGUOUS_FILE, Kind.SPARSE_FILE, *_LINKS)
+    kinds: tuple[MemberKind, ...] = (
+        *PLAIN_KINDS,
+        MemberKind.CONTIGUOUS_FILE,
+        MemberKind.SPARSE_FILE,
+        *_LINKS,
+    )
     # A kernel's source has 92,000 members and 1.6 GB, its packages with debugging information 6 GB.
     most_bytes: int = 16 << 30
     most_members: int = 1_000_000
@@ -51,11 +56,11 @@ class Rules:
         return f"{what}; at most {self.most_members:,} of them and {_size(self.most_bytes)}"
 
 
-USUAL = Rules()
+USUAL = ArchiveRules()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class UnpackOptions:
     """How an archive is unpacked.
 
     what: the archive in words. rules: what it may hold. strip: how many of a name's first
@@ -65,13 +70,13 @@ class Way:
     """
 
     what: str
-    rules: Rules = USUAL
+    rules: ArchiveRules = USUAL
     strip: int = 0
     rooted: bool = False
     packed_bytes: int = 0
 
 
-def refuse(way: Way, member: Member, seen: str) -> NoReturn:
+def refuse(way: UnpackOptions, member: Member, seen: str) -> NoReturn:
     """Raise BadInput about a member."""
     raise BadInput(
         f"{way.what} holds what is not unpacked here",
@@ -83,7 +88,7 @@ def refuse(way: Way, member: Member, seen: str) -> NoReturn:
     )
 
 
-def refuse_link(what: str, name: bytes, target: bytes, rules: Rules) -> NoReturn:
+def refuse_link(what: str, name: bytes, target: bytes, rules: ArchiveRules) -> NoReturn:
     """Raise BadInput about a symbolic link that leads out. what: where it is, in words."""
     raise BadInput(
         f"{what} has a link that leads out of it",
@@ -102,10 +107,10 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes >> 30} GiB" if in_gib else f"{size_bytes >> 20} MiB"
 
 
-class Totals:
+class ArchiveTotals:
     """What the members of an archive come to so far. stored_bytes: of their content in it."""
 
-    def __init__(self, members: TarMembers, way: Way) -> None:
+    def __init__(self, members: TarMembers, way: UnpackOptions) -> None:
         self._members = members
         self._way = way
         self._rules = way.rules
@@ -133,10 +138,10 @@ class Totals:
         return self._count > 0
 
 
-class Names:
+class MemberNames:
     """The names in an archive, each checked and turned into a path below the directory."""
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, way: UnpackOptions) -> None:
         self._way = way
         self._checked_above: dict[bytes, bytes] = {}
 

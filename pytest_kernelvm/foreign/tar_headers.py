@@ -25,7 +25,7 @@ class Damaged(Exception):
     """The archive cannot be read; the text says why."""
 
 
-class Kind(enum.Enum):
+class MemberKind(enum.Enum):
     """What a member is, in words."""
 
     FILE = "a file"
@@ -41,20 +41,20 @@ class Kind(enum.Enum):
 
 
 _KINDS = {
-    b"\0": Kind.FILE,
-    b"0": Kind.FILE,
-    b"7": Kind.CONTIGUOUS_FILE,
-    b"S": Kind.SPARSE_FILE,
-    b"1": Kind.HARD_LINK,
-    b"2": Kind.SYMLINK,
-    b"3": Kind.CHARACTER_DEVICE,
-    b"4": Kind.BLOCK_DEVICE,
-    b"5": Kind.DIRECTORY,
-    b"6": Kind.FIFO,
+    b"\0": MemberKind.FILE,
+    b"0": MemberKind.FILE,
+    b"7": MemberKind.CONTIGUOUS_FILE,
+    b"S": MemberKind.SPARSE_FILE,
+    b"1": MemberKind.HARD_LINK,
+    b"2": MemberKind.SYMLINK,
+    b"3": MemberKind.CHARACTER_DEVICE,
+    b"4": MemberKind.BLOCK_DEVICE,
+    b"5": MemberKind.DIRECTORY,
+    b"6": MemberKind.FIFO,
 }
 # Python 3.11 takes as long for an attribute of an enum as for a call.
-FILE, DIRECTORY, SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
-HARD_LINK, SPARSE_FILE, _OTHER = Kind.HARD_LINK, Kind.SPARSE_FILE, Kind.OTHER
+FILE, DIRECTORY, SYMLINK = MemberKind.FILE, MemberKind.DIRECTORY, MemberKind.SYMLINK
+HARD_LINK, SPARSE_FILE, _OTHER = MemberKind.HARD_LINK, MemberKind.SPARSE_FILE, MemberKind.OTHER
 _LINKS = (SYMLINK, HARD_LINK)
 # Of these the size says nothing about the archive (tar's own reader does the same).
 _WITHOUT_CONTENT = (DIRECTORY, *_LINKS)
@@ -69,7 +69,7 @@ class Member(NamedTuple):
     """
 
     name: bytes
-    kind: Kind
+    kind: MemberKind
     mode: int
     size_bytes: int
     stored_bytes: int

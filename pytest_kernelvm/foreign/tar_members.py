@@ -10,8 +10,8 @@ from pytest_kernelvm.foreign.tar_headers import (
     SPARSE_FILE,
     Damaged,
     Fields,
-    Kind,
     Member,
+    MemberKind,
     check_pieces,
     header_fields,
     member_of,
@@ -20,7 +20,7 @@ from pytest_kernelvm.foreign.tar_headers import (
     sparse_pieces,
 )
 
-__all__ = ["Damaged", "Kind", "Member", "TarMembers"]
+__all__ = ["Damaged", "Member", "MemberKind", "TarMembers"]
 
 _END = bytes(BLOCK_BYTES)
 # What fits a core's own cache is still there when it is written.

@@ -18,7 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
-from pytest_kernelvm.foreign.archive_rules import Names, Totals, Way, refuse, shown
+from pytest_kernelvm.foreign.archive_rules import (
+    ArchiveTotals,
+    MemberNames,
+    UnpackOptions,
+    refuse,
+    shown,
+)
 from pytest_kernelvm.foreign.links import refuse_links_out
 from pytest_kernelvm.foreign.tar_headers import DIRECTORY, HARD_LINK, SYMLINK
 from pytest_kernelvm.foreign.tar_members import Damaged, Member, Stream, TarMembers
@@ -34,7 +40,9 @@ def _silent(_written_bytes: int) -> None:
     """Show nothing."""
 
 
-def unpack(stream: Stream, root: Path, way: Way, show: Callable[[int], None] = _silent) -> None:
+def unpack(
+    stream: Stream, root: Path, way: UnpackOptions, show: Callable[[int], None] = _silent
+) -> None:
     """Unpack a tar stream into a directory that only we write to, made if need be.
 
     show: told how many bytes have been written, now and then.
@@ -50,7 +58,7 @@ def unpack(stream: Stream, root: Path, way: Way, show: Callable[[int], None] = _
 def unpack_output(
     argv: Sequence[str | Path],
     root: Path,
-    way: Way,
+    way: UnpackOptions,
     show: Callable[[int], None] = _silent,
     *,
     env: Mapping[str, str] | None = None,
@@ -74,7 +82,7 @@ def unpack_output(
         raise _damaged(way, damage)
 
 
-def unpack_gzip(archive: Path, root: Path, way: Way) -> None:
+def unpack_gzip(archive: Path, root: Path, way: UnpackOptions) -> None:
     """Unpack a .tar.gz as `unpack` does, without any program."""
     try:
         with gzip.open(archive) as stream:
@@ -83,11 +91,11 @@ def unpack_gzip(archive: Path, root: Path, way: Way) -> None:
         raise _damaged(way, str(error)) from None
 
 
-def _damaged(way: Way, said: str) -> BadInput:
+def _damaged(way: UnpackOptions, said: str) -> BadInput:
     return BadInput(f"{way.what} cannot be unpacked", Evidence(excerpt=said, where=(way.what,)))
 
 
-def _write(stream: Stream, root: Path, way: Way, show: Callable[[int], None]) -> None:
+def _write(stream: Stream, root: Path, way: UnpackOptions, show: Callable[[int], None]) -> None:
     root.mkdir(exist_ok=True)
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -117,15 +125,17 @@ class _Unpacking:
     root: a descriptor of that; all names count from it. symlinks: what is made, by name.
     """
 
-    def __init__(self, stream: Stream, root: int, way: Way, show: Callable[[int], None]) -> None:
+    def __init__(
+        self, stream: Stream, root: int, way: UnpackOptions, show: Callable[[int], None]
+    ) -> None:
         self._members = TarMembers(stream, self._write_waiting)
         self._root = root
         self._way = way
         self._show = show
         self._now_ns = time.time_ns()
         self._umask = _umask()
-        self._totals = Totals(self._members, way)
-        self._names = Names(way)
+        self._totals = ArchiveTotals(self._members, way)
+        self._names = MemberNames(way)
         self._shown_bytes = 0
         # What is there of this archive, links not yet, and its directories and links.
         self._made = {b"": DIRECTORY}

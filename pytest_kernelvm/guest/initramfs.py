@@ -12,7 +12,7 @@ from pytest_kernelvm.config.roots import Root
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.foreign.files import read_regular
 from pytest_kernelvm.guest import cpio
-from pytest_kernelvm.guest.programs import Programs
+from pytest_kernelvm.guest.programs import GuestPrograms
 from pytest_kernelvm.guest.userland import Userland, entries_of
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.modules.firmware import FirmwareFile
@@ -42,7 +42,7 @@ class Initramfs:
 
 
 def guest_entries(
-    programs: Programs,
+    programs: GuestPrograms,
     *,
     tree: ModuleTree,
     closure: Closure,
@@ -65,7 +65,7 @@ def guest_entries(
 
 
 def preinit_entries(
-    programs: Programs,
+    programs: GuestPrograms,
     *,
     tree: ModuleTree,
     closure: Closure,
@@ -112,7 +112,7 @@ def pack(store: Store, entries: Iterable[cpio.Entry], *, compressed: bool) -> In
 
 
 def _modules(
-    programs: Programs, sbin: str, tree: ModuleTree, closure: Closure, modprobe: ModprobeConfig
+    programs: GuestPrograms, sbin: str, tree: ModuleTree, closure: Closure, modprobe: ModprobeConfig
 ) -> list[cpio.Entry]:
     directory = f"lib/modules/{closure.release}"
     entries = [cpio.file(f"{sbin}/modprobe", programs.modprobe.read_bytes(), 0o755)]

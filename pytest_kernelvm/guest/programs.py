@@ -18,7 +18,7 @@ from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.process import failure, run
 from pytest_kernelvm.store.digest import digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact_below
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
 
 SOURCES = Path(__file__).parent / "c"
@@ -95,7 +95,7 @@ _OPEN_FLAGS = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND", "O_NONBLOCK", "O_CLOE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Programs:
+class GuestPrograms:
     """Compiled programs of one kernel.
 
     agent, modprobe: ELF files. preinit, activate: those that lead into another root.
@@ -112,7 +112,7 @@ class Programs:
     abi: Abi
 
 
-def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
+def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> GuestPrograms:
     """Return the programs for a kernel, compiling them unless the store has them.
 
     cpu: the guest's, as in QEMU's -cpu; what it can execute decides how small modprobe is.
@@ -137,7 +137,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
         }
     )
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         for name in ("agent", "terminal"):
             compile_program(kernel, SOURCES / f"{name}.c", work.entry / name)
         _compile_small(kernel, compact, work)
@@ -148,7 +148,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> Programs:
     label = f"the guest's programs for {kernel.release}"
     entry = store.obtain("guests", digest, make, label=label)
     require_intact_below(entry)
-    return Programs(
+    return GuestPrograms(
         digest=digest,
         agent=entry / "agent",
         modprobe=entry / "modprobe",
@@ -177,7 +177,7 @@ def compile_program(kernel: Kernel, source: Path, program: Path) -> None:
     _compile(kernel, source, program, *_nolibc_flags(kernel), *flags)
 
 
-def _compile_small(kernel: Kernel, compact: tuple[str, ...], work: Work) -> None:
+def _compile_small(kernel: Kernel, compact: tuple[str, ...], work: StagingDirectory) -> None:
     """Two files each, as only the first may hold the instructions that make system calls."""
     start = work.directory / "start.o"
     _compile(kernel, SOURCES / "start.c", start, *_nolibc_flags(kernel), "-c")

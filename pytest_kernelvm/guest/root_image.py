@@ -15,10 +15,10 @@ from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.config.roots import Pseudofile, Root
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.cpio import Entry, with_parents
-from pytest_kernelvm.guest.programs import Programs
+from pytest_kernelvm.guest.programs import GuestPrograms
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, failure, find_program, run
 from pytest_kernelvm.store.digest import digest_of, file_digest
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full
 from pytest_kernelvm.toolchain.image_tools import ImageTool
 
@@ -81,7 +81,7 @@ class RootImage:
 
 def make_root_image(
     store: Store,
-    programs: Programs,
+    programs: GuestPrograms,
     root: Root,
     arch: Arch,
     contents: Iterable[Entry],
@@ -131,7 +131,7 @@ def make_root_image(
         }
     )
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         directory = work.directory / "root"
         _lay_down(directory, with_parents(files))
         image = work.entry / IMAGE

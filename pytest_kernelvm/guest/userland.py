@@ -30,7 +30,7 @@ from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 # Counts up whenever the way of making changes what comes out.
 RECIPE = 1
@@ -87,7 +87,7 @@ def obtain_userland(store: Store, arch: Arch, name: str) -> Userland:
     digest = digest_of({"recipe": RECIPE, "name": name, "arch": arch.name, "suite": SUITE})
     label = f"{name} for {arch.name}"
 
-    def fill(work: Work) -> dict[str, Any]:
+    def fill(work: StagingDirectory) -> dict[str, Any]:
         store.progress.say(f"getting {label}")
         root = work.entry / "root"
         return {"packages": list(make(store, arch, work, root))}
@@ -134,7 +134,7 @@ def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
         return {file: (directory / file).read_bytes() for file in files}
 
 
-def _kmod(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
+def _kmod(store: Store, arch: Arch, work: StagingDirectory, root: Path) -> Iterable[str]:
     unpacked = work.directory / "unpacked"
     told = unpack_packages(
         store, KMOD_PACKAGES, arch=arch.debian_arch, suite=SUITE, directory=unpacked
@@ -145,7 +145,7 @@ def _kmod(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
     return told
 
 
-def _busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
+def _busybox(store: Store, arch: Arch, work: StagingDirectory, root: Path) -> Iterable[str]:
     unpacked = work.directory / "unpacked"
     told = unpack_packages(
         store, BUSYBOX_PACKAGES, arch=arch.debian_arch, suite=SUITE, directory=unpacked
@@ -155,7 +155,7 @@ def _busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
     return told
 
 
-def _built_busybox(store: Store, arch: Arch, work: Work, root: Path) -> Iterable[str]:
+def _built_busybox(store: Store, arch: Arch, work: StagingDirectory, root: Path) -> Iterable[str]:
     source = work.directory / "busybox"
     files = fetch_source(store, BUSYBOX_SOURCE, suite=SUITE)
     unpack_source(files, source)

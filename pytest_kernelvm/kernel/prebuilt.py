@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch.base import ARCHES, Arch
-from pytest_kernelvm.config.model import Source, VmConfig
+from pytest_kernelvm.config.model import CellConfig, Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
 from pytest_kernelvm.fetch.kernel_packages import deb_field, host_suite, kernel_packages
@@ -31,7 +31,7 @@ from pytest_kernelvm.kernel.source.source import DEBIAN_SOURCES
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.kernel_note import stored_note
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.elf_head import fits
 
 # Counts up whenever an entry made from the same files changes.
@@ -50,7 +50,7 @@ _PACKAGE = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Named:
+class DebianPackageName:
     """A Debian package as a source names it: `debian:NAME[:ARCH][@SUITE]`."""
 
     name: str
@@ -58,7 +58,7 @@ class Named:
     suite: str
 
 
-def named_package(source: Source) -> Named | None:
+def named_package(source: Source) -> DebianPackageName | None:
     """Return the package that a `prebuilt` source names; None if it names files.
 
     The architecture is the package name's last word if that is one (linux-image-arm64).
@@ -82,7 +82,7 @@ def named_package(source: Source) -> Named | None:
                 where=(source.where,),
             ),
         )
-    return Named(name=found["name"], arch=arch, suite=found["suite"] or host_suite())
+    return DebianPackageName(name=found["name"], arch=arch, suite=found["suite"] or host_suite())
 
 
 def arch_of(store: Store, source: Source) -> Arch:
@@ -141,7 +141,7 @@ def prebuilt_digest(store: Store, source: Source) -> Digest:
     return digest_of([RECIPE, "files", stamps])
 
 
-def obtain_prebuilt(store: Store, cell: VmConfig) -> Digest:
+def obtain_prebuilt(store: Store, cell: CellConfig) -> Digest:
     """Return the digest of a cell's prebuilt kernel, which is in the store then.
 
     Raises BadInput if there is none, or it is of another architecture, ToolMissing if it can't be
@@ -150,14 +150,14 @@ def obtain_prebuilt(store: Store, cell: VmConfig) -> Digest:
     source = cell.kernel.source
     digest = prebuilt_digest(store, source)
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         return _import(store, cell, work)
 
     store.obtain("kernels", digest, make, label=f"the kernel of {cell.id}")
     return digest
 
 
-def _import(store: Store, cell: VmConfig, work: Work) -> dict[str, Any]:
+def _import(store: Store, cell: CellConfig, work: StagingDirectory) -> dict[str, Any]:
     source, arch, entry = cell.kernel.source, cell.arch, work.entry
     root = _unpacked_roots(store, source, work)
     found = _find(root, source)
@@ -208,7 +208,9 @@ def _keep_symvers(root: Path, found: _Found, entry: Path) -> bool:
     return keep_symvers(root, found.image, found.modules, found.release, entry)
 
 
-def _keep_symvers_of_debian(store: Store, source: Source, found: _Found, work: Work) -> None:
+def _keep_symvers_of_debian(
+    store: Store, source: Source, found: _Found, work: StagingDirectory
+) -> None:
     """Keep what Debian has of the exports of its kernels, in another package; it may be missing."""
     package = named_package(source)
     if not package or not found.modules:
@@ -253,7 +255,7 @@ def _package_files(source: Source) -> list[Path]:
     return paths
 
 
-def _unpacked_roots(store: Store, source: Source, work: Work) -> Path:
+def _unpacked_roots(store: Store, source: Source, work: StagingDirectory) -> Path:
     """Return a directory with the kernel: the given one, or where packages are unpacked."""
     package = named_package(source)
     given = _package_files(source)
@@ -442,6 +444,6 @@ def _numbers(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".") if part) if found else ()
 
 
-def is_prebuilt(cell: VmConfig) -> bool:
+def is_prebuilt(cell: CellConfig) -> bool:
     """Whether a cell's kernel is a finished one."""
     return cell.kernel.source.kind == "prebuilt"

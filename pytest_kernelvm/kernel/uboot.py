@@ -19,7 +19,7 @@ from pytest_kernelvm.fetch.debian import (
 )
 from pytest_kernelvm.kernel.kconfig.dot_config import as_config, parse_config
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
 
 # Counts up whenever the way of making changes what comes out.
@@ -37,7 +37,7 @@ EPOCH = {"SOURCE_DATE_EPOCH": "0"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BuiltUBoot:
+class UBootBinary:
     """U-Boot in the store.
 
     firmware: what a machine begins with; it runs the script at its architecture's `uboot.script`
@@ -49,7 +49,7 @@ class BuiltUBoot:
     mkimage: Path
 
 
-def obtain_uboot(store: Store, arch: Arch) -> BuiltUBoot:
+def obtain_uboot(store: Store, arch: Arch) -> UBootBinary:
     """Return the U-Boot of an architecture's machine, fetched and built unless the store has it.
 
     Raises BadInput if there is none, ToolMissing if its source can't be fetched, BuildFailed with
@@ -70,12 +70,12 @@ def obtain_uboot(store: Store, arch: Arch) -> BuiltUBoot:
     )
     label = f"U-Boot for {arch.name}"
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         store.progress.say(f"building {label}")
         return {"packages": _build(store, arch, board, settings, work), "arch": arch.name}
 
     entry = store.obtain(KIND, digest, make, label=label)
-    return BuiltUBoot(firmware=entry / FIRMWARE, mkimage=entry / MKIMAGE)
+    return UBootBinary(firmware=entry / FIRMWARE, mkimage=entry / MKIMAGE)
 
 
 def no_uboot(arch: Arch) -> BadInput:
@@ -105,7 +105,7 @@ def _settings(board: UBoot) -> dict[str, str]:
 
 
 def _build(
-    store: Store, arch: Arch, board: UBoot, settings: dict[str, str], work: Work
+    store: Store, arch: Arch, board: UBoot, settings: dict[str, str], work: StagingDirectory
 ) -> list[str]:
     source, objects = work.directory / "source", work.directory / "objects"
     host = work.directory / "host"

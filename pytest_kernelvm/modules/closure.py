@@ -103,7 +103,7 @@ class Closure:
         return replace(self, modules=kept, edges=edges)
 
 
-def close(
+def resolve_closure(
     tree: ModuleTree,
     wanted: Iterable[str],
     *,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.modules.closure import Closure, close
+from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.elf import read_modinfo
 from pytest_kernelvm.modules.tree import ModuleTree
 
@@ -16,7 +16,7 @@ _RENAMED_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class ModuleChange:
     """What became of one module. was, now: what it had and has; what stayed is not among it."""
 
     name: str
@@ -47,14 +47,14 @@ class TreeDiff:
     after: str
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    renamed: tuple[Change, ...] = ()
-    split: tuple[Change, ...] = ()
+    renamed: tuple[ModuleChange, ...] = ()
+    split: tuple[ModuleChange, ...] = ()
     turned_builtin: tuple[str, ...] = ()
     turned_loadable: tuple[str, ...] = ()
     resized: tuple[Growth, ...] = ()
-    aliases: tuple[Change, ...] = ()
-    firmware: tuple[Change, ...] = ()
-    dependencies: tuple[Change, ...] = ()
+    aliases: tuple[ModuleChange, ...] = ()
+    firmware: tuple[ModuleChange, ...] = ()
+    dependencies: tuple[ModuleChange, ...] = ()
     closures: tuple[ClosureDiff, ...] = ()
 
 
@@ -63,7 +63,7 @@ class ClosureDiff:
     """What became of one closure. error: why it is none in the later tree, if so."""
 
     name: str
-    change: Change
+    change: ModuleChange
     was_bytes: int = 0
     now_bytes: int = 0
     error: str = ""
@@ -164,8 +164,8 @@ def _heirs(
     return heirs
 
 
-def _changes(found: Mapping[str, tuple[str, ...]]) -> tuple[Change, ...]:
-    return tuple(Change(name=name, now=found[name]) for name in sorted(found))
+def _changes(found: Mapping[str, tuple[str, ...]]) -> tuple[ModuleChange, ...]:
+    return tuple(ModuleChange(name=name, now=found[name]) for name in sorted(found))
 
 
 def _resized(before: ModuleTree, after: ModuleTree, names: Iterable[str]) -> tuple[Growth, ...]:
@@ -180,18 +180,20 @@ def _resized(before: ModuleTree, after: ModuleTree, names: Iterable[str]) -> tup
 
 def _differences(
     was: Mapping[str, set[str]], now: Mapping[str, set[str]], names: Iterable[str]
-) -> tuple[Change, ...]:
+) -> tuple[ModuleChange, ...]:
     changes = []
     for name in sorted(names):
         had, has = was.get(name, set()), now.get(name, set())
         if had != has:
             changes.append(
-                Change(name=name, was=tuple(sorted(had - has)), now=tuple(sorted(has - had)))
+                ModuleChange(name=name, was=tuple(sorted(had - has)), now=tuple(sorted(has - had)))
             )
     return tuple(changes)
 
 
-def _firmware(before: ModuleTree, after: ModuleTree, names: Iterable[str]) -> tuple[Change, ...]:
+def _firmware(
+    before: ModuleTree, after: ModuleTree, names: Iterable[str]
+) -> tuple[ModuleChange, ...]:
     both = [name for name in names if before.has_file(name) and after.has_file(name)]
     return _differences(_named_firmware(before, both), _named_firmware(after, both), both)
 
@@ -210,7 +212,7 @@ def _closure(before: ModuleTree, after: ModuleTree, name: str) -> ClosureDiff:
     has = set() if now is None else {module.name for module in now.modules}
     return ClosureDiff(
         name=name,
-        change=Change(name=name, was=tuple(sorted(had - has)), now=tuple(sorted(has - had))),
+        change=ModuleChange(name=name, was=tuple(sorted(had - has)), now=tuple(sorted(has - had))),
         was_bytes=0 if was is None else was.size_bytes,
         now_bytes=0 if now is None else now.size_bytes,
         error=error,
@@ -219,6 +221,6 @@ def _closure(before: ModuleTree, after: ModuleTree, name: str) -> ClosureDiff:
 
 def _closed(tree: ModuleTree, name: str) -> tuple[Closure | None, str]:
     try:
-        return close(tree, [name], allow_empty=True), ""
+        return resolve_closure(tree, [name], allow_empty=True), ""
     except BadInput as error:
         return None, error.summary

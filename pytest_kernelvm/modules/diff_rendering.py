@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 
-from pytest_kernelvm.modules.diff import Change, ClosureDiff, Growth, TreeDiff
+from pytest_kernelvm.modules.diff import ClosureDiff, Growth, ModuleChange, TreeDiff
 from pytest_kernelvm.modules.rendering import size_text
 
 # A new kernel changes hundreds of modules; the rest is in the JSON.
@@ -48,7 +48,7 @@ def diff_text(diff: TreeDiff, most: int = _MOST_SHOWN) -> str:
 
 def _entry(entry: object) -> str:
     match entry:
-        case Change():
+        case ModuleChange():
             return " ".join([entry.name, *_plus_and_minus(entry)])
         case Growth():
             sizes = f"{size_text(entry.was_bytes)} → {size_text(entry.now_bytes)}"
@@ -62,10 +62,10 @@ def _entry(entry: object) -> str:
             return str(entry)
 
 
-def _heirs(change: Change) -> str:
+def _heirs(change: ModuleChange) -> str:
     return f"{change.name} → {', '.join(change.now)}"
 
 
-def _plus_and_minus(change: Change) -> Iterator[str]:
+def _plus_and_minus(change: ModuleChange) -> Iterator[str]:
     yield from (f"-{name}" for name in change.was)
     yield from (f"+{name}" for name in change.now)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pytest_kernelvm.config.services import Service, When, no_parameter
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.modules.closure import Closure, close
+from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.plan import Insertion
 from pytest_kernelvm.modules.tree import ModuleTree
 
@@ -58,8 +58,8 @@ def requirement(
 
 
 def closure_of(tree: ModuleTree, needed: Requirement) -> Closure:
-    """Return the closure of a requirement, its options in it. Raises BadInput as `close` does."""
-    closure = close(tree, needed.modules, allow_empty=True)
+    """Return the closure of a requirement, its options in it; raises as `resolve_closure`."""
+    closure = resolve_closure(tree, needed.modules, allow_empty=True)
     options = dict(closure.options)
     for module, text in needed.options:
         # A module takes the last of several values, and the service's is the closer one.

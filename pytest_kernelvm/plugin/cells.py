@@ -11,10 +11,10 @@ from pytest_kernelvm.plugin.options import are_named, configs_directory
 from pytest_kernelvm.plugin.stash import CELLS, UNUSABLE
 
 if TYPE_CHECKING:
-    from pytest_kernelvm.config.model import VmConfig
+    from pytest_kernelvm.config.model import CellConfig
 
 
-def selected_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
+def selected_cells(config: pytest.Config) -> tuple[CellConfig, ...]:
     """Return the cells of the run, which are read once. Raises KernelvmError if there are none."""
     from pytest_kernelvm.errors import KernelvmError
 
@@ -29,7 +29,7 @@ def selected_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
     return config.stash[CELLS]
 
 
-def _read_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
+def _read_cells(config: pytest.Config) -> tuple[CellConfig, ...]:
     from pytest_kernelvm.arch.base import arch_named
     from pytest_kernelvm.config.select import select_cells
     from pytest_kernelvm.config.sources import source_named, with_source
@@ -54,7 +54,7 @@ def _read_cells(config: pytest.Config) -> tuple[VmConfig, ...]:
     return with_source(cells, source_named(source)) if source else cells
 
 
-def cell_config_of(item: pytest.Item) -> VmConfig | None:
+def cell_config_of(item: pytest.Item) -> CellConfig | None:
     """Return the cell that we gave a test as a parameter, None for a test that is not ours."""
     params = getattr(getattr(item, "callspec", None), "params", {})
     cells = item.config.stash.get(CELLS, ())

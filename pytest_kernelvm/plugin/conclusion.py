@@ -9,15 +9,15 @@ import pytest
 from pytest_kernelvm.plugin.stash import CHARGED, FACTORY
 
 if TYPE_CHECKING:
-    from pytest_kernelvm.plugin.splat_policy import Tolerance
+    from pytest_kernelvm.plugin.splat_policy import SplatPolicy
 
 
-def tolerance_of(item: pytest.Item) -> Tolerance:
+def tolerance_of(item: pytest.Item) -> SplatPolicy:
     """Return which splats a test allows, and whether others fail it."""
-    from pytest_kernelvm.plugin.splat_policy import Tolerance
+    from pytest_kernelvm.plugin.splat_policy import SplatPolicy
 
     mode = item.config.getoption("--kernelvm-splats") or item.config.getini("kernelvm_splats")
-    return Tolerance(
+    return SplatPolicy(
         test=item.nodeid,
         mode=mode,
         markers=tuple(dict(marker.kwargs) for marker in item.iter_markers("kernelvm_splats")),
@@ -32,8 +32,8 @@ def answer_for_guests(item: pytest.Item, for_what: str, *, ask: bool) -> None:
     failed, whose error says what there is to say.
     """
     factory = item.stash.get(FACTORY, None)
-    errors = factory.tolerance.errors(for_what, ask=ask, is_over=ask) if factory else []
-    if errors and factory and factory.tolerance.mode == "fail":
+    errors = factory.splat_policy.errors(for_what, ask=ask, is_over=ask) if factory else []
+    if errors and factory and factory.splat_policy.mode == "fail":
         raise errors[0]
     for error in errors:
         from pytest_kernelvm.errors import KernelvmWarning

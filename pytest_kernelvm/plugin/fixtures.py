@@ -21,7 +21,7 @@ from pytest_kernelvm.plugin.telling import progress, run_report
 if TYPE_CHECKING:
     from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
     from pytest_kernelvm.plugin.guest_request import GuestFactory, LinkedVms
-    from pytest_kernelvm.report.observer import Witness
+    from pytest_kernelvm.report.observer import Observer
     from pytest_kernelvm.session.guests import Guests
     from pytest_kernelvm.store.store import Store
 
@@ -107,14 +107,14 @@ def kernelvm_guests(
 
 
 @pytest.fixture(scope="session", name="_kernelvm_observer")
-def kernelvm_observer(request: pytest.FixtureRequest) -> Iterator[Witness]:
+def kernelvm_observer(request: pytest.FixtureRequest) -> Iterator[Observer]:
     """What follows the consoles of the run's guests."""
-    from pytest_kernelvm.report.observer import Witness
+    from pytest_kernelvm.report.observer import Observer
 
     config = request.config
     live = config.getoption("capture") == "no" and not hasattr(config, "workerinput")
     casts = Path(config.rootpath, config.getini("kernelvm_casts"))
-    witness = Witness(
+    witness = Observer(
         live=sys.stdout.write if live else None,
         casts=casts if config.getoption("--kernelvm-record") else None,
         progress=progress(config) if config.get_verbosity() > 0 else None,
@@ -129,16 +129,16 @@ def kernelvm_guest_factory(
     kernelvm_cell: Cell,
     request: pytest.FixtureRequest,
     kernelvm_guests: Guests,
-    _kernelvm_observer: Witness,
+    _kernelvm_observer: Observer,
 ) -> Iterator[GuestFactory]:
     """What makes the guests of one test, and answers for them at its end."""
-    from pytest_kernelvm.failures.bundle_writer import Leaving
+    from pytest_kernelvm.failures.bundle_writer import BundleWriter
     from pytest_kernelvm.plugin.guest_request import GuestFactory
 
     keep = request.config.getoption("--kernelvm-keep") == "failed"
-    leaving = Leaving(kernelvm_cell.store, keep=keep)
+    bundle_writer = BundleWriter(kernelvm_cell.store, keep=keep)
     with contextlib.ExitStack() as stack:
-        stack.callback(leaving.discard)
+        stack.callback(bundle_writer.discard)
         factory = GuestFactory(
             test=request.node.nodeid,
             cell=kernelvm_cell,
@@ -147,8 +147,8 @@ def kernelvm_guest_factory(
             stack=stack,
             guests=kernelvm_guests,
             witness=_kernelvm_observer,
-            leaving=leaving,
-            tolerance=tolerance_of(request.node),
+            bundle_writer=bundle_writer,
+            splat_policy=tolerance_of(request.node),
         )
         request.node.stash[FACTORY] = factory
         yield factory

@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypedDict, Unpack
 
 from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.config.roots import Root
-from pytest_kernelvm.failures.bundle_writer import Leaving
+from pytest_kernelvm.failures.bundle_writer import BundleWriter
 from pytest_kernelvm.modules.closure import Closure
 from pytest_kernelvm.plugin.marks import FRESH
-from pytest_kernelvm.plugin.splat_policy import Tolerance
-from pytest_kernelvm.report.observer import Witness
+from pytest_kernelvm.plugin.splat_policy import SplatPolicy
+from pytest_kernelvm.report.observer import Observer
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.vm.agent.network import USER_ADDRESS, USER_GATEWAY
@@ -26,7 +26,7 @@ CARDS = ("user", "outside")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class GuestRequest:
     """What a test asks of its guest.
 
     modules: wanted ones, None for the vm-config's. closure: instead of them.
@@ -57,12 +57,12 @@ class Asked:
     clean: bool = False
 
 
-def asked_by(**given: Any) -> Asked:
+def asked_by(**given: Any) -> GuestRequest:
     """Return what a marker's or a call's arguments ask for.
 
     Raises TypeError for what they cannot be.
     """
-    asked = Asked(**_with_tuples(given))
+    asked = GuestRequest(**_with_tuples(given))
     _check_kinds(asked)
     for name, none, words in (
         ("fresh", None, FRESH),
@@ -80,7 +80,7 @@ def asked_by(**given: Any) -> Asked:
 
 def _with_tuples(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments with lists as tuples; None is what is left out, where that has no sense."""
-    unknown = given.keys() - {each.name for each in fields(Asked)}
+    unknown = given.keys() - {each.name for each in fields(GuestRequest)}
     if unknown:
         raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
     out = dict(given)
@@ -96,7 +96,7 @@ def _with_tuples(given: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _check_kinds(asked: Asked) -> None:
+def _check_kinds(asked: GuestRequest) -> None:
     """Raise TypeError for a value of a wrong type, which a guest would be wrongly booted with."""
     for name, kind, words in _KINDS:
         value = getattr(asked, name)
@@ -134,12 +134,12 @@ _KINDS: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-def cell_of(cell: Cell, asked: Asked) -> Cell:
+def cell_of(cell: Cell, asked: GuestRequest) -> Cell:
     """Return the cell as a test asks for it."""
     return cell.variant(userland=asked.userland, external=asked.external, root=asked.root)
 
 
-class Wishes(TypedDict, total=False):
+class GuestOptions(TypedDict, total=False):
     """Arguments of `boot_vm` and `new_vm`: the marker's, and a closure instead of modules."""
 
     modules: Iterable[str] | None
@@ -160,18 +160,18 @@ class Wishes(TypedDict, total=False):
 class BootVm(Protocol):
     """Gives a guest of the test's cell; it ends with the test."""
 
-    def __call__(self, **wishes: Unpack[Wishes]) -> Vm:
+    def __call__(self, **options_over: Unpack[GuestOptions]) -> Vm:
         """Return the guest. Raises the error that says why it did not get ready."""
 
 
 class LinkedVms(Protocol):
     """Gives two guests of the test's cell with a cable between them; they end with the test."""
 
-    def __call__(self, one: str, other: str, **wishes: Unpack[Wishes]) -> tuple[Vm, Vm]:
+    def __call__(self, one: str, other: str, **options_over: Unpack[GuestOptions]) -> tuple[Vm, Vm]:
         """Return the guests of these names. Raises the error that says why one is not ready."""
 
 
-def bootable(cell: Cell, asked: Asked) -> Bootable:
+def bootable(cell: Cell, asked: GuestRequest) -> Bootable:
     """Return what a guest is made of that is as asked for."""
     return cell_of(cell, asked).bootable(
         modules=asked.modules,
@@ -200,46 +200,46 @@ class GuestFactory:
 
     test: str
     cell: Cell
-    asked: Asked
+    asked: GuestRequest
     fresh: str
     stack: contextlib.ExitStack
     guests: Guests
-    witness: Witness
-    leaving: Leaving
-    tolerance: Tolerance
+    witness: Observer
+    bundle_writer: BundleWriter
+    splat_policy: SplatPolicy
     made: list[Vm] = field(default_factory=list)
     failed: bool = False
 
-    def boot(self, **wishes: Unpack[Wishes]) -> Vm:
+    def boot(self, **options_over: Unpack[GuestOptions]) -> Vm:
         """Boot a guest with the marker's wishes and these over them."""
-        made_of = bootable(self.cell, self._wished(**wishes))
+        made_of = bootable(self.cell, self._options_with_marker(**options_over))
         return self._added(self.guests.booted(made_of, self._launched))
 
-    def new(self, **wishes: Unpack[Wishes]) -> Vm:
+    def new(self, **options_over: Unpack[GuestOptions]) -> Vm:
         """Return a guest with the marker's wishes and these over them, restored or booted."""
-        asked = self._wished(**wishes)
+        asked = self._options_with_marker(**options_over)
         match self._way(asked):
             case "boot":
-                return self.boot(**wishes)
+                return self.boot(**options_over)
             case "share":
                 vm = self.guests.shared(bootable(self.cell, asked), self._launched)
                 self.stack.callback(lambda: self.guests.give_back(vm, usable=not self.failed))
-                self.tolerance.watch_over(vm)
+                self.splat_policy.watch_over(vm)
                 return vm
             case _:
                 made_of = bootable(self.cell, asked)
                 return self._added(self.guests.restored(made_of, self._launched))
 
-    def _way(self, asked: Asked) -> str:
+    def _way(self, asked: GuestRequest) -> str:
         fresh = asked.fresh or self.fresh
         alone = asked.network or not asked.clean
         return "restore" if fresh == "share" and alone else fresh
 
-    def linked(self, one: str, other: str, **wishes: Unpack[Wishes]) -> tuple[Vm, Vm]:
+    def linked(self, one: str, other: str, **options_over: Unpack[GuestOptions]) -> tuple[Vm, Vm]:
         """Return two guests with a cable between them, at 10.0.0.1 and 10.0.0.2."""
         if one == other:
             raise TypeError(f"two guests have two names, not {one!r} twice")
-        asked = self._wished(**wishes)
+        asked = self._options_with_marker(**options_over)
         if asked.network:
             raise TypeError("the cards of linked guests are on the link, not on another network")
         made_of = bootable(self.cell, replace(asked, network="link"))
@@ -251,29 +251,29 @@ class GuestFactory:
                 named = replace(made_of, label=f"{made_of.label}-{name}")
                 vms.append(self.stack.enter_context(get(named, self._launched, link=link)))
         for number, vm in enumerate(vms, start=1):
-            self.tolerance.watch_over(vm)
+            self.splat_policy.watch_over(vm)
             vm.network.set_up(f"10.0.0.{number}/24")
         return vms[0], vms[1]
 
-    def prepare(self, asked: Asked) -> None:
+    def prepare(self, asked: GuestRequest) -> None:
         """Have the guest of the next test restored in the meantime."""
         if self._way(asked) == "restore":
             self.guests.prepare(bootable(self.cell, asked))
 
-    def _wished(self, **wishes: Unpack[Wishes]) -> Asked:
-        marked = {each.name: getattr(self.asked, each.name) for each in fields(Asked)}
-        return asked_by(**(marked | wishes))
+    def _options_with_marker(self, **options_over: Unpack[GuestOptions]) -> GuestRequest:
+        marked = {each.name: getattr(self.asked, each.name) for each in fields(GuestRequest)}
+        return asked_by(**(marked | options_over))
 
     def _launched(self, vm: Vm) -> None:
         """Have all that watch the test's guests see one before it is ready."""
         self.made.append(vm)
-        self.tolerance.launched.append(vm)
+        self.splat_policy.launched.append(vm)
         self.witness.see(vm, self.test, self.stack)
-        self.leaving.await_failure(vm)
+        self.bundle_writer.await_failure(vm)
 
     def _added(self, vm: Vm) -> Vm:
         self.stack.push(vm)
         if vm.boot.network:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
-        self.tolerance.watch_over(vm)
+        self.splat_policy.watch_over(vm)
         return vm

@@ -272,10 +272,10 @@ def pytest_runtest_makereport(
     factory = item.stash.get(FACTORY, None)
     if factory:
         factory.failed = True
-    guests, leaving = (factory.made, factory.leaving) if factory else ((), None)
-    describe_failure(report, call.excinfo, guests, leaving)
-    if leaving and leaving.bundle:
-        run_report(item.config).tally.note_bundle(leaving.bundle.name)
+    guests, bundle_writer = (factory.made, factory.bundle_writer) if factory else ((), None)
+    describe_failure(report, call.excinfo, guests, bundle_writer)
+    if bundle_writer and bundle_writer.bundle:
+        run_report(item.config).tally.note_bundle(bundle_writer.bundle.name)
     # JUnit's writer asks the teardown's report, which is given what the item has.
     item.user_properties.append(report.user_properties[-1])
     return report

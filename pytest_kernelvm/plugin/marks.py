@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_kernelvm.errors import BadInput
-    from pytest_kernelvm.plugin.guest_request import Asked
+    from pytest_kernelvm.plugin.guest_request import GuestRequest
 
 # How `vm` comes to its state right after boot: from a snapshot, by booting, or by being left in
 # that state by the test before.
@@ -48,7 +48,7 @@ def mistake_in(item: pytest.Item) -> BadInput | None:
     return None
 
 
-def asked_of(item: pytest.Item) -> Asked:
+def asked_of(item: pytest.Item) -> GuestRequest:
     """Return what the markers `kernelvm` of a test ask for; the nearest says the last word.
 
     Raises TypeError for what they cannot ask for; `mistake_in` is asked first.

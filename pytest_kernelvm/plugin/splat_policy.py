@@ -24,7 +24,7 @@ def allowed_by(*args: Any, **given: Any) -> Allowance:
 
 
 @dataclass(kw_only=True, slots=True)
-class Tolerance:
+class SplatPolicy:
     """How splats count in one test.
 
     test: its id. mode: what becomes of one that leaves a splat: `fail`, `warn` or `off`.

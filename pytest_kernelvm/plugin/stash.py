@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import itertools
     from pathlib import Path
 
-    from pytest_kernelvm.config.model import VmConfig
+    from pytest_kernelvm.config.model import CellConfig
     from pytest_kernelvm.errors import KernelvmError
     from pytest_kernelvm.plugin.guest_request import GuestFactory
     from pytest_kernelvm.report.run import RunReport
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FATAL: pytest.StashKey[pytest.UsageError] = pytest.StashKey()
 MISTAKE: pytest.StashKey[KernelvmError] = pytest.StashKey()
 # The cells of the run, or why there are none.
-CELLS: pytest.StashKey[tuple[VmConfig, ...]] = pytest.StashKey()
+CELLS: pytest.StashKey[tuple[CellConfig, ...]] = pytest.StashKey()
 UNUSABLE: pytest.StashKey[KernelvmError] = pytest.StashKey()
 # What makes a test's guests, and which test is next.
 FACTORY: pytest.StashKey[GuestFactory] = pytest.StashKey()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.errors import BadInput, KernelvmError, Verdict
-from pytest_kernelvm.failures.bundle_writer import Failure, Leaving
+from pytest_kernelvm.failures.bundle_writer import BundleWriter, Failure
 from pytest_kernelvm.vm.machine.vm import Vm
 
 PACKAGE = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ def describe_failure(
     report: pytest.TestReport,
     excinfo: pytest.ExceptionInfo[BaseException],
     guests: Sequence[Vm],
-    leaving: Leaving | None,
+    bundle_writer: BundleWriter | None,
 ) -> None:
     """Add to a failed test's report what its guests show, and leave out our own frames.
 
@@ -36,7 +36,7 @@ def describe_failure(
     report.user_properties.append(("kernelvm_verdict", str(verdict)))
     if isinstance(error, KernelvmError):
         report.longrepr = _without_our_frames(excinfo, error)
-    left = _left(report.nodeid, error, guests, leaving) if leaving else {}
+    left = _left(report.nodeid, error, guests, bundle_writer) if bundle_writer else {}
     for guest in guests:
         log, qemu_log = guest.logs
         lines = [
@@ -55,25 +55,25 @@ def describe_failure(
 
 
 def _left(
-    test: str, error: BaseException, guests: Sequence[Vm], leaving: Leaving
+    test: str, error: BaseException, guests: Sequence[Vm], bundle_writer: BundleWriter
 ) -> dict[Vm, list[str]]:
     """Leave the test's bundle; return for each guest the lines that say what to do with it."""
     words = str(error).strip() or type(error).__name__
     failure = Failure(test=test, verdict=str(verdict_on(error)), error=words)
     try:
-        bundle = leaving.leave(failure, guests)
+        bundle = bundle_writer.leave(failure, guests)
     except (OSError, BadInput) as error:
         return {guests[0]: [f"no bundle:  {error}"]} if guests else {}
     if bundle is None:
         return {}
-    lines: dict[Vm, list[str]] = {guests[0]: [f"replay it:  {leaving.command('replay')}"]}
+    lines: dict[Vm, list[str]] = {guests[0]: [f"replay it:  {bundle_writer.command('replay')}"]}
     for vm, kept in zip(guests, bundle.guests, strict=True):
         if kept.left:
-            told = f"attach:     {leaving.command('attach')}"
+            told = f"attach:     {bundle_writer.command('attach')}"
             if len(guests) > 1:
                 told += f" --guest {kept.directory.name}"
             lines.setdefault(vm, []).append(told)
-        elif leaving.keep:
+        elif bundle_writer.keep:
             lines.setdefault(vm, []).append(f"not kept:   {kept.note.not_left}")
     return lines
 

@@ -19,7 +19,7 @@ PATIENCE_S = 1.0
 LOOK_S = 0.5
 
 
-class Witness:
+class Observer:
     """Sees the guests of a run.
 
     live: shows their consoles' text as it comes; None for none. casts: directory of recordings,
@@ -49,7 +49,7 @@ class Witness:
         if self._casts:
             stack.callback(self._record, vm, test)
         if self._live:
-            show, labelled = self._live, Labelled(vm.label)
+            show, labelled = self._live, LineLabeller(vm.label)
             since = vm.console.size_bytes
             stack.enter_context(
                 following(vm.console, lambda text: show(labelled(text)), since=since)
@@ -101,7 +101,7 @@ def waited_for(vm: Vm) -> str:
     return f"{vm.label}: waiting for {what}, {waited_s:.0f} s" if waited_s >= PATIENCE_S else ""
 
 
-class Labelled:
+class LineLabeller:
     """Puts a label before each line of a text that comes in pieces."""
 
     def __init__(self, label: str) -> None:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.report.shown import make_printable
-from pytest_kernelvm.session.guests import Counts
+from pytest_kernelvm.session.guests import GuestCounts
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
 from pytest_kernelvm.vm.qemu.snapshot import qemu_version
@@ -29,7 +29,7 @@ CELL = "kernelvm_cell"
 MOST_CELLS, MOST_BUNDLES = 3, 4
 
 
-def header(cells: Sequence[VmConfig], store: Path) -> list[str]:
+def header(cells: Sequence[CellConfig], store: Path) -> list[str]:
     """Return lines that say with what some cells are tested; nothing is built.
 
     store: where it is.
@@ -87,7 +87,7 @@ class Tally:
         if name not in self.bundles:
             self.bundles.append(name)
 
-    def add_guests(self, counts: Counts, store: Store) -> None:
+    def add_guests(self, counts: GuestCounts, store: Store) -> None:
         """Add what this process did for its tests."""
         found, made = (
             dict(collections.Counter(kind for kind, _digest in entries))
@@ -98,7 +98,7 @@ class Tally:
         )
 
 
-def note_cell(report: pytest.TestReport, cell: VmConfig) -> None:
+def note_cell(report: pytest.TestReport, cell: CellConfig) -> None:
     """Note on a test's report which cell it is of; the note crosses from xdist's workers."""
     setattr(report, CELL, cell.id)
 
@@ -166,7 +166,7 @@ def summary(tally: Tally, seconds: Mapping[str, Sequence[float]]) -> list[str]:
     seconds: of each cell's tests, and how many tests those were.
     """
     lines = []
-    counts = Counts(**tally.guests) if tally.guests else Counts()
+    counts = GuestCounts(**tally.guests) if tally.guests else GuestCounts()
     told = [
         f"{counts.restored} restored" + (f" ({counts.waiting} ahead)" if counts.waiting else ""),
         f"{counts.booted} booted",

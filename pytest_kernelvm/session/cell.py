@@ -8,18 +8,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from pytest_kernelvm.config.model import ModprobeConfig, VmConfig
+from pytest_kernelvm.config.model import CellConfig, ModprobeConfig
 from pytest_kernelvm.config.roots import Root
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.guest.cpio import Entry
 from pytest_kernelvm.guest.initramfs import Initramfs, guest_entries, pack, preinit_entries
-from pytest_kernelvm.guest.programs import Programs, compile_program, compile_programs
+from pytest_kernelvm.guest.programs import GuestPrograms, compile_program, compile_programs
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
 from pytest_kernelvm.guest.root_image import make_root_image
 from pytest_kernelvm.guest.userland import Userland, obtain_userland
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel
 from pytest_kernelvm.kernel.out_of_tree.inline_sources import tree_with
-from pytest_kernelvm.modules.closure import Closure, close
+from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.modprobe_d import ModprobeD
 from pytest_kernelvm.modules.names import normalise
 from pytest_kernelvm.modules.tree import ModuleTree
@@ -31,8 +31,8 @@ from pytest_kernelvm.vm.bootpath.root import boot_into, erase_bytes
 from pytest_kernelvm.vm.machine.vm import Bootable
 from pytest_kernelvm.vm.qemu.argv import Boot
 from pytest_kernelvm.vm.qemu.snapshot import require_intact_boot
-from pytest_kernelvm.vm.verdict.calibration import pace_of
-from pytest_kernelvm.vm.verdict.deadlines import Limits, Pace
+from pytest_kernelvm.vm.verdict.calibration import calibration_of
+from pytest_kernelvm.vm.verdict.deadlines import Calibration, Limits
 
 
 class Cell:
@@ -43,7 +43,7 @@ class Cell:
     """
 
     def __init__(
-        self, config: VmConfig, store: Store, *, external: Mapping[str, str] | None = None
+        self, config: CellConfig, store: Store, *, external: Mapping[str, str] | None = None
     ) -> None:
         self.config = config
         self.store = store
@@ -60,7 +60,7 @@ class Cell:
         return build_kernel(self.store, self.config)
 
     @cached_property
-    def programs(self) -> Programs:
+    def programs(self) -> GuestPrograms:
         """The agent and modprobe, compiled if need be."""
         return compile_programs(self.store, self.kernel, cpu=self.config.machine.cpu)
 
@@ -107,9 +107,9 @@ class Cell:
         return self._variants[-1]
 
     @cached_property
-    def pace(self) -> Pace:
+    def calibration(self) -> Calibration:
         """How fast this machine runs the cell's guests, measured if need be."""
-        return pace_of(self.store, self.config.arch, self.config.machine)
+        return calibration_of(self.store, self.config.arch, self.config.machine)
 
     def compile_program(self, source: str) -> bytes:
         """Return a small static program for this cell's guests, compiled with its nolibc.
@@ -125,11 +125,11 @@ class Cell:
     def closure(self, modules: Iterable[str] | None = None) -> Closure:
         """Return the closure of some modules, by default those of the vm-config.
 
-        Raises BadInput as `close` does; the vm-config says what may be missing.
+        Raises BadInput as `resolve_closure` does; the vm-config says what may be missing.
         """
         wanted = tuple(self.config.modules if modules is None else modules)
         if wanted not in self._closures:
-            self._closures[wanted] = close(
+            self._closures[wanted] = resolve_closure(
                 self.tree,
                 wanted,
                 allow_missing=self.config.allow_missing,
@@ -273,7 +273,7 @@ class Cell:
             limits=Limits(
                 boot_s=timeouts.boot_s if boot_timeout_s is None else boot_timeout_s,
                 command_s=timeouts.command_s,
-                pace=self.pace,
+                calibration=self.calibration,
             ),
             by_hand=self._by_hand(chosen, cmdline, cookie, network),
             services=self.services,
@@ -281,7 +281,7 @@ class Cell:
 
     def _preinit(self, root: Root) -> Initramfs:
         """Return the initramfs that leads into a root."""
-        closure = close(self.tree, root.modules, allow_empty=True)
+        closure = resolve_closure(self.tree, root.modules, allow_empty=True)
         self._require_intact(closure)
         entries = preinit_entries(
             self.programs,

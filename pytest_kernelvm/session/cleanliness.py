@@ -13,7 +13,7 @@ SLAB_SLACK_KIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Traces:
+class Leftovers:
     """What tests leave behind.
 
     modules: (name, use count). processes: of user space. mounts: lines of /proc/mounts.
@@ -29,10 +29,10 @@ class Traces:
     slab_kib: int
 
 
-def traces_of(vm: Vm) -> Traces:
+def traces_of(vm: Vm) -> Leftovers:
     """Look at a guest."""
     records = vm.dmesg.records
-    return Traces(
+    return Leftovers(
         modules=frozenset((module.name, module.use_count) for module in vm.modules),
         processes=frozenset(_processes(vm)),
         mounts=frozenset(vm.read("/proc/mounts").splitlines()),
@@ -62,7 +62,7 @@ def _slab_kib(meminfo: str) -> int:
     return 0
 
 
-def left_behind(vm: Vm, before: Traces) -> list[str]:
+def left_behind(vm: Vm, before: Leftovers) -> list[str]:
     """Return in words what differs from how a guest was before; empty if nothing does."""
     after = traces_of(vm)
     found = []

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import Evidence, HarnessError, NotLeftClean
-from pytest_kernelvm.session.cleanliness import Traces, left_behind, traces_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.session.cleanliness import Leftovers, left_behind, traces_of
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.machine.vm import Bootable, Vm
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.snapshot import (
@@ -30,7 +30,7 @@ Launched = Callable[[Vm], None]
 
 
 @dataclass(kw_only=True, slots=True)
-class Counts:
+class GuestCounts:
     """What was done for the tests.
 
     booted, restored: guests. waiting: those of the restored that were so ahead of their test.
@@ -71,8 +71,8 @@ class Guests:
         self._new_directory = new_directory
         self._console_limit_bytes = console_limit_bytes
         self._ahead: tuple[Bootable, Vm] | None = None
-        self._passed_on: tuple[Bootable, Vm, Traces] | None = None
-        self.counts = Counts()
+        self._passed_on: tuple[Bootable, Vm, Leftovers] | None = None
+        self.counts = GuestCounts()
 
     def _vm(
         self,
@@ -172,7 +172,7 @@ class Guests:
         if found:
             return found
 
-        def record(work: Work) -> dict[str, Any]:
+        def record(work: StagingDirectory) -> dict[str, Any]:
             self.counts.snapshots_made += 1
             with self._vm(bootable, memory=work.directory / MEMORY) as vm:
                 return vm.save(work.entry)

@@ -22,7 +22,7 @@ MOST_TOLD = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class ModuleSmokeTest:
     """What became of modules in a guest.
 
     log: what the kernel said from the first one's loading to the last one's unloading.
@@ -84,7 +84,7 @@ def try_modules(
     *,
     options: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
-) -> Trial:
+) -> ModuleSmokeTest:
     """Build a directory's modules, load them all in a fresh guest, and unload them.
 
     logs: a directory for the guest's. options: parameters by module. timeout_s: seconds that
@@ -105,7 +105,7 @@ def try_files(
     *,
     options: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
-) -> Trial:
+) -> ModuleSmokeTest:
     """Load modules that somebody built in a fresh guest, and unload them.
 
     logs, options, timeout_s: as of try_modules.
@@ -121,7 +121,7 @@ def _tried(
     logs: Path,
     options: Mapping[str, str],
     timeout_s: float | None,
-) -> Trial:
+) -> ModuleSmokeTest:
     started = time.monotonic()
     ordered = in_load_order(files)
     own = {_name(file) for file, _depends in ordered}
@@ -150,7 +150,7 @@ def _tried(
     results = read_results(log)
     if results and results.problems:
         raise _tests_failed(cell.config.id, own, results)
-    return Trial(
+    return ModuleSmokeTest(
         modules=tuple(_name(file) for file, _depends_on in ordered),
         log=log,
         staying=tuple(staying.values()),

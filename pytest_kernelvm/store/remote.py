@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError, ToolMissing
-from pytest_kernelvm.foreign.archive_rules import PLAIN_KINDS, Rules, Way
+from pytest_kernelvm.foreign.archive_rules import PLAIN_KINDS, ArchiveRules, UnpackOptions
 from pytest_kernelvm.foreign.json_fields import Fields, Malformed, parse_json
-from pytest_kernelvm.foreign.tar_members import Kind
+from pytest_kernelvm.foreign.tar_members import MemberKind
 from pytest_kernelvm.foreign.unpacking import unpack_gzip
 from pytest_kernelvm.process import Deadline, run
 from pytest_kernelvm.store.digest import Digest, file_digest
 from pytest_kernelvm.store.kernel_note import MOST, printable_note, read_kernel_note
 from pytest_kernelvm.store.note import ENTRY, damage_of, noted_digest, read_note
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import FULL
 
 VARIABLE = "KERNELVM_REMOTE"
@@ -40,8 +40,8 @@ KINDS = ("devel", "kernels")
 TAR_TIMEOUT_S = 600.0
 SILENCE_S = 30.0
 # An entry holds what `_put` packs: files and links without anything unusual about them.
-RULES = Rules(
-    kinds=(*PLAIN_KINDS, Kind.SYMLINK),
+RULES = ArchiveRules(
+    kinds=(*PLAIN_KINDS, MemberKind.SYMLINK),
     most_members=500_000,
     most_parts=40,
     printable=True,
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class RemoteLimits:
     """What a remote store may cost.
 
     note_s, archive_s: seconds until a note or an archive is there. archive_bytes: of each.
@@ -101,7 +101,7 @@ class Remote:
         *,
         writable: bool,
         options: Mapping[str, Any] | None = None,
-        limits: Limits | None = None,
+        limits: RemoteLimits | None = None,
     ):
         try:
             import fsspec
@@ -113,7 +113,7 @@ class Remote:
         # What is before an @ is a secret, and this is shown and noted.
         self.url = re.sub(r"//[^/@]*@", "//", url.rstrip("/"))
         self.writable = writable
-        self._limits = limits or Limits()
+        self._limits = limits or RemoteLimits()
         try:
             given = {**_waiting_for(url), **(options or {})}
             self._files, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **given)
@@ -265,13 +265,13 @@ def _waiting_for(url: str) -> dict[str, Any]:
     return {"client_kwargs": {"timeout": limits}}
 
 
-def unpack_entry(archive: Path, directory: Path, rules: Rules = RULES) -> None:
+def unpack_entry(archive: Path, directory: Path, rules: ArchiveRules = RULES) -> None:
     """Unpack a .tar.gz of an entry into a directory that is empty.
 
     Raises Malformed if it is no such archive or holds more than the rules allow, OSError if the
     disk is full.
     """
-    way = Way(what="the archive", rules=rules, packed_bytes=archive.stat().st_size)
+    way = UnpackOptions(what="the archive", rules=rules, packed_bytes=archive.stat().st_size)
     try:
         unpack_gzip(archive, directory, way)
     except BadInput as error:
@@ -279,10 +279,10 @@ def unpack_entry(archive: Path, directory: Path, rules: Rules = RULES) -> None:
         raise Malformed(f"{error.summary}: {why}"[:_SHOWN]) from None
 
 
-def _moved(directory: Path, about: dict[str, Any]) -> Callable[[Work], dict[str, Any]]:
+def _moved(directory: Path, about: dict[str, Any]) -> Callable[[StagingDirectory], dict[str, Any]]:
     """Return what makes an entry of a directory."""
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         work.entry.rmdir()
         directory.rename(work.entry)
         return about

@@ -60,7 +60,7 @@ def default_store() -> Path:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class StagingDirectory:
     """A directory to work in, which is gone afterwards, and the entry below it to be filled."""
 
     directory: Path
@@ -213,7 +213,7 @@ class Store:
         self,
         kind: str,
         digest: Digest,
-        make: Callable[[Work], dict[str, Any]],
+        make: Callable[[StagingDirectory], dict[str, Any]],
         *,
         label: str,
         sized: bool = True,
@@ -304,7 +304,7 @@ class Store:
         return made
 
     @contextlib.contextmanager
-    def work(self, name: str) -> Iterator[Work]:
+    def work(self, name: str) -> Iterator[StagingDirectory]:
         """Give a fresh directory below the store; call it with the lock of the same name held.
 
         What an interrupted predecessor left, under this name or another, is removed first.
@@ -315,7 +315,7 @@ class Store:
             remove_tree(directory)
             with owned(directory):
                 try:
-                    yield Work(directory=directory, entry=directory / "entry")
+                    yield StagingDirectory(directory=directory, entry=directory / "entry")
                 finally:
                     with contextlib.suppress(OSError):
                         remove_tree(directory)

@@ -11,7 +11,7 @@ from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import Evidence, ToolMissing
 from pytest_kernelvm.process import find_program, quoted, run
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.elf_head import fits
 
 KIND = "compilers"
@@ -156,7 +156,7 @@ def compiler_directory(store: Store, arch: Arch, llvm: str = "") -> Path:
         blind=BLIND,
     )
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         script = work.entry / name
         script.write_text(text)
         script.chmod(0o755)

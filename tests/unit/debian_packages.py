@@ -17,7 +17,7 @@ from pytest_kernelvm.fetch.kernel_packages import kernel_packages
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work, default_store
+from pytest_kernelvm.store.store import StagingDirectory, Store, default_store
 
 # Below the store, from one run to the next.
 KIND = "debian-packages"
@@ -33,7 +33,7 @@ def unreachable_is_skipped(path: Path | str) -> Path:
 def _unpacked(store: Store, packages: Sequence[Package]) -> Path:
     """Return a directory with the content of some packages; depmod was run for their modules."""
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         for package in packages:
             unpack_deb(download(store, package), work.entry)
         shutil.rmtree(work.entry / "boot", ignore_errors=True)

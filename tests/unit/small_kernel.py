@@ -11,7 +11,7 @@ import pytest
 
 from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.process import Completed, run
 
 ARCH = ARCHES["mips"]
@@ -91,7 +91,7 @@ def write_cell(
     patches: str = "",
     fragments: str = "",
     name: str = "small",
-) -> VmConfig:
+) -> CellConfig:
     """Write a vm-config and return its cell.
 
     source, symbols, patches, fragments: as they stand in the YAML between brackets.

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.errors import HarnessError, ToolMissing
-from pytest_kernelvm.kernel.build.build_directories import NOTE, Wanted, kept_build
+from pytest_kernelvm.kernel.build.build_directories import NOTE, BuildRequest, kept_build
 from pytest_kernelvm.kernel.source.mirror import mirrored
 from pytest_kernelvm.kernel.source.source import patched, unpacked
 from pytest_kernelvm.kernel.source.worktree import read_tree
@@ -77,32 +77,32 @@ def test_a_disk_that_gets_full_while_a_tree_is_copied(disk: Path, tmp_path: Path
 def test_a_disk_that_gets_full_while_building(disk: Path) -> None:
     store = Store(disk, Silent())
     tree = write_source(disk / "sources" / "plain" / "tree")
-    wanted = Wanted(
+    build_request = BuildRequest(
         tree=tree, family="f", series="6.12", state="s", config="CONFIG_A=y\n", toolchain="gcc"
     )
 
     def fill_it() -> None:
-        with kept_build(store, wanted, "the kernel") as bench:
-            (bench.objects / "vmlinux").write_bytes(bytes(2 << 20))
+        with kept_build(store, build_request, "the kernel") as build_directory:
+            (build_directory.objects / "vmlinux").write_bytes(bytes(2 << 20))
 
     with pytest.raises(HarnessError, match="the disk of the store is full"):
         fill_it()
     assert left(store) == ["sources/plain"]
-    made, _bench = build(store, wanted)
+    made, _built_in = build(store, build_request)
     assert made == ["one", "two"]
 
 
 def test_a_disk_that_is_full_already(disk: Path) -> None:
     store = Store(disk, Silent())
     tree = write_source(disk / "sources" / "plain" / "tree")
-    wanted = Wanted(
+    build_request = BuildRequest(
         tree=tree, family="f", series="6.12", state="s", config="CONFIG_A=y\n", toolchain="gcc"
     )
     filler = fill(disk)
     with pytest.raises(HarnessError, match="full"):
-        build(store, wanted)
+        build(store, build_request)
     filler.unlink()
-    assert build(store, wanted)[0] == ["one", "two"]
+    assert build(store, build_request)[0] == ["one", "two"]
 
 
 def test_a_store_on_another_file_system(disk: Path, tmp_path: Path) -> None:
@@ -119,58 +119,68 @@ def test_a_store_on_another_file_system(disk: Path, tmp_path: Path) -> None:
 BUILDING = """
 import sys, time
 from pathlib import Path
-from pytest_kernelvm.kernel.build.build_directories import Wanted, kept_build
+from pytest_kernelvm.kernel.build.build_directories import BuildRequest, kept_build
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.progress import Silent
 from tests.unit.test_build_directories import make
 
 root, tree, config, go = sys.argv[1:]
 names = {"family": "f", "series": "6.12", "state": "s", "toolchain": "gcc"}
-wanted = Wanted(tree=Path(tree), config=config, **names)
-with kept_build(Store(Path(root), Silent()), wanted, "the kernel") as bench:
-    (bench.objects / "one.o").write_text("half")
+build_request = BuildRequest(tree=Path(tree), config=config, **names)
+with kept_build(Store(Path(root), Silent()), build_request, "the kernel") as build_directory:
+    (build_directory.objects / "one.o").write_text("half")
     print("building", flush=True)
     while not Path(go).exists():
         time.sleep(0.01)
-    (bench.objects / "one.o").unlink()
+    (build_directory.objects / "one.o").unlink()
     print("made", *make(bench), flush=True)
 """
 
 
 @pytest.fixture
-def wanted(tmp_path: Path) -> Wanted:
+def build_request(tmp_path: Path) -> BuildRequest:
     tree = write_source(tmp_path / "store" / "sources" / "plain" / "tree")
-    return Wanted(
+    return BuildRequest(
         tree=tree, family="f", series="6.12", state="s", config="CONFIG_A=y\n", toolchain="gcc"
     )
 
 
-def child(wanted: Wanted, directory: Path, name: str) -> list[str]:
+def child(build_request: BuildRequest, directory: Path, name: str) -> list[str]:
     go = str(directory / "go")
-    return [sys.executable, "-c", BUILDING, str(directory / "store"), str(wanted.tree), name, go]
+    return [
+        sys.executable,
+        "-c",
+        BUILDING,
+        str(directory / "store"),
+        str(build_request.tree),
+        name,
+        go,
+    ]
 
 
-def test_after_sigkill_it_is_built_from_nothing(wanted: Wanted, tmp_path: Path) -> None:
+def test_after_sigkill_it_is_built_from_nothing(
+    build_request: BuildRequest, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
-    with spawn(child(wanted, tmp_path, wanted.config), output=log) as builder:
+    with spawn(child(build_request, tmp_path, build_request.config), output=log) as builder:
         wait_until(lambda: "building" in log.read_text(), "the build to begin")
         os.kill(builder.pid, signal.SIGKILL)
         assert builder.wait(10) == -signal.SIGKILL
     store = Store(tmp_path / "store", Silent())
-    kept = store.path("builds", wanted.name)
+    kept = store.path("builds", build_request.name)
     assert (kept / "tree/.objects/one.o").read_text() == "half"
     assert not (kept / NOTE).exists()
-    made, bench = build(store, wanted)
+    made, build_directory = build(store, build_request)
     assert made == ["one", "two"]
-    assert contents(bench) == from_nothing(wanted, tmp_path / "other")
+    assert contents(build_directory) == from_nothing(build_request, tmp_path / "other")
 
 
-def test_two_configurations_at_once(wanted: Wanted, tmp_path: Path) -> None:
+def test_two_configurations_at_once(build_request: BuildRequest, tmp_path: Path) -> None:
     logs = tmp_path / "one", tmp_path / "two"
-    configs = wanted.config, "CONFIG_B=y\n"
+    configs = build_request.config, "CONFIG_B=y\n"
     with (
-        spawn(child(wanted, tmp_path, configs[0]), output=logs[0]) as one,
-        spawn(child(wanted, tmp_path, configs[1]), output=logs[1]) as two,
+        spawn(child(build_request, tmp_path, configs[0]), output=logs[0]) as one,
+        spawn(child(build_request, tmp_path, configs[1]), output=logs[1]) as two,
     ):
         for log in logs:
             wait_until(lambda log=log: "building" in log.read_text(), "both to begin")  # type: ignore[misc]
@@ -178,7 +188,7 @@ def test_two_configurations_at_once(wanted: Wanted, tmp_path: Path) -> None:
         assert (one.wait(60), two.wait(60)) == (0, 0)
     for number, config in enumerate(configs):
         assert logs[number].read_text().splitlines()[-1] == "made one two"
-        each = replace(wanted, config=config)
+        each = replace(build_request, config=config)
         store = Store(tmp_path / "store", Silent())
         assert contents(build(store, each)[1]) == from_nothing(each, tmp_path / f"other{number}")
 

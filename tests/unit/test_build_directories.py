@@ -22,8 +22,8 @@ from pytest_kernelvm.fetch.tree_sync import (
 from pytest_kernelvm.kernel.build.build_directories import (
     KIND,
     NOTE,
-    Bench,
-    Wanted,
+    BuildDirectory,
+    BuildRequest,
     forget,
     kept_build,
 )
@@ -55,196 +55,201 @@ def write_source(tree: Path, **files: str) -> Path:
 
 
 @pytest.fixture
-def wanted(store: Store) -> Wanted:
+def build_request(store: Store) -> BuildRequest:
     tree = write_source(store.root / "sources" / "plain" / "tree")
-    return Wanted(
+    return BuildRequest(
         tree=tree, family="f", series="6.12", state="plain", config="CONFIG_A=y\n", toolchain="gcc"
     )
 
 
-def make(bench: Bench) -> list[str]:
+def make(build_directory: BuildDirectory) -> list[str]:
     """Build, and return which objects were made."""
-    made = bench.objects / "made"
+    made = build_directory.objects / "made"
     made.unlink(missing_ok=True)
-    run(["make", "-C", bench.tree, ".objects/one.o", ".objects/two.o"], timeout_s=60)
+    run(["make", "-C", build_directory.tree, ".objects/one.o", ".objects/two.o"], timeout_s=60)
     return made.read_text().split() if made.is_file() else []
 
 
-def build(store: Store, wanted: Wanted) -> tuple[list[str], Bench]:
-    with kept_build(store, wanted, "the kernel") as bench:
-        return make(bench), bench
+def build(store: Store, build_request: BuildRequest) -> tuple[list[str], BuildDirectory]:
+    with kept_build(store, build_request, "the kernel") as build_directory:
+        return make(build_directory), build_directory
 
 
-def contents(bench: Bench) -> dict[str, str]:
-    return {path.name: path.read_text() for path in bench.objects.glob("*.o")}
+def contents(build_directory: BuildDirectory) -> dict[str, str]:
+    return {path.name: path.read_text() for path in build_directory.objects.glob("*.o")}
 
 
-def from_nothing(wanted: Wanted, root: Path) -> dict[str, str]:
-    with kept_build(Store(root, Silent()), wanted, "the kernel") as bench:
-        make(bench)
-        return contents(bench)
+def from_nothing(build_request: BuildRequest, root: Path) -> dict[str, str]:
+    with kept_build(Store(root, Silent()), build_request, "the kernel") as build_directory:
+        make(build_directory)
+        return contents(build_directory)
 
 
-def test_a_first_build_begins_with_nothing(store: Store, wanted: Wanted) -> None:
-    made, bench = build(store, wanted)
+def test_a_first_build_begins_with_nothing(store: Store, build_request: BuildRequest) -> None:
+    made, build_directory = build(store, build_request)
     assert made == ["one", "two"]
-    assert (bench.changed, bench.parent) == (None, "")
-    assert (bench.tree / "one.c").samefile(wanted.tree / "one.c")
-    assert not (wanted.tree / OBJECTS).exists()
+    assert (build_directory.changed, build_directory.parent) == (None, "")
+    assert (build_directory.tree / "one.c").samefile(build_request.tree / "one.c")
+    assert not (build_request.tree / OBJECTS).exists()
 
 
-def test_the_same_again_makes_nothing(store: Store, wanted: Wanted) -> None:
-    build(store, wanted)
-    made, bench = build(store, wanted)
+def test_the_same_again_makes_nothing(store: Store, build_request: BuildRequest) -> None:
+    build(store, build_request)
+    made, build_directory = build(store, build_request)
     assert made == []
-    assert bench.changed == ()
+    assert build_directory.changed == ()
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_one_that_was_damaged_is_not_built_upon(
-    same: bool, store: Store, wanted: Wanted, tmp_path: Path
+    same: bool, store: Store, build_request: BuildRequest, tmp_path: Path
 ) -> None:
     """make would take an object that is younger than its source for its own."""
-    _made, bench = build(store, wanted)
-    (bench.objects / "one.o").write_text("damage")
-    other = wanted if same else replace(wanted, config="CONFIG_A=y\nCONFIG_B=m\n")
-    made, bench = build(store, other)
+    _made, build_directory = build(store, build_request)
+    (build_directory.objects / "one.o").write_text("damage")
+    other = build_request if same else replace(build_request, config="CONFIG_A=y\nCONFIG_B=m\n")
+    made, build_directory = build(store, other)
     assert made == ["one", "two"]
-    assert (bench.changed, bench.parent) == (None, "")
-    assert contents(bench) == from_nothing(other, tmp_path / "other")
+    assert (build_directory.changed, build_directory.parent) == (None, "")
+    assert contents(build_directory) == from_nothing(other, tmp_path / "other")
 
 
 def test_another_configuration_begins_with_a_copy(
-    store: Store, wanted: Wanted, tmp_path: Path
+    store: Store, build_request: BuildRequest, tmp_path: Path
 ) -> None:
-    _made, first = build(store, wanted)
+    _made, first = build(store, build_request)
     before = contents(first)
-    other = replace(wanted, config="CONFIG_A=y\nCONFIG_B=m\n")
-    made, bench = build(store, other)
+    other = replace(build_request, config="CONFIG_A=y\nCONFIG_B=m\n")
+    made, build_directory = build(store, other)
     assert made == ["one", "two"]
-    assert bench.parent == wanted.name
-    assert contents(bench) == from_nothing(other, tmp_path / "other")
+    assert build_directory.parent == build_request.name
+    assert contents(build_directory) == from_nothing(other, tmp_path / "other")
     assert contents(first) == before
 
 
-def test_the_nearest_is_copied(store: Store, wanted: Wanted) -> None:
-    near = replace(wanted, config="CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\n")
-    build(store, replace(wanted, config="CONFIG_Z=y\n"))
+def test_the_nearest_is_copied(store: Store, build_request: BuildRequest) -> None:
+    near = replace(build_request, config="CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\n")
+    build(store, replace(build_request, config="CONFIG_Z=y\n"))
     build(store, near)
-    _made, bench = build(store, replace(near, config=near.config + "CONFIG_D=y\n"))
-    assert bench.parent == near.name
+    _made, build_directory = build(store, replace(near, config=near.config + "CONFIG_D=y\n"))
+    assert build_directory.parent == near.name
 
 
-def test_one_that_somebody_holds_is_waited_for(store: Store, wanted: Wanted) -> None:
-    build(store, wanted)
+def test_one_that_somebody_holds_is_waited_for(store: Store, build_request: BuildRequest) -> None:
+    build(store, build_request)
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store.lock(f"{KIND}-{wanted.name}", "a copy"):
+        with store.lock(f"{KIND}-{build_request.name}", "a copy"):
             held.set()
             over.wait(60)
 
     with ThreadPoolExecutor(2) as pool:
         holding = pool.submit(hold)
         assert held.wait(60)
-        building = pool.submit(build, store, replace(wanted, config="CONFIG_B=y\n"))
+        building = pool.submit(build, store, replace(build_request, config="CONFIG_B=y\n"))
         assert not wait([building], timeout=1).done
         over.set()
-        _made, bench = building.result(60)
+        _made, build_directory = building.result(60)
         holding.result(60)
-    assert bench.parent == wanted.name
+    assert build_directory.parent == build_request.name
 
 
 @pytest.mark.parametrize("changes", [{"toolchain": "other"}, {"family": "other", "series": "6.13"}])
 def test_another_series_or_compiler_begins_with_nothing(
-    changes: dict[str, str], store: Store, wanted: Wanted
+    changes: dict[str, str], store: Store, build_request: BuildRequest
 ) -> None:
-    build(store, wanted)
-    made, bench = build(store, replace(wanted, **changes))  # type: ignore[arg-type]
-    assert bench.parent == ""
+    build(store, build_request)
+    made, build_directory = build(store, replace(build_request, **changes))  # type: ignore[arg-type]
+    assert build_directory.parent == ""
     assert made == ["one", "two"]
 
 
 @pytest.mark.parametrize("following", [False, True], ids=["to a fixed one", "to a working tree"])
 @pytest.mark.parametrize("followed", [False, True], ids=["from a fixed one", "from a working tree"])
 def test_another_source_of_the_series_is_built_upon(
-    followed: bool, following: bool, store: Store, wanted: Wanted, tmp_path: Path
+    followed: bool, following: bool, store: Store, build_request: BuildRequest, tmp_path: Path
 ) -> None:
     """Its files are older than the objects of the other one, whether they differ or not."""
-    files = digests_below(wanted.tree) if followed else None
-    build(store, replace(wanted, family="other", state="other", files=files))
+    files = digests_below(build_request.tree) if followed else None
+    build(store, replace(build_request, family="other", state="other", files=files))
     tree = write_source(store.root / "sources" / "mine" / "tree", one_c="mine")
     (tree / "two.c").chmod(0o664)
-    mine = replace(wanted, tree=tree, files=digests_below(tree) if following else None)
-    made, bench = build(store, mine)
-    assert bench.parent
+    mine = replace(build_request, tree=tree, files=digests_below(tree) if following else None)
+    made, build_directory = build(store, mine)
+    assert build_directory.parent
     assert made == ["one"]
-    assert contents(bench) == from_nothing(mine, tmp_path / "nothing")
+    assert contents(build_directory) == from_nothing(mine, tmp_path / "nothing")
     assert (tree / "one.c").stat().st_mtime == 1
     # From now on it is followed as one that was built from nothing is.
     (tree / "two.c").unlink()
     (tree / "two.c").write_text("edited")
     again = replace(mine, files=digests_below(tree) if following else None)
     assert build(store, again)[0] == ["two"]
-    assert (wanted.tree / "two.c").read_text() == "two.c"
+    assert (build_request.tree / "two.c").read_text() == "two.c"
 
 
-def test_ones_own_family_comes_first(store: Store, wanted: Wanted) -> None:
-    own = replace(wanted, config="CONFIG_A=y\nCONFIG_B=y\n")
+def test_ones_own_family_comes_first(store: Store, build_request: BuildRequest) -> None:
+    own = replace(build_request, config="CONFIG_A=y\nCONFIG_B=y\n")
     build(store, own)
-    build(store, replace(wanted, family="other", state="other", config="CONFIG_A=y\nCONFIG_C=y\n"))
-    _made, bench = build(store, replace(wanted, config="CONFIG_A=y\nCONFIG_C=y\nCONFIG_D=y\n"))
-    assert bench.parent == own.name
+    build(
+        store,
+        replace(build_request, family="other", state="other", config="CONFIG_A=y\nCONFIG_C=y\n"),
+    )
+    _made, build_directory = build(
+        store, replace(build_request, config="CONFIG_A=y\nCONFIG_C=y\nCONFIG_D=y\n")
+    )
+    assert build_directory.parent == own.name
 
 
 def test_a_patched_source_is_built_upon_the_plain_one(
-    store: Store, wanted: Wanted, tmp_path: Path
+    store: Store, build_request: BuildRequest, tmp_path: Path
 ) -> None:
     """Its file is older than the objects, as one that was patched before they were made."""
     patched = write_source(store.root / "sources" / "patched" / "tree", one_c="patched")
-    build(store, wanted)
-    other = replace(wanted, tree=patched, state="patched")
-    made, bench = build(store, other)
+    build(store, build_request)
+    other = replace(build_request, tree=patched, state="patched")
+    made, build_directory = build(store, other)
     assert made == ["one"]
-    assert bench.changed == ("one.c",)
-    assert contents(bench) == from_nothing(other, tmp_path / "other")
-    assert (wanted.tree / "one.c").read_text() == "one.c"
+    assert build_directory.changed == ("one.c",)
+    assert contents(build_directory) == from_nothing(other, tmp_path / "other")
+    assert (build_request.tree / "one.c").read_text() == "one.c"
     assert (patched / "one.c").stat().st_mtime == 1
 
 
-def test_a_failed_build_is_built_on(store: Store, wanted: Wanted) -> None:
+def test_a_failed_build_is_built_on(store: Store, build_request: BuildRequest) -> None:
     def fail() -> None:
-        with kept_build(store, wanted, "the kernel") as bench:
-            run(["make", "-C", bench.tree, ".objects/one.o"], timeout_s=60)
+        with kept_build(store, build_request, "the kernel") as build_directory:
+            run(["make", "-C", build_directory.tree, ".objects/one.o"], timeout_s=60)
             raise BuildFailed("the second does not compile")
 
     with pytest.raises(BuildFailed):
         fail()
-    made, again = build(store, wanted)
+    made, again = build(store, build_request)
     assert made == ["two"]
     assert again.changed == ()
 
 
-def test_what_was_interrupted_is_not_used_again(store: Store, wanted: Wanted) -> None:
+def test_what_was_interrupted_is_not_used_again(store: Store, build_request: BuildRequest) -> None:
     def interrupted() -> None:
-        with kept_build(store, wanted, "the kernel") as bench:
-            make(bench)
+        with kept_build(store, build_request, "the kernel") as build_directory:
+            make(build_directory)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert not store.path("builds", wanted.name).exists()
+    assert not store.path("builds", build_request.name).exists()
 
 
-def test_what_a_killed_builder_left_is_not_used(store: Store, wanted: Wanted) -> None:
-    _made, bench = build(store, wanted)
-    (bench.tree.parent / NOTE).unlink()
-    (bench.objects / "one.o").write_text("half an obj")
-    made, again = build(store, wanted)
+def test_what_a_killed_builder_left_is_not_used(store: Store, build_request: BuildRequest) -> None:
+    _made, build_directory = build(store, build_request)
+    (build_directory.tree.parent / NOTE).unlink()
+    (build_directory.objects / "one.o").write_text("half an obj")
+    made, again = build(store, build_request)
     assert made == ["one", "two"]
     assert contents(again)["one.o"].startswith("one.c")
-    (bench.tree.parent / NOTE).unlink()
-    _made, other = build(store, replace(wanted, config="CONFIG_B=y\n"))
+    (build_directory.tree.parent / NOTE).unlink()
+    _made, other = build(store, replace(build_request, config="CONFIG_B=y\n"))
     assert other.parent == ""
 
 
@@ -255,17 +260,17 @@ def digests(tree: Path) -> dict[str, str]:
     return {name: content_digest(tree / name) for name in files_below(tree)}
 
 
-def test_a_source_that_changes_makes_one_object(store: Store, wanted: Wanted) -> None:
+def test_a_source_that_changes_makes_one_object(store: Store, build_request: BuildRequest) -> None:
     """As the copy of a working tree does: its files are replaced."""
-    build(store, replace(wanted, files=digests(wanted.tree)))
-    two = wanted.tree / "two.c"
+    build(store, replace(build_request, files=digests(build_request.tree)))
+    two = build_request.tree / "two.c"
     two.unlink()
     two.write_text("TWO.C")
-    made, bench = build(store, replace(wanted, files=digests(wanted.tree)))
+    made, build_directory = build(store, replace(build_request, files=digests(build_request.tree)))
     assert made == ["two"]
-    assert bench.changed == ("two.c",)
-    assert contents(bench)["two.o"].startswith("TWO.C")
-    assert (bench.tree / "two.c").samefile(two)
+    assert build_directory.changed == ("two.c",)
+    assert contents(build_directory)["two.o"].startswith("TWO.C")
+    assert (build_directory.tree / "two.c").samefile(two)
 
 
 def test_an_edit_while_it_is_copied_is_noticed(tmp_path: Path) -> None:
@@ -302,12 +307,12 @@ def test_files_are_followed(tmp_path: Path) -> None:
 # Bounds
 
 
-def age(store: Store, wanted: Wanted, seconds: int) -> None:
-    os.utime(store.path("builds", wanted.name) / NOTE, (seconds, seconds))
+def age(store: Store, build_request: BuildRequest, seconds: int) -> None:
+    os.utime(store.path("builds", build_request.name) / NOTE, (seconds, seconds))
 
 
-def test_the_oldest_are_forgotten(store: Store, wanted: Wanted) -> None:
-    several = [replace(wanted, config=f"CONFIG_{name}=y\n") for name in "ABC"]
+def test_the_oldest_are_forgotten(store: Store, build_request: BuildRequest) -> None:
+    several = [replace(build_request, config=f"CONFIG_{name}=y\n") for name in "ABC"]
     for seconds, each in enumerate(several):
         build(store, each)
         age(store, each, seconds)
@@ -318,10 +323,12 @@ def test_the_oldest_are_forgotten(store: Store, wanted: Wanted) -> None:
     assert forget(store, most=9, most_bytes=0) == (several[1].name,)
 
 
-def test_the_last_one_of_a_source_and_toolchain_goes_last(store: Store, wanted: Wanted) -> None:
+def test_the_last_one_of_a_source_and_toolchain_goes_last(
+    store: Store, build_request: BuildRequest
+) -> None:
     """A parent is not used while others' variants are built, and its own come later."""
-    parent = replace(wanted, toolchain="another")
-    variants = [replace(wanted, config=f"CONFIG_{letter}=y\n") for letter in "ABC"]
+    parent = replace(build_request, toolchain="another")
+    variants = [replace(build_request, config=f"CONFIG_{letter}=y\n") for letter in "ABC"]
     for seconds, each in enumerate((parent, *variants)):
         build(store, each)
         age(store, each, seconds)
@@ -330,19 +337,21 @@ def test_the_last_one_of_a_source_and_toolchain_goes_last(store: Store, wanted: 
     assert forget(store, most=1, most_bytes=1 << 30) == (parent.name,)
 
 
-def test_what_was_made_is_known_to_the_next_alone(store: Store, wanted: Wanted) -> None:
-    def making(text: str, wanted: Wanted = wanted) -> str:
-        with kept_build(store, wanted, "the kernel") as bench:
-            make(bench)
+def test_what_was_made_is_known_to_the_next_alone(
+    store: Store, build_request: BuildRequest
+) -> None:
+    def making(text: str, build_request: BuildRequest = build_request) -> str:
+        with kept_build(store, build_request, "the kernel") as build_directory:
+            make(build_directory)
             if text == "fails":
                 raise BuildFailed("no")
-            bench.note_made(text)
-            return bench.made
+            build_directory.note_made(text)
+            return build_directory.made
 
     assert making("first") == ""
     assert making("second") == "first"
     # A copy has made nothing yet.
-    assert making("copy", replace(wanted, config="CONFIG_B=y\n")) == ""
+    assert making("copy", replace(build_request, config="CONFIG_B=y\n")) == ""
     with pytest.raises(BuildFailed):
         making("fails")
     assert making("third") == ""

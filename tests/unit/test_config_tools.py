@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.kernel.build.build import build_kernel
 from pytest_kernelvm.progress import Silent
@@ -80,7 +80,7 @@ def install(programs: Path, version: str, name: str = "pahole") -> None:
     (programs / name).chmod(0o755)
 
 
-def write_cell(tmp_path: Path, makefile: str, *, base: str = "", symbols: str = "") -> VmConfig:
+def write_cell(tmp_path: Path, makefile: str, *, base: str = "", symbols: str = "") -> CellConfig:
     """Return a cell. base: the text of a complete .config, empty for allnoconfig."""
     tree = write_small_kernel(tmp_path / "linux", {"Makefile": makefile})
     file = tmp_path / "small.yaml"

@@ -23,7 +23,7 @@ from pytest_kernelvm.store.digest import (
 )
 from pytest_kernelvm.store.intact import DamagedStore, require_intact, require_intact_below
 from pytest_kernelvm.store.note import ENTRY, Note
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.test_source import Told
 
 KINDS = (
@@ -42,7 +42,7 @@ FILES = {
 ABOUT = {"release": "6.12.30", "arch": "aarch64", "image": "Image", "patches": []}
 
 
-def make(work: Work) -> dict[str, Any]:
+def make(work: StagingDirectory) -> dict[str, Any]:
     for name, content in FILES.items():
         (work.entry / name).parent.mkdir(parents=True, exist_ok=True)
         (work.entry / name).write_bytes(content)

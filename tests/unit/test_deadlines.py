@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.process import Deadline, spawn
-from pytest_kernelvm.vm.verdict.deadlines import BootDeadline, GuestDeadline, Work, work_of
+from pytest_kernelvm.vm.verdict.deadlines import BootDeadline, GuestDeadline, ThreadTimes, work_of
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 SPINNER = [sys.executable, "-c", "while True: pass"]
@@ -43,7 +43,9 @@ def test_a_process_that_is_gone_has_no_work(tmp_path: Path) -> None:
 @with_schedstat
 def test_work_of_all_threads_counts() -> None:
     before = work_of(os.getpid())
-    until(lambda: (work_of(os.getpid()) or Work(ran_s=0, starved_s=0, stopped=False)) != before)
+    until(
+        lambda: (work_of(os.getpid()) or ThreadTimes(ran_s=0, starved_s=0, stopped=False)) != before
+    )
 
 
 def test_a_stopped_process_is_seen(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.doctor.examination import examine
 from pytest_kernelvm.doctor.finding import SYSTEMS, Finding, System
 from pytest_kernelvm.doctor.report import rendered
@@ -41,7 +41,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def cells(
     tmp_path: Path, text: str = "arch: mips\nkernel: {version: '6.12'}\n"
-) -> Sequence[VmConfig]:
+) -> Sequence[CellConfig]:
     file = tmp_path / "malta.yaml"
     file.write_text(text)
     return read_config(file)

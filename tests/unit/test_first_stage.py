@@ -13,7 +13,7 @@ from pytest_kernelvm.vm.bootpath.first_stage import (
     COMMAND_LINE_SIZE,
     UHI,
     WORDS_AT,
-    Loaded,
+    LoadedBytes,
     by_uhi,
     by_yamon,
     entry_of,
@@ -32,13 +32,13 @@ def arch(request: pytest.FixtureRequest) -> Arch:
     return found
 
 
-def words(arch: Arch, stage: Loaded, address: int, count: int) -> tuple[int, ...]:
+def words(arch: Arch, stage: LoadedBytes, address: int, count: int) -> tuple[int, ...]:
     """Return words of a stage as the CPU reads them. address: virtual."""
     at = address - entry_of(arch)
     return struct.unpack_from(f"{ORDERS[arch.endianness]}{count}I", stage.content, at)
 
 
-def texts(arch: Arch, stage: Loaded, vector: int) -> list[bytes]:
+def texts(arch: Arch, stage: LoadedBytes, vector: int) -> list[bytes]:
     """Return what a vector of pointers with a null pointer at its end points at."""
     found = []
     while pointer := words(arch, stage, vector, 1)[0]:

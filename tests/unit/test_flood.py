@@ -11,7 +11,12 @@ import pytest
 
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB, TOLD_BYTES, BoundedText, Times
+from pytest_kernelvm.vm.qemu.bounded_text import (
+    CONSOLE_LIMIT_MIB,
+    TOLD_BYTES,
+    ArrivalTimes,
+    BoundedText,
+)
 from tests.unit.flooding import FLOODS
 from tests.unit.hostile_text import unprintable
 
@@ -90,12 +95,12 @@ def test_what_a_snapshot_had_said_counts_as_well() -> None:
 
 
 def test_when_a_byte_came() -> None:
-    times = Times([(1.0, 0), (2.0, 10)])
+    times = ArrivalTimes([(1.0, 0), (2.0, 10)])
     times.note(2.0005, 20)
     times.note(3.0, 30)
     assert [times.arrival_of(offset) for offset in (0, 9, 10, 25, 30, 99)] == [1, 1, 2, 2, 3, 3]
     assert (len(times), times[-1], times[1:]) == (3, (3.0, 30), [(2.0, 10), (3.0, 30)])
-    assert Times().arrival_of(5) == 0.0
+    assert ArrivalTimes().arrival_of(5) == 0.0
 
 
 @pytest.mark.parametrize("size", [0, 1, TOLD_BYTES, 2 * TOLD_BYTES, 2 * TOLD_BYTES + 1])

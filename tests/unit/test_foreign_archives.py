@@ -13,7 +13,7 @@ import pytest
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.fetch.tarball import unpack_tarball
-from pytest_kernelvm.foreign.archive_rules import Way
+from pytest_kernelvm.foreign.archive_rules import UnpackOptions
 from pytest_kernelvm.process import run
 from tests.unit.hostile import Scratch, make_scratch, refused
 from tests.unit.test_foreign_bundles import MEMBERS, member
@@ -198,7 +198,7 @@ def test_what_is_harmless_is_unpacked_as_tar_does(tmp_path: Path) -> None:
         run([*argv, "linux"], timeout_s=60)
         ours, theirs = tmp_path / f"{form}-ours", tmp_path / f"{form}-theirs"
         theirs.mkdir()
-        unpack_tarball(file, ours, Way(what=str(file), strip=1))
+        unpack_tarball(file, ours, UnpackOptions(what=str(file), strip=1))
         argv = ["tar", "--extract", f"--file={file}", f"--directory={theirs}"]
         argv += ["--strip-components=1", "--no-same-owner", "--no-same-permissions"]
         run(argv, timeout_s=60)
@@ -215,10 +215,10 @@ def test_a_second_archive_cannot_turn_the_links_of_the_first(tmp_path: Path) -> 
             for each in members:
                 tar.addfile(each)
     root = tmp_path / "root"
-    unpack_tarball(tmp_path / "0.tar", root, Way(what="the first"))
-    unpack_tarball(tmp_path / "0.tar", root, Way(what="the first"))
+    unpack_tarball(tmp_path / "0.tar", root, UnpackOptions(what="the first"))
+    unpack_tarball(tmp_path / "0.tar", root, UnpackOptions(what="the first"))
     with pytest.raises(BadInput, match="the second has a link that leads out of it"):
-        unpack_tarball(tmp_path / "1.tar", root, Way(what="the second"))
+        unpack_tarball(tmp_path / "1.tar", root, UnpackOptions(what="the second"))
 
 
 def seen(tree: Path) -> dict[str, tuple[object, ...]]:

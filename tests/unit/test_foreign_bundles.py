@@ -352,6 +352,6 @@ def test_an_exported_one_is_the_same(scratch: Scratch, end: str) -> None:
 def unpack_here(file: Path, directory: Path) -> None:
     from pytest_kernelvm.failures.bundle import RULES
     from pytest_kernelvm.fetch.tarball import unpack_tarball
-    from pytest_kernelvm.foreign.archive_rules import Way
+    from pytest_kernelvm.foreign.archive_rules import UnpackOptions
 
-    unpack_tarball(file, directory, Way(what=str(file), rules=RULES))
+    unpack_tarball(file, directory, UnpackOptions(what=str(file), rules=RULES))

@@ -25,7 +25,7 @@ from pytest_kernelvm.store.gc import (
     verify,
 )
 from pytest_kernelvm.store.note import ENTRY
-from pytest_kernelvm.store.store import USES, Store, Work
+from pytest_kernelvm.store.store import USES, StagingDirectory, Store
 from pytest_kernelvm.store.writing import remove_tree
 from tests.unit.test_process import wait_until
 
@@ -53,7 +53,7 @@ def fill(root: Path, *digests: str, kind: str = "kernels") -> None:
     """Make entries, used ever longer ago: the first now, the second a day ago, and so on."""
     store = Store(root, Silent())
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         (work.entry / "below").mkdir()
         (work.entry / "below" / "image").write_bytes(os.urandom(SIZE))
         return {"release": "6.12.30", "first_cell": "malta-6.12"}
@@ -296,8 +296,8 @@ def test_a_kernel_goes_with_what_is_of_it_alone(root: Path) -> None:
     fill(root, "mine", kind="devel")
     store = Store(root, Silent())
 
-    def make(kernel: str) -> Callable[[Work], dict[str, Any]]:
-        def fill_it(work: Work) -> dict[str, Any]:
+    def make(kernel: str) -> Callable[[StagingDirectory], dict[str, Any]]:
+        def fill_it(work: StagingDirectory) -> dict[str, Any]:
             (work.entry / "file").write_text(kernel)
             return {"kernel": named(kernel)}
 

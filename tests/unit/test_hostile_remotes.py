@@ -25,11 +25,11 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.foreign.archive_rules import Rules
+from pytest_kernelvm.foreign.archive_rules import ArchiveRules
 from pytest_kernelvm.foreign.json_fields import Malformed
 from pytest_kernelvm.store.digest import Digest, file_digest, tree_digests
-from pytest_kernelvm.store.remote import RULES, Limits, Remote, unpack_entry
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.remote import RULES, Remote, RemoteLimits, unpack_entry
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.serving import serving
 from tests.unit.small_kernel import kernelvm_build, write_cell, write_small_kernel
 from tests.unit.test_source import Told
@@ -40,7 +40,7 @@ pytest.importorskip("aiohttp")
 DIGEST, REQUEST, OTHER = Digest("d" * 64), Digest("e" * 64), Digest("0" * 64)
 ABOUT = {"release": "6.12.30", "arch": "mips", "image": "vmlinux", "patches": []}
 IMAGE = b"\x7fELF" + bytes(1000)
-LIMITS = Limits(note_s=2.0, archive_s=2.0, archive_bytes=4 << 20)
+LIMITS = RemoteLimits(note_s=2.0, archive_s=2.0, archive_bytes=4 << 20)
 STARTING = ("subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")
 
 
@@ -141,7 +141,7 @@ class Scene:
         self.rewrite("./entry.json", json.dumps(noted).encode())
 
 
-def make_kernel(work: Work) -> dict[str, Any]:
+def make_kernel(work: StagingDirectory) -> dict[str, Any]:
     (work.entry / "vmlinux").write_bytes(IMAGE)
     return dict(ABOUT)
 
@@ -438,7 +438,7 @@ def test_nor_is_what_others_may_do_refused(harmless: Attack, scene: Scene) -> No
         (replace(RULES, most_members=2), "more than 2 files"),
     ],
 )
-def test_an_archive_of_too_much(rules: Rules, why: str, scene: Scene) -> None:
+def test_an_archive_of_too_much(rules: ArchiveRules, why: str, scene: Scene) -> None:
     with pytest.raises(Malformed, match=why):
         unpack_entry(scene.archive(), scene.outside, rules)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.kernel.build.build_directories import Bench
+from pytest_kernelvm.kernel.build.build_directories import BuildDirectory
 from pytest_kernelvm.kernel.build.incremental import (
-    Earlier,
+    PreviousKernel,
     earlier_kernel,
     link_outputs,
     module_stamps,
@@ -17,7 +17,7 @@ from pytest_kernelvm.kernel.build.incremental import (
 )
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import Digest
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 
 @pytest.fixture
@@ -40,11 +40,15 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", Silent())
 
 
-def bench(objects: Path, made: str, changed: tuple[str, ...] | None = ()) -> Bench:
-    return Bench(tree=objects.parent, objects=objects, changed=changed, parent="", made=made)
+def build_directory(
+    objects: Path, made: str, changed: tuple[str, ...] | None = ()
+) -> BuildDirectory:
+    return BuildDirectory(
+        tree=objects.parent, objects=objects, changed=changed, parent="", made=made
+    )
 
 
-def fill(work: Work) -> dict[str, Any]:
+def fill(work: StagingDirectory) -> dict[str, Any]:
     (work.entry / "headers" / "linux").mkdir(parents=True)
     (work.entry / "headers" / "linux" / "a.h").write_text("a header")
     return {}
@@ -52,7 +56,9 @@ def fill(work: Work) -> dict[str, Any]:
 
 def test_what_was_made_is_found_again(store: Store, objects: Path, tmp_path: Path) -> None:
     entry = store.obtain("kernels", KERNEL, fill, label="it")
-    earlier = earlier_kernel(store, bench(objects, note_of(KERNEL, objects), ("init/main.c",)))
+    earlier = earlier_kernel(
+        store, build_directory(objects, note_of(KERNEL, objects), ("init/main.c",))
+    )
     assert earlier is not None
     assert (earlier.entry, earlier.changed) == (entry, ("init/main.c",))
     assert earlier.modules == module_stamps(objects)
@@ -63,12 +69,12 @@ def test_what_was_made_is_found_again(store: Store, objects: Path, tmp_path: Pat
 
 def test_what_is_not_there_is_made_anew(store: Store, objects: Path) -> None:
     note = note_of(KERNEL, objects)
-    assert earlier_kernel(store, bench(objects, note)) is None
+    assert earlier_kernel(store, build_directory(objects, note)) is None
     store.obtain("kernels", KERNEL, fill, label="it")
-    assert earlier_kernel(store, bench(objects, note)) is not None
-    assert earlier_kernel(store, bench(objects, note, None)) is None
+    assert earlier_kernel(store, build_directory(objects, note)) is not None
+    assert earlier_kernel(store, build_directory(objects, note, None)) is None
     for damaged in ("", "{", "[]", "{}"):
-        assert earlier_kernel(store, bench(objects, damaged)) is None
+        assert earlier_kernel(store, build_directory(objects, damaged)) is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_what_is_not_there_is_made_anew(store: Store, objects: Path) -> None:
     ],
 )
 def test_what_decides_headers(changed: tuple[str, ...], same: bool) -> None:
-    assert Earlier(entry=Path(), changed=changed, modules={}).has_headers is same
+    assert PreviousKernel(entry=Path(), changed=changed, modules={}).has_headers is same
 
 
 @pytest.mark.parametrize(

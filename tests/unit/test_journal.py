@@ -15,11 +15,11 @@ from pytest_kernelvm.guest.protocol import Batch, Pointer, Reply, Result, Step
 from pytest_kernelvm.vm.agent.journal import (
     HELD_BYTES,
     Act,
+    ConsoleInput,
     Exchange,
     Journal,
-    Ordered,
-    Signalled,
-    Typed,
+    QemuSignal,
+    QmpCommand,
 )
 
 arguments = st.one_of(
@@ -76,11 +76,11 @@ def test_what_is_no_exchange_comes_back() -> None:
     journal.ordered("device_add", {"driver": "virtio-net", "id": 1})
     journal.signalled(9)
     typed, ordered, signalled = again(journal)
-    assert isinstance(typed, Typed)
+    assert isinstance(typed, ConsoleInput)
     assert typed.text == "é\n"
-    assert isinstance(ordered, Ordered)
+    assert isinstance(ordered, QmpCommand)
     assert (ordered.command, ordered.arguments) == ("device_add", {"driver": "virtio-net", "id": 1})
-    assert isinstance(signalled, Signalled)
+    assert isinstance(signalled, QemuSignal)
     assert signalled.number == 9
     assert typed.at_s <= ordered.at_s <= signalled.at_s
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kernelvm.config.model import Requested
-from pytest_kernelvm.kernel.kconfig.diff import Change, Side, difference, rendered
+from pytest_kernelvm.kernel.kconfig.diff import Side, SymbolChange, difference, rendered
 from pytest_kernelvm.kernel.kconfig.dot_config import as_config
 from pytest_kernelvm.kernel.kconfig.edit import changed_values, smallest_fragment
 
@@ -27,8 +27,8 @@ NEW = Side(
 )
 
 
-def change(name: str, before: str, after: str) -> Change:
-    return Change(name=name, before=before, after=after)
+def change(name: str, before: str, after: str) -> SymbolChange:
+    return SymbolChange(name=name, before=before, after=after)
 
 
 def test_what_differs() -> None:

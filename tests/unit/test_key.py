@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.kernel.build import keys
 from pytest_kernelvm.kernel.build.keys import kernel_digest, request_key
 from pytest_kernelvm.store.digest import digest_of
@@ -152,7 +152,7 @@ def test_what_makes_the_same_kernel(project: Path, change: Callable[[Path], None
 
 
 def test_where_something_was_asked_for_does_not_matter(project: Path) -> None:
-    cell: VmConfig
+    cell: CellConfig
     (cell,) = read_config(project / "m.yaml")
     moved = tuple(replace(each, where="elsewhere") for each in cell.kernel.symbols)
     other = replace(cell, id="other", kernel=replace(cell.kernel, symbols=moved))

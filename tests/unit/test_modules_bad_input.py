@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.file_check import check_files
 from pytest_kernelvm.modules.firmware import Firmware
 from pytest_kernelvm.modules.ko_files import read_ko_files, tree_of_files
@@ -54,7 +54,7 @@ def use(tree: ModuleTree) -> None:
     for name in ("a", "x", "nosuch", "symbol:s"):
         tree.classify(name)
         probe(tree, name)
-    close(tree, ["a"], allow_missing=["b"])
+    resolve_closure(tree, ["a"], allow_missing=["b"])
 
 
 @settings(deadline=None, max_examples=150)
@@ -105,8 +105,8 @@ def test_a_file_that_is_no_module(tmp_path: Path, content: bytes, seen: str) -> 
     file.write_bytes(content)
     for work in (
         lambda: read_ko_files(tree.directory),
-        lambda: check_files(close(tree, ["a"]).modules, release=RELEASE),
-        lambda: close(tree, ["a"], firmware_directory=tmp_path),
+        lambda: check_files(resolve_closure(tree, ["a"]).modules, release=RELEASE),
+        lambda: resolve_closure(tree, ["a"], firmware_directory=tmp_path),
     ):
         with pytest.raises(BadInput) as error:
             work()
@@ -124,7 +124,7 @@ def test_a_section_header_of_2_gigabytes(tmp_path: Path, suffix: str) -> None:
     file = tree.directory / f"kernel/a.ko{suffix}"
     file.write_bytes(data)
     with pytest.raises(BadInput) as error:
-        check_files(close(tree, ["a"]).modules, release=RELEASE)
+        check_files(resolve_closure(tree, ["a"]).modules, release=RELEASE)
     assert error.value.evidence.where == (str(file),)
     assert error.value.evidence.expected == "sections inside the file"
 
@@ -135,7 +135,7 @@ def test_wrong_class_or_byte_order(tmp_path: Path, kind: str) -> None:
     tree = make_tree(tmp_path, {"a": []})
     (tree.directory / "kernel/a.ko").write_bytes(make_module(KINDS[kind], FIELDS))
     with pytest.raises(BadInput) as error:
-        check_files(close(tree, ["a"]).modules, release=RELEASE, arch=ARCHES["mips"])
+        check_files(resolve_closure(tree, ["a"]).modules, release=RELEASE, arch=ARCHES["mips"])
     assert "not for machine 8, 32 bits, big-endian" in error.value.evidence.seen
     assert error.value.evidence.where == (str(tree.directory / "kernel/a.ko"),)
 
@@ -145,7 +145,7 @@ def test_a_file_too_large_to_read_is_not_read(tmp_path: Path) -> None:
     with (tree.directory / "kernel/a.ko").open("wb") as file:
         file.truncate(8 << 30)
     with pytest.raises(BadInput) as error:
-        check_files(close(tree, ["a"]).modules, release=RELEASE)
+        check_files(resolve_closure(tree, ["a"]).modules, release=RELEASE)
     assert "a file of 8589934592 bytes" in error.value.evidence.seen
 
 
@@ -161,7 +161,7 @@ def test_files_that_need_each_other(tmp_path: Path) -> None:
 def test_no_firmware_directory(tmp_path: Path) -> None:
     tree = real_tree(tmp_path)
     with pytest.raises(BadInput, match="no firmware directory"):
-        close(tree, ["a"], firmware_directory=tmp_path / "none")
+        resolve_closure(tree, ["a"], firmware_directory=tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def test_links_of_firmware(tmp_path: Path, links: dict[str, str], refused: bool)
         (place / name).symlink_to(text)
     if refused:
         with pytest.raises(BadInput, match="leads nowhere") as error:
-            close(tree, ["b"], firmware_directory=place)
+            resolve_closure(tree, ["b"], firmware_directory=place)
         assert error.value.evidence.where == (str(place / "f.bin"),)
         return
-    firmware: Firmware = close(tree, ["b"], firmware_directory=place).firmware
+    firmware: Firmware = resolve_closure(tree, ["b"], firmware_directory=place).firmware
     there = (place / "f.bin").exists()
     assert bool(firmware.missing) != there
     assert ("real.bin" in {file.relative for file in firmware.files}) == there
@@ -198,7 +198,7 @@ def test_links_of_firmware(tmp_path: Path, links: dict[str, str], refused: bool)
 
 def test_a_pruned_tree_is_not_written_over_another(tmp_path: Path) -> None:
     tree = real_tree(tmp_path / "full")
-    closure = close(tree, ["a"])
+    closure = resolve_closure(tree, ["a"])
     place = write_pruned_tree(tree, closure, tmp_path / "out")
     (place / "mine").write_text("kept")
     with pytest.raises(BadInput, match="is there already"):
@@ -208,7 +208,7 @@ def test_a_pruned_tree_is_not_written_over_another(tmp_path: Path) -> None:
 
 def test_a_pruned_tree_is_whole_or_not_there(tmp_path: Path) -> None:
     tree = real_tree(tmp_path / "full")
-    closure = close(tree, ["a"])
+    closure = resolve_closure(tree, ["a"])
     (tree.directory / "kernel/a.ko").unlink()
     with pytest.raises(BadInput, match="cannot be written") as error:
         write_pruned_tree(tree, closure, tmp_path / "out")

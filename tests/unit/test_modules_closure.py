@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.modules.closure import Closure, close
+from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.rendering import Form, render
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.test_modules_tree import RELEASE, make_tree
@@ -234,7 +234,9 @@ CASES = {
 
 
 def closed(tree: ModuleTree, case: Case) -> Closure:
-    return close(tree, case.wanted, allow_missing=case.allow_missing, allow_empty=case.allow_empty)
+    return resolve_closure(
+        tree, case.wanted, allow_missing=case.allow_missing, allow_empty=case.allow_empty
+    )
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -322,7 +324,10 @@ def test_errors(tmp_path: Path, case: Case, texts: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "call",
-    [lambda tree: close(tree, "abc"), lambda tree: close(tree, ["a"], allow_missing="abc")],
+    [
+        lambda tree: resolve_closure(tree, "abc"),
+        lambda tree: resolve_closure(tree, ["a"], allow_missing="abc"),
+    ],
     ids=["wanted", "allow_missing"],
 )
 def test_a_text_is_no_list_of_names(tmp_path: Path, call: Callable[[ModuleTree], Closure]) -> None:
@@ -332,13 +337,13 @@ def test_a_text_is_no_list_of_names(tmp_path: Path, call: Callable[[ModuleTree],
 
 
 def test_nothing_wanted_needs_no_tree(tmp_path: Path) -> None:
-    closure = close(ModuleTree(tmp_path / "none"), ())
+    closure = resolve_closure(ModuleTree(tmp_path / "none"), ())
     assert (closure.modules, closure.files, closure.size_bytes) == ((), (), 0)
 
 
 def test_files_and_sizes(tmp_path: Path) -> None:
     tree = make_tree(tmp_path, {"a": ["bb"], "bb": []})
-    closure = close(tree, ["a"])
+    closure = resolve_closure(tree, ["a"])
     assert closure.files == (tree.directory / "kernel/bb.ko", tree.directory / "kernel/a.ko")
     assert closure.size_bytes == len("module a") + len("module bb")
     assert (closure.release, closure.wanted) == (tree.release, ("a",))
@@ -352,7 +357,9 @@ def test_reasons(tmp_path: Path) -> None:
         alias=["crypto-e e"],
         weakdep=["c f"],
     )
-    reasons = {module.name: module.reason for module in close(tree, ["a", "crypto-e"]).modules}
+    reasons = {
+        module.name: module.reason for module in resolve_closure(tree, ["a", "crypto-e"]).modules
+    }
     assert reasons == {
         "a": ("a",),
         "b": ("a", "depends", "b"),
@@ -362,13 +369,13 @@ def test_reasons(tmp_path: Path) -> None:
         "f": (*("a", "depends", "b", "depends", "c"), "weakdep", "f"),
         "g": (*("a", "depends", "b", "depends", "c"), "weakdep", "f", "depends", "g"),
     }
-    wanted_by_alias = close(tree, ["crypto-e"]).modules[0]
+    wanted_by_alias = resolve_closure(tree, ["crypto-e"]).modules[0]
     assert wanted_by_alias.reason == ("crypto_e", "alias", "e")
 
 
 def test_without_one_module(tmp_path: Path) -> None:
     tree = make_tree(tmp_path, {"a-a": ["b", "c"], "b": ["c"], "c": []})
-    closure = close(tree, ["a-a"])
+    closure = resolve_closure(tree, ["a-a"])
     assert closure.without("b").load_order == ("c", "a_a")
     assert closure.without("a-a").load_order == ("c", "b")
     assert closure.load_order == ("c", "b", "a_a")
@@ -443,7 +450,7 @@ def test_long_chains(root: Path, kind: str) -> None:
     edges: dict[str, dict[str, list[str]]] = {"hard": {}, "pre": {}, "post": {}, "weak": {}}
     edges[kind] = chain
     edges["hard"] = {name: edges["hard"].get(name, []) for name in names}
-    closure = close(tree_of(root, Graph(**edges, wanted=["m0"])), ["m0"])
+    closure = resolve_closure(tree_of(root, Graph(**edges, wanted=["m0"])), ["m0"])
     order = [module.name for module in closure.modules]
     assert order == (names[::-1] if kind in ("hard", "pre") else names)
     farthest = next(module for module in closure.modules if module.name == names[-1])
@@ -458,7 +465,7 @@ def test_a_long_cycle_is_named_in_short(root: Path) -> None:
     hard = {name: [after] for name, after in pairwise([*names, "m0"])}
     tree = tree_of(root, Graph(hard=hard, pre={}, post={}, weak={}, wanted=["m0"]))
     with pytest.raises(BadInput, match=r"m0 → m1 → .* → … → .* → m0") as error:
-        close(tree, ["m0"])
+        resolve_closure(tree, ["m0"])
     assert f"a cycle of {CHAIN_LENGTH}" in error.value.evidence.seen
 
 
@@ -466,8 +473,8 @@ def test_a_long_cycle_is_named_in_short(root: Path) -> None:
 @given(graphs())
 def test_closures_are_ordered_closed_minimal_and_deterministic(root: Path, graph: Graph) -> None:
     tree = tree_of(root, graph)
-    closure = close(tree, graph.wanted)
-    again = close(ModuleTree(tree.directory), graph.wanted)
+    closure = resolve_closure(tree, graph.wanted)
+    again = resolve_closure(ModuleTree(tree.directory), graph.wanted)
     order = [module.name for module in closure.modules]
     # Closed and minimal: exactly what the edges lead to, once each.
     assert set(order) == graph.reachable(graph.hard, graph.pre, graph.post, graph.weak)
@@ -500,7 +507,7 @@ def test_softdeps_without_loops_come_before(root: Path, graph: Graph) -> None:
     names = list(graph.hard)
     pre = {n: [x for x in xs if names.index(x) < names.index(n)] for n, xs in graph.pre.items()}
     plain = Graph(hard=graph.hard, pre=pre, post={}, weak={}, wanted=graph.wanted)
-    order = close(tree_of(root, plain), graph.wanted).load_order
+    order = resolve_closure(tree_of(root, plain), graph.wanted).load_order
     assert all(order.index(x) < order.index(n) for n in order for x in pre.get(n, ()))
 
 
@@ -509,7 +516,7 @@ def test_softdeps_without_loops_come_before(root: Path, graph: Graph) -> None:
 def test_without_takes_out_one_and_keeps_the_order(
     root: Path, graph: Graph, data: st.DataObject
 ) -> None:
-    closure = close(tree_of(root, graph), graph.wanted)
+    closure = resolve_closure(tree_of(root, graph), graph.wanted)
     names = [module.name for module in closure.modules]
     gone = data.draw(st.sampled_from(names))
     names.remove(gone)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.ko_files import tree_of_files
 from pytest_kernelvm.modules.names import normalise
 from pytest_kernelvm.modules.probe import KMOD_VERSIONS, probe
@@ -127,7 +127,7 @@ def test_closures_hold_all_that_modprobe_loads(trees: list[Path]) -> None:
     for directory in trees:
         tree = ModuleTree(directory)
         for name in tree.modules:
-            closure = close(tree, [name])
+            closure = resolve_closure(tree, [name])
             order = closure.load_order
             assert set(probe(tree, name).load_order) <= set(order)
             place = {module: at for at, module in enumerate(order)}
@@ -142,7 +142,7 @@ def test_pruned_trees_answer_as_the_whole(trees: list[Path], tmp_path: Path) -> 
     for number, directory in enumerate(trees):
         tree = ModuleTree(directory)
         modules, builtin = list(tree.modules), list(tree.builtin)
-        closure = close(tree, chosen.sample(modules, min(12, len(modules))))
+        closure = resolve_closure(tree, chosen.sample(modules, min(12, len(modules))))
         root = tmp_path / str(number)
         pruned = write_pruned_tree(tree, closure, root)
         kept = {module.name for module in closure.modules}

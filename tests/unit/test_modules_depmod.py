@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.elf import read_modinfo
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
@@ -123,7 +123,7 @@ def test_load_order_is_modprobes(tmp_path: Path, seed: int, loops: bool) -> None
     sources = random_sources(seed, loops=loops)
     tree = install(tmp_path, sources, builtin=["builtin0"])
     for name in sources:
-        assert close(tree, [name]).load_order == modprobe_order(tmp_path, name), name
+        assert resolve_closure(tree, [name]).load_order == modprobe_order(tmp_path, name), name
 
 
 def test_case01_all_softdep_lines_count_not_only_modprobes_first(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_case01_all_softdep_lines_count_not_only_modprobes_first(tmp_path: Path)
         tmp_path, {"a": Source(softdep=("pre: b", "pre: c")), "b": Source(), "c": Source()}
     )
     assert modprobe_order(tmp_path, "a") == ("b", "a")
-    assert close(tree, ["a"]).load_order == ("b", "c", "a")
+    assert resolve_closure(tree, ["a"]).load_order == ("b", "c", "a")
 
 
 def test_case13_15_names_and_classes_as_depmod_writes_them(tmp_path: Path) -> None:
@@ -142,13 +142,13 @@ def test_case13_15_names_and_classes_as_depmod_writes_them(tmp_path: Path) -> No
     tree = install(tmp_path, sources)
     for name in ("with-dash", "with_dash", "usb:v1-5dff", "x y-z"):
         order = ("under_score", "with_dash")
-        assert close(tree, [name]).load_order == modprobe_order(tmp_path, name) == order
+        assert resolve_closure(tree, [name]).load_order == modprobe_order(tmp_path, name) == order
 
 
 def test_case36_depmod_agrees_with_the_pruned_metadata(tmp_path: Path) -> None:
     sources = random_sources(1, loops=True)
     tree = install(tmp_path / "full", sources, builtin=["builtin0"])
-    closure = close(tree, ["m9"])
+    closure = resolve_closure(tree, ["m9"])
     directory = tmp_path / "pruned" / "lib" / "modules" / RELEASE
     for module in closure.modules:
         target = directory / module.file.relative

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.cli.main import main
-from pytest_kernelvm.modules.diff import Change, TreeDiff, diff_trees
+from pytest_kernelvm.modules.diff import ModuleChange, TreeDiff, diff_trees
 from pytest_kernelvm.modules.diff_rendering import diff_json, diff_text
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.test_modules_depmod import Source, install
@@ -68,10 +68,10 @@ def diff(before: ModuleTree, after: ModuleTree) -> TreeDiff:
 def test_each_module_has_one_fate(diff: TreeDiff) -> None:
     assert diff.added == ("fresh",)
     assert diff.removed == ("gone",)
-    assert diff.renamed == (Change(name="skcipher", now=("crypto_skcipher",)),)
+    assert diff.renamed == (ModuleChange(name="skcipher", now=("crypto_skcipher",)),)
     assert diff.split == (
-        Change(name="usb", now=("usb_a", "usb_b")),
-        Change(name="xhci_pci", now=("xhci_pci", "xhci_renesas")),
+        ModuleChange(name="usb", now=("usb_a", "usb_b")),
+        ModuleChange(name="xhci_pci", now=("xhci_pci", "xhci_renesas")),
     )
     assert diff.turned_builtin == ("absorbed",)
     assert diff.turned_loadable == ("freed",)
@@ -79,11 +79,13 @@ def test_each_module_has_one_fate(diff: TreeDiff) -> None:
 
 def test_what_changed_in_modules_that_stayed(diff: TreeDiff, after: ModuleTree) -> None:
     assert diff.aliases == (
-        Change(name="stays", now=("y",)),
-        Change(name="xhci_pci", was=("pci:3",)),
+        ModuleChange(name="stays", now=("y",)),
+        ModuleChange(name="xhci_pci", was=("pci:3",)),
     )
-    assert diff.firmware == (Change(name="stays", was=("old.bin",), now=("new.bin",)),)
-    assert diff.dependencies == (Change(name="stays", was=("skcipher",), now=("crypto_skcipher",)),)
+    assert diff.firmware == (ModuleChange(name="stays", was=("old.bin",), now=("new.bin",)),)
+    assert diff.dependencies == (
+        ModuleChange(name="stays", was=("skcipher",), now=("crypto_skcipher",)),
+    )
     grown = {each.name: each for each in diff.resized}
     assert set(grown) == {"stays", "xhci_pci"}
     assert grown["stays"].now_bytes == after.modules["stays"].size_bytes
@@ -92,7 +94,7 @@ def test_what_changed_in_modules_that_stayed(diff: TreeDiff, after: ModuleTree) 
 
 def test_closures(diff: TreeDiff) -> None:
     stays, gone = diff.closures
-    assert stays.change == Change(name="stays", was=("skcipher",), now=("crypto_skcipher",))
+    assert stays.change == ModuleChange(name="stays", was=("skcipher",), now=("crypto_skcipher",))
     assert stays.was_bytes < stays.now_bytes
     assert "no module 'gone'" in gone.error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.closure_fast_path import Line
 from pytest_kernelvm.modules.probe import probe
 from pytest_kernelvm.modules.tree import ModuleTree
@@ -43,7 +43,7 @@ class Kernel:
 @settings(deadline=None, max_examples=80)
 @given(graphs())
 def test_every_plan_loads_and_its_reverse_unloads(root: Path, graph: Graph) -> None:
-    plan = close(tree_of(root, graph), graph.wanted).plan
+    plan = resolve_closure(tree_of(root, graph), graph.wanted).plan
     kernel = Kernel(graph.hard)
     for step in plan.load:
         kernel.insert(step.name)
@@ -57,7 +57,7 @@ def test_every_plan_loads_and_its_reverse_unloads(root: Path, graph: Graph) -> N
 @given(graphs())
 def test_a_plan_is_minimal(root: Path, graph: Graph) -> None:
     """Without any one module of it, something of the requirement would lack."""
-    closure = close(tree_of(root, graph), graph.wanted)
+    closure = resolve_closure(tree_of(root, graph), graph.wanted)
     for module in closure.modules:
         assert module.reason[0] in graph.wanted
         assert module.reason[-1] == module.name
@@ -79,12 +79,18 @@ def test_modprobe_loads_no_more_than_the_closure_and_never_before_its_needs(
     }
     tree = tree_of(
         root,
-        Graph(hard=whole, pre=graph.pre, post=graph.post, weak=graph.weak, wanted=graph.wanted),
+        Graph(
+            hard=whole,
+            pre=graph.pre,
+            post=graph.post,
+            weak=graph.weak,
+            wanted=graph.wanted,
+        ),
     )
     for name in graph.wanted:
         found = probe(tree, name)
         assert found.found
-        assert set(found.load_order) <= set(close(tree, [name]).load_order)
+        assert set(found.load_order) <= set(resolve_closure(tree, [name]).load_order)
         kernel = Kernel(graph.hard)
         for each in found.load_order:
             kernel.insert(each)
@@ -99,10 +105,10 @@ def test_the_short_way_is_the_walk(root: Path, graph: Graph) -> None:
     """A closure that is one line of modules.dep is what the walk finds beside another module."""
     tree = tree_of(root, Graph(hard=graph.hard, pre={}, post={}, weak={}, wanted=graph.wanted))
     for name in graph.hard:
-        short = close(tree, [name])
+        short = resolve_closure(tree, [name])
         if isinstance(short.modules, Line):
             # allow_missing of a second name makes the walk take over.
-            walked = close(tree, [name, "nowhere"], allow_missing=["nowhere"])
+            walked = resolve_closure(tree, [name, "nowhere"], allow_missing=["nowhere"])
             assert short.load_order == walked.load_order
             assert tuple(short.modules) == tuple(walked.modules)
             assert [m.reason for m in short.modules] == [m.reason for m in walked.modules]
@@ -126,10 +132,10 @@ def test_a_chain_of_100000_modules(root: Path) -> None:
     (directory / "k").mkdir(parents=True)
     for name in names:
         os.mknod(directory / "k" / f"{name}.ko")
-    closure = close(long_chain(directory, softly=False), ["m0"])
+    closure = resolve_closure(long_chain(directory, softly=False), ["m0"])
     assert closure.load_order == tuple(reversed(names))
     assert closure.plan.unload == tuple(names)
     assert len(closure.modules[0].reason) == 2 * LONG - 1
     tree = long_chain(directory, softly=True)
-    assert close(tree, ["m0"]).load_order == tuple(reversed(names))
+    assert resolve_closure(tree, ["m0"]).load_order == tuple(reversed(names))
     assert probe(tree, "m0").load_order == tuple(reversed(names))

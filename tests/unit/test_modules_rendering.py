@@ -9,7 +9,7 @@ from textwrap import dedent
 import pytest
 
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.modules.closure import Closure, close
+from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.rendering import Form, load_script, render, unload_script
 from pytest_kernelvm.modules.tree import ModuleTree
@@ -40,7 +40,9 @@ def tree(tmp_path: Path) -> ModuleTree:
 
 @pytest.fixture
 def closure(tree: ModuleTree) -> Closure:
-    return close(tree, ["nft-ct", "crypto-crc32c", "zlib", "absent"], allow_missing=["absent"])
+    return resolve_closure(
+        tree, ["nft-ct", "crypto-crc32c", "zlib", "absent"], allow_missing=["absent"]
+    )
 
 
 def test_tree_for_people(closure: Closure) -> None:
@@ -73,7 +75,7 @@ def test_tree_shows_what_a_builtin_asks_for_and_what_lost_its_requirer(tmp_path:
         builtin=["ext4"],
         modinfo=["ext4.softdep=pre: d"],
     )
-    text = render(close(tree, ["a", "ext4"]).without("b"), "tree")
+    text = render(resolve_closure(tree, ["a", "ext4"]).without("b"), "tree")
     assert text.splitlines()[:4] == [
         "a  8 B",
         "ext4  (builtin)",
@@ -86,13 +88,16 @@ def test_sizes_in_the_tree(tmp_path: Path) -> None:
     tree = make_tree(tmp_path, {"a": ["b"], "b": []})
     for name, size_bytes in (("a", 1536), ("b", 3 * 1024 * 1024)):
         (tree.directory / f"kernel/{name}.ko").write_bytes(bytes(size_bytes))
-    assert render(close(tree, ["a"]), "tree") == "a  1.5 KiB\n  b  3.0 MiB\n2 modules, 3.0 MiB\n"
+    assert (
+        render(resolve_closure(tree, ["a"]), "tree")
+        == "a  1.5 KiB\n  b  3.0 MiB\n2 modules, 3.0 MiB\n"
+    )
 
 
 def test_deep_trees_stay_narrow(tmp_path: Path) -> None:
     names = [f"m{number}" for number in range(60)]
     needs = {name: names[number + 1 : number + 2] for number, name in enumerate(names)}
-    text = render(close(make_tree(tmp_path, needs), ["m0"]), "tree")
+    text = render(resolve_closure(make_tree(tmp_path, needs), ["m0"]), "tree")
     assert f"{' ' * 60}m30  " in text
     assert f"{' ' * 60}[59] m59  " in text
 
@@ -164,7 +169,7 @@ def test_a_script_stops_at_the_first_failure(tmp_path: Path, closure: Closure) -
 
 @pytest.mark.parametrize("form", ["tree", "list", "json", "dot", "sh"])
 def test_nothing_in_every_form(tmp_path: Path, form: Form) -> None:
-    text = render(close(ModuleTree(tmp_path), ()), form)
+    text = render(resolve_closure(ModuleTree(tmp_path), ()), form)
     assert text == "" or text.endswith("\n")
 
 
@@ -202,20 +207,20 @@ def test_pruned_metadata(tree: ModuleTree, closure: Closure) -> None:
 
 
 def test_the_pruned_tree_closes_as_the_full_one(tmp_path: Path, tree: ModuleTree) -> None:
-    closure = close(tree, ["nft-ct"])
+    closure = resolve_closure(tree, ["nft-ct"])
     directory = tmp_path / "small" / RELEASE
     for module in closure.modules:
         (directory / module.file.relative).parent.mkdir(parents=True, exist_ok=True)
         (directory / module.file.relative).touch()
     for name, content in pruned_metadata(tree, closure).items():
         (directory / name).write_bytes(content)
-    small = close(ModuleTree(directory), ["nft-ct"])
+    small = resolve_closure(ModuleTree(directory), ["nft-ct"])
     assert small.load_order == closure.load_order
     assert small.warnings == closure.warnings
 
 
 def test_pruned_metadata_without_a_module(tree: ModuleTree) -> None:
-    files = pruned_metadata(tree, close(tree, ["nft-ct"]).without("libcrc32c"))
+    files = pruned_metadata(tree, resolve_closure(tree, ["nft-ct"]).without("libcrc32c"))
     assert b"libcrc32c" not in files["modules.dep"] + files["modules.softdep"]
     assert b"kernel/nf_tables.ko:\n" in files["modules.dep"]
 
@@ -223,14 +228,14 @@ def test_pruned_metadata_without_a_module(tree: ModuleTree) -> None:
 def test_case36_what_depmod_needs(tree: ModuleTree) -> None:
     write_lines(tree.directory / "modules.order", ["kernel/late.ko", "kernel/other.ko"])
     (tree.directory / "modules.builtin.modinfo").write_bytes(b"fuse.alias=x\0")
-    files = pruned_metadata(tree, close(tree, ["late"]), for_depmod=True)
+    files = pruned_metadata(tree, resolve_closure(tree, ["late"]), for_depmod=True)
     assert files["modules.order"] == b"kernel/late.ko\n"
     assert files["modules.builtin.modinfo"] == b"fuse.alias=x\0"
 
 
 def test_case26_pruned_metadata_of_nothing(tmp_path: Path) -> None:
     tree = ModuleTree(tmp_path)
-    assert set(pruned_metadata(tree, close(tree, ())).values()) == {b""}
+    assert set(pruned_metadata(tree, resolve_closure(tree, ())).values()) == {b""}
 
 
 def test_a_closure_of_another_tree(tmp_path: Path, tree: ModuleTree, closure: Closure) -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.config.services import Service, shipped_services
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.services import Ledger, closure_of, requirement
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.modules.unpack import unpacked
@@ -29,7 +29,7 @@ def service_of(tmp_path: Path, text: str) -> Service:
     return {each.name: each for each in config_of(tmp_path, text).services}["own"]
 
 
-def config_of(tmp_path: Path, services: str) -> VmConfig:
+def config_of(tmp_path: Path, services: str) -> CellConfig:
     file = tmp_path / "m.yaml"
     file.write_text(f"arch: mips\nkernel: {{version: 6.12}}\nservices:\n{services}")
     return read_config(file)[0]
@@ -156,9 +156,9 @@ def test_options_reach_the_plan(tree: ModuleTree, tmp_path: Path) -> None:
 
 def test_shared_modules_stay_until_the_last_holder_goes(tree: ModuleTree) -> None:
     ledger = Ledger()
-    ledger, steps = ledger.load("one", close(tree, ["a"]), present=())
+    ledger, steps = ledger.load("one", resolve_closure(tree, ["a"]), present=())
     assert [step.name for step in steps] == ["shared", "a"]
-    ledger, steps = ledger.load("two", close(tree, ["b", "c"]), present={"shared", "a"})
+    ledger, steps = ledger.load("two", resolve_closure(tree, ["b", "c"]), present={"shared", "a"})
     assert [step.name for step in steps] == ["b", "c"]
     ledger, gone = ledger.unload("one")
     assert gone == ("a",)
@@ -168,15 +168,15 @@ def test_shared_modules_stay_until_the_last_holder_goes(tree: ModuleTree) -> Non
 
 
 def test_what_was_there_before_is_nobodys(tree: ModuleTree) -> None:
-    ledger, steps = Ledger().load("one", close(tree, ["a"]), present={"shared"})
+    ledger, steps = Ledger().load("one", resolve_closure(tree, ["a"]), present={"shared"})
     assert [step.name for step in steps] == ["a"]
     assert ledger.unload("one")[1] == ("a",)
 
 
 def test_misuse_of_the_ledger(tree: ModuleTree, tmp_path: Path) -> None:
-    ledger, _ = Ledger().load("one", close(tree, ["a"]), present=())
+    ledger, _ = Ledger().load("one", resolve_closure(tree, ["a"]), present=())
     with pytest.raises(BadInput, match="one is loaded already"):
-        ledger.load("one", close(tree, ["a"]), present=())
+        ledger.load("one", resolve_closure(tree, ["a"]), present=())
     with pytest.raises(BadInput, match="two is not loaded"):
         ledger.unload("two")
     late = closure_of(tree, requirement(service_of(tmp_path, OWN), {}, {}))
@@ -197,7 +197,9 @@ def test_any_sequence_keeps_what_is_held_and_nothing_else(
     for load, number in steps:
         service = str(number)
         if load and service not in ledger.held:
-            ledger, came = ledger.load(service, close(tree, wanted[number]), kernel.keys())
+            ledger, came = ledger.load(
+                service, resolve_closure(tree, wanted[number]), kernel.keys()
+            )
             for step in came:
                 assert step.name not in kernel
                 assert set(needs[step.name]) <= kernel.keys()

@@ -12,7 +12,7 @@ import pytest
 from xdist.remote import Producer
 
 from pytest_kernelvm.config.roots import Root
-from pytest_kernelvm.plugin.guest_request import Asked, asked_by
+from pytest_kernelvm.plugin.guest_request import GuestRequest, asked_by
 from pytest_kernelvm.plugin.marks import ALL, FEATURES_MARKER, MARKER, SPLATS_MARKER
 from pytest_kernelvm.plugin.scheduling import TOGETHER, CellScheduling
 
@@ -260,9 +260,9 @@ def test_what_a_test_cannot_ask_for(given: dict[str, Any], complaint: str) -> No
 def test_what_a_test_can_ask_for() -> None:
     root = Root(kind="jffs2")
     asked = asked_by(modules=["loop"], blacklist={"dummy"}, options=None, files=None, root=root)
-    assert asked == Asked(modules=("loop",), blacklist=("dummy",), root=root)
+    assert asked == GuestRequest(modules=("loop",), blacklist=("dummy",), root=root)
     known: dict[str, Any] = {"external": {"mine": "int x;"}, "files": {"/x": b""}, "clean": True}
-    assert asked_by(boot_timeout_s=3, **known) == Asked(boot_timeout_s=3, **known)
+    assert asked_by(boot_timeout_s=3, **known) == GuestRequest(boot_timeout_s=3, **known)
 
 
 MISUSES = [
@@ -350,7 +350,7 @@ def test_the_markers_are_documented(pytester: pytest.Pytester) -> None:
 def test_the_signature_of_the_marker_is_whole() -> None:
     signature = MARKER.partition("(")[2].partition("):")[0]
     named = {word.partition("=")[0] for word in signature.split(", ")} - {"*"}
-    assert named == {each.name for each in fields(Asked)} - {"closure"}
+    assert named == {each.name for each in fields(GuestRequest)} - {"closure"}
 
 
 # What a run says of itself

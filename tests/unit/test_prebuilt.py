@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.arch.base import ARCHES
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.config.sources import prebuilt_cell, source_named
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.kernel import prebuilt
@@ -21,7 +21,7 @@ from pytest_kernelvm.kernel.exports import exported
 from pytest_kernelvm.kernel.prebuilt import arch_of, named_package
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.test_source import Told
 
 RELEASE = "6.1.0-9-arm64"
@@ -44,7 +44,7 @@ def store(tmp_path: Path, told: Told) -> Store:
 
 
 def lend(store: Store, release: str, arch: str) -> None:
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         for name in ("headers", "nolibc"):
             (work.entry / name).mkdir(parents=True)
             (work.entry / name / "of.h").write_text(release)
@@ -67,7 +67,7 @@ def write_root(root: Path, image: bytes = ARM64, release: str = RELEASE, usr: st
     return root
 
 
-def cell_of(value: str, arch: str = "aarch64") -> VmConfig:
+def cell_of(value: str, arch: str = "aarch64") -> CellConfig:
     return prebuilt_cell(source_named(f"prebuilt:{value}"), ARCHES[arch])
 
 

@@ -12,9 +12,9 @@ from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.vm.qemu.argv import (
     BY_HAND,
     SANDBOX,
+    Backends,
     Boot,
-    Ends,
-    Memory,
+    MemoryFile,
     inherited_ends,
     qemu_argv,
 )
@@ -139,7 +139,7 @@ def test_by_hand_console_and_monitor_share_the_terminal() -> None:
 def test_without_initramfs_cmdline_and_monitor() -> None:
     argv = qemu_argv(
         boot("mips", initramfs=None, cmdline="", fixed_initramfs=True, fast_boot=False),
-        Ends(console="null", channel="null"),
+        Backends(console="null", channel="null"),
     )
     assert argv[-2:] == ("-kernel", "/store/kernels/1/vmlinux")
     assert not {"-initrd", "-append", "-device", "-mon"} & set(argv)
@@ -170,7 +170,7 @@ def test_without_the_sandbox() -> None:
 @pytest.mark.parametrize(("written", "share"), [(True, "on"), (False, "off")])
 def test_memory_in_a_file(written: bool, share: str) -> None:
     """A comma in a path is written twice."""
-    memory = Memory(path=Path("/store/a,b"), written=written)
+    memory = MemoryFile(path=Path("/store/a,b"), written=written)
     argv = qemu_argv(boot("mips"), ENDS, memory=memory)
     assert argv[-4:] == (
         *("-object", f"memory-backend-file,id=memory,size=128M,mem-path=/store/a,,b,share={share}"),

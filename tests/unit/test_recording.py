@@ -15,7 +15,7 @@ import pytest
 from pytest_kernelvm.arch.base import arch_named
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
-from pytest_kernelvm.report.observer import Labelled
+from pytest_kernelvm.report.observer import LineLabeller
 from pytest_kernelvm.vm.agent.channel import Channel
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.machine.console import Console
@@ -24,7 +24,7 @@ from pytest_kernelvm.vm.qemu.bounded_text import APART_S, CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.launch import Launch
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.qemu.streams import connected
-from pytest_kernelvm.vm.verdict.verdict_collector import Judge
+from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 
 BEFORE = b"[    0.000000] Linux version 6.12\r\n[    0.1"
 
@@ -61,7 +61,7 @@ class Line:
             )
         )
         self.typed: list[str] = []
-        self.judge = self._judge(directory)
+        self.judge = self._collector(directory)
         self.console = Console(
             self.streams,
             directory / "console.log",
@@ -72,7 +72,7 @@ class Line:
         )
         self.streams.start()
 
-    def _judge(self, directory: Path) -> Judge:
+    def _collector(self, directory: Path) -> VerdictCollector:
         """Return a judge of a process that is alive."""
         qemu_log = directory / "qemu.log"
         sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -84,7 +84,7 @@ class Line:
             state_descriptor=None,
         )
         channel = Channel(self.streams, arch_named("aarch64"), {}, lambda: False)
-        return Judge(
+        return VerdictCollector(
             Unlabelled(),
             started,
             channel,
@@ -197,7 +197,7 @@ def test_what_is_typed_is_noted(line: Line) -> None:
 
 
 def test_lines_get_their_guests_name() -> None:
-    labelled = Labelled("malta")
+    labelled = LineLabeller("malta")
     pieces = ("one\ntw", "", "o\n", "three")
     assert [labelled(piece) for piece in pieces] == [
         "malta | one\nmalta | tw",

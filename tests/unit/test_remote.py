@@ -16,7 +16,7 @@ from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.process import spawn
 from pytest_kernelvm.store.digest import Digest
 from pytest_kernelvm.store.remote import Remote, remote_of_environment
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.serving import Served, serving
 from tests.unit.test_process import wait_until
 from tests.unit.test_source import Told
@@ -55,7 +55,7 @@ def place(root: Path) -> Place:
 def built(tmp_path: Path) -> Place:
     """A store with a kernel."""
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         for name, content in FILES.items():
             (work.entry / name).parent.mkdir(parents=True, exist_ok=True)
             (work.entry / name).write_bytes(content)

@@ -16,7 +16,7 @@ from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.config.roots import KINDS, Pseudofile, Root
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.guest import cpio
-from pytest_kernelvm.guest.programs import Abi, Programs
+from pytest_kernelvm.guest.programs import Abi, GuestPrograms
 from pytest_kernelvm.guest.root_image import (
     RootImage,
     find_tool,
@@ -43,18 +43,18 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Programs:
+def programs(tmp_path: Path) -> GuestPrograms:
     """Not run here, only packed."""
     files = {}
     for name in ("agent", "modprobe", "preinit", "activate", "terminal"):
         files[name] = tmp_path / name
         files[name].write_bytes(b"\x7fELF " + name.encode())
     abi = Abi(syscalls={}, errnos={}, open_flags={}, ioctls={})
-    return Programs(digest="", abi=abi, **files)
+    return GuestPrograms(digest="", abi=abi, **files)
 
 
 def made(
-    store: Store, programs: Programs, root: Root, arch: str = "mips", erase: int = 64 << 10
+    store: Store, programs: GuestPrograms, root: Root, arch: str = "mips", erase: int = 64 << 10
 ) -> RootImage:
     try:
         find_tool(root.kind)
@@ -88,7 +88,7 @@ def test_the_list() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_bytes_again(store: Store, programs: Programs, tmp_path: Path, kind: str) -> None:
+def test_same_bytes_again(store: Store, programs: GuestPrograms, tmp_path: Path, kind: str) -> None:
     root = Root(kind=kind)
     image = made(store, programs, root)
     elsewhere = Store(tmp_path / "elsewhere", StreamProgress(io.StringIO()))
@@ -103,13 +103,13 @@ def test_same_bytes_again(store: Store, programs: Programs, tmp_path: Path, kind
 
 @pytest.mark.parametrize(("arch", "magic"), [("mips", b"\x19\x85"), ("mipsel", b"\x85\x19")])
 def test_jffs2_has_the_guests_byte_order(
-    store: Store, programs: Programs, arch: str, magic: bytes
+    store: Store, programs: GuestPrograms, arch: str, magic: bytes
 ) -> None:
     image = made(store, programs, Root(kind="jffs2"), arch)
     assert image.path.read_bytes()[:2] == magic
 
 
-def test_what_is_left_to_be_written_into(store: Store, programs: Programs) -> None:
+def test_what_is_left_to_be_written_into(store: Store, programs: GuestPrograms) -> None:
     none, small, large = (
         made(store, programs, Root(kind="jffs2", free_bytes=mib << 20)) for mib in (0, 1, 3)
     )
@@ -118,14 +118,14 @@ def test_what_is_left_to_be_written_into(store: Store, programs: Programs) -> No
     assert large.path.read_bytes()[small.size_bytes :] == b"\xff" * (2 << 20)
 
 
-def test_squashfs_begins_as_such(store: Store, programs: Programs) -> None:
+def test_squashfs_begins_as_such(store: Store, programs: GuestPrograms) -> None:
     image = made(store, programs, Root(kind="squashfs"), erase=4096)
     head = image.path.read_bytes()[:4]
     assert head == b"hsqs"
     assert image.size_bytes % 4096 == 0
 
 
-def test_ext4_is_sound(store: Store, programs: Programs, tmp_path: Path) -> None:
+def test_ext4_is_sound(store: Store, programs: GuestPrograms, tmp_path: Path) -> None:
     """Its files are root's, whoever made it, and from the beginning of time."""
     image = made(store, programs, Root(kind="ext4"))
     copy = tmp_path / "image"
@@ -139,7 +139,7 @@ def test_ext4_is_sound(store: Store, programs: Programs, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["squashfs"])
 def test_a_tool_that_is_missing(
-    store: Store, programs: Programs, kind: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, programs: GuestPrograms, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ToolMissing, match="apt-get install squashfs-tools"):
@@ -148,13 +148,13 @@ def test_a_tool_that_is_missing(
         )
 
 
-def test_pseudofiles_in_the_way_of_the_guests_own(store: Store, programs: Programs) -> None:
+def test_pseudofiles_in_the_way_of_the_guests_own(store: Store, programs: GuestPrograms) -> None:
     root = Root(kind="squashfs", pseudofiles=(Pseudofile(path="/sbin", kind="link", to="/bin"),))
     with pytest.raises(BadInput, match="/sbin/insmod is below /sbin, which is no directory"):
         made(store, programs, root)
 
 
-def test_what_no_store_has(store: Store, programs: Programs, tmp_path: Path) -> None:
+def test_what_no_store_has(store: Store, programs: GuestPrograms, tmp_path: Path) -> None:
     directory = tmp_path / "contents"
     directory.mkdir()
     os.mkfifo(directory / "fifo")

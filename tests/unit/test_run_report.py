@@ -10,9 +10,9 @@ import pytest
 from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.report.run import Tally, header, summary
-from pytest_kernelvm.session.guests import Counts
+from pytest_kernelvm.session.guests import GuestCounts
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 CONFIGS = Path(__file__).parents[2] / "vm-configs"
 
@@ -36,7 +36,7 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "(mips-linux-gnu-gcc is not installed)" in told[1]
 
 
-def entry(work: Work) -> dict[str, object]:
+def entry(work: StagingDirectory) -> dict[str, object]:
     (work.entry / "file").write_text("it")
     return {}
 
@@ -49,17 +49,17 @@ def test_the_store_knows_what_was_found_and_made(tmp_path: Path) -> None:
     for digest in "12":
         second.obtain("kernels", digest_of(digest), entry, label=digest)
     tally = Tally()
-    tally.add_guests(Counts(booted=1), first)
+    tally.add_guests(GuestCounts(booted=1), first)
     assert (tally.found, tally.made) == ({}, {"kernels": 1})
-    tally.add_guests(Counts(restored=3, waiting=2), second)
+    tally.add_guests(GuestCounts(restored=3, waiting=2), second)
     assert (tally.found, tally.made) == ({"kernels": 1}, {"kernels": 2})
     assert (tally.guests["booted"], tally.guests["restored"]) == (1, 3)
 
 
 def test_workers_are_added_up() -> None:
     tally = Tally()
-    one = Tally(guests=asdict(Counts(restored=2)), found={"kernels": 1}, bundles=["a-1"])
-    other = Tally(guests=asdict(Counts(restored=3)), made={"snapshots": 1}, casts=["b.cast"])
+    one = Tally(guests=asdict(GuestCounts(restored=2)), found={"kernels": 1}, bundles=["a-1"])
+    other = Tally(guests=asdict(GuestCounts(restored=3)), made={"snapshots": 1}, casts=["b.cast"])
     tally.add(asdict(one))
     tally.add(asdict(other))
     assert tally.guests["restored"] == 5
@@ -69,7 +69,7 @@ def test_workers_are_added_up() -> None:
 
 def test_the_summary() -> None:
     tally = Tally(
-        guests=asdict(Counts(restored=7, waiting=5, booted=1, snapshots_made=2)),
+        guests=asdict(GuestCounts(restored=7, waiting=5, booted=1, snapshots_made=2)),
         found={"kernels": 2, "snapshots": 1},
         made={"snapshots": 2},
         bundles=["a-1", "a-2", "a-3", "a-4", "a-5"],

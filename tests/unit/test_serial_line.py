@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.vm.qemu.serial_line import LineEnd, named, serial_line
+from pytest_kernelvm.vm.qemu.serial_line import SerialEndpoint, named, serial_line
 
 CAPACITY_BYTES = 1 << 18
 
-Line = tuple[LineEnd, LineEnd]
+Line = tuple[SerialEndpoint, SerialEndpoint]
 
 
 @pytest.fixture

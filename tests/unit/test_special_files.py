@@ -15,9 +15,9 @@ from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.fetch.tree_sync import digests_below
 from pytest_kernelvm.foreign.files import read_regular, regular_content
 from pytest_kernelvm.guest.initramfs import guest_entries
-from pytest_kernelvm.guest.programs import Abi, Programs
+from pytest_kernelvm.guest.programs import Abi, GuestPrograms
 from pytest_kernelvm.kernel.out_of_tree.directory import sources_of
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.hostile import Scratch, make_scratch, refused
 from tests.unit.test_modules_bad_input import FIELDS
@@ -124,9 +124,9 @@ def test_a_module_that_is_packed(kind: str, scratch: Scratch, tree: Path) -> Non
     program.write_bytes(b"\x7fELF")
     parts = dict.fromkeys(("agent", "modprobe", "preinit", "activate", "terminal"), program)
     abi = Abi(syscalls={}, errnos={}, open_flags={}, ioctls={})
-    programs = Programs(digest="", abi=abi, **parts)
+    programs = GuestPrograms(digest="", abi=abi, **parts)
     modules = ModuleTree(tree)
-    closure = close(modules, ["a"])
+    closure = resolve_closure(modules, ["a"])
 
     nothing = ModprobeConfig(options=(), blacklist=())
 

@@ -21,7 +21,7 @@ from pytest_kernelvm.process import Spawned, run, spawn
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.note import ENTRY
-from pytest_kernelvm.store.store import Store, Work, default_store
+from pytest_kernelvm.store.store import StagingDirectory, Store, default_store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
 from tests.unit.test_process import wait_until
 
@@ -37,7 +37,7 @@ class Maker:
     made: int = 0
     found_in_work: list[str] = field(default_factory=list)
 
-    def __call__(self, work: Work) -> dict[str, Any]:
+    def __call__(self, work: StagingDirectory) -> dict[str, Any]:
         self.made += 1
         self.found_in_work = sorted(str(p.relative_to(work.directory)) for p in files(work))
         (work.directory / "scratch").write_text("not kept")
@@ -47,7 +47,7 @@ class Maker:
         return {"release": "6.12.30", "made": self.made}
 
 
-def files(work: Work) -> Iterator[Path]:
+def files(work: StagingDirectory) -> Iterator[Path]:
     return (path for path in work.directory.rglob("*") if path.is_file())
 
 
@@ -56,7 +56,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", Silent())
 
 
-def obtain(store: Store, make: Callable[[Work], dict[str, Any]], *, sized: bool = True) -> Path:
+def obtain(
+    store: Store, make: Callable[[StagingDirectory], dict[str, Any]], *, sized: bool = True
+) -> Path:
     return store.obtain("kernels", D1, make, label=LABEL, sized=sized)
 
 
@@ -120,7 +122,7 @@ def test_a_damaged_entry_is_made_anew(store: Store, damage: Callable[[Path], Non
 
 
 def test_sizes_are_noted_of_files_alone(store: Store) -> None:
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         (work.entry / "link").symlink_to("nowhere")
         return Maker()(work)
 
@@ -140,7 +142,7 @@ def test_an_entry_without_sizes_may_change(store: Store) -> None:
 
 @pytest.mark.parametrize("error", [BuildFailed("make failed"), KeyboardInterrupt()])
 def test_an_error_while_making_leaves_nothing(store: Store, error: BaseException) -> None:
-    def fail(work: Work) -> dict[str, Any]:
+    def fail(work: StagingDirectory) -> dict[str, Any]:
         Maker()(work)
         raise error
 
@@ -153,7 +155,7 @@ def test_an_error_while_making_leaves_nothing(store: Store, error: BaseException
 
 
 def test_an_error_of_the_operating_system_is_ours_with_advice(store: Store) -> None:
-    def fail(work: Work) -> dict[str, Any]:
+    def fail(work: StagingDirectory) -> dict[str, Any]:
         (work.entry / "absent").read_text()
         return {}
 
@@ -330,7 +332,7 @@ def raises_full() -> AbstractContextManager[pytest.ExceptionInfo[HarnessError]]:
 def test_a_disk_that_gets_full(small_disk: Path) -> None:
     store = Store(small_disk, Silent())
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         about = Maker()(work)
         (work.entry / "large").write_bytes(bytes(1 << 20))
         return about

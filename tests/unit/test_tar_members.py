@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_kernelvm.foreign.archive_rules import Way
-from pytest_kernelvm.foreign.tar_members import Damaged, Kind, TarMembers
+from pytest_kernelvm.foreign.archive_rules import UnpackOptions
+from pytest_kernelvm.foreign.tar_members import Damaged, MemberKind, TarMembers
 from pytest_kernelvm.foreign.unpacking import unpack
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -90,7 +90,9 @@ def test_what_is_read_is_what_is_written(most: int, tmp_path: Path) -> None:
     """Files wait in the buffer for others, and it is not used again before they are written."""
     sizes = [0, 1, 511, 512, 513, 60_000, 131_072, 131_073, 3, 400_000, 5, 70_000, 70_000, 9]
     files = {f"{number}/{'f' * number}x": size for number, size in enumerate(sizes)}
-    unpack(Dripping(archive(files) + bytes(1 << 19), most), tmp_path / "it", Way(what="it"))
+    unpack(
+        Dripping(archive(files) + bytes(1 << 19), most), tmp_path / "it", UnpackOptions(what="it")
+    )
     found = {
         str(path.relative_to(tmp_path / "it")): path.read_bytes()
         for path in (tmp_path / "it").glob("*/*")
@@ -140,16 +142,16 @@ def test_an_end_without_a_mark_is_one() -> None:
 def test_kinds() -> None:
     made = io.BytesIO()
     kinds = {
-        tarfile.REGTYPE: Kind.FILE,
-        tarfile.AREGTYPE: Kind.FILE,
-        tarfile.CONTTYPE: Kind.CONTIGUOUS_FILE,
-        tarfile.DIRTYPE: Kind.DIRECTORY,
-        tarfile.SYMTYPE: Kind.SYMLINK,
-        tarfile.LNKTYPE: Kind.HARD_LINK,
-        tarfile.FIFOTYPE: Kind.FIFO,
-        tarfile.CHRTYPE: Kind.CHARACTER_DEVICE,
-        tarfile.BLKTYPE: Kind.BLOCK_DEVICE,
-        b"Z": Kind.OTHER,
+        tarfile.REGTYPE: MemberKind.FILE,
+        tarfile.AREGTYPE: MemberKind.FILE,
+        tarfile.CONTTYPE: MemberKind.CONTIGUOUS_FILE,
+        tarfile.DIRTYPE: MemberKind.DIRECTORY,
+        tarfile.SYMTYPE: MemberKind.SYMLINK,
+        tarfile.LNKTYPE: MemberKind.HARD_LINK,
+        tarfile.FIFOTYPE: MemberKind.FIFO,
+        tarfile.CHRTYPE: MemberKind.CHARACTER_DEVICE,
+        tarfile.BLKTYPE: MemberKind.BLOCK_DEVICE,
+        b"Z": MemberKind.OTHER,
     }
     with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for letter in kinds:
@@ -158,5 +160,7 @@ def test_kinds() -> None:
             tar.addfile(info)
     found = list(TarMembers(Dripping(made.getvalue(), 1 << 20)))
     assert [each.kind for each in found] == [*kinds.values()]
-    links = [each.target for each in found if each.kind in (Kind.SYMLINK, Kind.HARD_LINK)]
+    links = [
+        each.target for each in found if each.kind in (MemberKind.SYMLINK, MemberKind.HARD_LINK)
+    ]
     assert links == [b"to/it"] * 2

@@ -9,7 +9,7 @@ from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.guest.userland import Userland, entries_of, obtain_userland
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.plugin.guest_request import asked_by
 from pytest_kernelvm.progress import Silent
@@ -25,7 +25,7 @@ def test_files_and_links_become_entries(tmp_path: Path) -> None:
     (root / "bin/tool").chmod(0o755)
     (root / "bin/other").symlink_to("/bin/tool")
     tree = ModuleTree(tmp_path)
-    found = entries_of(Userland(name="busybox", root=root), tree, close(tree, ()))
+    found = entries_of(Userland(name="busybox", root=root), tree, resolve_closure(tree, ()))
     assert [(entry.path, entry.content) for entry in found] == [
         ("bin/other", b"/bin/tool"),
         ("bin/tool", b"\x7fELF"),

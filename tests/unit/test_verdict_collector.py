@@ -20,7 +20,11 @@ from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.qemu.launch import Launch
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.qemu.streams import connected
-from pytest_kernelvm.vm.verdict.verdict_collector import LONGEST_PAUSE_S, RESTART_S, Judge
+from pytest_kernelvm.vm.verdict.verdict_collector import (
+    LONGEST_PAUSE_S,
+    RESTART_S,
+    VerdictCollector,
+)
 
 # It stands in QEMU's place: writes to the console at given times, and says in QMP what QEMU says
 # (docs/interop/qmp-spec.rst). Arguments: the descriptors of console and QMP, then steps: a number
@@ -69,7 +73,7 @@ class Named:
 
 
 @contextlib.contextmanager
-def judged(directory: Path, *steps: str) -> Iterator[Judge]:
+def judged(directory: Path, *steps: str) -> Iterator[VerdictCollector]:
     """Give the judge of a process that takes steps."""
     log, qemu_log = directory / "console.log", directory / "qemu.log"
     with connected(splitter=FrameSplitter("little"), log=log) as (streams, far):
@@ -86,7 +90,7 @@ def judged(directory: Path, *steps: str) -> Iterator[Judge]:
                 state_descriptor=None,
             )
             channel = Channel(streams, arch_named("aarch64"), {}, lambda: False)
-            judge = Judge(
+            judge = VerdictCollector(
                 Named(),
                 started,
                 channel,

@@ -17,11 +17,11 @@ from pytest_kernelvm.guest.protocol import Batch, FrameSplitter, Reply
 from pytest_kernelvm.process import Deadline, Spawned, spawn
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.klog.splat_reader import MOST_SPLATS
-from pytest_kernelvm.vm.qemu.serial_line import LineEnd
+from pytest_kernelvm.vm.qemu.serial_line import SerialEndpoint
 from pytest_kernelvm.vm.qemu.streams import Streams, connected
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline
 from pytest_kernelvm.vm.verdict.log_reader import LogReader
-from pytest_kernelvm.vm.verdict.watch import Places, Source, Trouble, Watch, allowance
+from pytest_kernelvm.vm.verdict.watch import SourceOffsets, TextSource, Trouble, Watch, allowance
 from tests.unit.test_transcript import console
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -31,7 +31,7 @@ SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 class Guest:
     """The far end of a guest's console, and a process in QEMU's place."""
 
-    console: LineEnd
+    console: SerialEndpoint
     streams: Streams
     process: Spawned
     watch: Watch
@@ -167,7 +167,7 @@ def test_so_many_that_nobody_looks_at_the_later_ones_is_no_clean_test(guest: Gue
         "too many splats",
         f"more than {MOST_SPLATS} splats: the later ones are not looked at",
     )
-    guest.watch.tell(Source.CONSOLE, guest.watch.refused)
+    guest.watch.tell(TextSource.CONSOLE, guest.watch.refused)
     assert not guest.watch.refused
     guest.says(ALLOWED_WARN.replace("x.c:7", "other.c:8"))
     assert [each.kind for each in guest.watch.refused] == ["too many splats"]
@@ -194,11 +194,11 @@ def test_an_allowance_is_for_a_stretch_of_the_console(guest: Guest) -> None:
     guest.says(console("splat_atomic"))
     begin = len(guest.streams.console_text)
     allowed = allowance("scheduling while atomic", "provoked")
-    allowed.places = Places(start={Source.CONSOLE: begin})
+    allowed.places = SourceOffsets(start={TextSource.CONSOLE: begin})
     guest.watch.allowances.append(allowed)
     guest.says(console("splat_atomic"))
     end = len(guest.streams.console_text)
-    allowed.places.end[Source.CONSOLE] = end
+    allowed.places.end[TextSource.CONSOLE] = end
     guest.says(console("splat_atomic"))
     starts = [splat.start for splat in guest.watch.refused]
     assert len(starts) == 2
@@ -209,7 +209,7 @@ def test_an_allowance_is_for_a_stretch_of_the_console(guest: Guest) -> None:
 def test_what_was_told_is_not_told_again(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.says(console("aarch64_warning"))
-    guest.watch.tell(Source.CONSOLE, guest.watch.splats)
+    guest.watch.tell(TextSource.CONSOLE, guest.watch.splats)
     assert guest.trouble(0) is None
     guest.says(console("splat_atomic"))
     assert guest.trouble() is Trouble.SPLAT
@@ -220,7 +220,7 @@ def test_a_guest_that_spins_tells_so_again_and_again(guest: Guest) -> None:
     text = console("lkdtm_aarch64_soft_lockup")
     guest.says(text)
     assert guest.trouble() is Trouble.SPLAT
-    guest.watch.tell(Source.CONSOLE, guest.watch.splats)
+    guest.watch.tell(TextSource.CONSOLE, guest.watch.splats)
     for seconds in ("26s", "48s"):
         guest.says(text.replace("stuck for 3s", f"stuck for {seconds}"))
     assert guest.watch.refused == ()
@@ -284,7 +284,7 @@ def test_one_event_is_told_once(guest: Guest) -> None:
     guest.log.add(log_of(0))
     assert len(guest.watch.splats) == 1
     refused = guest.watch.refused
-    guest.watch.tell(Source.LOG, refused)
+    guest.watch.tell(TextSource.LOG, refused)
     assert [len(refused), len(guest.watch.refused)] == [1, 0]
 
 
@@ -293,7 +293,7 @@ def test_the_same_words_once_more_are_another_event(guest: Guest) -> None:
     for _time in range(2):
         guest.watch.find("log gap", "1 record of the kernel's log was lost")
         [refused] = guest.watch.refused
-        guest.watch.tell(Source.LOG, [refused])
+        guest.watch.tell(TextSource.LOG, [refused])
         assert not guest.watch.refused
 
 
@@ -342,10 +342,10 @@ def test_an_allowance_is_for_a_stretch_of_the_log(guest: Guest) -> None:
     guest.watch.refusing = True
     allowed = allowance("scheduling while atomic", "provoked")
     guest.log.add(log_of(0))
-    allowed.places = Places(start={Source.LOG: len(guest.log.text)})
+    allowed.places = SourceOffsets(start={TextSource.LOG: len(guest.log.text)})
     guest.watch.allowances.append(allowed)
     guest.log.add(log_of(2).replace(b"3000000", b"9500000"))
-    allowed.places.end = {Source.LOG: len(guest.log.text)}
+    allowed.places.end = {TextSource.LOG: len(guest.log.text)}
     guest.log.add(log_of(4).replace(b"3000000", b"9600000"))
     assert [splat.guest_time_s for splat in guest.watch.refused] == [3.0, 9.6]
     assert [splat.guest_time_s for splat in allowed.splats] == [9.5]

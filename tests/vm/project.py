@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.kernel.build.configure import configuring
 from pytest_kernelvm.kernel.source.source import locate, unpacked
@@ -64,7 +64,7 @@ def make_project(directory: Path, cell: Cell, tests: str) -> Project:
     return Project(directory=directory, cell=cell, store=own_store(directory, cell))
 
 
-def unpacked_source(store: Store, cell: VmConfig) -> Path:
+def unpacked_source(store: Store, cell: CellConfig) -> Path:
     """Return a cell's source, without patches; skips where it is missing."""
     try:
         return unpacked(store, locate(store, cell.kernel.source))
@@ -72,7 +72,7 @@ def unpacked_source(store: Store, cell: VmConfig) -> Path:
         pytest.skip(error.summary)
 
 
-def store_of_sources(directory: Path, shared: Store, cells: Iterable[VmConfig]) -> Path:
+def store_of_sources(directory: Path, shared: Store, cells: Iterable[CellConfig]) -> Path:
     """Return a new store in a directory that has what cells are configured with, and no more.
 
     shared: the store that gets all of it, if it does not have it. Skips where a source is missing.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
-from pytest_kernelvm.modules.closure import Closure, close
+from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from tests.vm.boot_variants import variant
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,9 @@ FOUND = "asking: got firmware"
 
 
 def packed(cell: Cell, place: Path) -> Closure:
-    return close(cell.variant(external=EXTERNAL).tree, ["asking"], firmware_directory=place)
+    return resolve_closure(
+        cell.variant(external=EXTERNAL).tree, ["asking"], firmware_directory=place
+    )
 
 
 def refused(vm: Vm) -> None:

@@ -15,7 +15,7 @@ from pytest_kernelvm.session.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cm
 from pytest_kernelvm.vm.bootpath.device_tree import get_property, reserve, set_property
 from pytest_kernelvm.vm.bootpath.first_stage import (
     COMMAND_LINE_SIZE,
-    Loaded,
+    LoadedBytes,
     by_uhi,
     by_yamon,
     put_before,
@@ -28,7 +28,7 @@ from tests.vm.provoking import bare
 pytestmark = pytest.mark.spread("boot paths")
 
 ROOT_BYTES = 1 << 20
-Enter = Callable[[Cell, Loaded, str], Vm]
+Enter = Callable[[Cell, LoadedBytes, str], Vm]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def enter(tmp_path: Path) -> Iterator[Enter]:
     """Boots a cell through a first stage; the command line is told for messages only."""
     with contextlib.ExitStack() as stack:
 
-        def give(cell: Cell, stage: Loaded, cmdline: str) -> Vm:
+        def give(cell: Cell, stage: LoadedBytes, cmdline: str) -> Vm:
             directory = tmp_path / str(len(list(tmp_path.iterdir())))
             directory.mkdir()
             made = cell.boot(cell.initramfs(cell.closure(())), cookie=False)
@@ -52,7 +52,7 @@ def enter(tmp_path: Path) -> Iterator[Enter]:
         yield give
 
 
-def yamon(cell: Cell, line: str) -> Loaded:
+def yamon(cell: Cell, line: str) -> LoadedBytes:
     config = cell.config
     entry = read_image(cell.kernel.image, config.arch).entry
     return by_yamon(config.arch, entry, cmdline=line, memory_bytes=config.machine.memory_mib << 20)
@@ -92,7 +92,7 @@ def test_bytes_that_are_no_text(cell: Cell, enter: Enter) -> None:
     assert b"odd.word=\xff\x80" in vm.read_bytes("/proc/cmdline").split()
 
 
-def uhi(cell: Cell, tree: bytes) -> Loaded:
+def uhi(cell: Cell, tree: bytes) -> LoadedBytes:
     config = cell.config
     entry = read_image(cell.kernel.image, config.arch).entry
     return by_uhi(config.arch, entry, tree, memory_bytes=config.machine.memory_mib << 20)

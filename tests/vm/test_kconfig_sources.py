@@ -12,7 +12,7 @@ import pytest
 from kconfiglib import BOOL, TRISTATE
 
 from pytest_kernelvm.arch.base import ARCHES
-from pytest_kernelvm.config.model import Conditional, Fragment, Requested, VmConfig
+from pytest_kernelvm.config.model import CellConfig, Conditional, Fragment, Requested
 from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.config.versions import VersionRange
 from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing
@@ -40,7 +40,7 @@ SHIPPED = Path(__file__).parents[2] / "vm-configs"
 
 
 @pytest.fixture(scope="module", params=["malta-6.1", "malta-6.12"])
-def config(request: pytest.FixtureRequest) -> VmConfig:
+def config(request: pytest.FixtureRequest) -> CellConfig:
     """A shipped cell, without what it asks for."""
     (cell,) = select_cells(SHIPPED, names=[request.param])
     kernel = dataclasses.replace(cell.kernel, fragments=(), symbols=(), patches=())
@@ -53,16 +53,16 @@ def sources(kernelvm_store: Store) -> Store:
 
 
 @pytest.fixture(scope="module")
-def tree(config: VmConfig, sources: Store) -> Path:
+def tree(config: CellConfig, sources: Store) -> Path:
     return unpacked_source(sources, config)
 
 
 @pytest.fixture
-def store(config: VmConfig, sources: Store, tmp_path: Path) -> Store:
+def store(config: CellConfig, sources: Store, tmp_path: Path) -> Store:
     return Store(store_of_sources(tmp_path, sources, [config]), Silent())
 
 
-def asking(config: VmConfig, *symbols: str | Requested, **changes: object) -> VmConfig:
+def asking(config: CellConfig, *symbols: str | Requested, **changes: object) -> CellConfig:
     """Return a cell that asks for some symbols, each `NAME=value`."""
     requests = tuple(
         each
@@ -74,7 +74,7 @@ def asking(config: VmConfig, *symbols: str | Requested, **changes: object) -> Vm
     return dataclasses.replace(config, kernel=kernel)
 
 
-def test_conf_is_compiled_once_for_a_source(config: VmConfig, store: Store) -> None:
+def test_conf_is_compiled_once_for_a_source(config: CellConfig, store: Store) -> None:
     with configuring(store, config) as configuration:
         configuration.settle()
         log = configuration.directory.with_name("build.log").read_text()
@@ -82,7 +82,7 @@ def test_conf_is_compiled_once_for_a_source(config: VmConfig, store: Store) -> N
     assert "HOSTCC" not in log
 
 
-def test_the_shell_is_asked_once(config: VmConfig, store: Store) -> None:
+def test_the_shell_is_asked_once(config: CellConfig, store: Store) -> None:
     """What conf was answered it takes as given, and so does Kconfiglib."""
     with configuring(store, config) as configuration:
         first = configuration.settle()
@@ -107,7 +107,7 @@ def test_the_shell_is_asked_once(config: VmConfig, store: Store) -> None:
         assert version.read_bytes() == files[version]
 
 
-def test_answers_change_nothing(config: VmConfig, store: Store) -> None:
+def test_answers_change_nothing(config: CellConfig, store: Store) -> None:
     """With a conf that asks each time, the same comes out."""
     with configuring(store, asking(config, "NET=y", base="malta_defconfig")) as configuration:
         text = configuration.settle().text
@@ -128,7 +128,7 @@ def test_answers_change_nothing(config: VmConfig, store: Store) -> None:
 
 @pytest.fixture(scope="module")
 def conf(
-    config: VmConfig, sources: Store, tmp_path_factory: pytest.TempPathFactory
+    config: CellConfig, sources: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Path, Mapping[str, str]], Mapping[str, str]]:
     """A function that runs this source's conf on a Kconfig tree and some values."""
     program = tmp_path_factory.mktemp("conf") / "conf"
@@ -179,7 +179,7 @@ def test_conf_does_what_was_recorded_and_confirms_the_remedy(
 @pytest.mark.parametrize("base", ["allnoconfig", "defconfig"])
 @pytest.mark.parametrize("arch", ["mips", "aarch64"])
 def test_conditions_agree_with_conf_on_every_symbol(
-    config: VmConfig, store: Store, arch: str, base: str
+    config: CellConfig, store: Store, arch: str, base: str
 ) -> None:
     """What conf writes as `is not set` is what may be set by hand; selects hold symbols up."""
     cell = dataclasses.replace(asking(config, base=base), arch=ARCHES[arch])
@@ -234,7 +234,7 @@ def test_departed_symbols_are_gone_when_they_are_said_to_be(tree: Path) -> None:
         ("malta_defconfig", {"MODULES": "y", "MIPS_MALTA": "y"}),
     ],
 )
-def test_bases(base: str, has: Mapping[str, str], config: VmConfig, store: Store) -> None:
+def test_bases(base: str, has: Mapping[str, str], config: CellConfig, store: Store) -> None:
     with configuring(store, asking(config, "SYSVIPC=y", base=base)) as configuration:
         decision = configuration.settle()
     assert decision.lost == ()
@@ -242,7 +242,7 @@ def test_bases(base: str, has: Mapping[str, str], config: VmConfig, store: Store
     assert {name: decision.values.get(name, "n") for name in has} == has
 
 
-def test_a_complete_config_is_a_base(config: VmConfig, store: Store, tmp_path: Path) -> None:
+def test_a_complete_config_is_a_base(config: CellConfig, store: Store, tmp_path: Path) -> None:
     with configuring(store, asking(config, base="malta_defconfig")) as configuration:
         first = configuration.settle()
     complete = tmp_path / "complete.config"
@@ -264,7 +264,7 @@ def test_a_complete_config_is_a_base(config: VmConfig, store: Store, tmp_path: P
 
 
 @ONE_VERSION
-def test_a_defconfig_that_the_source_lacks(config: VmConfig, store: Store) -> None:
+def test_a_defconfig_that_the_source_lacks(config: CellConfig, store: Store) -> None:
     with (
         configuring(store, asking(config, base="matla_defconfig")) as configuration,
         pytest.raises(BadInput) as bad,
@@ -285,7 +285,7 @@ def rule(name: str, *symbols: str, value: str = "") -> Conditional:
     return Conditional(name=name, value=value, where=f"c:{name}", symbols=requests)
 
 
-def test_conditional_symbols_follow_each_other(config: VmConfig, store: Store) -> None:
+def test_conditional_symbols_follow_each_other(config: CellConfig, store: Store) -> None:
     """NET is set, which adds INET, whose default SYN_COOKIES rule adds; BLOCK is not."""
     rules = (
         rule("INET", "IP_MULTICAST=y"),
@@ -303,7 +303,7 @@ def test_conditional_symbols_follow_each_other(config: VmConfig, store: Store) -
 
 
 @ONE_VERSION
-def test_conditional_symbols_that_undo_their_condition(config: VmConfig, store: Store) -> None:
+def test_conditional_symbols_that_undo_their_condition(config: CellConfig, store: Store) -> None:
     rules = (rule("INET", "UNIX=y"), rule("UNIX", "NET=n"))
     cell = asking(
         config,
@@ -334,7 +334,7 @@ WANTED = ("MODULES=y", "NET=y", "INET=y", "BLOCK=y", "BLK_DEV=y", "BLK_DEV_LOOP=
 
 
 @ONE_VERSION
-def test_auto_modules(config: VmConfig, store: Store) -> None:
+def test_auto_modules(config: CellConfig, store: Store) -> None:
     with configuring(store, asking(config, *WANTED, auto_modules=True)) as configuration:
         values = configuration.settle().values
         menus = configuration.menus(values)
@@ -353,14 +353,14 @@ def test_auto_modules(config: VmConfig, store: Store) -> None:
 
 
 @ONE_VERSION
-def test_prefer_builtin(config: VmConfig, store: Store) -> None:
+def test_prefer_builtin(config: CellConfig, store: Store) -> None:
     with configuring(store, asking(config, *WANTED, prefer_builtin=True)) as configuration:
         values = configuration.settle().values
     assert values["BLK_DEV_NBD"] == values["BLK_DEV_RAM"] == values["BLK_DEV_LOOP"] == "y"
 
 
 @ONE_VERSION
-def test_auto_modules_that_keep_the_builtin(config: VmConfig, store: Store) -> None:
+def test_auto_modules_that_keep_the_builtin(config: CellConfig, store: Store) -> None:
     """What malta_defconfig has as y stays; what nobody wanted becomes a module."""
     cell = asking(config, base="malta_defconfig", auto_modules=True, prefer_builtin=True)
     with configuring(store, cell) as configuration:
@@ -370,7 +370,7 @@ def test_auto_modules_that_keep_the_builtin(config: VmConfig, store: Store) -> N
 
 
 @ONE_VERSION
-def test_auto_modules_without_modules(config: VmConfig, store: Store) -> None:
+def test_auto_modules_without_modules(config: CellConfig, store: Store) -> None:
     with (
         configuring(store, asking(config, auto_modules=True)) as configuration,
         pytest.raises(BadInput, match="auto_modules, but MODULES is n"),
@@ -381,7 +381,7 @@ def test_auto_modules_without_modules(config: VmConfig, store: Store) -> None:
 # Losses
 
 
-def test_the_report_of_a_real_kernel(config: VmConfig, store: Store) -> None:
+def test_the_report_of_a_real_kernel(config: CellConfig, store: Store) -> None:
     """Each line that the remedy names is needed, and with them nothing is lost."""
     asked = ("MODULES=y", "NF_NAT=m", "USB_STORAGE=m", "NFT_REJECT_INET=m")
     with configuring(store, asking(config, *asked)) as configuration:
@@ -400,7 +400,7 @@ def test_the_report_of_a_real_kernel(config: VmConfig, store: Store) -> None:
 
 
 @ONE_VERSION
-def test_optional_symbols_may_be_lost(config: VmConfig, store: Store) -> None:
+def test_optional_symbols_may_be_lost(config: CellConfig, store: Store) -> None:
     optional = Requested(name="USB_STORAGE", value="y", where="a:1", optional=True)
     with configuring(store, asking(config, "SYSVIPC=y", optional)) as configuration:
         decision = configuration.settle()
@@ -410,7 +410,7 @@ def test_optional_symbols_may_be_lost(config: VmConfig, store: Store) -> None:
 
 @ONE_VERSION
 def test_where_kconfiglib_gives_up_the_losses_are_still_listed(
-    config: VmConfig, store: Store, tmp_path: Path
+    config: CellConfig, store: Store, tmp_path: Path
 ) -> None:
     with configuring(store, asking(config, "USB_STORAGE=y")) as configuration:
         decision = configuration.settle()
@@ -424,14 +424,14 @@ def test_where_kconfiglib_gives_up_the_losses_are_still_listed(
 
 
 @ONE_VERSION
-def test_nothing_is_built_after_a_loss(config: VmConfig, store: Store) -> None:
+def test_nothing_is_built_after_a_loss(config: CellConfig, store: Store) -> None:
     with pytest.raises(ConfigLost, match="1 symbol of"):
         build_kernel(store, asking(config, "USB_STORAGE=y"))
     assert not (store.root / "kernels").exists()
     assert list((store.root / "tmp").iterdir()) == []
 
 
-def test_versions_and_fragments(config: VmConfig, store: Store, tmp_path: Path) -> None:
+def test_versions_and_fragments(config: CellConfig, store: Store, tmp_path: Path) -> None:
     fragment = tmp_path / "a.config"
     fragment.write_text("CONFIG_SYSVIPC=y\n")
     old = Fragment(path=fragment, where="a:1", versions=VersionRange("<6.5"))

@@ -11,7 +11,7 @@ from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing
-from pytest_kernelvm.plugin.guest_request import Wishes
+from pytest_kernelvm.plugin.guest_request import GuestOptions
 from pytest_kernelvm.process import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.every_cell]
@@ -29,9 +29,9 @@ def userland(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def new_vm(new_vm: BootVm, userland: str) -> BootVm:
-    def boot(**wishes: Unpack[Wishes]) -> Vm:
+    def boot(**options_over: Unpack[GuestOptions]) -> Vm:
         try:
-            return new_vm(**(wishes | {"userland": userland}))
+            return new_vm(**(options_over | {"userland": userland}))
         except (ToolMissing, BadInput) as error:
             if userland == "none":
                 raise

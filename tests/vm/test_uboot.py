@@ -11,7 +11,7 @@ import pytest
 
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.errors import BadInput, GuestPanic, ToolMissing
-from pytest_kernelvm.kernel.uboot import BuiltUBoot, obtain_uboot
+from pytest_kernelvm.kernel.uboot import UBootBinary, obtain_uboot
 from pytest_kernelvm.session.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cmdline_from
 from pytest_kernelvm.vm.bootpath.uboot import through_uboot
 from tests.vm.boot_variants import with_device_tree
@@ -26,7 +26,7 @@ Enter = Callable[..., Vm]
 
 
 @pytest.fixture
-def uboot(cell: Cell) -> BuiltUBoot:
+def uboot(cell: Cell) -> UBootBinary:
     if not cell.config.arch.uboot:
         pytest.skip(f"{cell.config.arch.name} gets its command line and tree from QEMU")
     try:
@@ -36,7 +36,7 @@ def uboot(cell: Cell) -> BuiltUBoot:
 
 
 @pytest.fixture
-def enter(uboot: BuiltUBoot, tmp_path: Path) -> Iterator[Enter]:
+def enter(uboot: UBootBinary, tmp_path: Path) -> Iterator[Enter]:
     """Boots a cell through U-Boot, which is given commands and a tree."""
     with contextlib.ExitStack() as stack:
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch.base import Arch
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.kernel.build import devel
-from pytest_kernelvm.kernel.build.build_directories import Bench, Wanted, kept_build
+from pytest_kernelvm.kernel.build.build_directories import BuildDirectory, BuildRequest, kept_build
 from pytest_kernelvm.kernel.build.config_uses import write_uses
 from pytest_kernelvm.kernel.build.configure import (
     answers_of,
@@ -27,7 +27,7 @@ from pytest_kernelvm.kernel.build.incremental import earlier_kernel, note_of
 from pytest_kernelvm.kernel.build.keys import kernel_digest, make_variables, request_key
 from pytest_kernelvm.kernel.build.make import RELEASE_FILE, MakeRun, compile_kernel, install_modules
 from pytest_kernelvm.kernel.build.outputs import (
-    Built,
+    FinishedBuild,
     collect,
     module_count,
     outputs,
@@ -38,12 +38,12 @@ from pytest_kernelvm.kernel.build.release import check_release, release_parts
 from pytest_kernelvm.kernel.kconfig import dot_config
 from pytest_kernelvm.kernel.kconfig.requests import requests_of
 from pytest_kernelvm.kernel.prebuilt import is_prebuilt, obtain_prebuilt, prebuilt_digest
-from pytest_kernelvm.kernel.source.source import Located, kernel_version, locate
+from pytest_kernelvm.kernel.source.source import LocatedSource, kernel_version, locate
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact
 from pytest_kernelvm.store.kernel_note import KernelNote, requested_kernel, stored_kernel
 from pytest_kernelvm.store.remote import remote_of_environment
-from pytest_kernelvm.store.store import REQUESTS, Store, Work
+from pytest_kernelvm.store.store import REQUESTS, StagingDirectory, Store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
 from pytest_kernelvm.toolchain.compiler import BLIND, ccache_summary, compiler_version, require_arch
 from pytest_kernelvm.toolchain.config_tools import require_tools, wanted_tools
@@ -100,7 +100,7 @@ class Kernel:
         return dot_config.parse_config((self.directory / "config").read_text())
 
 
-def find_kernel(store: Store, cell: VmConfig) -> Kernel | None:
+def find_kernel(store: Store, cell: CellConfig) -> Kernel | None:
     """Return a cell's kernel if the store has it; nothing is unpacked or compiled.
 
     Raises ToolMissing if the source or the compiler is not installed.
@@ -113,13 +113,13 @@ def find_kernel(store: Store, cell: VmConfig) -> Kernel | None:
     return _stored(store, cell, digest_of(request_key(cell, located.digest, compiler)))
 
 
-def _stored(store: Store, cell: VmConfig, request: Digest) -> Kernel | None:
+def _stored(store: Store, cell: CellConfig, request: Digest) -> Kernel | None:
     digest = requested_kernel(store.root / REQUESTS / f"{request}.json")
     stored = stored_kernel(store, digest) if digest else None
     return _kernel(*stored, cell) if stored and store.find(devel.KIND, stored[1].digest) else None
 
 
-def _kernel(entry: Path, note: KernelNote, cell: VmConfig) -> Kernel:
+def _kernel(entry: Path, note: KernelNote, cell: CellConfig) -> Kernel:
     kernel = Kernel(
         digest=note.digest,
         release=note.release,
@@ -138,7 +138,7 @@ def _kernel(entry: Path, note: KernelNote, cell: VmConfig) -> Kernel:
     return kernel
 
 
-def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Kernel:
+def build_kernel(store: Store, cell: CellConfig, *, jobs: int | None = None) -> Kernel:
     """Return a cell's kernel, building it unless the store has it.
 
     jobs: how many compilers at once, by default one a core.
@@ -174,7 +174,7 @@ def build_kernel(store: Store, cell: VmConfig, *, jobs: int | None = None) -> Ke
         return _noted(store, cell, request, digest)
 
 
-def _noted(store: Store, cell: VmConfig, request: Digest, digest: Digest) -> Kernel:
+def _noted(store: Store, cell: CellConfig, request: Digest, digest: Digest) -> Kernel:
     """Note which kernel a request means, and return it."""
     note = json.dumps({"kernel": digest, "cell": cell.id})
     with store.disk_errors():
@@ -182,7 +182,7 @@ def _noted(store: Store, cell: VmConfig, request: Digest, digest: Digest) -> Ker
     return _found(_stored(store, cell, request), store, cell)
 
 
-def _found(found: Kernel | None, store: Store, cell: VmConfig) -> Kernel:
+def _found(found: Kernel | None, store: Store, cell: CellConfig) -> Kernel:
     if not found:
         raise HarnessError(
             f"the kernel of {cell.id} vanished from the store", Evidence(where=(str(store.root),))
@@ -190,7 +190,7 @@ def _found(found: Kernel | None, store: Store, cell: VmConfig) -> Kernel:
     return found
 
 
-def _build_into(store: Store, run: MakeRun, located: Located, compiler: str) -> Digest:
+def _build_into(store: Store, run: MakeRun, located: LocatedSource, compiler: str) -> Digest:
     """Return the digest of a kernel, which is in the store then."""
     making = _prepared(store, run, located, compiler)
     label = f"the kernel of {run.cell.id}"
@@ -201,7 +201,7 @@ def _build_into(store: Store, run: MakeRun, located: Located, compiler: str) -> 
     return making.digest
 
 
-def _prepared(store: Store, run: MakeRun, located: Located, compiler: str) -> _Making:
+def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str) -> _Making:
     """Return a kernel to be made: its .config is final, and so is what names it."""
     cell, version = run.cell, kernel_version(run.tree)
     _check_version(cell, version, located)
@@ -224,7 +224,7 @@ def _prepared(store: Store, run: MakeRun, located: Located, compiler: str) -> _M
             compiler=compiler,
             images=cell.kernel.images,
         ),
-        wanted=Wanted(
+        request=BuildRequest(
             tree=run.tree,
             family=located.family,
             series=".".join(version.split(".")[:2]),
@@ -236,7 +236,7 @@ def _prepared(store: Store, run: MakeRun, located: Located, compiler: str) -> _M
     )
 
 
-def _check_version(cell: VmConfig, version: str, located: Located) -> None:
+def _check_version(cell: CellConfig, version: str, located: LocatedSource) -> None:
     if f"{version}.".startswith(f"{cell.kernel.version}."):
         return
     raise BadInput(
@@ -250,7 +250,7 @@ def _check_version(cell: VmConfig, version: str, located: Located) -> None:
 
 
 def _configured(
-    store: Store, run: MakeRun, located: Located, compiler: str, version: str
+    store: Store, run: MakeRun, located: LocatedSource, compiler: str, version: str
 ) -> tuple[MakeRun, str]:
     """Return the final .config, and how make is run with the programs that it needs."""
     final = final_config(store, run, located, compiler, version)
@@ -268,31 +268,33 @@ def _configured(
 class _Making:
     """A kernel that is made: what names it, and what it is made of.
 
-    final: its .config. wanted: the build directory that suits it.
+    final: its .config. request: the build directory that suits it.
     """
 
     store: Store
     run: MakeRun
-    located: Located
+    located: LocatedSource
     compiler: str
     version: str
     final: str
     digest: Digest
-    wanted: Wanted
+    request: BuildRequest
 
-    def make(self, work: Work) -> dict[str, Any]:
+    def make(self, work: StagingDirectory) -> dict[str, Any]:
         """Build it into an entry of the store; return the entry's note."""
         cell, started = self.run.cell, time.monotonic()
-        with kept_build(self.store, self.wanted, f"the kernel of {cell.id}") as bench:
-            kept = self.run.moved_to(self.store, bench)
-            parts = release_parts(bench.tree, self.version, dot_config.parse_config(self.final))
+        with kept_build(self.store, self.request, f"the kernel of {cell.id}") as build_directory:
+            kept = self.run.moved_to(self.store, build_directory)
+            parts = release_parts(
+                build_directory.tree, self.version, dot_config.parse_config(self.final)
+            )
             if cell.kernel.release:
                 # Known before all is compiled.
                 kept.make(RELEASE_FILE)
-                _check_release(cell, bench.objects, parts)
-            files = self._built(kept, bench, work)
-            release = (bench.objects / RELEASE_FILE).read_text().strip()
-            _keep_devel(self.store, self.digest, kept, bench)
+                _check_release(cell, build_directory.objects, parts)
+            files = self._built(kept, build_directory, work)
+            release = (build_directory.objects / RELEASE_FILE).read_text().strip()
+            _keep_devel(self.store, self.digest, kept, build_directory)
         elapsed_s = time.monotonic() - started
         if cached := ccache_summary(Path(self.run.env["CCACHE_STATSLOG"])):
             self.store.progress.say(cached)
@@ -301,28 +303,28 @@ class _Making:
             **self._about(work.entry),
             "release": release,
             "built_s": round(elapsed_s, 1),
-            "built_upon": bench.parent,
+            "built_upon": build_directory.parent,
             "release_parts": parts,
         }
 
-    def _built(self, kept: MakeRun, bench: Bench, work: Work) -> int:
+    def _built(self, kept: MakeRun, build_directory: BuildDirectory, work: StagingDirectory) -> int:
         """Compile and collect it; return how many files were compiled."""
         installed = work.directory / "installed"
-        earlier = earlier_kernel(self.store, bench)
+        earlier = earlier_kernel(self.store, build_directory)
         same_headers = earlier if earlier and earlier.has_headers else None
         files = compile_kernel(self.store, kept, headers=not same_headers)
         install_modules(kept, earlier, installed)
-        built = Built(
+        built = FinishedBuild(
             arch=self.run.cell.arch,
-            tree=bench.tree,
-            objects=bench.objects,
+            tree=build_directory.tree,
+            objects=build_directory.objects,
             installed=installed,
             log=self.run.log,
             images=self.run.cell.kernel.images,
             earlier=same_headers,
         )
         collect(built, work.entry)
-        write_uses(bench.objects, work.entry)
+        write_uses(build_directory.objects, work.entry)
         return files
 
     def _about(self, entry: Path) -> dict[str, Any]:
@@ -346,18 +348,24 @@ class _Making:
 
     def make_devel(self) -> None:
         """Make only what modules of others are built against."""
-        with kept_build(self.store, self.wanted, f"the kernel of {self.run.cell.id}") as bench:
-            kept = self.run.moved_to(self.store, bench)
+        with kept_build(
+            self.store, self.request, f"the kernel of {self.run.cell.id}"
+        ) as build_directory:
+            kept = self.run.moved_to(self.store, build_directory)
             compile_kernel(self.store, kept, headers=False)
-            _keep_devel(self.store, self.digest, kept, bench)
+            _keep_devel(self.store, self.digest, kept, build_directory)
 
 
-def _keep_devel(store: Store, digest: Digest, build: MakeRun, bench: Bench) -> None:
+def _keep_devel(
+    store: Store, digest: Digest, build: MakeRun, build_directory: BuildDirectory
+) -> None:
     arch = build.cell.arch.linux_arch
-    keep_devel(store, digest, tree=bench.tree, objects=bench.objects, linux_arch=arch)
-    bench.note_made(note_of(digest, bench.objects))
+    keep_devel(
+        store, digest, tree=build_directory.tree, objects=build_directory.objects, linux_arch=arch
+    )
+    build_directory.note_made(note_of(digest, build_directory.objects))
 
 
-def _check_release(cell: VmConfig, objects: Path, parts: tuple[tuple[str, str], ...]) -> None:
+def _check_release(cell: CellConfig, objects: Path, parts: tuple[tuple[str, str], ...]) -> None:
     release = (objects / RELEASE_FILE).read_text().strip()
     check_release(cell.kernel.release, release, parts, label=cell.id, where=str(cell.file))

@@ -62,7 +62,7 @@ FARTHEST = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class BuildRequest:
     """What is to be built.
 
     tree: the source with its patches, in the store. family: names the source without them; builds
@@ -88,7 +88,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bench:
+class BuildDirectory:
     """A build directory, ours until the context is left.
 
     tree: the source. objects: make's O=, with the .config in it.
@@ -109,13 +109,13 @@ class Bench:
 
 
 @contextlib.contextmanager
-def kept_build(store: Store, wanted: Wanted, label: str) -> Iterator[Bench]:
+def kept_build(store: Store, request: BuildRequest, label: str) -> Iterator[BuildDirectory]:
     """Give the build directory for a kernel, and keep it afterwards.
 
     A BuildFailed keeps it too: make left only whole objects. After anything else it is removed.
     label: what is built, in words, for those who wait.
     """
-    name = wanted.name
+    name = request.name
     with store.lock(f"{KIND}-{name}", label), store.disk_errors():
         directory = store.path(KIND, name)
         note = directory / NOTE
@@ -123,16 +123,16 @@ def kept_build(store: Store, wanted: Wanted, label: str) -> Iterator[Bench]:
         if not (note.is_file() and _is_as_left(directory)):
             if note.is_file():
                 store.progress.say(f"{KIND}/{name[:16]} was changed by somebody else: not used")
-            parent = _begin(store, wanted, directory)
+            parent = _begin(store, request, directory)
         fresh = not (directory / "tree" / OBJECTS).is_dir()
         note.unlink(missing_ok=True)
         made = _taken(directory / MADE)
         try:
-            changed = _follow(wanted, directory)
+            changed = _follow(request, directory)
             objects = directory / "tree" / OBJECTS
             objects.mkdir(exist_ok=True)
-            _put_config(objects / ".config", wanted.config)
-            yield Bench(
+            _put_config(objects / ".config", request.config)
+            yield BuildDirectory(
                 tree=directory / "tree",
                 objects=objects,
                 changed=None if fresh else changed,
@@ -140,12 +140,12 @@ def kept_build(store: Store, wanted: Wanted, label: str) -> Iterator[Bench]:
                 made=made,
             )
         except BuildFailed:
-            _keep(wanted, directory)
+            _keep(request, directory)
             raise
         except BaseException:
             remove_tree(directory)
             raise
-        _keep(wanted, directory)
+        _keep(request, directory)
     forget(store, most=MOST_KEPT, most_bytes=MOST_BYTES)
 
 
@@ -170,12 +170,12 @@ def _taken(path: Path) -> str:
     return text
 
 
-def _keep(wanted: Wanted, directory: Path) -> None:
+def _keep(request: BuildRequest, directory: Path) -> None:
     noted = {
-        "family": wanted.family,
-        "series": wanted.series,
-        "toolchain": wanted.toolchain,
-        "config": parse_config(wanted.config),
+        "family": request.family,
+        "series": request.series,
+        "toolchain": request.toolchain,
+        "config": parse_config(request.config),
         "stamps": stamps_digest(directory / "tree" / OBJECTS, without=""),
         # The source costs nothing: its files are links.
         "size_bytes": _disk_bytes(directory / "tree" / OBJECTS),
@@ -189,28 +189,28 @@ def _put_config(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def _begin(store: Store, wanted: Wanted, directory: Path) -> str:
+def _begin(store: Store, request: BuildRequest, directory: Path) -> str:
     """Make the directory as a copy of the nearest kept build, or empty; return whose copy it is."""
     remove_tree(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with store.work(f"{KIND}-{wanted.name}") as work:
+    with store.work(f"{KIND}-{request.name}") as work:
         work.entry.mkdir()
-        parent = _copy_nearest(store, wanted, work.entry)
+        parent = _copy_nearest(store, request, work.entry)
         if not parent:
-            run(["cp", "-al", wanted.tree, work.entry / "tree"], timeout_s=COPY_TIMEOUT_S)
-            if wanted.files is not None:
-                _note_files(wanted, work.entry)
+            run(["cp", "-al", request.tree, work.entry / "tree"], timeout_s=COPY_TIMEOUT_S)
+            if request.files is not None:
+                _note_files(request, work.entry)
         work.entry.rename(directory)
     return parent
 
 
-def _copy_nearest(store: Store, wanted: Wanted, entry: Path) -> str:
-    config = parse_config(wanted.config)
+def _copy_nearest(store: Store, request: BuildRequest, entry: Path) -> str:
+    config = parse_config(request.config)
     near = sorted(
-        (noted["family"] != wanted.family, distance, directory)
+        (noted["family"] != request.family, distance, directory)
         for directory, noted in _notes(store)
-        if noted["toolchain"] == wanted.toolchain
-        if noted["family"] == wanted.family or noted.get("series") == wanted.series
+        if noted["toolchain"] == request.toolchain
+        if noted["family"] == request.family or noted.get("series") == request.series
         if (distance := _distance(config, noted["config"])) <= FARTHEST
     )
     # Others copy them as well, which takes seconds; to begin with nothing takes minutes. Whoever
@@ -227,25 +227,25 @@ def _copy_nearest(store: Store, wanted: Wanted, entry: Path) -> str:
                 )
                 copy_build(directory, entry)
                 if foreign:
-                    _adopt(wanted, entry)
+                    _adopt(request, entry)
                 return directory.name
     return ""
 
 
-def _adopt(wanted: Wanted, entry: Path) -> None:
+def _adopt(request: BuildRequest, entry: Path) -> None:
     """Make the copy of another source's build one of ours.
 
     Files that differ get the present as their time, as the objects may be younger than our source.
     """
     known = entry / FILES
-    if wanted.files is None:
+    if request.files is None:
         # They are compared and replaced by whoever builds (_follow).
         known.unlink(missing_ok=True)
         return
     tree = entry / "tree"
     before = json.loads(known.read_bytes()) if known.is_file() else digests_below(tree)
-    follow_digests(wanted.tree, tree, wanted.files, before)
-    _note_files(wanted, entry)
+    follow_digests(request.tree, tree, request.files, before)
+    _note_files(request, entry)
 
 
 def copy_build(directory: Path, entry: Path) -> None:
@@ -316,22 +316,22 @@ def _disk_bytes(directory: Path) -> int:
     return total
 
 
-def _follow(wanted: Wanted, directory: Path) -> tuple[str, ...]:
+def _follow(request: BuildRequest, directory: Path) -> tuple[str, ...]:
     tree = directory / "tree"
-    if wanted.files is None:
-        return follow_linked(wanted.tree, tree)
+    if request.files is None:
+        return follow_linked(request.tree, tree)
     before = json.loads((directory / FILES).read_bytes())
-    changed = link_digests(wanted.tree, tree, wanted.files, before)
+    changed = link_digests(request.tree, tree, request.files, before)
     if changed:
-        _note_files(wanted, directory)
+        _note_files(request, directory)
     return changed
 
 
-def _note_files(wanted: Wanted, directory: Path) -> None:
+def _note_files(request: BuildRequest, directory: Path) -> None:
     """Note the digests of the files; a mirror has done so already, and writes its notes anew."""
-    beside = wanted.tree.with_name(FILES)
+    beside = request.tree.with_name(FILES)
     if beside.is_file():
         (directory / FILES).unlink(missing_ok=True)
         (directory / FILES).hardlink_to(beside)
     else:
-        write_whole(directory / FILES, json.dumps(wanted.files).encode())
+        write_whole(directory / FILES, json.dumps(request.files).encode())

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.kernel.build.keys import PINNED, make_variables, request_key
 from pytest_kernelvm.kernel.build.make import MakeRun
 from pytest_kernelvm.kernel.kconfig import dot_config
 from pytest_kernelvm.kernel.kconfig.conf_programs import asking_once, put_conf_programs
 from pytest_kernelvm.kernel.kconfig.requests import requests_of
-from pytest_kernelvm.kernel.kconfig.session import Configuration
+from pytest_kernelvm.kernel.kconfig.session import KconfigSession
 from pytest_kernelvm.kernel.source.mirror import mirrored
-from pytest_kernelvm.kernel.source.source import Located, kernel_version, locate, patched_for
+from pytest_kernelvm.kernel.source.source import LocatedSource, kernel_version, locate, patched_for
 from pytest_kernelvm.kernel.source.worktree import WorkingTree
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.store import Store
@@ -32,7 +32,7 @@ from pytest_kernelvm.toolchain.config_tools import (
 
 @contextlib.contextmanager
 def source_tree(
-    store: Store, located: Located, cell: VmConfig
+    store: Store, located: LocatedSource, cell: CellConfig
 ) -> Iterator[tuple[Path, Mapping[str, str] | None]]:
     """Give the tree of a source with a cell's patches, and digests of its files if they may change.
 
@@ -47,7 +47,7 @@ def source_tree(
 
 
 def make_run_in(
-    store: Store, cell: VmConfig, tree: Path, directory: Path, jobs: int | None = None
+    store: Store, cell: CellConfig, tree: Path, directory: Path, jobs: int | None = None
 ) -> MakeRun:
     """Return how make is run for a cell's kernel, in a directory of its own."""
     return MakeRun(
@@ -68,7 +68,7 @@ def make_run_in(
 
 
 @contextlib.contextmanager
-def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
+def configuring(store: Store, cell: CellConfig) -> Iterator[KconfigSession]:
     """Give a cell's configuration, in a build directory that is gone afterwards.
 
     Nothing of the kernel is compiled. Raises ToolMissing, BadInput or BuildFailed.
@@ -86,7 +86,7 @@ def configuring(store: Store, cell: VmConfig) -> Iterator[Configuration]:
             yield _configuration(store, build)
 
 
-def _expected_tools(cell: VmConfig, tree: Path) -> frozenset[str]:
+def _expected_tools(cell: CellConfig, tree: Path) -> frozenset[str]:
     """Return what a cell's configuration may need, before there is one: by base and requests.
 
     Hidden programs would have conf drop what depends on them.
@@ -103,7 +103,7 @@ def _expected_tools(cell: VmConfig, tree: Path) -> frozenset[str]:
 
 
 def final_config(
-    store: Store, build: MakeRun, located: Located, compiler: str, version: str
+    store: Store, build: MakeRun, located: LocatedSource, compiler: str, version: str
 ) -> str:
     """Return the .config that was made before from the same, or make it.
 
@@ -122,8 +122,8 @@ def final_config(
     return final
 
 
-def _configuration(store: Store, build: MakeRun) -> Configuration:
-    return Configuration(
+def _configuration(store: Store, build: MakeRun) -> KconfigSession:
+    return KconfigSession(
         kernel=build.cell.kernel,
         arch=build.cell.arch,
         label=build.cell.id,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.store.digest import Digest
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 KIND = "devel"
 
@@ -26,7 +26,7 @@ def keep_devel(store: Store, digest: Digest, *, tree: Path, objects: Path, linux
     kernel had been built in it: make is given neither O= nor the source.
     """
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         made: set[str] = set()
         for name in _sources(tree, linux_arch):
             _put(f"{tree}/{name}", f"{work.entry}/{name}", made, link=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_kernelvm.kernel.build.build_directories import Bench
+from pytest_kernelvm.kernel.build.build_directories import BuildDirectory
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import Digest, file_digest
 from pytest_kernelvm.store.store import Store
@@ -26,7 +26,7 @@ _LISTS = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Earlier:
+class PreviousKernel:
     """The kernel that was made last in a build directory.
 
     entry: in the store. changed: files of the source that differ since.
@@ -43,17 +43,17 @@ class Earlier:
         return not any(_decides_headers(name) for name in self.changed)
 
 
-def earlier_kernel(store: Store, bench: Bench) -> Earlier | None:
+def earlier_kernel(store: Store, build_directory: BuildDirectory) -> PreviousKernel | None:
     """Return what was made last in a build directory, if that build succeeded and is stored."""
     try:
-        noted = json.loads(bench.made)
+        noted = json.loads(build_directory.made)
         entry = store.find("kernels", Digest(noted["kernel"]))
         modules = dict(noted["modules"])
     except (ValueError, KeyError, TypeError):
         return None
-    if entry is None or bench.changed is None:
+    if entry is None or build_directory.changed is None:
         return None
-    return Earlier(entry=entry, changed=bench.changed, modules=modules)
+    return PreviousKernel(entry=entry, changed=build_directory.changed, modules=modules)
 
 
 def note_of(kernel: str, objects: Path) -> str:
@@ -79,7 +79,7 @@ def link_tree(source: Path, to: Path) -> None:
     run(["cp", "-al", source, to], timeout_s=LINK_TIMEOUT_S)
 
 
-def link_outputs(earlier: Earlier, entry: Path, names: Iterable[str]) -> None:
+def link_outputs(earlier: PreviousKernel, entry: Path, names: Iterable[str]) -> None:
     """Give an entry some outputs of an earlier kernel."""
     for name in names:
         link_tree(earlier.entry / name, entry / name)

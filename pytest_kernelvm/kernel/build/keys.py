@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.config.model import Patch, VmConfig
+from pytest_kernelvm.config.model import CellConfig, Patch
 from pytest_kernelvm.kernel.kconfig.requests import requests_key
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.toolchain.compiler import tool_variables
@@ -29,7 +29,7 @@ PINNED = {
 }
 
 
-def request_key(cell: VmConfig, source: str, compiler: str) -> dict[str, Any]:
+def request_key(cell: CellConfig, source: str, compiler: str) -> dict[str, Any]:
     """Return all that decides which kernel a cell means, known before anything is configured.
 
     source: a digest of the source, or of the part that decides a configuration.
@@ -55,7 +55,7 @@ def _patch_key(patch: Patch, version: str) -> Any:
     return [digest, open_yet] if open_yet else digest
 
 
-def make_variables(cell: VmConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
+def make_variables(cell: CellConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the variables that make is given for a cell's kernel, besides where it builds.
 
     wanted: of programs that the configuration needs, as `wanted_tools` names them.

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import BuildFailed, Evidence
-from pytest_kernelvm.kernel.build.build_directories import Bench
-from pytest_kernelvm.kernel.build.incremental import Earlier, link_tree, module_stamps
+from pytest_kernelvm.kernel.build.build_directories import BuildDirectory
+from pytest_kernelvm.kernel.build.incremental import PreviousKernel, link_tree, module_stamps
 from pytest_kernelvm.kernel.kconfig import dot_config
 from pytest_kernelvm.process import TAIL_LINES, failure, run
 from pytest_kernelvm.store.store import Store
@@ -35,7 +35,7 @@ class MakeRun:
     copied if it fails. jobs: how many compilers at once.
     """
 
-    cell: VmConfig
+    cell: CellConfig
     tree: Path
     files: Mapping[str, str] | None
     variables: tuple[str, ...]
@@ -45,11 +45,16 @@ class MakeRun:
     kept_log: Path
     jobs: int
 
-    def moved_to(self, store: Store, bench: Bench) -> MakeRun:
+    def moved_to(self, store: Store, build_directory: BuildDirectory) -> MakeRun:
         """The same in a build directory that is kept, with what the compiler answered there."""
         arch, llvm = self.cell.arch, self.cell.kernel.llvm
-        env = compiler_environment(store, arch, llvm, answers=bench.objects)
-        return replace(self, tree=bench.tree, directory=bench.objects, env={**self.env, **env})
+        env = compiler_environment(store, arch, llvm, answers=build_directory.objects)
+        return replace(
+            self,
+            tree=build_directory.tree,
+            directory=build_directory.objects,
+            env={**self.env, **env},
+        )
 
     def make_argv(self, *goals: str) -> list[str]:
         return [
@@ -130,7 +135,7 @@ def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
     return compiled
 
 
-def install_modules(build: MakeRun, earlier: Earlier | None, installed: Path) -> None:
+def install_modules(build: MakeRun, earlier: PreviousKernel | None, installed: Path) -> None:
     """Install a kernel's modules; those of an earlier build that are the same are linked."""
     config = dot_config.parse_config((build.directory / ".config").read_text())
     if config.get("MODULES") != "y":

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.fetch.tree_sync import content_digest
-from pytest_kernelvm.kernel.build.incremental import Earlier, link_outputs
+from pytest_kernelvm.kernel.build.incremental import PreviousKernel, link_outputs
 from pytest_kernelvm.kernel.source.headers import copy_headers
 from pytest_kernelvm.process import run
 
@@ -22,7 +22,7 @@ _FILES = ((".config", "config"), ("System.map", "System.map"), ("Module.symvers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Built:
+class FinishedBuild:
     """A build that is complete.
 
     tree, objects: its source and build directory. installed: what modules_install made.
@@ -36,10 +36,10 @@ class Built:
     installed: Path
     log: Path
     images: tuple[str, ...]
-    earlier: Earlier | None
+    earlier: PreviousKernel | None
 
 
-def collect(built: Built, entry: Path) -> None:
+def collect(built: FinishedBuild, entry: Path) -> None:
     """Copy what is kept into an entry; links into the build directory are left out."""
     for image in built.images:
         made = built.objects / built.arch.images[image]

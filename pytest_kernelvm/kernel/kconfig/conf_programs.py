@@ -15,7 +15,7 @@ from pytest_kernelvm.errors import Evidence, HarnessError
 from pytest_kernelvm.kernel.kconfig import shell_cache
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import host_compiler
 
 KIND = "conf"
@@ -44,7 +44,7 @@ def put_conf_programs(
     Raises what `configure` does, HarnessError where the compiler had no room for its files.
     """
 
-    def make(work: Work) -> dict[str, str]:
+    def make(work: StagingDirectory) -> dict[str, str]:
         made = work.directory / "build"
         made.mkdir()
         configure(made, work.entry / ANSWERS)
@@ -89,7 +89,7 @@ def asking_once(store: Store, llvm: str, directory: Path) -> dict[str, str]:
     """
     compiler = host_compiler(llvm)
 
-    def make(work: Work) -> dict[str, str]:
+    def make(work: StagingDirectory) -> dict[str, str]:
         library = work.entry / shell_cache.LIBRARY
         flags = ("-shared", "-fPIC", "-O2")
         run([compiler, *flags, "-o", library, shell_cache.SOURCE], timeout_s=60)

@@ -33,7 +33,7 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class SymbolChange:
     """A symbol that differs; before and after are empty where it is not defined."""
 
     name: str
@@ -42,34 +42,34 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class ConfigDiff:
     """What differs between two configurations.
 
     new: defined only in the second. gone: only in the first. asked: values that one of them was
     asked for. followed: values that nobody asked for: defaults, and what others bring along.
     """
 
-    new: tuple[Change, ...]
-    gone: tuple[Change, ...]
-    asked: tuple[Change, ...]
-    followed: tuple[Change, ...]
+    new: tuple[SymbolChange, ...]
+    gone: tuple[SymbolChange, ...]
+    asked: tuple[SymbolChange, ...]
+    followed: tuple[SymbolChange, ...]
 
     def __bool__(self) -> bool:
         return bool(self.new or self.gone or self.asked or self.followed)
 
 
-def difference(one: Side, other: Side) -> Difference:
+def difference(one: Side, other: Side) -> ConfigDiff:
     """Return what differs, each part in the order of names.
 
     Symbols that are n or out of sight on both sides do not count as different.
     """
-    new: list[Change] = []
-    gone: list[Change] = []
-    asked: list[Change] = []
-    followed: list[Change] = []
+    new: list[SymbolChange] = []
+    gone: list[SymbolChange] = []
+    asked: list[SymbolChange] = []
+    followed: list[SymbolChange] = []
     before, after = one.values, other.values
     for name in sorted({*before, *after}):
-        change = Change(
+        change = SymbolChange(
             name=name,
             before=before.get(name, "n") if one.knows(name) else "",
             after=after.get(name, "n") if other.knows(name) else "",
@@ -81,12 +81,12 @@ def difference(one: Side, other: Side) -> Difference:
         elif not same_value(change.before, change.after):
             named = name in one.requests or name in other.requests
             (asked if named else followed).append(change)
-    return Difference(
+    return ConfigDiff(
         new=tuple(new), gone=tuple(gone), asked=tuple(asked), followed=tuple(followed)
     )
 
 
-def rendered(found: Difference, one: Side, other: Side) -> str:
+def rendered(found: ConfigDiff, one: Side, other: Side) -> str:
     """Return a difference as text for a terminal, one symbol a line."""
     parts = []
     for title, changes in (
@@ -102,5 +102,5 @@ def rendered(found: Difference, one: Side, other: Side) -> str:
     return "\n\n".join(parts) or f"{one.label} and {other.label} say the same"
 
 
-def _shown(change: Change) -> str:
+def _shown(change: SymbolChange) -> str:
     return " -> ".join(value for value in (change.before, change.after) if value)

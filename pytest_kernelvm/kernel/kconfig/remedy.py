@@ -264,11 +264,17 @@ class _Search:
         right = expression[2]
         if operator == AND:
             return self._all(
-                [self._at_least(left, wanted, path), self._at_least(right, wanted, path)]
+                [
+                    self._at_least(left, wanted, path),
+                    self._at_least(right, wanted, path),
+                ]
             )
         if operator == OR:
             return _shortest(
-                [*self._at_least(left, wanted, path), *self._at_least(right, wanted, path)]
+                [
+                    *self._at_least(left, wanted, path),
+                    *self._at_least(right, wanted, path),
+                ]
             )
         if operator in (EQUAL, UNEQUAL) and right.is_constant and right.name in LEVELS:
             level = LEVELS.index(right.name)

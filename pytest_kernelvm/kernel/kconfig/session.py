@@ -67,7 +67,7 @@ class Decision:
         return tuple(each for each in lost(self.requests, self.values) if each.optional)
 
 
-class Configuration:
+class KconfigSession:
     """A kernel's configuration in a build directory.
 
     label: whose kernel, in errors. version: of the source. tree: the source, patched.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.config.model import VmConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.kernel.build.configure import source_tree
@@ -20,7 +20,7 @@ from pytest_kernelvm.kernel.out_of_tree.directory import make_modules
 from pytest_kernelvm.kernel.source.source import locate
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 # Counts up whenever the way of building changes what comes out.
 RECIPE = 2
@@ -33,7 +33,7 @@ _DEPMOD_TIMEOUT_S = 120.0
 _COPIED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 
 
-def tree_with(store: Store, cell: VmConfig, kernel: Kernel, sources: Mapping[str, str]) -> Path:
+def tree_with(store: Store, cell: CellConfig, kernel: Kernel, sources: Mapping[str, str]) -> Path:
     """Return a lib/modules/RELEASE with the kernel's modules and some from outside.
 
     sources: C by module name. `#include "lib/test_kmod.c"` takes a file of the kernel's source.
@@ -43,7 +43,7 @@ def tree_with(store: Store, cell: VmConfig, kernel: Kernel, sources: Mapping[str
     digest = digest_of({"recipe": RECIPE, "kernel": kernel.digest, "sources": dict(sources)})
     label = f"{', '.join(sources)} for {cell.id}"
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         store.progress.say(f"building {label}")
         modules = work.directory / "modules"
         with source_tree(store, locate(store, cell.kernel.source), cell) as (tree, _files):
@@ -94,7 +94,7 @@ def _add_kernels_own(kernel: Kernel, root: Path) -> None:
             shutil.copy2(tree / name, root)
 
 
-def _depmod(work: Work, kernel: Kernel) -> None:
+def _depmod(work: StagingDirectory, kernel: Kernel) -> None:
     """With a configuration of nothing, as the host's may put other directories first."""
     empty = work.directory / "depmod.d"
     empty.mkdir()

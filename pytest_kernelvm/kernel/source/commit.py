@@ -12,7 +12,7 @@ from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, ToolMissin
 from pytest_kernelvm.foreign.links import refuse_links_out
 from pytest_kernelvm.process import Completed, failure, find_program, run
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full
 
 KIND = "git"
@@ -44,7 +44,7 @@ class Commit:
         """Names all that can decide a configuration."""
         return self.digest
 
-    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:  # noqa: ARG002
+    def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:  # noqa: ARG002
         """Check the commit out into `work.entry/tree`, through an index of our own."""
         show("checking out")
         tree = work.entry / "tree"

@@ -11,7 +11,7 @@ from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.kernel.source.source import locate, unpacked
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 MAKE_TIMEOUT_S = 600.0
 
@@ -23,7 +23,7 @@ def headers_of_source(store: Store, package: str, arch: Arch) -> Path:
     """
     located = locate(store, Source(kind="debian", value=package, where=""))
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         tree = unpacked(store, located)
         store.progress.say(f"making the headers of {package}")
         objects = work.directory / "objects"

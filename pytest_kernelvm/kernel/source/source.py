@@ -19,13 +19,13 @@ from pytest_kernelvm.kernel.source.worktree import WorkingTree, read_tree
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact_below
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 
 DEBIAN_SOURCES = Path("/usr/src")
 DPKG_INFO = Path("/var/lib/dpkg/info")
 
 
-class Located(Protocol):
+class LocatedSource(Protocol):
     """A source that was found.
 
     digest: names its content. config_digest: the part of it that can decide a configuration.
@@ -44,11 +44,11 @@ class Located(Protocol):
     @property
     def label(self) -> str: ...
 
-    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:
+    def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:
         """Put its files into `work.entry/tree`, which is empty. show: told how far it is."""
 
 
-def locate(store: Store, source: Source) -> Located:
+def locate(store: Store, source: Source) -> LocatedSource:
     """Find a source, and fetch into the store what can only be named once it is here.
 
     Raises ToolMissing if a Debian package is not installed or a server can't be reached, BadInput
@@ -126,13 +126,13 @@ def _debian_digest(package: str, tarball: Path) -> str:
     return ""
 
 
-def unpacked(store: Store, located: Located) -> Path:
+def unpacked(store: Store, located: LocatedSource) -> Path:
     """Return the unpacked tree of a source, unpacking it if the store does not have it.
 
     Raises BadInput if it holds no kernel.
     """
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         tree = work.entry / "tree"
         tree.mkdir()
         store.progress.say(f"unpacking {located.label}")
@@ -180,7 +180,7 @@ def kernel_version(tree: Path) -> str:
     return f"{major}.{minor}" + (f".{sub}" if sub else "") + extra
 
 
-def patched(store: Store, located: Located, patches: Sequence[Patch]) -> Path:
+def patched(store: Store, located: LocatedSource, patches: Sequence[Patch]) -> Path:
     """Return a tree with the patches applied: a copy whose untouched files are links.
 
     Raises BuildFailed, with what patch(1) said, if one does not apply as it should.
@@ -190,7 +190,7 @@ def patched(store: Store, located: Located, patches: Sequence[Patch]) -> Path:
         return _intact(plain)
     digests = [file_digest(patch.file) for patch in patches]
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         tree = work.entry / "tree"
         run(["cp", "-al", _intact(plain), tree], timeout_s=UNPACK_TIMEOUT_S)
         for patch in patches:
@@ -202,7 +202,7 @@ def patched(store: Store, located: Located, patches: Sequence[Patch]) -> Path:
     return _intact(store.obtain("sources", key, make, label=label, sized=False) / "tree")
 
 
-def patched_for(store: Store, located: Located, kernel: KernelConfig) -> Path:
+def patched_for(store: Store, located: LocatedSource, kernel: KernelConfig) -> Path:
     """Return the tree of a source with those of a kernel's patches that are for its version.
 
     Raises BuildFailed, BadInput and HarnessError as `patched` and `unpacked` do.

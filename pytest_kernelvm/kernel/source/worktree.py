@@ -16,7 +16,7 @@ from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.fetch.tree_sync import content_digest, follow_digests
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import write_whole
 
 KIND = "worktrees"
@@ -64,7 +64,7 @@ class WorkingTree:
         """The tree in words."""
         return str(self.path)
 
-    def unpack(self, store: Store, work: Work, show: Callable[[str], None]) -> None:  # noqa: ARG002
+    def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:  # noqa: ARG002
         """Copy its files to `work.entry/tree`. Raises BadInput if they change meanwhile."""
         show("copying")
         follow_digests(self.path, work.entry / "tree", self.files, {})

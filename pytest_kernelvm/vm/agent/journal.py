@@ -35,7 +35,7 @@ class Exchange:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Typed:
+class ConsoleInput:
     """Text that was typed on the console."""
 
     at_s: float
@@ -43,7 +43,7 @@ class Typed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ordered:
+class QmpCommand:
     """A QMP command."""
 
     at_s: float
@@ -52,14 +52,14 @@ class Ordered:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Signalled:
+class QemuSignal:
     """A signal that QEMU was sent."""
 
     at_s: float
     number: int
 
 
-Act = Exchange | Typed | Ordered | Signalled
+Act = Exchange | ConsoleInput | QmpCommand | QemuSignal
 
 
 @dataclass(slots=True)
@@ -100,15 +100,15 @@ class Journal:
 
     def typed(self, text: str) -> None:
         """Note text that is typed on the console."""
-        self._acts.append(Typed(at_s=time.monotonic(), text=text))
+        self._acts.append(ConsoleInput(at_s=time.monotonic(), text=text))
 
     def ordered(self, command: str, arguments: dict[str, Any]) -> None:
         """Note a QMP command."""
-        self._acts.append(Ordered(at_s=time.monotonic(), command=command, arguments=arguments))
+        self._acts.append(QmpCommand(at_s=time.monotonic(), command=command, arguments=arguments))
 
     def signalled(self, number: int) -> None:
         """Note a signal."""
-        self._acts.append(Signalled(at_s=time.monotonic(), number=number))
+        self._acts.append(QemuSignal(at_s=time.monotonic(), number=number))
 
     def _spill(self) -> None:
         with self.file.open("a" if self._spilled else "w") as file:
@@ -133,11 +133,11 @@ class Journal:
 def _encoded(act: Act, since_s: float) -> dict[str, Any]:
     at_s = {"at_s": round(act.at_s - since_s, 6)}
     match act:
-        case Typed():
+        case ConsoleInput():
             return at_s | {"typed": act.text}
-        case Ordered():
+        case QmpCommand():
             return at_s | {"qmp": act.command, "arguments": act.arguments}
-        case Signalled():
+        case QemuSignal():
             return at_s | {"signal": act.number}
     reply = act.reply
     return at_s | {

@@ -48,7 +48,7 @@ USER_ADDRESS, USER_GATEWAY = "10.0.2.15/24", "10.0.2.2"
 _FORWARDED = re.compile(r"(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+([\d.]+)\s+(\d+)\s+([\d.]+)\s+(\d+)")
 
 
-class Guest(Protocol):
+class NetworkGuest(Protocol):
     """What the network needs of a guest."""
 
     abi: Abi
@@ -85,7 +85,7 @@ class Network:
 
     def __init__(
         self,
-        guest: Guest,
+        guest: NetworkGuest,
         byteorder: Literal["big", "little"],
         modules: tuple[str, ...],
         *,

@@ -40,7 +40,7 @@ class ServiceCatalogue:
         return requirement(self._services[name], values, self._symbols)
 
 
-class Guest(Protocol):
+class ServiceGuest(Protocol):
     """What services need of a guest."""
 
     def succeed(self, *argv: str) -> str:
@@ -57,7 +57,7 @@ class Services:
     guest: the booted guest. catalogue: its cell's services.
     """
 
-    def __init__(self, guest: Guest, catalogue: ServiceCatalogue) -> None:
+    def __init__(self, guest: ServiceGuest, catalogue: ServiceCatalogue) -> None:
         self._guest = guest
         self._catalogue = catalogue
         self._ledger = Ledger()

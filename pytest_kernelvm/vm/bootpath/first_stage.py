@@ -18,7 +18,7 @@ from pathlib import Path
 from pytest_kernelvm.arch.base import Arch, FirstStage, struct_order
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.qemu.argv import STAGE, Boot, Placed
+from pytest_kernelvm.vm.qemu.argv import STAGE, Boot, PlacedFile
 
 SOURCES = Path(__file__).parents[2] / "guest" / "c"
 ASSEMBLER_TIMEOUT_S = 60.0
@@ -34,7 +34,7 @@ _PT_LOAD = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loaded:
+class LoadedBytes:
     """Bytes at a physical address, in bytes from 0."""
 
     address: int
@@ -47,14 +47,14 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Image:
+class KernelInMemory:
     """A kernel as it lies in memory. entry: the virtual address where it begins."""
 
-    loaded: Loaded
+    loaded: LoadedBytes
     entry: int
 
 
-def read_image(path: Path, arch: Arch) -> Image:
+def read_image(path: Path, arch: Arch) -> KernelInMemory:
     """Return what an ELF kernel has to have in memory, in one piece.
 
     Raises BadInput if it is no 32-bit ELF file with segments.
@@ -76,10 +76,10 @@ def read_image(path: Path, arch: Arch) -> Image:
     memory = bytearray(max(address + length for address, _content, length in loads) - start)
     for address, content, _size in loads:
         memory[address - start : address - start + len(content)] = content
-    return Image(loaded=Loaded(address=start, content=bytes(memory)), entry=entry)
+    return KernelInMemory(loaded=LoadedBytes(address=start, content=bytes(memory)), entry=entry)
 
 
-def put_before(boot: Boot, stage: Loaded, directory: Path) -> Boot:
+def put_before(boot: Boot, stage: LoadedBytes, directory: Path) -> Boot:
     """Return what to boot so that QEMU's bootloader enters a first stage, and that the kernel.
 
     stage: of `by_yamon` or `by_uhi`. directory: takes the kernel with another entry, and the stage.
@@ -89,11 +89,11 @@ def put_before(boot: Boot, stage: Loaded, directory: Path) -> Boot:
     struct.pack_into(f"{struct_order(boot.arch.endianness)}I", changed, 24, entry_of(boot.arch))
     kernel.write_bytes(changed)
     blob.write_bytes(stage.content)
-    placed = Placed(file=blob, address=stage.address)
+    placed = PlacedFile(file=blob, address=stage.address)
     return replace(boot, image=kernel, loaded=(*boot.loaded, placed))
 
 
-def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> Loaded:
+def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> LoadedBytes:
     """Return a first stage that gives the kernel a command line as YAMON does.
 
     entry: the kernel's, virtual. Raises BadInput for a line that the kernel would cut off.
@@ -108,10 +108,10 @@ def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> Load
     at = _behind_code(arch) + len(arguments)
     words = (entry, 2, _behind_code(arch), at, memory_bytes)
     content = _filled(arch, words) + arguments + _environment(arch, at, memory_bytes)
-    return Loaded(address=_first_stage(arch).address, content=content)
+    return LoadedBytes(address=_first_stage(arch).address, content=content)
 
 
-def by_uhi(arch: Arch, entry: int, tree: bytes, *, memory_bytes: int) -> Loaded:
+def by_uhi(arch: Arch, entry: int, tree: bytes, *, memory_bytes: int) -> LoadedBytes:
     """Return a first stage that gives the kernel a device tree. entry: the kernel's, virtual.
 
     Unlike UHI it gives an environment too: a kernel that knows nothing of UHI learns from there
@@ -122,7 +122,7 @@ def by_uhi(arch: Arch, entry: int, tree: bytes, *, memory_bytes: int) -> Loaded:
     at = _behind_code(arch)
     words = (entry, UHI, at + len(environment), at, 0)
     content = _filled(arch, words) + environment + tree
-    return Loaded(address=_first_stage(arch).address, content=content)
+    return LoadedBytes(address=_first_stage(arch).address, content=content)
 
 
 def entry_of(arch: Arch) -> int:

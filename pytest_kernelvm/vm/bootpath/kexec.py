@@ -11,8 +11,8 @@ from pytest_kernelvm.arch.base import struct_order
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.vm.agent.files import AT_FDCWD, Files
 from pytest_kernelvm.vm.bootpath.first_stage import (
-    Image,
-    Loaded,
+    KernelInMemory,
+    LoadedBytes,
     by_yamon,
     entry_of,
     read_image,
@@ -28,7 +28,7 @@ _POINTERS = {32: "I", 64: "Q"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class KexecSegment:
     """A file that is loaded.
 
     path: in the guest. address: physical, None where the kernel decides. room_bytes: what is its,
@@ -42,15 +42,15 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Load:
+class KexecImage:
     """All that is loaded. entry: the physical address that is jumped to, None as above."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[KexecSegment, ...]
     entry: int | None
     cmdline: str
 
 
-def load_of(boot: Boot, device_tree: bytes = b"") -> Load:
+def load_of(boot: Boot, device_tree: bytes = b"") -> KexecImage:
     """Return what the first kernel is given to boot a second one as QEMU would.
 
     device_tree: what the second kernel finds in its registers; empty for none. Without one, a
@@ -67,11 +67,11 @@ def load_of(boot: Boot, device_tree: bytes = b"") -> Load:
                 Evidence(next_step="pass no device_tree"),
             )
         parts = (_part(boot.image.read_bytes()), _part(initramfs))
-        return Load(parts=parts, entry=None, cmdline=boot.cmdline)
+        return KexecImage(parts=parts, entry=None, cmdline=boot.cmdline)
     return _by_segments(boot, initramfs, device_tree)
 
 
-def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> Load:
+def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> KexecImage:
     arch, fixed = boot.arch, boot.arch.fixed_initramfs
     assert arch.first_stage is not None
     assert fixed is not None
@@ -86,14 +86,14 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> Load:
         where = arch.first_stage.virtual + fixed.address | 0xFFFFFFFF_00000000
         line = f"rd_start={where:#x} rd_size={len(initramfs)} {line}"
     if device_tree:
-        handed = Loaded(address=arch.first_stage.address, content=device_tree)
+        handed = LoadedBytes(address=arch.first_stage.address, content=device_tree)
         entry = image.entry - arch.first_stage.virtual
     else:
         handed = by_yamon(
             arch, image.entry, cmdline=line, memory_bytes=boot.machine.memory_mib << 20
         )
         entry = entry_of(arch) - arch.first_stage.virtual
-    archive = Loaded(address=fixed.address, content=initramfs)
+    archive = LoadedBytes(address=fixed.address, content=initramfs)
     _refuse_overlaps(image, handed, archive, boot.machine.memory_mib << 20)
     # What is behind an archive of another size than the command line says must be zero.
     room = fixed.size_bytes if boot.fixed_initramfs else 0
@@ -102,10 +102,12 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> Load:
         _part(handed.content, handed.address),
         _part(archive.content, archive.address, room),
     )
-    return Load(parts=parts, entry=entry, cmdline=line)
+    return KexecImage(parts=parts, entry=entry, cmdline=line)
 
 
-def _refuse_overlaps(image: Image, handed: Loaded, archive: Loaded, memory_bytes: int) -> None:
+def _refuse_overlaps(
+    image: KernelInMemory, handed: LoadedBytes, archive: LoadedBytes, memory_bytes: int
+) -> None:
     ends = (handed.address, archive.address, memory_bytes)
     for each, end in zip((image.loaded, handed, archive), ends, strict=True):
         if each.end > end:
@@ -115,10 +117,10 @@ def _refuse_overlaps(image: Image, handed: Loaded, archive: Loaded, memory_bytes
             )
 
 
-def _part(content: bytes, address: int | None = None, room_bytes: int = 0) -> Part:
+def _part(content: bytes, address: int | None = None, room_bytes: int = 0) -> KexecSegment:
     name = hashlib.sha256(content).hexdigest()[:16]
     path = f"{DIRECTORY}/{name}"
-    return Part(path=path, content=content, address=address, room_bytes=room_bytes)
+    return KexecSegment(path=path, content=content, address=address, room_bytes=room_bytes)
 
 
 def on_flash_of(second: Boot, first: Boot) -> Boot:
@@ -169,7 +171,7 @@ def load(vm: Files, boot: Boot, device_tree: bytes = b"") -> None:
         _load_segments(vm, wanted, wanted.entry, boot)
 
 
-def _load_files(vm: Files, wanted: Load) -> None:
+def _load_files(vm: Files, wanted: KexecImage) -> None:
     """kexec_file_load(2): the kernel places it all and makes the tree."""
     opened = [_open(vm, part.path) for part in wanted.parts]
     try:
@@ -180,7 +182,7 @@ def _load_files(vm: Files, wanted: Load) -> None:
             vm.syscall("close", descriptor)
 
 
-def _load_segments(vm: Files, wanted: Load, entry: int, boot: Boot) -> None:
+def _load_segments(vm: Files, wanted: KexecImage, entry: int, boot: Boot) -> None:
     """kexec_load(2), from memory that the agent gets by brk(2), as that needs few arguments."""
     sizes = [len(part.content) for part in wanted.parts]
     before = vm.syscall("brk", 0)

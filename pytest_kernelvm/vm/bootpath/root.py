@@ -16,7 +16,7 @@ from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.root_image import KIND, RootImage
 from pytest_kernelvm.process import failure, run
 from pytest_kernelvm.store.digest import digest_of, digest_of_bytes, known_digest
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.bootpath.device_tree import (
     get_property,
     remove_property,
@@ -26,7 +26,7 @@ from pytest_kernelvm.vm.bootpath.device_tree import (
 )
 from pytest_kernelvm.vm.bootpath.first_stage import KERNEL, by_uhi, put_before, read_image
 from pytest_kernelvm.vm.bootpath.layout import Extent, lay_out, page_up, refuse_overlaps
-from pytest_kernelvm.vm.qemu.argv import STAGE, Boot, Ends, Placed, qemu_argv
+from pytest_kernelvm.vm.qemu.argv import STAGE, Backends, Boot, PlacedFile, qemu_argv
 
 # Of the flash device, and the node in the device tree.
 NAME = "rootfs"
@@ -154,7 +154,7 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
     refuse_overlaps((below, *_taken(boot)))
     digest = digest_of([known_digest(boot.image), hashlib.sha256(stage.content).hexdigest()])
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         put_before(boot, stage, work.entry)
         return {"arch": arch.name, "kind": _LOADER}
 
@@ -165,7 +165,7 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
         # QEMU's bootloader has nothing to say.
         cmdline="",
         root_words=words,
-        loaded=(*boot.loaded, Placed(file=entry / STAGE, address=stage.address)),
+        loaded=(*boot.loaded, PlacedFile(file=entry / STAGE, address=stage.address)),
     )
 
 
@@ -185,7 +185,7 @@ def _own_tree(boot: Boot) -> bytes:
     """
     with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
         file = Path(directory, "tree")
-        argv = qemu_argv(boot, Ends(console="null", channel="null"))
+        argv = qemu_argv(boot, Backends(console="null", channel="null"))
         done = run([*argv, "-machine", f"dumpdtb={file}"], timeout_s=QEMU_TIMEOUT_S, check=False)
         if not file.is_file():
             raise HarnessError("QEMU tells no device tree", failure(done))
@@ -200,7 +200,7 @@ def _own_tree(boot: Boot) -> bytes:
 def _kept(store: Store, tree: bytes) -> Path:
     """Return the file of a tree that QEMU passes, with its own words about kernel and memory."""
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         (work.entry / _TREE).write_bytes(tree)
         return {"kind": _TREE}
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.kernel.uboot import EPOCH, BuiltUBoot, no_uboot
+from pytest_kernelvm.kernel.uboot import EPOCH, UBootBinary, no_uboot
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.bootpath.first_stage import Loaded, read_image
+from pytest_kernelvm.vm.bootpath.first_stage import LoadedBytes, read_image
 from pytest_kernelvm.vm.bootpath.layout import PAGE_BYTES, Extent, lay_out
-from pytest_kernelvm.vm.qemu.argv import Boot, Placed
+from pytest_kernelvm.vm.qemu.argv import Boot, PlacedFile
 
 MKIMAGE_TIMEOUT_S = 60.0
 
 
 def through_uboot(
-    boot: Boot, uboot: BuiltUBoot, directory: Path, commands: Sequence[str], *, tree: bytes = b""
+    boot: Boot, uboot: UBootBinary, directory: Path, commands: Sequence[str], *, tree: bytes = b""
 ) -> Boot:
     """Return what to boot so that U-Boot runs commands, which are to boot the kernel.
 
@@ -59,7 +59,7 @@ def through_uboot(
     pieces = [(script, script_at), (kernel, kernel_at)]
     if tree:
         pieces.append((flat, tree_at))
-    placed = (Placed(file=file, address=extent.address) for file, extent in pieces)
+    placed = (PlacedFile(file=file, address=extent.address) for file, extent in pieces)
     return replace(
         boot,
         firmware=uboot.firmware,
@@ -69,7 +69,7 @@ def through_uboot(
     )
 
 
-def _taken(arch: Arch, kernel: Loaded) -> tuple[Extent, ...]:
+def _taken(arch: Arch, kernel: LoadedBytes) -> tuple[Extent, ...]:
     """Return where the kernel will be when it runs, and its initramfs."""
     running = Extent(
         name="the running kernel", address=kernel.address, size_bytes=len(kernel.content)
@@ -80,7 +80,7 @@ def _taken(arch: Arch, kernel: Loaded) -> tuple[Extent, ...]:
     return running, Extent(name="initramfs", address=fixed.address, size_bytes=fixed.size_bytes)
 
 
-def _packed(uboot: BuiltUBoot, arch: Arch, kind: str, content: Path, *flags: str) -> Path:
+def _packed(uboot: UBootBinary, arch: Arch, kind: str, content: Path, *flags: str) -> Path:
     """Return an image of a kind, beside its content. flags: further ones of mkimage(1)."""
     made = content.with_suffix(".image")
     argv: list[str | Path] = [uboot.mkimage, "-A", arch.linux_arch, "-O", "linux", "-T", kind]

@@ -14,7 +14,7 @@ from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.klog.transcript import around_end
 from pytest_kernelvm.vm.qemu.streams import Streams
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline
-from pytest_kernelvm.vm.verdict.verdict_collector import Judge
+from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 from pytest_kernelvm.vm.verdict.watch import Trouble
 
 # How often a wait for a pattern looks whether something went wrong.
@@ -35,14 +35,14 @@ class Console:
         streams: Streams,
         log: Path,
         timeout_s: float,
-        judge: Judge,
+        judge: VerdictCollector,
         typed: Callable[[str], None],
         confirm: Callable[[], bool],
     ) -> None:
         self._streams = streams
         self._typed = typed
         self._timeout_s = timeout_s
-        self._judge = judge
+        self._collector = judge
         self._confirm = confirm
         self._spawn: Any = None
         self._passed = 0
@@ -94,7 +94,7 @@ class Console:
 
     def tail(self) -> str:
         """Return the last lines, from the first splat on if there is one."""
-        splats = self._judge.watch.splats[-1:]
+        splats = self._collector.watch.splats[-1:]
         return around_end(self._streams.said.told(*((splat.start, splat.end) for splat in splats)))
 
     def arrival(self, text: str) -> float:
@@ -135,7 +135,7 @@ class Console:
         """
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        deadline = self._judge.deadline(limit_s)
+        deadline = self._collector.deadline(limit_s)
         for_what = f"on the console: {' or '.join(wanted)}"
         while True:
             slice_s = min(LOOK_S, deadline.remaining_s)
@@ -146,11 +146,11 @@ class Console:
                 self._refuse(deadline, for_what, before=begin)
                 return self.spawn.match
             self._refuse(deadline, for_what)
-            trouble = self._judge.trouble()
+            trouble = self._collector.trouble()
             if trouble is Trouble.PANIC and not self._confirm():
                 continue
             if trouble not in (None, Trouble.SPLAT) or index > len(wanted):
-                raise self._judge.verdict(deadline, for_what)
+                raise self._collector.verdict(deadline, for_what)
             if deadline.passed:
                 break
             self._forget()
@@ -175,6 +175,6 @@ class Console:
 
     def _refuse(self, deadline: GuestDeadline, for_what: str, before: int | None = None) -> None:
         """Raise what the kernel found wrong and told above an offset of the console's text."""
-        told = self._judge.refused_at()
+        told = self._collector.refused_at()
         if told is not None and (before is None or told < before) and self._confirm():
-            raise self._judge.splat_verdict(deadline, for_what)
+            raise self._collector.splat_verdict(deadline, for_what)

@@ -36,7 +36,7 @@ from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.klog.kmsg import KernelLog, LogRecord, parse_kmsg
 from pytest_kernelvm.vm.klog.splats import Splat
 from pytest_kernelvm.vm.machine.console import Console
-from pytest_kernelvm.vm.qemu.argv import BY_HAND, Boot, Memory, qemu_argv
+from pytest_kernelvm.vm.qemu.argv import BY_HAND, Boot, MemoryFile, qemu_argv
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.launch import Launch, launch
 from pytest_kernelvm.vm.qemu.migration import (
@@ -60,7 +60,7 @@ from pytest_kernelvm.vm.qemu.snapshot import (
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, Limits
 from pytest_kernelvm.vm.verdict.diagnosis import launch_failed
 from pytest_kernelvm.vm.verdict.findings import Findings
-from pytest_kernelvm.vm.verdict.verdict_collector import END_S, Judge
+from pytest_kernelvm.vm.verdict.verdict_collector import END_S, VerdictCollector
 from pytest_kernelvm.vm.verdict.watch import Allowance, Trouble
 
 # include/uapi/linux/reboot.h
@@ -148,7 +148,7 @@ class Vm(Programs):
         self.ready_s = 0.0
         self.journal = Journal(directory / "journal.jsonl")
         self.on_failed_start: Callable[[Vm], None] = lambda _vm: None
-        self._memory = Memory(path=memory, written=True) if memory else None
+        self._memory = MemoryFile(path=memory, written=True) if memory else None
         self._link = link
         self._console_limit_bytes = console_limit_bytes
         self._stack = contextlib.ExitStack()
@@ -162,7 +162,7 @@ class Vm(Programs):
         self._looked_after = -1
         self._exchanges = self._taken = 0
         self._was_ended = self._is_let_go = False
-        self._judge: Judge
+        self._collector: VerdictCollector
         self._launch: Launch
         self._channel: Channel
         self.findings: Findings
@@ -203,7 +203,7 @@ class Vm(Programs):
         )
         before = len(self.snapshot.console) if self.snapshot else 0
         log = LogCopy.read_before(self.snapshot.log) if self.snapshot else LogCopy()
-        self._judge = Judge(
+        self._collector = VerdictCollector(
             self,
             self._launch,
             self._channel,
@@ -214,12 +214,12 @@ class Vm(Programs):
             log_start=len(log.text),
         )
         taint = self.snapshot.taint if self.snapshot else 0
-        self.findings = Findings(self._judge, self._channel, streams, log, taint, self.limits)
+        self.findings = Findings(self._collector, self._channel, streams, log, taint, self.limits)
         self.console = Console(
             streams,
             self._launch.console_log,
             self.limits.command_s,
-            self._judge,
+            self._collector,
             self.journal.typed,
             self.findings.confirm,
         )
@@ -251,20 +251,22 @@ class Vm(Programs):
                 self.on_failed_start(self)
             self._stack.close()
             raise
-        self._ready = self._judge.ready = True
+        self._ready = self._collector.ready = True
         self.ready_s = time.monotonic() - self._started
         return self
 
     def _await_booted(self) -> None:
-        deadline = self._judge.boot_deadline(self.limits)
+        deadline = self._collector.boot_deadline(self.limits)
         try:
             self._channel.wait_ready(deadline)
         except NoReply:
-            raise self._judge.verdict(deadline, "the agent to answer") from None
+            raise self._collector.verdict(deadline, "the agent to answer") from None
 
     def _await_restored(self) -> None:
         try:
-            reply = self._channel.collect(self._refreshing, self._judge.boot_deadline(self.limits))
+            reply = self._channel.collect(
+                self._refreshing, self._collector.boot_deadline(self.limits)
+            )
         except NoReply:
             troubles = "; ".join(self._launch.streams.troubles)
             said = tail(self._launch.qemu_log) or troubles or "the restored guest is silent"
@@ -352,7 +354,7 @@ class Vm(Programs):
         return quoted(qemu_argv(self.boot, BY_HAND))
 
     def _gone(self) -> bool:
-        return self._judge.gone()
+        return self._collector.gone()
 
     def transact(self, batch: Batch, timeout_s: float | None = None, what: str = "") -> Reply:
         """Have the agent make a batch of system calls; see Requests.transact."""
@@ -367,10 +369,10 @@ class Vm(Programs):
         A reply does not count where the kernel found something wrong that it may not.
         """
         if self._owing and not self._cancel():
-            raise self._judge.verdict(
-                self._judge.deadline(CANCEL_S), "the end of the program before"
+            raise self._collector.verdict(
+                self._collector.deadline(CANCEL_S), "the end of the program before"
             )
-        deadline = self._judge.command_deadline(self.limits, timeout_s)
+        deadline = self._collector.command_deadline(self.limits, timeout_s)
         self._close_stale(batch)
         self._exchanges += 1
         reply = None
@@ -379,7 +381,7 @@ class Vm(Programs):
             reply = self._transact_with_log(batch, deadline)
         except NoReply:
             deadline.freeze()
-            trouble = self._judge.trouble()
+            trouble = self._collector.trouble()
             self._owing = cancel and trouble in (None, Trouble.SPLAT)
             if cancel and trouble is None and self._cancel():
                 raise CommandFailed(
@@ -387,7 +389,7 @@ class Vm(Programs):
                     "and was killed",
                     Evidence(facts=(f"waited: {deadline.told}",), next_step=LONGER),
                 ) from None
-            raise self._judge.verdict(deadline, what) from None
+            raise self._collector.verdict(deadline, what) from None
         finally:
             self.journal.end(noted, reply)
         self.findings.refuse(deadline, what)
@@ -414,7 +416,7 @@ class Vm(Programs):
             try:
                 return ask(batch, deadline)
             except NoReply:
-                doubtful = self._judge.trouble() in (Trouble.SPLAT, Trouble.PANIC)
+                doubtful = self._collector.trouble() in (Trouble.SPLAT, Trouble.PANIC)
                 if not doubtful or deadline.passed or self.findings.confirm():
                     raise
                 ask = self._channel.resume
@@ -428,7 +430,7 @@ class Vm(Programs):
     def _cancel(self) -> bool:
         """Have the agent kill the program that runs; False if the guest does not even do that."""
         try:
-            self._channel.cancel(self._judge.deadline(CANCEL_S))
+            self._channel.cancel(self._collector.deadline(CANCEL_S))
         except NoReply:
             return False
         self._owing = False
@@ -440,7 +442,7 @@ class Vm(Programs):
     def splats(self) -> tuple[Splat, ...]:
         """What the kernel found wrong so far, allowed or not, as its log and console tell."""
         self._launch.streams.settle()
-        return self._judge.watch.splats
+        return self._collector.watch.splats
 
     @contextlib.contextmanager
     def allow_splats(self, *patterns: str, reason: str) -> Iterator[Allowance]:
@@ -476,7 +478,7 @@ class Vm(Programs):
         """
         if not self._ready:
             return None
-        fresh = self._looked_after != self._exchanges or self._judge.trouble() is not None
+        fresh = self._looked_after != self._exchanges or self._collector.trouble() is not None
         if self._is_let_go:
             self._launch.process.wait(LET_GO_S)
         ask = ask and fresh and self._can_be_asked and not (self._is_let_go and self.ended)
@@ -486,16 +488,16 @@ class Vm(Programs):
         error = self.findings.conclude(for_what, ask=ask, aside=self._owing)
         self._looked_after = self._exchanges
         # The end of a test that went well is not content with a flood that the test has swallowed.
-        if not error and self._judge.is_flooded and (ask or not self._judge.told_flood):
-            return self._judge.flood_verdict(self._judge.deadline(0.0), for_what)
+        if not error and self._collector.is_flooded and (ask or not self._collector.told_flood):
+            return self._collector.flood_verdict(self._collector.deadline(0.0), for_what)
         return error
 
     def take_raised(self) -> tuple[KernelvmError, ...]:
         """Return the verdicts on this guest that were raised since it was last asked for them."""
         if not self._started:
             return ()
-        raised = tuple(self._judge.raised[self._taken :])
-        self._taken = len(self._judge.raised)
+        raised = tuple(self._collector.raised[self._taken :])
+        self._taken = len(self._collector.raised)
         return raised
 
     def _end_program(self) -> None:
@@ -505,18 +507,18 @@ class Vm(Programs):
 
     def _go_on(self) -> None:
         """Let a guest run that QMP's stop holds: its log is to be read."""
-        if self._judge.is_paused():
+        if self._collector.is_paused():
             with contextlib.suppress(KernelvmError):
                 self.qmp.query("cont")
 
     def _read_log(self, read: Callable[[GuestDeadline], None]) -> None:
         """Read the guest's log. Raises what became of the guest if it does not answer."""
         self._end_program()
-        deadline = self._judge.command_deadline(self.limits)
+        deadline = self._collector.command_deadline(self.limits)
         try:
             read(deadline)
         except NoReply:
-            raise self._judge.verdict(deadline, "its kernel's log") from None
+            raise self._collector.verdict(deadline, "its kernel's log") from None
 
     def _look_before_end(self) -> None:
         """Look once more at a guest that is about to end, if it answers."""
@@ -601,7 +603,7 @@ class Vm(Programs):
         batch.call("sync", always=True)
         batch.call("reboot", *REBOOT_MAGIC, command, 0, always=True)
         streams = self._launch.streams
-        deadline = self._judge.command_deadline(self.limits, timeout_s)
+        deadline = self._collector.command_deadline(self.limits, timeout_s)
         noted = self.journal.begin(batch, what, timeout_s, program=False)
         reply = None
         with contextlib.suppress(NoReply):
@@ -612,14 +614,14 @@ class Vm(Programs):
         ended = streams.wait_for(lambda: streams.console_ended or None, deadline)
         status = self._launch.process.wait(END_S) if ended else None
         if status != 0:
-            raise self._judge.verdict(deadline, what)
+            raise self._collector.verdict(deadline, what)
         self._is_let_go = True
 
     def _tell_before_end(self, what: str) -> None:
         """Raise what the kernel found wrong before the test ends it."""
         if self._answers:
             self._read_log(self.findings.look)
-            self.findings.refuse(self._judge.deadline(0.0), what)
+            self.findings.refuse(self._collector.deadline(0.0), what)
 
     def kexec(
         self,
@@ -644,17 +646,17 @@ class Vm(Programs):
         batch = Batch()
         batch.call("syslog", SYSLOG_ACTION_CONSOLE_LEVEL, 0, LOUDEST, always=True)
         batch.call("reboot", *REBOOT_MAGIC, REBOOT_KEXEC, 0, always=True)
-        self._judge.begin_anew(second.boot.image)
-        deadline = self._judge.boot_deadline(second.limits)
+        self._collector.begin_anew(second.boot.image)
+        deadline = self._collector.boot_deadline(second.limits)
         noted = self.journal.begin(batch, "kexec", deadline.timeout_s, program=False)
         reply = None
         try:
             reply = self._channel.hand_over(batch, deadline)
         except NoReply:
-            raise self._judge.verdict(deadline, "the second kernel's agent to answer") from None
+            raise self._collector.verdict(deadline, "the second kernel's agent to answer") from None
         finally:
             self.journal.end(noted, reply)
-        self._ready = self._judge.ready = True
+        self._ready = self._collector.ready = True
         if reply:
             self._syscall_failed("kexec", -reply.results[1])
         self.findings.begin_anew()
@@ -664,7 +666,7 @@ class Vm(Programs):
     def wait_end(self, timeout_s: float) -> int | None:
         """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""
         self._look_before_end()
-        if self._held and self._judge.trouble():
+        if self._held and self._collector.trouble():
             with contextlib.suppress(GuestDied):
                 self.qmp.query("quit")
         status = self._launch.process.wait(timeout_s)

@@ -13,7 +13,7 @@ STAGE = "first-stage"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Placed:
+class PlacedFile:
     """A file whose bytes are in memory from reset on. address: physical."""
 
     file: Path
@@ -44,7 +44,7 @@ class Boot:
     fixed_initramfs: bool = False
     shared_console: bool = False
     network: str = ""
-    loaded: tuple[Placed, ...] = ()
+    loaded: tuple[PlacedFile, ...] = ()
     extra: tuple[str, ...] = ()
     firmware: Path | None = None
     root: Path | None = None
@@ -54,7 +54,7 @@ class Boot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ends:
+class Backends:
     """The -chardev backends of console, channel and QMP; empty for none.
 
     network: the -netdev backend, by default what the boot's kind of network says.
@@ -67,7 +67,7 @@ class Ends:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
+class MemoryFile:
     """A file that holds the guest's memory.
 
     written: whether what the guest writes goes into the file; else it stays with this guest.
@@ -86,16 +86,16 @@ NETDEV = "net0"
 NETWORKS = {"user": "user,restrict=on", "outside": "user", "link": "hubport,hubid=0"}
 
 # Ctrl-A x leaves QEMU, Ctrl-A c opens its monitor.
-BY_HAND = Ends(console="stdio,mux=on,signal=off", channel="null")
+BY_HAND = Backends(console="stdio,mux=on,signal=off", channel="null")
 
 
-def inherited_ends(*, console: Path, channel: Path, qmp: int, link: int | None = None) -> Ends:
+def inherited_ends(*, console: Path, channel: Path, qmp: int, link: int | None = None) -> Backends:
     """Return ends that QEMU inherits: nobody else can connect, and its death reads as their end.
 
     console, channel: the names of serial lines. qmp, link: descriptors of sockets; link is the
     cable to another guest, None if there is none.
     """
-    return Ends(
+    return Backends(
         console=f"pipe,path={_escaped(console)}",
         channel=f"pipe,path={_escaped(channel)}",
         qmp=f"socket,fd={qmp}",
@@ -104,7 +104,7 @@ def inherited_ends(*, console: Path, channel: Path, qmp: int, link: int | None =
 
 
 def qemu_argv(
-    boot: Boot, ends: Ends, *, memory: Memory | None = None, incoming: bool = False
+    boot: Boot, ends: Backends, *, memory: MemoryFile | None = None, incoming: bool = False
 ) -> tuple[str, ...]:
     """Return the whole command line.
 
@@ -153,14 +153,14 @@ def _booted_from(boot: Boot) -> list[str]:
     return [*argv, "-append", boot.cmdline] if boot.cmdline else argv
 
 
-def _network(boot: Boot, ends: Ends) -> list[str]:
+def _network(boot: Boot, ends: Backends) -> list[str]:
     if not boot.network:
         return []
     kind, comma, options = (ends.network or NETWORKS[boot.network]).partition(",")
     return ["-netdev", f"{kind},id={NETDEV}{comma}{options}", *boot.arch.network_argv]
 
 
-def _memory(memory: Memory, size_mib: int) -> list[str]:
+def _memory(memory: MemoryFile, size_mib: int) -> list[str]:
     share = "on" if memory.written else "off"
     where = f"size={size_mib}M,mem-path={_escaped(memory.path)},share={share}"
     return [

@@ -19,7 +19,7 @@ CONSOLE_LIMIT_MIB = 48
 TOLD_BYTES = 1 << 18
 
 
-class Times(Sequence[tuple[float, int]]):
+class ArrivalTimes(Sequence[tuple[float, int]]):
     """When, on the monotonic clock, each piece of a text came, and the offset where it begins."""
 
     def __init__(self, pieces: Sequence[tuple[float, int]] = ()) -> None:
@@ -68,7 +68,7 @@ class BoundedText:
         self.limit_bytes = limit_bytes
         self.raw = bytearray(before[:limit_bytes])
         self.dropped_bytes = len(before) - len(self.raw)
-        self.times = Times(times)
+        self.times = ArrivalTimes(times)
 
     @property
     def is_cut(self) -> bool:

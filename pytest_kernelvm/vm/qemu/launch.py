@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Spawned, spawn
-from pytest_kernelvm.vm.qemu.argv import Boot, Memory, inherited_ends, qemu_argv
+from pytest_kernelvm.vm.qemu.argv import Boot, MemoryFile, inherited_ends, qemu_argv
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.serial_line import named
 from pytest_kernelvm.vm.qemu.snapshot import Snapshot
@@ -43,7 +43,7 @@ def launch(
     boot: Boot,
     directory: Path,
     *,
-    memory: Memory | None = None,
+    memory: MemoryFile | None = None,
     snapshot: Snapshot | None = None,
     link: socket.socket | None = None,
     console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
@@ -62,7 +62,9 @@ def launch(
         if snapshot:
             # A kept guest that was booted for itself has its memory in its state.
             memory = (
-                Memory(path=snapshot.memory, written=False) if snapshot.memory.exists() else None
+                MemoryFile(path=snapshot.memory, written=False)
+                if snapshot.memory.exists()
+                else None
             )
             now = time.monotonic()
             before = snapshot.console, [(now - age_s, at) for age_s, at in snapshot.console_ages_s]

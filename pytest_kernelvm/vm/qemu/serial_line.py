@@ -18,7 +18,7 @@ from pathlib import Path
 READ_BYTES = 65536
 
 
-class LineEnd:
+class SerialEndpoint:
     """One end of a serial line.
 
     incoming, outgoing: the descriptors to read from and to write to. It reads as its `incoming` in
@@ -67,7 +67,7 @@ class LineEnd:
         self.incoming = self.outgoing = -1
 
 
-def serial_line(capacity_bytes: int) -> tuple[LineEnd, LineEnd]:
+def serial_line(capacity_bytes: int) -> tuple[SerialEndpoint, SerialEndpoint]:
     """Return our end and the far end of a new line.
 
     capacity_bytes: how much the far end may write before it waits for us.
@@ -77,11 +77,11 @@ def serial_line(capacity_bytes: int) -> tuple[LineEnd, LineEnd]:
     # An unprivileged user may only have so many large pipes (pipe(7)).
     with contextlib.suppress(OSError):
         fcntl.fcntl(from_them, fcntl.F_SETPIPE_SZ, capacity_bytes)
-    return LineEnd(to_us, from_us), LineEnd(to_them, from_them)
+    return SerialEndpoint(to_us, from_us), SerialEndpoint(to_them, from_them)
 
 
 @contextlib.contextmanager
-def named(end: LineEnd, name: Path) -> Iterator[Path]:
+def named(end: SerialEndpoint, name: Path) -> Iterator[Path]:
     """Give inherited pipes the names under which QEMU's `pipe` backend opens them.
 
     name: of the line; its two directions are called name.in and name.out, as

@@ -28,8 +28,8 @@ from pytest_kernelvm.store.digest import (
 from pytest_kernelvm.store.digest import known_digest as known_digest
 from pytest_kernelvm.store.intact import require_intact
 from pytest_kernelvm.store.note import ENTRY, OTHER_BYTES, Note, read_note
-from pytest_kernelvm.store.store import Store, Work
-from pytest_kernelvm.vm.qemu.argv import STAGE, Boot, Ends, qemu_argv
+from pytest_kernelvm.store.store import StagingDirectory, Store
+from pytest_kernelvm.vm.qemu.argv import STAGE, Backends, Boot, qemu_argv
 
 KIND = "snapshots"
 # Part of every digest: what is written here, or done with a guest before it is stopped.
@@ -118,7 +118,7 @@ def snapshot_digest(boot: Boot) -> Digest:
             "format": FORMAT,
             "initramfs": "",
             **{name: known_digest(path) for name, path in files.items()},
-            "argv": qemu_argv(names, Ends(console="null", channel="null")),
+            "argv": qemu_argv(names, Backends(console="null", channel="null")),
             "shared_console": boot.shared_console,
             "qemu": qemu_version(boot.arch.qemu_binary),
         }
@@ -204,7 +204,7 @@ def verified(path: Path, digests: Mapping[str, str]) -> bool:
 
 
 def make_snapshot(
-    store: Store, boot: Boot, record: Callable[[Work], dict[str, Any]], *, label: str
+    store: Store, boot: Boot, record: Callable[[StagingDirectory], dict[str, Any]], *, label: str
 ) -> Snapshot:
     """Return the snapshot of a boot, made unless the store has it by now.
 
@@ -213,7 +213,7 @@ def make_snapshot(
     Raises what `record` does, and HarnessError if the store cannot take it.
     """
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StagingDirectory) -> dict[str, Any]:
         reserve(work.directory / MEMORY, boot.machine.memory_mib << 20)
         about = record(work)
         return {**about, "first_cell": label, "kernel": boot.image.parent.name}

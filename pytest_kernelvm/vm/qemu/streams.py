@@ -26,8 +26,8 @@ from qemu.qmp import QMPClient, Runstate
 from pytest_kernelvm.errors import LaunchFailed
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import Deadline
-from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB, BoundedText, Times
-from pytest_kernelvm.vm.qemu.serial_line import LineEnd, serial_line
+from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB, ArrivalTimes, BoundedText
+from pytest_kernelvm.vm.qemu.serial_line import SerialEndpoint, serial_line
 
 T = TypeVar("T")
 
@@ -72,8 +72,8 @@ class Streams:
     def __init__(
         self,
         *,
-        console: LineEnd,
-        channel: LineEnd,
+        console: SerialEndpoint,
+        channel: SerialEndpoint,
         qmp: socket.socket,
         splitter: FrameSplitter,
         log: Path,
@@ -127,7 +127,7 @@ class Streams:
         return self.said.raw
 
     @property
-    def console_times(self) -> Times:
+    def console_times(self) -> ArrivalTimes:
         """When each piece of it came."""
         return self.said.times
 
@@ -211,7 +211,7 @@ class Streams:
         return self._send(self._console, data, deadline)
 
     @staticmethod
-    def _send(line: LineEnd, data: bytes, deadline: Deadline) -> bool:
+    def _send(line: SerialEndpoint, data: bytes, deadline: Deadline) -> bool:
         view = memoryview(data)
         while view:
             try:
@@ -412,11 +412,11 @@ class Streams:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FarEnds:
+class GuestEndpoints:
     """What a guest has of its streams."""
 
-    console: LineEnd
-    channel: LineEnd
+    console: SerialEndpoint
+    channel: SerialEndpoint
     qmp: socket.socket
 
     def close(self) -> None:
@@ -433,7 +433,7 @@ def connected(
     shared: bool = False,
     before: tuple[bytes, Sequence[tuple[float, int]]] = (b"", ()),
     limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
-) -> Iterator[tuple[Streams, FarEnds]]:
+) -> Iterator[tuple[Streams, GuestEndpoints]]:
     """Give streams that are not started yet, and their far ends.
 
     splitter, log, shared, before, limit_bytes: as Streams takes them. All is closed at the end.
@@ -441,7 +441,7 @@ def connected(
     console, far_console = serial_line(CONSOLE_BYTES)
     channel, far_channel = serial_line(CHANNEL_BYTES)
     qmp, far_qmp = socket.socketpair()
-    far = FarEnds(console=far_console, channel=far_channel, qmp=far_qmp)
+    far = GuestEndpoints(console=far_console, channel=far_channel, qmp=far_qmp)
     with contextlib.closing(far):
         streams = Streams(
             console=console,

@@ -22,11 +22,11 @@ from pytest_kernelvm.errors import HarnessError, KernelvmError
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import spawn
 from pytest_kernelvm.store.digest import digest_of
-from pytest_kernelvm.store.store import Store, Work
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.qemu.snapshot import qemu_version
 from pytest_kernelvm.vm.qemu.streams import connected
-from pytest_kernelvm.vm.verdict.deadlines import Pace, work_of
+from pytest_kernelvm.vm.verdict.deadlines import Calibration, work_of
 
 KIND = "paces"
 ROUNDS = 3
@@ -35,7 +35,7 @@ ROUND_S = 0.05
 LEAST_FACTOR, MOST_FACTOR = 1.0, 50.0
 
 
-def pace_of(store: Store, arch: Arch, machine: Machine) -> Pace:
+def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
     """Return this machine's pace with a kind of guest, measured unless the store has it.
 
     What hinders the measurement will hinder a boot in the same way, and is told there.
@@ -49,8 +49,8 @@ def pace_of(store: Store, arch: Arch, machine: Machine) -> Pace:
         )
         spins_per_s = float(store.describe(entry)["spins_per_s"])
     except (KernelvmError, OSError, ValueError, KeyError):
-        return Pace()
-    return Pace(
+        return Calibration()
+    return Calibration(
         factor=round(min(MOST_FACTOR, max(LEAST_FACTOR, arch.spins_per_s / spins_per_s)), 1),
         told=f"{spins_per_s / 1e6:.0f} million loops a second here, "
         f"{arch.spins_per_s / 1e6:.0f} where limits were set",
@@ -72,7 +72,7 @@ def _argv(arch: Arch, machine: Machine) -> tuple[str, ...]:
     return (*argv, *(arch.fast_boot_argv if machine.fast_boot else ()))
 
 
-def _measured(work: Work, arch: Arch, argv: tuple[str, ...]) -> dict[str, Any]:
+def _measured(work: StagingDirectory, arch: Arch, argv: tuple[str, ...]) -> dict[str, Any]:
     program = work.directory / "spin"
     program.write_bytes(arch.spin)
     with _monitored((*argv, "-bios", str(program)), arch) as (pid, qmp):

@@ -21,7 +21,7 @@ LEAST_SILENCE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pace:
+class Calibration:
     """How fast this machine runs a kind of guest.
 
     factor: what a limit that suits the machine of arch/'s figures is multiplied with, at least 1.
@@ -41,11 +41,11 @@ class Limits:
 
     boot_s: float
     command_s: float
-    pace: Pace = field(default_factory=Pace)
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class ThreadTimes:
     """What a process has done: seconds that its threads ran, and that they waited for a processor.
 
     stopped: whether a signal holds it (proc(5), states T and t).
@@ -56,7 +56,7 @@ class Work:
     stopped: bool
 
 
-def work_of(pid: int) -> Work | None:
+def work_of(pid: int) -> ThreadTimes | None:
     """Return what a process has done so far; None once it is gone.
 
     On a host without schedstat it never seems to have waited.
@@ -74,7 +74,7 @@ def work_of(pid: int) -> Work | None:
             continue
         ran_ns += int(ran)
         starved_ns += int(starved)
-    return Work(ran_s=ran_ns / 1e9, starved_s=starved_ns / 1e9, stopped=state in ("T", "t"))
+    return ThreadTimes(ran_s=ran_ns / 1e9, starved_s=starved_ns / 1e9, stopped=state in ("T", "t"))
 
 
 def _threads(directory: Path) -> tuple[Path, ...]:
@@ -98,10 +98,10 @@ class GuestDeadline(Deadline):
         self._pid = pid
         self._started = time.monotonic()
         self._frozen_at: float | None = None
-        self._before: Work | None = None
-        self._latest: Work | None = None
+        self._before: ThreadTimes | None = None
+        self._latest: ThreadTimes | None = None
 
-    def note(self, work: Work | None) -> None:
+    def note(self, work: ThreadTimes | None) -> None:
         """Take the figures that somebody has just read."""
         if self._frozen_at is None and work:
             self._before = self._before or work
@@ -138,14 +138,14 @@ class GuestDeadline(Deadline):
         # Threads may wait at the same time; what one of them ran was not waited for.
         return min(starved_s, max(0.0, elapsed_s - (now.ran_s - before.ran_s)))
 
-    def _look(self) -> tuple[Work, Work]:
+    def _look(self) -> tuple[ThreadTimes, ThreadTimes]:
         """Return the figures of the beginning and the last ones; a process that is gone keeps its.
 
         Threads that ended take their figures along.
         """
         if self._frozen_at is None:
             self.note(work_of(self._pid))
-        nothing = Work(ran_s=0.0, starved_s=0.0, stopped=False)
+        nothing = ThreadTimes(ran_s=0.0, starved_s=0.0, stopped=False)
         before, now = self._before or nothing, self._latest or nothing
         return before, now if now.ran_s >= before.ran_s else before
 
@@ -190,7 +190,7 @@ class BootDeadline(GuestDeadline):
         limit = f"{silent_s:g} s without a sign of life ({self.limit} in all)"
         return GuestDeadline(silent_s, self._pid, limit)
 
-    def note(self, work: Work | None) -> None:
+    def note(self, work: ThreadTimes | None) -> None:
         """Take the figures that somebody has just read."""
         super().note(work)
         self._silence.note(work)

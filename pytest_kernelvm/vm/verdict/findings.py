@@ -14,8 +14,14 @@ from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.qemu.streams import Streams
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, Limits
 from pytest_kernelvm.vm.verdict.log_reader import LogReader
-from pytest_kernelvm.vm.verdict.verdict_collector import Judge
-from pytest_kernelvm.vm.verdict.watch import LONGEST_S, Allowance, Places, Source, allowance
+from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
+from pytest_kernelvm.vm.verdict.watch import (
+    LONGEST_S,
+    Allowance,
+    SourceOffsets,
+    TextSource,
+    allowance,
+)
 
 # The guest's own time for its last answer: reading its log takes a thousandth of that.
 ANSWER_S = 2.0
@@ -33,7 +39,7 @@ class Findings:
 
     def __init__(
         self,
-        judge: Judge,
+        judge: VerdictCollector,
         channel: Channel,
         streams: Streams,
         copy: LogCopy,
@@ -42,7 +48,7 @@ class Findings:
     ) -> None:
         self.copy = copy
         self.reader = LogReader(streams, judge.watch, copy, taint)
-        self._judge = judge
+        self._collector = judge
         self._watch = judge.watch
         self._channel = channel
         self._streams = streams
@@ -51,7 +57,7 @@ class Findings:
     # Reading
 
     def _deadline(self) -> GuestDeadline:
-        return self._judge.deadline(ANSWER_S * self._limits.pace.factor)
+        return self._collector.deadline(ANSWER_S * self._limits.calibration.factor)
 
     def _ask(self, deadline: Deadline) -> Callable[[Batch], Reply]:
         return lambda batch: self._channel.transact(batch, deadline)
@@ -75,21 +81,21 @@ class Findings:
 
         Returns whether something is wrong: the log says so too, or the guest does not answer.
         """
-        if self.copy.trouble or self._judge.is_booting:
+        if self.copy.trouble or self._collector.is_booting:
             return True
         try:
-            self.reader.read(self._ask_aside(self._judge.deadline(CONFIRM_S)))
+            self.reader.read(self._ask_aside(self._collector.deadline(CONFIRM_S)))
         except NoReply:
             return True
-        return self._judge.trouble() is not None
+        return self._collector.trouble() is not None
 
     def refuse(self, deadline: GuestDeadline, for_what: str) -> None:
         """Raise the error of what the kernel found wrong under a request that was answered."""
         if not self._watch.refusing:
             return
         self._read_to_the_end()
-        if self._judge.is_refused():
-            raise self._judge.splat_verdict(deadline, for_what)
+        if self._collector.is_refused():
+            raise self._collector.splat_verdict(deadline, for_what)
 
     def _read_to_the_end(self) -> None:
         """Read the log until a splat in it is whole, and has decided on those of the console."""
@@ -136,25 +142,25 @@ class Findings:
         if ask:
             self.may_look()
         self._streams.settle()
-        allowed.places = Places(start=self._ends())
+        allowed.places = SourceOffsets(start=self._ends())
         self._watch.allowances.append(allowed)
         try:
             yield allowed
         finally:
-            self._judge.let_finish()
+            self._collector.let_finish()
             if not ask or self.may_look():
                 allowed.places.end = self._ends()
 
-    def _ends(self) -> dict[Source, int]:
+    def _ends(self) -> dict[TextSource, int]:
         return {
-            Source.CONSOLE: len(self._streams.console_text),
-            Source.LOG: len(self.copy.text),
+            TextSource.CONSOLE: len(self._streams.console_text),
+            TextSource.LOG: len(self.copy.text),
         }
 
     def answer_for(self, allowances: Iterable[Allowance], *, boot: bool, refuse: bool) -> None:
         """Have splats from now on count; see Vm.answer_for."""
         self._watch.answer_for(allowances, refusing=refuse)
-        self._judge.raised.clear()
+        self._collector.raised.clear()
         if boot:
             self._watch.look_from(0, 0)
 
@@ -172,10 +178,10 @@ class Findings:
         unless an error has told so already. aside: whether its agent waits for a program that
         nothing ends, and answers nothing but questions for the log.
         """
-        told = list(self._judge.raised)
+        told = list(self._collector.raised)
         look = self.read_aside if aside else self.look
         error = self._concluded(for_what, look if ask else None)
-        self._judge.raised[:] = told
+        self._collector.raised[:] = told
         return error
 
     def _concluded(
@@ -187,13 +193,13 @@ class Findings:
                 look(deadline)
             except NoReply:
                 # One that does not get on says so again and again, in other words as well.
-                if self._judge.has_told_why_silent:
+                if self._collector.has_told_why_silent:
                     return None
-                return self._judge.verdict(deadline, f"an answer at {for_what}")
-        self._judge.let_finish()
-        if error := self._judge.log_verdict(for_what):
+                return self._collector.verdict(deadline, f"an answer at {for_what}")
+        self._collector.let_finish()
+        if error := self._collector.log_verdict(for_what):
             return error
         # The error of a guest's end tells of what led to it.
-        if self._watch.refused_on_console and not self._judge.has_told_end:
-            return self._judge.splat_verdict(self._judge.deadline(0.0), for_what)
+        if self._watch.refused_on_console and not self._collector.has_told_end:
+            return self._collector.splat_verdict(self._collector.deadline(0.0), for_what)
         return None

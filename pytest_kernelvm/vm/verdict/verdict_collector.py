@@ -17,10 +17,16 @@ from pytest_kernelvm.vm.klog.transcript import HALTED
 from pytest_kernelvm.vm.qemu.launch import Launch
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.qemu.streams import Streams
-from pytest_kernelvm.vm.verdict.deadlines import BootDeadline, GuestDeadline, Limits, Pace, work_of
+from pytest_kernelvm.vm.verdict.deadlines import (
+    BootDeadline,
+    Calibration,
+    GuestDeadline,
+    Limits,
+    work_of,
+)
 from pytest_kernelvm.vm.verdict.diagnosis import Arrival, Symptoms, diagnose
 from pytest_kernelvm.vm.verdict.hang_probe import cpu_state, kernel_log
-from pytest_kernelvm.vm.verdict.watch import QUIET_S, Source, Trouble, Watch, is_same_event
+from pytest_kernelvm.vm.verdict.watch import QUIET_S, TextSource, Trouble, Watch, is_same_event
 
 # Behind a splat a panic may follow at once; for so much of the guest's time it is waited for.
 GRACE_S = 0.7
@@ -48,7 +54,7 @@ STOPPING = frozenset(
 )
 
 
-class About(Protocol):
+class GuestDescription(Protocol):
     """What an error says of a guest besides what happened to it."""
 
     label: str
@@ -59,7 +65,7 @@ class About(Protocol):
         """QEMU's command."""
 
 
-class Judge:
+class VerdictCollector:
     """Watches one guest and says what became of it.
 
     about: the guest. image: its kernel. channel: its agent's. start: the offset into the console's
@@ -70,7 +76,7 @@ class Judge:
 
     def __init__(
         self,
-        about: About,
+        about: GuestDescription,
         launch: Launch,
         channel: Channel,
         qmp: Qmp,
@@ -115,10 +121,10 @@ class Judge:
         """Return the deadline of the boot that begins now."""
         streams = self._launch.streams
         deadline = BootDeadline(
-            limits.boot_s * limits.pace.factor,
+            limits.boot_s * limits.calibration.factor,
             self._launch.process.pid,
             lambda: streams.last_sign,
-            _scaled(limits.boot_s, limits.pace),
+            _scaled(limits.boot_s, limits.calibration),
         )
         self.watch.begin(deadline)
         return deadline
@@ -128,7 +134,9 @@ class Judge:
         if timeout_s is not None:
             return self.deadline(timeout_s)
         limit_s = limits.command_s
-        return self.deadline(limit_s * limits.pace.factor, _scaled(limit_s, limits.pace))
+        return self.deadline(
+            limit_s * limits.calibration.factor, _scaled(limit_s, limits.calibration)
+        )
 
     def deadline(self, timeout_s: float, limit: str = "") -> GuestDeadline:
         """Return a deadline on the guest's own time. limit: how it came about."""
@@ -218,7 +226,7 @@ class Judge:
             if silent
             else "",
         )
-        self.watch.tell(Source.CONSOLE, symptoms.shown_splats)
+        self.watch.tell(TextSource.CONSOLE, symptoms.shown_splats)
         return self._noted(diagnose(symptoms))
 
     def _console(self) -> str:
@@ -229,7 +237,7 @@ class Judge:
 
     def _found_in_log(self, refused: tuple[Splat, ...], for_what: str) -> KernelvmError:
         """Return the error of splats that the kernel's log tells of."""
-        self.watch.tell(Source.LOG, refused)
+        self.watch.tell(TextSource.LOG, refused)
         shown = self._on_console(refused)
         in_log = (self.watch.console_splats, shown) if shown else (self.watch.log_splats, refused)
         symptoms = self._symptoms(
@@ -241,7 +249,7 @@ class Judge:
             ready=self.ready,
             in_log=in_log,
         )
-        self.watch.tell(Source.CONSOLE if shown else Source.LOG, symptoms.shown_splats)
+        self.watch.tell(TextSource.CONSOLE if shown else TextSource.LOG, symptoms.shown_splats)
         return self._noted(diagnose(symptoms))
 
     def _on_console(self, refused: tuple[Splat, ...]) -> tuple[Splat, ...]:
@@ -373,7 +381,8 @@ def _has_news(streams: Streams, since: float) -> bool | None:
     return streams.last_sign != since or None
 
 
-def _scaled(limit_s: float, pace: Pace) -> str:
-    if pace.factor == 1.0:
-        return f"{limit_s:g} s (this machine's pace: {pace.told})"
-    return f"{limit_s * pace.factor:.3g} s ({limit_s:g} s x {pace.factor:g} for {pace.told})"
+def _scaled(limit_s: float, calibration: Calibration) -> str:
+    if calibration.factor == 1.0:
+        return f"{limit_s:g} s (this machine's pace: {calibration.told})"
+    factor = calibration.factor
+    return f"{limit_s * factor:.3g} s ({limit_s:g} s x {factor:g} for {calibration.told})"

@@ -42,7 +42,7 @@ class Trouble(enum.Enum):
     FLOOD = "the console said more than is kept"
 
 
-class Source(enum.Enum):
+class TextSource(enum.Enum):
     """Where a splat was read: the offsets of each source are its own."""
 
     CONSOLE = "the console"
@@ -50,13 +50,13 @@ class Source(enum.Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class Places:
+class SourceOffsets:
     """Offsets into the texts of the sources between which something lies; no end is None."""
 
-    start: dict[Source, int] = field(default_factory=dict)
-    end: dict[Source, int] = field(default_factory=dict)
+    start: dict[TextSource, int] = field(default_factory=dict)
+    end: dict[TextSource, int] = field(default_factory=dict)
 
-    def hold(self, source: Source, offset: int) -> bool:
+    def hold(self, source: TextSource, offset: int) -> bool:
         """Whether an offset into a source's text lies between them."""
         end = self.end.get(source)
         return self.start.get(source, 0) <= offset and (end is None or offset < end)
@@ -73,16 +73,16 @@ class Allowance:
 
     patterns: tuple[re.Pattern[str], ...]
     reason: str
-    places: Places = field(default_factory=Places)
+    places: SourceOffsets = field(default_factory=SourceOffsets)
     splats: list[Splat] = field(default_factory=list)
-    read: list[tuple[Source, Splat]] = field(default_factory=list)
+    read: list[tuple[TextSource, Splat]] = field(default_factory=list)
 
-    def covers(self, source: Source, splat: Splat) -> bool:
+    def covers(self, source: TextSource, splat: Splat) -> bool:
         """Whether it allows a splat that was read in a source."""
         fits = any(pattern.search(splat.text) for pattern in self.patterns)
         return fits and self.places.hold(source, splat.start)
 
-    def note(self, source: Source, splat: Splat) -> None:
+    def note(self, source: TextSource, splat: Splat) -> None:
         """Keep a splat that was allowed, once, though console and log tell of it."""
         if (source, splat) not in self.read:
             self.read.append((source, splat))
@@ -141,10 +141,10 @@ class Watch:
         self._stopped_looks = 0
         self._looked = 0.0
         self._deadline: GuestDeadline | None = None
-        self._told: list[tuple[Source, Splat]] = []
+        self._told: list[tuple[TextSource, Splat]] = []
         # What was found to be no failure stays that until `answer_for`: what is allowed or was told
         # only grows.
-        self._fine: set[tuple[Source, int, int, str]] = set()
+        self._fine: set[tuple[TextSource, int, int, str]] = set()
 
     @property
     def console_splats(self) -> tuple[Splat, ...]:
@@ -242,7 +242,7 @@ class Watch:
     @property
     def refused_in_log(self) -> tuple[Splat, ...]:
         """Those that the log tells of."""
-        return tuple(splat for splat in self.log_splats if not self._is_fine(Source.LOG, splat))
+        return tuple(splat for splat in self.log_splats if not self._is_fine(TextSource.LOG, splat))
 
     @property
     def refused_on_console(self) -> tuple[Splat, ...]:
@@ -252,7 +252,7 @@ class Watch:
         return tuple(
             splat
             for splat in self._unsettled()
-            if not self._is_told_of(splat, logged) and not self._is_fine(Source.CONSOLE, splat)
+            if not self._is_told_of(splat, logged) and not self._is_fine(TextSource.CONSOLE, splat)
         )
 
     def _unsettled(self) -> Iterator[Splat]:
@@ -273,14 +273,14 @@ class Watch:
     def _is_told_of(splat: Splat, others: Iterable[Splat]) -> bool:
         return any(is_same_event(splat, other) for other in others)
 
-    def _is_fine(self, source: Source, splat: Splat) -> bool:
+    def _is_fine(self, source: TextSource, splat: Splat) -> bool:
         """Whether a splat is no failure, or none that is still to be told."""
         place = (source, splat.start, splat.end, splat.title)
         if place not in self._fine and self._is_allowed_or_told(source, splat):
             self._fine.add(place)
         return place in self._fine
 
-    def _is_allowed_or_told(self, source: Source, splat: Splat) -> bool:
+    def _is_allowed_or_told(self, source: TextSource, splat: Splat) -> bool:
         for allowed in self.allowances:
             if allowed.covers(source, splat):
                 allowed.note(source, splat)
@@ -290,7 +290,7 @@ class Watch:
         provoked = (pair for each in self.allowances for pair in each.read)
         return any(self._has_led_to(source, where, oops, splat) for where, oops in provoked)
 
-    def _has_told(self, source: Source, where: Source, told: Splat, splat: Splat) -> bool:
+    def _has_told(self, source: TextSource, where: TextSource, told: Splat, splat: Splat) -> bool:
         """Whether an error that showed one splat has told another one as well.
 
         source: of the other one; where: of the one that was shown.
@@ -302,11 +302,11 @@ class Watch:
             or self._has_led_to(source, where, told, splat)
         )
 
-    def _has_led_to(self, source: Source, where: Source, oops: Splat, splat: Splat) -> bool:
+    def _has_led_to(self, source: TextSource, where: TextSource, oops: Splat, splat: Splat) -> bool:
         """Whether a splat of a source comes of an oops that was read in the same or the other."""
         if source is where:
             return belongs_to(oops, splat)
-        of_source = self._log.splats if source is Source.LOG else self._console.splats
+        of_source = self._log.splats if source is TextSource.LOG else self._console.splats
         return any(is_same_event(oops, twin) and belongs_to(twin, splat) for twin in of_source)
 
     def find(self, kind: str, title: str, place: tuple[int, int] | None = None) -> None:
@@ -327,7 +327,7 @@ class Watch:
             )
         )
 
-    def tell(self, source: Source, splats: Iterable[Splat]) -> None:
+    def tell(self, source: TextSource, splats: Iterable[Splat]) -> None:
         """Note the splats that an error shows, so that they fail nothing a second time."""
         self._told += [(source, splat) for splat in splats]
 
