@@ -88,7 +88,7 @@ def test_a_disk_that_gets_full_while_building(disk: Path) -> None:
     with pytest.raises(HarnessError, match="the disk of the store is full"):
         fill_it()
     assert left(store) == ["sources/plain"]
-    made, _built_in = build(store, build_request)
+    made, _ = build(store, build_request)
     assert made == ["one", "two"]
 
 
@@ -133,7 +133,7 @@ with kept_build(Store(Path(root), Silent()), build_request, "the kernel") as bui
     while not Path(go).exists():
         time.sleep(0.01)
     (build_directory.objects / "one.o").unlink()
-    print("made", *make(bench), flush=True)
+    print("made", *make(build_directory), flush=True)
 """
 
 
