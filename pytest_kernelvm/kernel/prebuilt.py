@@ -23,6 +23,7 @@ from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
 from pytest_kernelvm.fetch.kernel_packages import deb_field, host_suite, kernel_packages
 from pytest_kernelvm.fetch.rpm import unpack_rpm
+from pytest_kernelvm.foreign.elf import is_built_for
 from pytest_kernelvm.foreign.files import refuse_special_files
 from pytest_kernelvm.kernel.exports import SYMVERS, keep_symvers, symvers_files
 from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
@@ -32,7 +33,6 @@ from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.kernel_note import stored_note
 from pytest_kernelvm.store.store import StagingDirectory, Store
-from pytest_kernelvm.toolchain.elf_head import fits
 
 # Counts up whenever an entry made from the same files changes.
 RECIPE = 2
@@ -97,7 +97,7 @@ def arch_of(store: Store, source: Source) -> Arch:
         found = _find(_unpacked_roots(store, source, work), source)
         image = _unpacked_image(found.image, work.directory / "image")
         for arch in ARCHES.values():
-            if fits(image, arch):
+            if is_built_for(image, arch):
                 return arch
     raise BadInput(
         f"the kernel in {source.value} is of none of our architectures",
@@ -162,7 +162,7 @@ def _import(store: Store, cell: CellConfig, work: StagingDirectory) -> dict[str,
     root = _unpacked_roots(store, source, work)
     found = _find(root, source)
     image = _unpacked_image(found.image, entry / arch.default_image)
-    if not fits(image, arch):
+    if not is_built_for(image, arch):
         raise BadInput(
             f"{found.image.name} is no {arch.name} kernel that QEMU can boot",
             Evidence(where=(source.where, str(found.image))),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.closure import Closure, resolve_closure
-from pytest_kernelvm.modules.elf import read_modinfo
+from pytest_kernelvm.modules.modinfo import read_modinfo
 from pytest_kernelvm.modules.tree import ModuleTree
 
 # How much of what a module is known by must come back under another name to call it renamed.

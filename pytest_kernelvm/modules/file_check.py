@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.modules.elf import ElfKind, elf_kind, has_section, modinfo
+from pytest_kernelvm.foreign.elf import ElfKind
+from pytest_kernelvm.modules.modinfo import modinfo, module_of
 from pytest_kernelvm.modules.provenance import ClosureModule
 from pytest_kernelvm.modules.unpack import unpacked
 
@@ -41,15 +42,16 @@ class FileFacts:
 
 def file_facts(module: ClosureModule) -> FileFacts:
     """Return what a module's file says. Raises BadInput for a file that is no module."""
-    data, where = unpacked(module.path), str(module.path)
-    fields = dict(modinfo(data, where))
+    data = unpacked(module.path)
+    elf = module_of(data, str(module.path))
+    fields = dict(modinfo(elf))
     return FileFacts(
         module=module,
-        kind=elf_kind(data, where),
+        kind=elf.kind,
         vermagic=fields.get("vermagic", ""),
-        versions=has_section(data, "__versions", where),
+        versions=elf.has_section("__versions"),
         signed=data.endswith(_SIGNED),
-        symbols=has_section(data, ".symtab", where),
+        symbols=elf.has_section(".symtab"),
     )
 
 
@@ -72,7 +74,7 @@ def check_files(
     if not facts:
         return
     kinds = Counter(each.kind for each in facts)
-    kind = kinds.most_common(1)[0][0] if arch is None else _kind_of(arch)
+    kind = kinds.most_common(1)[0][0] if arch is None else ElfKind.of_arch(arch)
     flags = Counter(each.vermagic.partition(" ")[2] for each in facts).most_common(1)[0][0]
     versions = Counter(each.versions for each in facts).most_common(1)[0][0]
     faults = [
@@ -110,14 +112,5 @@ def _faults(
         yield "stripped of its symbol table"
 
 
-def _kind_of(arch: Arch) -> ElfKind:
-    return ElfKind(
-        elf_class=arch.elf_class // 32,
-        little_endian=arch.endianness == "little",
-        machine=arch.elf_machine,
-    )
-
-
 def _words(kind: ElfKind) -> str:
-    order = "little" if kind.little_endian else "big"
-    return f"machine {kind.machine}, {32 * kind.elf_class} bits, {order}-endian"
+    return f"machine {kind.machine}, {kind.bits} bits, {kind.endianness}-endian"

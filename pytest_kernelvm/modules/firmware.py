@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.modules.elf import read_modinfo
+from pytest_kernelvm.modules.modinfo import read_modinfo
 from pytest_kernelvm.modules.names import is_pattern, literal_parts, pattern_regex
 from pytest_kernelvm.modules.provenance import ClosureModule
 from pytest_kernelvm.modules.tree import ModuleTree

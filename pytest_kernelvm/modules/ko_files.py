@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.modules.elf import read_modinfo
 from pytest_kernelvm.modules.metadata import Metadata
+from pytest_kernelvm.modules.modinfo import read_modinfo
 from pytest_kernelvm.modules.modprobe_d import NOTHING, ModprobeD
 from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
 from pytest_kernelvm.modules.tree import ModuleTree

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_kernelvm.errors import CommandFailed, Evidence, GuestHang, KernelvmError
 from pytest_kernelvm.kernel.out_of_tree.compat import config_near, require_fit, symbols
 from pytest_kernelvm.kernel.out_of_tree.directory import ExternalModules, build_modules
-from pytest_kernelvm.modules.elf import read_modinfo
+from pytest_kernelvm.modules.modinfo import read_modinfo
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.vm.klog.ktap import TestResults, first_lines, read_results, without_time
 from pytest_kernelvm.vm.machine.vm import Vm

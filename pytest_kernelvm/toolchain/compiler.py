@@ -9,10 +9,10 @@ from typing import Any
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import Evidence, ToolMissing
+from pytest_kernelvm.foreign.elf import is_built_for
 from pytest_kernelvm.process import find_program, quoted, run
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.store import StagingDirectory, Store
-from pytest_kernelvm.toolchain.elf_head import fits
 
 KIND = "compilers"
 
@@ -119,7 +119,7 @@ def require_arch(arch: Arch, llvm: str, directory: Path) -> None:
     if llvm:
         argv[1:1] = [f"--target={arch.toolchain_prefix.rstrip('-')}"]
     done = run(argv, timeout_s=60, check=False)
-    if done.status == 0 and fits(made, arch):
+    if done.status == 0 and is_built_for(made, arch):
         return
     raise ToolMissing(
         f"{name} does not compile for {arch.name}",

@@ -23,7 +23,7 @@ from pytest_kernelvm.modules.ko_files import read_ko_files, tree_of_files
 from pytest_kernelvm.modules.probe import probe
 from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
 from pytest_kernelvm.modules.tree import ModuleTree
-from tests.unit.test_modules_elf import KINDS, X86_64, make_module
+from tests.unit.test_modules_modinfo import KINDS, X86_64, make_module
 from tests.unit.test_modules_tree import RELEASE, make_tree
 
 FIELDS = ["depends=", f"vermagic={RELEASE} SMP", "alias=x"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.modules.closure import resolve_closure
-from pytest_kernelvm.modules.elf import read_modinfo
+from pytest_kernelvm.modules.modinfo import read_modinfo
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import Completed, run
-from tests.unit.test_modules_elf import X86_64, make_module
+from tests.unit.test_modules_modinfo import X86_64, make_module
 
 RELEASE = "6.1.0-test"
 

@@ -28,7 +28,7 @@ from pytest_kernelvm.modules.rendering import load_script, unload_script
 from pytest_kernelvm.modules.tree import Kind, ModuleTree
 from pytest_kernelvm.process import run
 from tests.unit.test_modules_depmod import RELEASE, Source, install, show_depends
-from tests.unit.test_modules_elf import KINDS, make_module
+from tests.unit.test_modules_modinfo import KINDS, make_module
 from tests.unit.test_modules_tree import make_tree
 
 pytestmark = pytest.mark.skipif(

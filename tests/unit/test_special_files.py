@@ -21,7 +21,7 @@ from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.hostile import Scratch, make_scratch, refused
 from tests.unit.test_modules_bad_input import FIELDS
-from tests.unit.test_modules_elf import X86_64, make_module
+from tests.unit.test_modules_modinfo import X86_64, make_module
 from tests.unit.test_modules_tree import make_tree
 from tests.unit.test_prebuilt import write_root
 

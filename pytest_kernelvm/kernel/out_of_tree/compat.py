@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
+from pytest_kernelvm.foreign.elf import is_built_for
 from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.kernel.build.config_uses import differences, read_uses
 from pytest_kernelvm.kernel.exports import SYMVERS, Exports, exports_of
 from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
 from pytest_kernelvm.process import run
-from pytest_kernelvm.toolchain.elf_head import fits
 
 TOOL_TIMEOUT_S = 60.0
 # Of each kind; an error fits one screen.
@@ -51,7 +51,7 @@ def objections(
     Where the kernel itself would refuse all that there is to say is why: symbols, CRCs and
     structures of another kernel differ anyway.
     """
-    strange = [module.name for module in modules if not fits(module, kernel.arch)]
+    strange = [module.name for module in modules if not is_built_for(module, kernel.arch)]
     if strange:
         text = f"{_listed(strange)}: not of {kernel.arch.name}"
         return (Objection(kind="architecture", text=text),)

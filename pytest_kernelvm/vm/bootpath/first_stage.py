@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pytest_kernelvm.arch.base import Arch, FirstStage, struct_order
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign.elf import ENTRY_OFFSET, ElfFile
 from pytest_kernelvm.process import run
 from pytest_kernelvm.vm.qemu.argv import STAGE, Boot, PlacedFile
 
@@ -29,8 +30,6 @@ COMMAND_LINE_SIZE = 4096
 ALIGN_BYTES = 8
 # Behind a branch and its delay slot.
 WORDS_AT = 8
-
-_PT_LOAD = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,24 +58,20 @@ def read_image(path: Path, arch: Arch) -> KernelInMemory:
 
     Raises BadInput if it is no 32-bit ELF file with segments.
     """
-    order = struct_order(arch.endianness)
-    data = path.read_bytes()
-    if data[:5] != b"\x7fELF\x01":
+    image = ElfFile(path.read_bytes(), str(path))
+    loads = [
+        (segment.address & ~_virtual(arch), segment.content, segment.memory_bytes)
+        for segment in image.load_segments()
+    ]
+    if image.kind.bits != 32 or not loads:
         raise BadInput(f"{path} is no 32-bit ELF file", Evidence(where=(str(path),)))
-    entry, table = struct.unpack_from(f"{order}II", data, 24)
-    size, count = struct.unpack_from(f"{order}HH", data, 42)
-    loads = []
-    for number in range(count):
-        kind, at, _vaddr, address, in_file, in_memory = struct.unpack_from(
-            f"{order}6I", data, table + size * number
-        )
-        if kind == _PT_LOAD:
-            loads.append((address & ~_virtual(arch), data[at : at + in_file], in_memory))
     start = min(address for address, _content, _size in loads)
     memory = bytearray(max(address + length for address, _content, length in loads) - start)
     for address, content, _size in loads:
         memory[address - start : address - start + len(content)] = content
-    return KernelInMemory(loaded=LoadedBytes(address=start, content=bytes(memory)), entry=entry)
+    return KernelInMemory(
+        loaded=LoadedBytes(address=start, content=bytes(memory)), entry=image.entry
+    )
 
 
 def put_before(boot: Boot, stage: LoadedBytes, directory: Path) -> Boot:
@@ -86,7 +81,9 @@ def put_before(boot: Boot, stage: LoadedBytes, directory: Path) -> Boot:
     """
     kernel, blob = directory / KERNEL, directory / STAGE
     changed = bytearray(boot.image.read_bytes())
-    struct.pack_into(f"{struct_order(boot.arch.endianness)}I", changed, 24, entry_of(boot.arch))
+    struct.pack_into(
+        f"{struct_order(boot.arch.endianness)}I", changed, ENTRY_OFFSET, entry_of(boot.arch)
+    )
     kernel.write_bytes(changed)
     blob.write_bytes(stage.content)
     placed = PlacedFile(file=blob, address=stage.address)

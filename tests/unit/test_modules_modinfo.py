@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.modules.elf import modinfo, read_modinfo
+from pytest_kernelvm.modules.modinfo import modinfo, module_of, read_modinfo
 from pytest_kernelvm.modules.unpack import unpacked
 from pytest_kernelvm.process import run
 
@@ -105,7 +105,7 @@ PAIRS = (
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_modinfo(kind: ElfKind) -> None:
-    assert modinfo(make_module(kind, FIELDS), "x.ko") == PAIRS
+    assert modinfo(module_of(make_module(kind, FIELDS), "x.ko")) == PAIRS
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
@@ -113,7 +113,7 @@ def test_cut_off_files(kind: ElfKind) -> None:
     module = make_module(kind, FIELDS)
     for length in range(0, len(module), 7):
         with pytest.raises(BadInput) as error:
-            modinfo(module[:length], "x.ko")
+            modinfo(module_of(module[:length], "x.ko"))
         assert error.value.evidence.where == ("x.ko",)
 
 
@@ -128,7 +128,7 @@ def test_wrong_bytes_give_fields_or_bad_input(kind: str, changes: list[tuple[int
         module[place % len(module)] = value
     # Any other exception fails the test.
     with contextlib.suppress(BadInput):
-        assert isinstance(modinfo(bytes(module), "x.ko"), tuple)
+        assert isinstance(modinfo(module_of(bytes(module), "x.ko")), tuple)
 
 
 def test_a_section_of_2_gigabytes_is_refused() -> None:
@@ -137,7 +137,7 @@ def test_a_section_of_2_gigabytes_is_refused() -> None:
     # sh_size of the first section behind the empty one (elf(5)).
     struct.pack_into("<Q", module, table_at + 64 + 32, 2 << 30)
     with pytest.raises(BadInput) as error:
-        modinfo(bytes(module), "x.ko")
+        modinfo(module_of(bytes(module), "x.ko"))
     assert error.value.evidence.expected == "sections inside the file"
     assert str(2 << 30) in error.value.evidence.seen or "to 21474" in error.value.evidence.seen
 
@@ -154,14 +154,14 @@ def test_a_section_of_2_gigabytes_is_refused() -> None:
 )
 def test_what_is_no_module(data: bytes, expected: str) -> None:
     with pytest.raises(BadInput) as error:
-        modinfo(data, "x.ko")
+        modinfo(module_of(data, "x.ko"))
     assert expected in error.value.evidence.expected
 
 
 def test_an_elf_file_without_modinfo() -> None:
     module = make_module(X86_64, FIELDS).replace(b".modinfo", b".comment")
     with pytest.raises(BadInput, match="is none") as error:
-        modinfo(module, "x.ko")
+        modinfo(module_of(module, "x.ko"))
     assert error.value.evidence.expected == "a .modinfo section"
 
 
@@ -208,7 +208,7 @@ def test_case34_zstd_without_a_library(tmp_path: Path) -> None:
     path.write_bytes(zstd.compress(make_module(X86_64, FIELDS)))
     program = (
         "import sys; sys.modules['backports'] = sys.modules['compression'] = None\n"
-        "from pathlib import Path; from pytest_kernelvm.modules.elf import read_modinfo\n"
+        "from pathlib import Path; from pytest_kernelvm.modules.modinfo import read_modinfo\n"
         "read_modinfo(Path(sys.argv[1]))"
     )
     done = run([sys.executable, "-c", program, path], timeout_s=30, check=False)
