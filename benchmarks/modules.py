@@ -38,10 +38,10 @@ SOME_MODULES = 40
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from pytest_kernelvm.modules.closure import close
+from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.tree import ModuleTree
 tree = ModuleTree(Path(sys.argv[1]))
-kept = [close(tree, [name]) for name in tree.modules]
+kept = [resolve_closure(tree, [name]) for name in tree.modules]
 orders = [closure.load_order for closure in kept]
 tree.aliases.lookup("of:NxTyCz"), tree.symbols.lookup("symbol:x"), tree.builtin_aliases.lookup("x")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.modules.closure_fast_path import Line, plain_line
 from pytest_kernelvm.modules.closure_walk import ClosureWalk
+from pytest_kernelvm.modules.fast_path import LazyModules
 from pytest_kernelvm.modules.firmware import NO_FIRMWARE, Firmware, WhenMissing, find_firmware
 from pytest_kernelvm.modules.names import checked_name
 from pytest_kernelvm.modules.plan import Insertion, Plan
@@ -46,7 +46,7 @@ class Closure:
     @property
     def load_order(self) -> tuple[str, ...]:
         """The names of the modules to load, each behind what it needs; none is `on_request`."""
-        if isinstance(self.modules, Line):
+        if isinstance(self.modules, LazyModules):
             return self.modules.names
         return tuple(module.name for module in self.modules if not module.on_request)
 
@@ -127,10 +127,11 @@ def resolve_closure(
     may_be_missing = _names(allow_missing, "allow_missing", tree) if allow_missing else ()
     if not names:
         return Closure(release=tree.release, directory=tree.directory)
-    line = plain_line(tree, names)
-    if line is not None:
+    order = tree.fast_load_orders.of(names[0]) if len(names) == 1 else None
+    if order is not None:
+        modules = LazyModules(tree.modules, order)
         closure = Closure(
-            release=tree.release, directory=tree.directory, wanted=names, modules=line
+            release=tree.release, directory=tree.directory, wanted=names, modules=modules
         )
     else:
         closure = _walked(tree, names, frozenset(may_be_missing), allow_empty)
@@ -188,7 +189,7 @@ def _names(names: Iterable[str], argument: str, tree: ModuleTree) -> tuple[str, 
         )
     names = tuple(names)
     # A name that modules.dep has is one.
-    if len(names) == 1 and tree.plain_lines.order(names[0]) is not None:
+    if len(names) == 1 and tree.fast_load_orders.of(names[0]) is not None:
         return names
     return tuple(dict.fromkeys(checked_name(name) for name in names))
 

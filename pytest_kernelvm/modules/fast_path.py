@@ -1,78 +1,98 @@
-"""Modules whose line of modules.dep tells their load order, which nearly all do."""
+"""The fast path for closures: load orders taken from one line of modules.dep, without a walk.
+
+A line of modules.dep lists all that a module needs, hard dependencies of dependencies included.
+For nearly all modules that is the whole closure, in reverse load order. All others (softdeps,
+weakdeps, absent files, incomplete lines) take the walk of closure_walk.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import overload
 
-from pytest_kernelvm.modules.deps import ModulesDep
+from pytest_kernelvm.modules.deps import ModuleFile, ModulesDep
 from pytest_kernelvm.modules.presence import Presence
+from pytest_kernelvm.modules.provenance import ClosureModule
 
-# How many questions about modules make all be learnt at once.
-_MANY = 64
+# From this many modules on, the load orders of all are computed at once.
+_BATCH_THRESHOLD = 64
 
-# What is in no dictionary, told apart by its identity.
-_UNKNOWN = ("unknown",)
+# Stands for an absent key in dictionaries whose values may be None; compared by identity.
+_ABSENT = ("absent",)
 
-_Needs = tuple[str, ...]
+_Names = tuple[str, ...]
 
 
-class PlainLines:
-    """What is plain: has a line and a file, no softdeps, and needs nothing that is otherwise.
+class FastLoadOrders:
+    """The load orders of modules that their line in modules.dep describes completely.
 
-    modules: of a tree. softly: the names of modules with softdeps. presence: of the tree's files.
+    Such a module has a line and a file and is not excluded, and the same holds for all that its
+    line lists.
     """
 
-    def __init__(self, modules: ModulesDep, softly: Collection[str], presence: Presence) -> None:
-        self._modules = modules
-        self._softly = softly
-        self._presence = presence
-        self._needs: dict[str, _Needs | None] = {}
-        self._orders: dict[str, _Needs | None] = {}
+    def __init__(self, modules: ModulesDep, excluded: Collection[str], presence: Presence) -> None:
+        """Compute nothing yet.
 
-    def order(self, name: str) -> tuple[str, ...] | None:
-        """Return a plain module's dependencies, the farthest first, and itself.
-
-        None for any other, and where the line is not complete or in a wrong order.
+        Args:
+            modules: The modules.dep of a tree.
+            excluded: The names of modules whose closure is more than their line, as those with
+                softdeps.
+            presence: The files of the tree.
         """
-        order = self._orders.get(name, _UNKNOWN)
-        if order is _UNKNOWN:
+        self._modules = modules
+        self._excluded = excluded
+        self._presence = presence
+        self._needs: dict[str, _Names | None] = {}
+        self._orders: dict[str, _Names | None] = {}
+
+    def of(self, name: str) -> tuple[str, ...] | None:
+        """Return the dependencies of a module, the farthest first, and the module itself.
+
+        Returns:
+            None if the line of the module does not tell its load order, or is in a wrong order.
+        """
+        order = self._orders.get(name, _ABSENT)
+        if order is _ABSENT:
             needs = self._needs_of(name)
             for each in needs or ():
                 self._needs_of(each)
-            order = None if needs is None else _in_order(self._needs, name, needs)
+            order = None if needs is None else _load_order(self._needs, name, needs)
             self._orders[name] = order
-            if len(self._orders) == _MANY:
-                self._learn()
+            if len(self._orders) == _BATCH_THRESHOLD:
+                self._compute_all()
         return order
 
-    def _needs_of(self, name: str) -> _Needs | None:
-        needs = self._needs.get(name, _UNKNOWN)
-        if needs is _UNKNOWN:
-            plain = name in self._modules and name not in self._softly
-            if plain and self._presence.has(self._modules.relative(name)):
-                needs = self._modules.needs(name)
+    def _needs_of(self, name: str) -> _Names | None:
+        needs = self._needs.get(name, _ABSENT)
+        if needs is _ABSENT:
+            modules = self._modules
+            known = name in modules and name not in self._excluded
+            if known and self._presence.has(modules.relative(name)):
+                needs = modules.needs(name)
             else:
                 needs = None
             self._needs[name] = needs
         return needs
 
-    def _learn(self) -> None:
-        """Take all modules at once: many questions came, more will, and so each costs half."""
+    def _compute_all(self) -> None:
+        """Compute the load orders of all modules, which costs half as much for each."""
         modules = self._modules
-        known = modules.whole_lines()
-        there = self._presence.learn(map(modules.relative, known))
-        for name in (*self._softly, *(name for name in known if not there[modules.relative(name)])):
-            known.pop(name, None)
-        nothing = dict.fromkeys(modules)
-        self._needs = {**nothing, **known}
-        orders = {name: _in_order(self._needs, name, needs) for name, needs in known.items()}
-        self._orders = {**nothing, **orders}
+        complete = modules.whole_lines()
+        present = self._presence.learn(map(modules.relative, complete))
+        absent = [name for name in complete if not present[modules.relative(name)]]
+        for name in (*self._excluded, *absent):
+            complete.pop(name, None)
+        without_order = dict.fromkeys(modules)
+        self._needs = {**without_order, **complete}
+        orders = {name: _load_order(self._needs, name, needs) for name, needs in complete.items()}
+        self._orders = {**without_order, **orders}
 
 
-def _in_order(known: Mapping[str, _Needs | None], name: str, needs: _Needs) -> _Needs | None:
-    """Return a load order if each of it is plain, comes once, and behind all that it needs.
+def _load_order(known: Mapping[str, _Names | None], name: str, needs: _Names) -> _Names | None:
+    """Return the reversed needs with the module behind them, if that is a load order.
 
-    known: what each plain module needs.
+    It is one if each module in it comes once, has known needs, and stands behind all of them.
     """
     if not needs:
         return (name,)
@@ -83,3 +103,59 @@ def _in_order(known: Mapping[str, _Needs | None], name: str, needs: _Needs) -> _
             return None
         before.add(each)
     return (*reversed(needs), name) if len(before) == len(needs) and name not in before else None
+
+
+class LazyModules(Sequence[ClosureModule]):
+    """The modules of a closure in load order, which are made when somebody reads them.
+
+    Attributes:
+        names: The module names in load order; the last one is the wanted module.
+    """
+
+    def __init__(self, files: Mapping[str, ModuleFile], names: tuple[str, ...]) -> None:
+        """Make no module yet.
+
+        Args:
+            files: The modules of the tree, by name.
+            names: A load order, as `FastLoadOrders` has it.
+        """
+        self._files = files
+        self.names = names
+
+    @cached_property
+    def _modules(self) -> tuple[ClosureModule, ...]:
+        root = ClosureModule(file=self._files[self.names[-1]])
+        # Who needs a module directly is the last one, going from near to far, that lists it.
+        needed_by = dict.fromkeys(root.file.dependencies, root)
+        found = [root]
+        for name in root.file.dependencies:
+            module = ClosureModule(
+                file=self._files[name], relation="depends", requirer=needed_by[name]
+            )
+            needed_by.update(dict.fromkeys(module.file.dependencies, module))
+            found.append(module)
+        return tuple(reversed(found))
+
+    @overload
+    def __getitem__(self, at: int) -> ClosureModule: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[ClosureModule, ...]: ...
+    def __getitem__(self, at: int | slice) -> ClosureModule | tuple[ClosureModule, ...]:
+        return self._modules[at]
+
+    def __iter__(self) -> Iterator[ClosureModule]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Sequence):
+            return self._modules == tuple(other)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._modules)
+
+    def __repr__(self) -> str:
+        return repr(self._modules)

@@ -12,7 +12,7 @@ from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules import metadata
 from pytest_kernelvm.modules.aliases import AliasIndex
 from pytest_kernelvm.modules.deps import ModulesDep
-from pytest_kernelvm.modules.fast_path import PlainLines
+from pytest_kernelvm.modules.fast_path import FastLoadOrders
 from pytest_kernelvm.modules.metadata import Metadata, Softdep
 from pytest_kernelvm.modules.modprobe_d import NOTHING, ModprobeD
 from pytest_kernelvm.modules.names import OpenBracket, is_pattern, normalise, pattern_regex
@@ -201,9 +201,11 @@ class ModuleTree:
         return self._presence.has(self.modules.relative(name))
 
     @cached_property
-    def plain_lines(self) -> PlainLines:
-        """The modules whose load order their line of modules.dep tells."""
-        return PlainLines(self.modules, self.softdeps.keys(), self._presence)
+    def fast_load_orders(self) -> FastLoadOrders:
+        """The load orders that modules.dep alone tells; none with weakdeps or aliases of users."""
+        more_to_read = self.weakdeps or self.modprobe_d.aliases
+        excluded = self.modules.keys() if more_to_read else self.softdeps.keys()
+        return FastLoadOrders(self.modules, excluded, self._presence)
 
     def line_of(self, name: str) -> str:
         """Return `FILE:LINE` of a module in modules.dep."""

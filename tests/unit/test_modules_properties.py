@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from pytest_kernelvm.modules.closure import resolve_closure
-from pytest_kernelvm.modules.closure_fast_path import Line
+from pytest_kernelvm.modules.fast_path import LazyModules
 from pytest_kernelvm.modules.probe import probe
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.test_modules_closure import Graph, graphs, root, tree_of
@@ -101,17 +101,17 @@ def test_modprobe_loads_no_more_than_the_closure_and_never_before_its_needs(
 
 @settings(deadline=None, max_examples=60)
 @given(graphs())
-def test_the_short_way_is_the_walk(root: Path, graph: Graph) -> None:
+def test_the_fast_path_gives_what_the_walk_gives(root: Path, graph: Graph) -> None:
     """A closure that is one line of modules.dep is what the walk finds beside another module."""
     tree = tree_of(root, Graph(hard=graph.hard, pre={}, post={}, weak={}, wanted=graph.wanted))
     for name in graph.hard:
-        short = resolve_closure(tree, [name])
-        if isinstance(short.modules, Line):
+        fast = resolve_closure(tree, [name])
+        if isinstance(fast.modules, LazyModules):
             # allow_missing of a second name makes the walk take over.
             walked = resolve_closure(tree, [name, "nowhere"], allow_missing=["nowhere"])
-            assert short.load_order == walked.load_order
-            assert tuple(short.modules) == tuple(walked.modules)
-            assert [m.reason for m in short.modules] == [m.reason for m in walked.modules]
+            assert fast.load_order == walked.load_order
+            assert tuple(fast.modules) == tuple(walked.modules)
+            assert [m.reason for m in fast.modules] == [m.reason for m in walked.modules]
 
 
 def long_chain(directory: Path, *, softly: bool) -> ModuleTree:
