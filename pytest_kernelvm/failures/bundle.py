@@ -28,7 +28,7 @@ from pytest_kernelvm.failures.bundle_notes import (
 )
 from pytest_kernelvm.failures.journal_reading import read_journal
 from pytest_kernelvm.fetch.tarball import unpack_tarball
-from pytest_kernelvm.foreign.archive_rules import PLAIN_KINDS, ArchiveRules, UnpackOptions
+from pytest_kernelvm.foreign.archive_rules import BASIC_KINDS, ArchiveRules, UnpackOptions
 from pytest_kernelvm.foreign.json_fields import Malformed
 from pytest_kernelvm.foreign.tar_members import MemberKind
 from pytest_kernelvm.modules.tree import ModuleTree
@@ -53,7 +53,7 @@ KIND = "failures"
 SNAPSHOT, LEFT = "snapshot", "left"
 PACKING_TIMEOUT_S = 600.0
 # What `export` writes: a guest's memory has holes, and nothing in a bundle is a link.
-RULES = ArchiveRules(kinds=(*PLAIN_KINDS, MemberKind.SPARSE_FILE))
+RULES = ArchiveRules(kinds=(*BASIC_KINDS, MemberKind.SPARSE_FILE))
 
 
 def package_version() -> str:

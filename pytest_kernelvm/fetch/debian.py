@@ -110,8 +110,8 @@ def unpack_deb(deb: Path, root: Path) -> None:
     Raises BadInput if it is damaged, or holds more than files, directories and safe links.
     """
     program = find_program("dpkg-deb", "apt-get install dpkg")
-    way = UnpackOptions(what=str(deb), rooted=True, packed_bytes=deb.stat().st_size)
-    unpack_output([program, "--fsys-tarfile", deb], root, way, timeout_s=DOWNLOAD_TIMEOUT_S)
+    options = UnpackOptions(what=str(deb), absolute_links=True, compressed_bytes=deb.stat().st_size)
+    unpack_output([program, "--fsys-tarfile", deb], root, options, timeout_s=DOWNLOAD_TIMEOUT_S)
 
 
 def unpack_packages(
@@ -158,7 +158,7 @@ def unpack_source(files: Sequence[Path], directory: Path) -> None:
     directory.mkdir(parents=True)
     for part, strip in ((".orig.tar.", 1), (".debian.tar.", 0)):
         (archive,) = (file for file in files if part in file.name)
-        unpack_tarball(archive, directory, UnpackOptions(what=str(archive), strip=strip))
+        unpack_tarball(archive, directory, UnpackOptions(what=str(archive), strip_components=strip))
     patches = directory / "debian/patches"
     series = patches / "series"
     for line in series.read_text().splitlines() if series.is_file() else ():

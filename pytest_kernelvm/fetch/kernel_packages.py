@@ -96,7 +96,7 @@ def _control_in(members: TarMembers) -> str:
     text = ""
     for member in members:
         if member.kind is MemberKind.FILE and member.name in (b"control", b"./control"):
-            text = members.whole(_MOST_CONTROL_BYTES).decode(errors="replace")
+            text = members.read_content(_MOST_CONTROL_BYTES).decode(errors="replace")
     return text
 
 

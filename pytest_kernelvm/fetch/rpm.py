@@ -23,9 +23,9 @@ def unpack_rpm(rpm: Path, root: Path) -> None:
     """
     program = find_program("bsdtar", "apt-get install libarchive-tools, which unpacks .rpm files")
     _check_format(program, rpm)
-    way = UnpackOptions(what=str(rpm), rooted=True, packed_bytes=rpm.stat().st_size)
+    options = UnpackOptions(what=str(rpm), absolute_links=True, compressed_bytes=rpm.stat().st_size)
     argv = [program, "--create", "--format=pax", "--file=-", f"@{rpm.absolute()}"]
-    unpack_output(argv, root, way, timeout_s=UNPACK_TIMEOUT_S)
+    unpack_output(argv, root, options, timeout_s=UNPACK_TIMEOUT_S)
 
 
 def _check_format(program: str, rpm: Path) -> None:

@@ -95,13 +95,15 @@ def extract(path: Path, work: StagingDirectory, show: Callable[[str], None]) -> 
     Raises BadInput if it cannot be unpacked, leads out of the directory or holds what no source
     has, ToolMissing without the program that it is compressed with.
     """
-    unpack_tarball(path, work.entry / "tree", UnpackOptions(what=str(path), strip=1), show)
+    unpack_tarball(
+        path, work.entry / "tree", UnpackOptions(what=str(path), strip_components=1), show
+    )
 
 
 def unpack_tarball(
     path: Path,
     directory: Path,
-    way: UnpackOptions,
+    options: UnpackOptions,
     show: Callable[[str], None] = lambda _text: None,
 ) -> None:
     """Unpack a tarball, compressed or not, into a directory; see `extract`."""
@@ -113,12 +115,12 @@ def unpack_tarball(
 
     if not argv:
         with path.open("rb", buffering=0) as file:
-            unpack(file, directory, way, show_bytes)
+            unpack(file, directory, options, show_bytes)
         return
     unpack_output(
         argv,
         directory,
-        replace(way, packed_bytes=path.stat().st_size),
+        replace(options, compressed_bytes=path.stat().st_size),
         show_bytes,
         timeout_s=UNPACK_TIMEOUT_S,
     )

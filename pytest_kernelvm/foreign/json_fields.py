@@ -87,7 +87,7 @@ def relative_name(text: object) -> str:
     raise Malformed(f"{_shown(text)} is no file below an entry")
 
 
-def plain_name(text: object) -> str:
+def file_name(text: object) -> str:
     """Return a text that has to be the name of a file, printable and without a directory."""
     name = relative_name(text)
     if "/" in name or len(os.fsencode(name)) > NAME_MAX or not name.isprintable():

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pytest_kernelvm.foreign.archive_rules import USUAL, ArchiveRules, refuse_link
+from pytest_kernelvm.foreign.archive_rules import DEFAULT_RULES, ArchiveRules, refuse_link
 
 
 def links_below(directory: Path) -> Iterator[Path]:
@@ -22,7 +22,7 @@ def links_below(directory: Path) -> Iterator[Path]:
 
 
 def refuse_links_out(
-    tree: Path, what: str, rules: ArchiveRules = USUAL, names: Iterable[bytes] | None = None
+    tree: Path, what: str, rules: ArchiveRules = DEFAULT_RULES, names: Iterable[bytes] | None = None
 ) -> None:
     """Raise BadInput if a symbolic link below a directory leads out of it, as the kernel reads it.
 

@@ -101,10 +101,10 @@ def header_fields(buffer: bytearray, at: int) -> Fields:
     return fields
 
 
-def member_of(fields: Fields, words: dict[str, bytes]) -> Member:
+def member_of(fields: Fields, extended: dict[str, bytes]) -> Member:
     """Return the member that a header begins, a sparse one as if it were none.
 
-    words: what headers before it said of it. Raises Damaged.
+    extended: what headers before it said of it. Raises Damaged.
     """
     name, mode, size, modified, _checksum, letter, target, magic, prefix = fields
     kind = _KINDS.get(letter, _OTHER)
@@ -112,8 +112,8 @@ def member_of(fields: Fields, words: dict[str, bytes]) -> Member:
     # GNU's own magic has a blank there, and other things where the prefix is.
     if magic == b"ustar\0" and prefix[0]:
         name = prefix.partition(b"\0")[0] + b"/" + name
-    if words:
-        name = words.get("path", name)
+    if extended:
+        name = extended.get("path", name)
     # The oldest format knows a directory by its name alone.
     if kind is FILE and name.endswith(b"/"):
         kind = DIRECTORY
@@ -125,17 +125,17 @@ def member_of(fields: Fields, words: dict[str, bytes]) -> Member:
     member = Member(
         name, kind, _common_number(mode, "mode") & 0o7777, stored, stored, modified_ns, target
     )
-    return _with_words(member, words) if words else member
+    return _with_extended_header(member, extended) if extended else member
 
 
-def _with_words(member: Member, words: dict[str, bytes]) -> Member:
+def _with_extended_header(member: Member, extended: dict[str, bytes]) -> Member:
     """Return a member with what a pax or GNU header says of it, but for its name."""
-    if "mtime" in words:
-        member = member._replace(modified_ns=_nanoseconds(words["mtime"]))
-    if "linkpath" in words and member.kind in _LINKS:
-        member = member._replace(target=words["linkpath"])
-    if "size" in words and member.kind not in _WITHOUT_CONTENT:
-        size = _decimal(words["size"])
+    if "mtime" in extended:
+        member = member._replace(modified_ns=_nanoseconds(extended["mtime"]))
+    if "linkpath" in extended and member.kind in _LINKS:
+        member = member._replace(target=extended["linkpath"])
+    if "size" in extended and member.kind not in _WITHOUT_CONTENT:
+        size = _decimal(extended["size"])
         member = member._replace(size_bytes=size, stored_bytes=size)
     return member
 

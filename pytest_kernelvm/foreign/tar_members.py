@@ -23,17 +23,17 @@ from pytest_kernelvm.foreign.tar_headers import (
 __all__ = ["Damaged", "Member", "MemberKind", "TarMembers"]
 
 _END = bytes(BLOCK_BYTES)
-# What fits a core's own cache is still there when it is written.
+# Fits into a core's own cache, so that the bytes are still there when they are written.
 _BUFFER_BYTES = 128 << 10
-# Of names and other words about a member; a path has at most 4,096 bytes (limits.h, PATH_MAX).
+# Of a header with long names and the like; a path has at most 4,096 bytes (limits.h, PATH_MAX).
 _MOST_HEADER_BYTES = 1 << 20
 _MOST_HEADERS_IN_A_ROW = 16
-# What may lie behind the end: tar(1) fills records of 20 blocks, some programs more.
+# Zeros behind the end: tar(1) fills records of 20 blocks, some programs more.
 _MOST_BYTES_BEHIND = 1 << 20
 # A file of one byte a page has no more pieces than this up to 4 GiB of a guest's memory.
 _MOST_PIECES = 1 << 20
 
-_WORDS = (b"x", b"g", b"L", b"K", b"V")
+_EXTENDED_HEADER_TYPES = (b"x", b"g", b"L", b"K", b"V")
 _PIECES_IN_HEADER, _PIECES_IN_BLOCK = 4, 21
 
 
@@ -45,62 +45,76 @@ class Stream(Protocol):
 
 
 class TarMembers:
-    """An iterator of the members; `content` gives the bytes of the one that came last.
+    """An iterator over the members of an archive.
 
-    stream: read from where it stands; it need not be seekable. before_more: called before content
-    that was given is overwritten. words_bytes: of headers so far that say more about other members.
-    Raises Damaged.
+    Attributes:
+        extended_header_bytes: The size so far of all headers that describe other members.
     """
 
-    def __init__(self, stream: Stream, before_more: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, stream: Stream, before_overwrite: Callable[[], object] = lambda: None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            stream: Read from its current position; it need not be seekable.
+            before_overwrite: Called before content is overwritten that `content` has returned.
+        """
         self._stream = stream
-        self._before_more = before_more
+        self._before_overwrite = before_overwrite
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
-        # What is in the buffer and not used yet, and what is left of the member.
+        # Where unused bytes in the buffer begin and end; what of the member was not yet returned.
         self._at = self._end = 0
-        self._left = self._padding = 0
-        self.words_bytes = 0
-        self._words_in_a_row = 0
+        self._remaining = self._padding = 0
+        self.extended_header_bytes = 0
+        self._extended_headers_in_a_row = 0
 
     def __iter__(self) -> Iterator[Member]:
-        """Give the members in the archive's order."""
-        words: dict[str, bytes] = {}
+        """Yield the members in the order of the archive.
+
+        Raises:
+            Damaged: If the archive cannot be read.
+        """
+        extended: dict[str, bytes] = {}
         while (fields := self._next_header()) is not None:
-            if fields[5] in _WORDS:
-                self._add_words(fields, words)
+            if fields[5] in _EXTENDED_HEADER_TYPES:
+                self._read_extended_header(fields, extended)
             else:
-                self._words_in_a_row = 0
-                member = member_of(fields, words)
-                if words or member.kind is SPARSE_FILE:
-                    member = self._checked(member, words)
-                    words = {}
-                self._left = member.stored_bytes
-                self._padding = -self._left % BLOCK_BYTES
+                self._extended_headers_in_a_row = 0
+                member = member_of(fields, extended)
+                if extended or member.kind is SPARSE_FILE:
+                    member = self._checked(member, extended)
+                    extended = {}
+                self._remaining = member.stored_bytes
+                self._padding = -self._remaining % BLOCK_BYTES
                 yield member
-            if self._left or self._padding:
-                self._skip(self._left + self._padding)
+            if self._remaining or self._padding:
+                self._skip(self._remaining + self._padding)
 
     def content(self, most_bytes: int) -> memoryview:
-        """Return some of the next bytes of the last member, none at its end.
+        """Return some of the next bytes of the last member; none at its end.
 
-        They stay there until `before_more` is called.
+        They are valid until `before_overwrite` is called.
+
+        Args:
+            most_bytes: The largest number of bytes to return.
         """
-        if self._at == self._end and self._left:
+        if self._at == self._end and self._remaining:
             self._fill()
         begin = self._at
-        size = min(most_bytes, self._left, self._end - begin)
+        size = min(most_bytes, self._remaining, self._end - begin)
         self._at += size
-        self._left -= size
+        self._remaining -= size
         return self._view[begin : self._at]
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all that is left of the last member is there, and `content` gives it at once."""
-        return self._left <= self._end - self._at
+    def is_buffered(self) -> bool:
+        """Whether the rest of the last member is in the buffer, so that `content` returns all."""
+        return self._remaining <= self._end - self._at
 
-    def whole(self, most_bytes: int) -> bytes:
-        """Return the content of the last member, without what is beyond a number of bytes."""
+    def read_content(self, most_bytes: int) -> bytes:
+        """Return the content of the last member, cut off after a number of bytes."""
         found = bytearray()
         while len(found) < most_bytes and (data := self.content(most_bytes - len(found))):
             found += data
@@ -116,7 +130,7 @@ class TarMembers:
 
         rest: how many of them stay, at the beginning.
         """
-        self._before_more()
+        self._before_overwrite()
         self._view[:rest] = self._buffer[self._end - rest : self._end]
         more = self._stream.readinto(self._view[rest:]) or 0
         self._at, self._end = 0, rest + more
@@ -127,17 +141,17 @@ class TarMembers:
             size -= self._end - self._at
             self._fill()
         self._at += size
-        self._left = self._padding = 0
+        self._remaining = self._padding = 0
 
     def _has_block(self) -> bool:
-        """Have a block at once in the buffer; return False if there is none any more."""
+        """Get a whole block into the buffer; return False if the stream has none left."""
         while (rest := self._end - self._at) < BLOCK_BYTES:
             if not self._read_more(rest):
                 return False
         return True
 
     def _next_header(self) -> Fields | None:
-        """Return the next header; None at the end, behind which nothing else may stand."""
+        """Return the next header; None at the end, behind which only zeros may stand."""
         if self._end - self._at < BLOCK_BYTES and not self._has_block():
             if self._end:
                 raise Damaged("it ends too early")
@@ -157,30 +171,30 @@ class TarMembers:
                 raise Damaged("something follows its end")
             self._read_more(0)
 
-    def _add_words(self, fields: Fields, words: dict[str, bytes]) -> None:
-        """Read a member that says more about the next one, or what the archive is called."""
+    def _read_extended_header(self, fields: Fields, extended: dict[str, bytes]) -> None:
+        """Read a header that describes the next member (x, L, K), or the whole archive (g, V)."""
         letter = fields[5]
         size = number(fields[2], "size") if letter != b"V" else 0
         if size > _MOST_HEADER_BYTES:
             raise Damaged(f"a header of {size} bytes")
-        # Nobody counts them as members, and they would never have to end.
-        self._words_in_a_row += 1
-        if self._words_in_a_row > _MOST_HEADERS_IN_A_ROW:
+        # They do not count as members, so that without this limit they could go on for ever.
+        self._extended_headers_in_a_row += 1
+        if self._extended_headers_in_a_row > _MOST_HEADERS_IN_A_ROW:
             raise Damaged(f"a member with more than {_MOST_HEADERS_IN_A_ROW} headers")
-        self.words_bytes += size
-        self._left, self._padding = size, -size % BLOCK_BYTES
-        text = self.whole(size)
+        self.extended_header_bytes += size
+        self._remaining, self._padding = size, -size % BLOCK_BYTES
+        text = self.read_content(size)
         if letter == b"L":
-            words["path"] = text.partition(b"\0")[0]
+            extended["path"] = text.partition(b"\0")[0]
         elif letter == b"K":
-            words["linkpath"] = text.partition(b"\0")[0]
+            extended["linkpath"] = text.partition(b"\0")[0]
         elif letter == b"x":
-            words.update(records(text))
-        # What a global header says holds for all members; git-archive(1) has its commit there.
+            extended.update(records(text))
+        # Global headers (g) are ignored; git-archive(1) puts the commit there.
 
-    def _checked(self, member: Member, words: dict[str, bytes]) -> Member:
-        """Return a member that has other headers, or pieces, as well."""
-        if any(key.startswith("GNU.sparse.") for key in words):
+    def _checked(self, member: Member, extended: dict[str, bytes]) -> Member:
+        """Return a member that has extended headers or is sparse, with its pieces."""
+        if any(key.startswith("GNU.sparse.") for key in extended):
             raise Damaged("a sparse file in a format that is not read here")
         return self._sparse(member) if member.kind is SPARSE_FILE else member
 

@@ -41,7 +41,7 @@ def _silent(_written_bytes: int) -> None:
 
 
 def unpack(
-    stream: Stream, root: Path, way: UnpackOptions, show: Callable[[int], None] = _silent
+    stream: Stream, root: Path, options: UnpackOptions, show: Callable[[int], None] = _silent
 ) -> None:
     """Unpack a tar stream into a directory that only we write to, made if need be.
 
@@ -50,15 +50,15 @@ def unpack(
     no use then.
     """
     try:
-        _write(stream, root, way, show)
+        _write(stream, root, options, show)
     except Damaged as error:
-        raise _damaged(way, str(error)) from None
+        raise _damaged(options, str(error)) from None
 
 
 def unpack_output(
     argv: Sequence[str | Path],
     root: Path,
-    way: UnpackOptions,
+    options: UnpackOptions,
     show: Callable[[int], None] = _silent,
     *,
     env: Mapping[str, str] | None = None,
@@ -73,85 +73,87 @@ def unpack_output(
     try:
         with piped(argv, env=env, timeout_s=timeout_s) as stream:
             try:
-                _write(stream, root, way, show)
+                _write(stream, root, options, show)
             except Damaged as error:
                 damage = str(error)
     except HarnessError as error:
-        raise _damaged(way, error.evidence.excerpt or damage or error.summary) from None
+        raise _damaged(options, error.evidence.excerpt or damage or error.summary) from None
     if damage:
-        raise _damaged(way, damage)
+        raise _damaged(options, damage)
 
 
-def unpack_gzip(archive: Path, root: Path, way: UnpackOptions) -> None:
+def unpack_gzip(archive: Path, root: Path, options: UnpackOptions) -> None:
     """Unpack a .tar.gz as `unpack` does, without any program."""
     try:
         with gzip.open(archive) as stream:
-            unpack(stream, root, way)
+            unpack(stream, root, options)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise _damaged(way, str(error)) from None
+        raise _damaged(options, str(error)) from None
 
 
-def _damaged(way: UnpackOptions, said: str) -> BadInput:
-    return BadInput(f"{way.what} cannot be unpacked", Evidence(excerpt=said, where=(way.what,)))
+def _damaged(options: UnpackOptions, said: str) -> BadInput:
+    return BadInput(
+        f"{options.what} cannot be unpacked", Evidence(excerpt=said, where=(options.what,))
+    )
 
 
-def _write(stream: Stream, root: Path, way: UnpackOptions, show: Callable[[int], None]) -> None:
+def _write(stream: Stream, root: Path, options: UnpackOptions, show: Callable[[int], None]) -> None:
     root.mkdir(exist_ok=True)
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         is_empty = not os.listdir(descriptor)
-        unpacking = _Unpacking(stream, descriptor, way, show)
-        unpacking.all()
+        extraction = _Extraction(stream, descriptor, options, show)
+        extraction.run()
     except OSError as error:
         if error.errno not in _NAMES_FAULT:
             raise
         raise BadInput(
-            f"{way.what} cannot be unpacked: {error.strerror}",
+            f"{options.what} cannot be unpacked: {error.strerror}",
             Evidence(seen=repr(error.filename)[:200]),
         ) from None
     finally:
         os.close(descriptor)
     # What is there of another archive may lead elsewhere now.
-    refuse_links_out(root, way.what, way.rules, unpacking.symlinks if is_empty else None)
+    refuse_links_out(root, options.what, options.rules, extraction.symlinks if is_empty else None)
 
 
 # A member with its path, permissions, times and content.
 _File = tuple[Member, bytes, int, tuple[int, int], memoryview]
 
 
-class _Unpacking:
+class _Extraction:
     """One archive on its way into a directory.
 
     root: a descriptor of that; all names count from it. symlinks: what is made, by name.
     """
 
     def __init__(
-        self, stream: Stream, root: int, way: UnpackOptions, show: Callable[[int], None]
+        self, stream: Stream, root: int, options: UnpackOptions, show: Callable[[int], None]
     ) -> None:
-        self._members = TarMembers(stream, self._write_waiting)
+        self._members = TarMembers(stream, self._write_buffered)
         self._root = root
-        self._way = way
+        self._options = options
         self._show = show
         self._now_ns = time.time_ns()
         self._umask = _umask()
-        self._totals = ArchiveTotals(self._members, way)
-        self._names = MemberNames(way)
+        self._totals = ArchiveTotals(self._members, options)
+        self._names = MemberNames(options)
         self._shown_bytes = 0
         # What is there of this archive, links not yet, and its directories and links.
         self._made = {b"": DIRECTORY}
         self._directories: dict[bytes, Member] = {}
         self.symlinks: dict[bytes, Member] = {}
-        self._times_of = 0, (self._now_ns, 0)
-        self._waiting: list[_File] = []
+        self._last_times = 0, (self._now_ns, 0)
+        self._buffered: list[_File] = []
 
-    def all(self) -> None:
+    def run(self) -> None:
         """Write everything; times of directories and links come when nothing changes them."""
         for member in self._members:
             self._totals.add(member)
             name = self._names.path(member.name, member)
             if name:
                 self._put(member, name)
-        self._write_waiting()
+        self._write_buffered()
         if not self._totals:
             raise Damaged("it has no members")
         for name, member in self.symlinks.items():
@@ -167,7 +169,7 @@ class _Unpacking:
             self._directories[name] = member
             return
         if name in self._made:
-            refuse(self._way, member, "a name that is in it twice")
+            refuse(self._options, member, "a name that is in it twice")
         above = name.rpartition(b"/")[0]
         if self._made.get(above) is not DIRECTORY:
             self._make_directory(member, above, 0o777)
@@ -183,9 +185,9 @@ class _Unpacking:
         aim = self._names.path(member.target, member)
         if self._made.get(aim) in (None, DIRECTORY, SYMLINK):
             seen = f"a hard link to {shown(member.target)}, no file before it"
-            refuse(self._way, member, seen)
-        self._write_waiting()
-        self._make_room(member, name)
+            refuse(self._options, member, seen)
+        self._write_buffered()
+        self._remove_earlier(member, name)
         os.link(aim, name, src_dir_fd=self._root, dst_dir_fd=self._root, follow_symlinks=False)
 
     def _make_directory(self, member: Member, name: bytes, mode: int) -> None:
@@ -193,30 +195,30 @@ class _Unpacking:
         if made is DIRECTORY:
             return
         if made:
-            refuse(self._way, member, f"{shown(name)} is no directory")
+            refuse(self._options, member, f"{shown(name)} is no directory")
         self._make_directory(member, name.rpartition(b"/")[0], 0o777)
         try:
             os.mkdir(name, mode, dir_fd=self._root)
         except FileExistsError:
             if not stat.S_ISDIR(os.lstat(name, dir_fd=self._root).st_mode):
-                refuse(self._way, member, f"{shown(name)} is no directory")
+                refuse(self._options, member, f"{shown(name)} is no directory")
         self._made[name] = DIRECTORY
 
-    def _make_room(self, member: Member, name: bytes) -> None:
+    def _remove_earlier(self, member: Member, name: bytes) -> None:
         """Remove what an earlier package has put there; this archive has nothing there yet."""
         try:
             mode = os.lstat(name, dir_fd=self._root).st_mode
         except FileNotFoundError:
             return
         if stat.S_ISDIR(mode):
-            refuse(self._way, member, "a name that is a directory's")
+            refuse(self._options, member, "a name that is a directory's")
         os.unlink(name, dir_fd=self._root)
 
     def _put_file(self, member: Member, name: bytes) -> None:
         mode, times = self._permissions(member, 0o600), self._times(member)
-        if member.pieces is None and self._members.is_whole:
+        if member.pieces is None and self._members.is_buffered:
             data = self._members.content(member.stored_bytes)
-            self._waiting.append((member, name, mode, times, data))
+            self._buffered.append((member, name, mode, times, data))
             return
         descriptor = self._new_file(member, name, mode)
         try:
@@ -234,16 +236,16 @@ class _Unpacking:
         try:
             return os.open(name, _NEW_FILE, mode, dir_fd=self._root)
         except FileExistsError:
-            self._make_room(member, name)
+            self._remove_earlier(member, name)
             return os.open(name, _NEW_FILE, mode, dir_fd=self._root)
 
-    def _write_waiting(self) -> None:
+    def _write_buffered(self) -> None:
         """Write the files whose content lies in the buffer.
 
         Several at once: the kernel's work on each throws out of the core's caches what ours needs.
         """
         written = 0
-        for member, name, mode, times, data in self._waiting:
+        for member, name, mode, times, data in self._buffered:
             descriptor = self._new_file(member, name, mode)
             try:
                 _write_all(descriptor, data)
@@ -251,7 +253,7 @@ class _Unpacking:
             finally:
                 os.close(descriptor)
             written += len(data)
-        self._waiting.clear()
+        self._buffered.clear()
         self._show_more(written)
 
     def _show_more(self, written: int) -> None:
@@ -268,21 +270,21 @@ class _Unpacking:
 
     def _put_symlink(self, member: Member, name: bytes) -> None:
         target = self._names.target(member, name)
-        self._make_room(member, name)
+        self._remove_earlier(member, name)
         os.symlink(target, name, dir_fd=self._root)
         os.utime(name, ns=self._times(member), dir_fd=self._root, follow_symlinks=False)
 
     def _times(self, member: Member) -> tuple[int, int]:
         """Return when it was read and written; make(1) can do nothing with files of tomorrow."""
         # In a release all have the same.
-        if member.modified_ns != self._times_of[0]:
+        if member.modified_ns != self._last_times[0]:
             written_ns = min(max(member.modified_ns, 0), self._now_ns)
-            self._times_of = member.modified_ns, (self._now_ns, written_ns)
-        return self._times_of[1]
+            self._last_times = member.modified_ns, (self._now_ns, written_ns)
+        return self._last_times[1]
 
     def _permissions(self, member: Member, least: int) -> int:
         """Return what the owner and others may do with it; nobody becomes another by running it."""
-        if not self._way.rules.permissions:
+        if not self._options.rules.keep_permissions:
             runs = member.kind is DIRECTORY or member.mode & 0o100
             return 0o755 if runs else 0o644
         return member.mode & 0o777 | least

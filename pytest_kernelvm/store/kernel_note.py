@@ -12,8 +12,8 @@ from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.foreign.json_fields import (
     Fields,
     Malformed,
+    file_name,
     parse_json,
-    plain_name,
     printable_text,
 )
 from pytest_kernelvm.store.digest import Digest, NotADigest, digest_of
@@ -66,7 +66,7 @@ def read_kernel_note(about: Mapping[str, Any], digest: Digest) -> KernelNote:
         release=release,
         version=version,
         arch=ARCHES[given.choice("arch", ARCHES)],
-        image=plain_name(given.take("image")),
+        image=file_name(given.take("image")),
         patches=tuple(
             printable_text(each, "a patch", most=255)
             for each in given.items("patches", _MOST_VALUES)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError, ToolMissing
-from pytest_kernelvm.foreign.archive_rules import PLAIN_KINDS, ArchiveRules, UnpackOptions
+from pytest_kernelvm.foreign.archive_rules import BASIC_KINDS, ArchiveRules, UnpackOptions
 from pytest_kernelvm.foreign.json_fields import Fields, Malformed, parse_json
 from pytest_kernelvm.foreign.tar_members import MemberKind
 from pytest_kernelvm.foreign.unpacking import unpack_gzip
@@ -41,12 +41,12 @@ TAR_TIMEOUT_S = 600.0
 SILENCE_S = 30.0
 # An entry holds what `_put` packs: files and links without anything unusual about them.
 RULES = ArchiveRules(
-    kinds=(*PLAIN_KINDS, MemberKind.SYMLINK),
+    kinds=(*BASIC_KINDS, MemberKind.SYMLINK),
     most_members=500_000,
     most_parts=40,
-    printable=True,
-    climbing=False,
-    permissions=False,
+    printable_names=True,
+    dotdot_after_name=False,
+    keep_permissions=False,
 )
 _CHUNK_BYTES = 1 << 20
 # Of an error that may be in the words of a hostile server.
@@ -271,9 +271,11 @@ def unpack_entry(archive: Path, directory: Path, rules: ArchiveRules = RULES) ->
     Raises Malformed if it is no such archive or holds more than the rules allow, OSError if the
     disk is full.
     """
-    way = UnpackOptions(what="the archive", rules=rules, packed_bytes=archive.stat().st_size)
+    options = UnpackOptions(
+        what="the archive", rules=rules, compressed_bytes=archive.stat().st_size
+    )
     try:
-        unpack_gzip(archive, directory, way)
+        unpack_gzip(archive, directory, options)
     except BadInput as error:
         why = error.evidence.seen or error.evidence.excerpt
         raise Malformed(f"{error.summary}: {why}"[:_SHOWN]) from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError
-from pytest_kernelvm.foreign.json_fields import Malformed, plain_name
+from pytest_kernelvm.foreign.json_fields import Malformed, file_name
 from pytest_kernelvm.progress import Progress
 from pytest_kernelvm.store.digest import Digest, file_digest, sparse_digest, tree_digests
 from pytest_kernelvm.store.note import (
@@ -299,7 +299,7 @@ class Store:
         self.clear_abandoned()
         with self.disk_errors():
             logs.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix=f"{plain_name(name)}-", dir=logs))
+            made = Path(tempfile.mkdtemp(prefix=f"{file_name(name)}-", dir=logs))
         self.note_use(LOGS, made.name, made)
         return made
 

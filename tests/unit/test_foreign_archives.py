@@ -198,7 +198,7 @@ def test_what_is_harmless_is_unpacked_as_tar_does(tmp_path: Path) -> None:
         run([*argv, "linux"], timeout_s=60)
         ours, theirs = tmp_path / f"{form}-ours", tmp_path / f"{form}-theirs"
         theirs.mkdir()
-        unpack_tarball(file, ours, UnpackOptions(what=str(file), strip=1))
+        unpack_tarball(file, ours, UnpackOptions(what=str(file), strip_components=1))
         argv = ["tar", "--extract", f"--file={file}", f"--directory={theirs}"]
         argv += ["--strip-components=1", "--no-same-owner", "--no-same-permissions"]
         run(argv, timeout_s=60)

@@ -10,8 +10,8 @@ import pytest
 from pytest_kernelvm.foreign.json_fields import (
     Fields,
     Malformed,
+    file_name,
     parse_json,
-    plain_name,
     printable_text,
     relative_name,
 )
@@ -119,7 +119,7 @@ def test_a_name_that_leads_out(name: str) -> None:
 def test_a_name_that_is_none(name: str) -> None:
     assert relative_name(name) == name
     with pytest.raises(Malformed, match="is no name of a file"):
-        plain_name(name)
+        file_name(name)
 
 
 def test_a_text_that_cannot_be_shown() -> None:

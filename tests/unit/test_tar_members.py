@@ -47,7 +47,7 @@ def content(name: str, size: int) -> bytes:
 def read(data: bytes, most: int = 1 << 20) -> list[tuple[bytes, int, int, bytes]]:
     members = TarMembers(Dripping(data, most))
     return [
-        (each.name, each.mode, each.modified_ns, members.whole(each.stored_bytes))
+        (each.name, each.mode, each.modified_ns, members.read_content(each.stored_bytes))
         for each in members
     ]
 
@@ -103,7 +103,7 @@ def test_what_is_read_is_what_is_written(most: int, tmp_path: Path) -> None:
 def test_what_nobody_reads_is_skipped() -> None:
     data = archive({"a": 400_000, "b": 3, "c": 300_000})
     members = TarMembers(Dripping(data, 5000))
-    found = [each.name if each.name != b"b" else members.whole(2) for each in members]
+    found = [each.name if each.name != b"b" else members.read_content(2) for each in members]
     assert found == [b"a", b"bb", b"c"]
 
 
