@@ -81,7 +81,7 @@ def bench_build(config: CellConfig, store: Store, rounds: int, line: Line) -> No
     """
     tree = patched_for(store, locate(store, config.kernel.source), config.kernel)
     with configuring(store, config) as configuration:
-        decision = configuration.settle()
+        decision = configuration.configure()
     goals = [*config.kernel.images, "headers"]
     has_modules = decision.values.get("MODULES") == "y"
 

@@ -16,9 +16,9 @@ from pytest_kernelvm.errors import BadInput, Evidence
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
-    from pytest_kernelvm.kernel.kconfig.diff import Side
-    from pytest_kernelvm.kernel.kconfig.losses import Explainer
-    from pytest_kernelvm.kernel.kconfig.session import Decision, KconfigSession
+    from pytest_kernelvm.kernel.kconfig.descriptions import SymbolDescriptions
+    from pytest_kernelvm.kernel.kconfig.diff import ComparedConfig
+    from pytest_kernelvm.kernel.kconfig.session import FinalConfig, KconfigSession
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9.+-]*")
 _SHOWN = 10
@@ -57,23 +57,23 @@ def add_config(verbs: Verbs) -> None:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.kernel.build.configure import configuring
-    from pytest_kernelvm.kernel.kconfig.losses import Explainer
+    from pytest_kernelvm.kernel.kconfig.descriptions import SymbolDescriptions
 
     cell = one_cell(arguments, arguments.cell)
     name, _, value = arguments.symbol.removeprefix("CONFIG_").partition("=")
     with configuring(store_of(arguments), cell) as configuration:
-        decision = configuration.settle()
+        decision = configuration.configure()
         menus = configuration.menus(decision.values)
         symbol = menus.symbol(name)
         if symbol is None:
             raise _unknown(configuration, decision, name)
-        lines = _described(cell, decision, symbol, Explainer(menus, decision.requests, {}))
+        lines = _described(cell, decision, symbol, SymbolDescriptions(menus, decision.requests))
         lines += _to_change(configuration, decision, symbol, value)
     print("\n".join(lines))
     return 0
 
 
-def _unknown(configuration: KconfigSession, decision: Decision, name: str) -> BadInput:
+def _unknown(configuration: KconfigSession, decision: FinalConfig, name: str) -> BadInput:
     """Return the error for a symbol that the cell's Kconfig files lack: where it is, or was."""
     from pytest_kernelvm.kernel.kconfig.losses import explain_losses
 
@@ -87,11 +87,11 @@ def _unknown(configuration: KconfigSession, decision: Decision, name: str) -> Ba
 
 
 def _described(
-    cell: CellConfig, decision: Decision, symbol: Any, explainer: Explainer
+    cell: CellConfig, decision: FinalConfig, symbol: Any, descriptions: SymbolDescriptions
 ) -> list[str]:
     from pytest_kernelvm.kernel.kconfig.menus import TYPES, prompts
 
-    menus = explainer.menus
+    menus = descriptions.menus
     text = decision.values.get(symbol.name, "n")
     lines = [f"{symbol.name} is {text} in {cell.id}"]
     kind = TYPES.get(symbol.orig_type, "untyped")
@@ -102,21 +102,21 @@ def _described(
     if request:
         lines.append(f"  asked for as {request.value}, {request.where}")
     if symbol.choice is not None:
-        members = ", ".join(explainer.shown(other) for other in symbol.choice.syms)
+        members = ", ".join(descriptions.shown(other) for other in symbol.choice.syms)
         lines.append(f"  of the choice at {menus.places(symbol.choice)[0]}: {members}")
     if prompts(symbol):
-        lines += _part("where it may be set", explainer.conditions(symbol))
+        lines += _part("where it may be set", descriptions.conditions(symbol))
     selectors = sorted(
         menus.selectors(symbol), key=lambda each: -min(map(menus.level, (each[0], each[1])))
     )
     lines += _part(
         "selected by",
         [
-            f"{explainer.shown(other)}, {place}{'' if menus.level(condition) else ', not now'}"
+            f"{descriptions.shown(other)}, {place}{'' if menus.level(condition) else ', not now'}"
             for other, condition, place in selectors
         ],
     )
-    lines += _part("selects", [explainer.shown(chosen) for chosen, _ in symbol.selects])
+    lines += _part("selects", [descriptions.shown(chosen) for chosen, _ in symbol.selects])
     return lines
 
 
@@ -128,7 +128,7 @@ def _part(title: str, entries: list[str]) -> list[str]:
 
 
 def _to_change(
-    configuration: KconfigSession, decision: Decision, symbol: Any, value: str
+    configuration: KconfigSession, decision: FinalConfig, symbol: Any, value: str
 ) -> list[str]:
     """Return what becomes of the symbol if it is asked for, as olddefconfig says."""
     from kconfiglib import BOOL, TRISTATE
@@ -142,7 +142,7 @@ def _to_change(
     request = Requested(name=symbol.name, value=wanted, where="command line")
     requests = {**decision.requests, symbol.name: request}
     values = {name: each.value for name, each in requests.items()}
-    tried = dataclasses.replace(decision, requests=requests, text=configuration.answered(values))
+    tried = dataclasses.replace(decision, requests=requests, text=configuration.resolve(values))
     if not tried.lost:
         return [f"  tried: olddefconfig keeps {request} if it is asked for"]
     error = configuration.explain(tried)
@@ -156,23 +156,23 @@ def _to_change(
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.kernel.kconfig.diff import difference, rendered
+    from pytest_kernelvm.kernel.kconfig.diff import diff_configs, diff_text
 
     one = _side(arguments, arguments.one, arguments.other)
     other = _side(arguments, arguments.other, arguments.one)
-    print(rendered(difference(one, other), one, other))
+    print(diff_text(diff_configs(one, other), one, other))
     return 0
 
 
-def _side(arguments: argparse.Namespace, name: str, beside: str) -> Side:
+def _side(arguments: argparse.Namespace, name: str, beside: str) -> ComparedConfig:
     from pytest_kernelvm.kernel.build.configure import configuring
-    from pytest_kernelvm.kernel.kconfig.diff import Side
+    from pytest_kernelvm.kernel.kconfig.diff import ComparedConfig
     from pytest_kernelvm.kernel.kconfig.losses import definitions
 
     path = Path(name)
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         try:
-            return Side(label=name, text=path.read_text(), names=None, requests={})
+            return ComparedConfig(label=name, text=path.read_text(), names=None, requests={})
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"cannot read {name}: {error}") from None
     if _VERSION.fullmatch(name):
@@ -180,8 +180,8 @@ def _side(arguments: argparse.Namespace, name: str, beside: str) -> Side:
     else:
         cell = one_cell(arguments, name)
     with configuring(store_of(arguments), cell) as configuration:
-        decision = configuration.settle()
-        return Side(
+        decision = configuration.configure()
+        return ComparedConfig(
             label=cell.id,
             text=decision.text,
             names=frozenset(definitions(configuration.tree)),
@@ -219,12 +219,12 @@ def _edit(arguments: argparse.Namespace) -> int:
         )
     store = store_of(arguments)
     with configuring(store, one_cell(arguments, arguments.cell)) as configuration:
-        decision = configuration.settle()
+        decision = configuration.configure()
         after = configuration.edit()
         store.progress.say("looking for the smallest fragment that does the same")
         asked = {name: each.value for name, each in decision.requests.items()}
         fragment = smallest_fragment(
-            decision.text, after, lambda values: configuration.answered({**asked, **values})
+            decision.text, after, lambda values: configuration.resolve({**asked, **values})
         )
     if not fragment:
         print("nothing has changed")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.errors import HarnessError
-from pytest_kernelvm.kernel.kconfig.conf_programs import KIND, put_conf_programs
+from pytest_kernelvm.kernel.kconfig.conf_programs import KIND, install_conf_programs
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.store import Store
 from tests.unit.test_store import disk_of
@@ -23,7 +23,7 @@ def test_nothing_is_kept_that_a_compiler_without_room_answered(
             answers.mkdir()
             (answers / "0123").write_bytes(b"question\0answer")
 
-        put_conf_programs(store, ["/source", "gcc 12"], place, place / "answers", configure)
+        install_conf_programs(store, ["/source", "gcc 12"], place, place / "answers", configure)
 
     with disk_of("256k", tmp_path) as small:
         monkeypatch.setenv("TMPDIR", str(small))

@@ -16,8 +16,8 @@ from pytest_kernelvm.config.typed_yaml import Located, Place
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.kernel.kconfig.dot_config import (
     as_config,
-    lost,
-    offered,
+    lost_requests,
+    not_set,
     parse_config,
     same_value,
     well_formed,
@@ -115,7 +115,7 @@ def test_requests_survive_being_written_and_read(tmp_path: Path) -> None:
     assert again == values
     assert as_config(again) == as_config(values)
     assert parse_config(as_config(values)) == {n: v for n, v in values.items() if v != "n"}
-    assert offered(as_config(values)) == {"C"}
+    assert not_set(as_config(values)) == {"C"}
     assert as_config({}) == ""
 
 
@@ -302,4 +302,6 @@ def test_tristates_of_kconfig_files() -> None:
 )
 def test_what_is_lost(value: str, final: dict[str, str], is_lost: bool) -> None:
     request = asked("A", value)
-    assert lost(merge([request]), {"OTHER": "y", **final}) == ((request,) if is_lost else ())
+    assert lost_requests(merge([request]), {"OTHER": "y", **final}) == (
+        (request,) if is_lost else ()
+    )

@@ -8,17 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kernelvm.config.model import Requested
-from pytest_kernelvm.kernel.kconfig.diff import Side, SymbolChange, difference, rendered
+from pytest_kernelvm.kernel.kconfig.diff import (
+    ComparedConfig,
+    SymbolChange,
+    diff_configs,
+    diff_text,
+)
 from pytest_kernelvm.kernel.kconfig.dot_config import as_config
 from pytest_kernelvm.kernel.kconfig.edit import changed_values, smallest_fragment
 
-OLD = Side(
+OLD = ComparedConfig(
     label="malta-6.1",
     text='CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_GONE=m\nCONFIG_NAME="x"\nCONFIG_SHIFT=0x0F\n',
     names=frozenset({"A", "B", "C", "GONE", "NAME", "SHIFT"}),
     requests={"B": Requested(name="B", value="n", where="a:1")},
 )
-NEW = Side(
+NEW = ComparedConfig(
     label="malta-6.12",
     text='CONFIG_B=y\n# CONFIG_C is not set\n# CONFIG_NEW is not set\nCONFIG_NAME="y"\n'
     "CONFIG_SHIFT=0xf\n",
@@ -32,34 +37,34 @@ def change(name: str, before: str, after: str) -> SymbolChange:
 
 
 def test_what_differs() -> None:
-    found = difference(OLD, NEW)
+    found = diff_configs(OLD, NEW)
     assert found.gone == (change("GONE", "m", ""),)
     assert found.new == (change("NEW", "", "n"),)
-    assert found.asked == (change("B", "n", "y"),)
+    assert found.requested == (change("B", "n", "y"),)
     # C is n on both sides, whether in sight or not; 0x0F is 0xf.
-    assert found.followed == (change("A", "y", "n"), change("NAME", '"x"', '"y"'))
+    assert found.unrequested == (change("A", "y", "n"), change("NAME", '"x"', '"y"'))
 
 
 def test_the_other_way_round_is_the_mirror_image() -> None:
-    there, back = difference(OLD, NEW), difference(NEW, OLD)
+    there, back = diff_configs(OLD, NEW), diff_configs(NEW, OLD)
     assert [each.name for each in there.new] == [each.name for each in back.gone]
-    assert [(each.name, each.after, each.before) for each in there.followed] == [
-        (each.name, each.before, each.after) for each in back.followed
+    assert [(each.name, each.after, each.before) for each in there.unrequested] == [
+        (each.name, each.before, each.after) for each in back.unrequested
     ]
 
 
 def test_files_have_nothing_new_or_gone() -> None:
     """Without Kconfig files a symbol that is not there is n."""
-    one = Side(label="a", text="CONFIG_A=y\n", names=None, requests={})
-    other = Side(label="b", text="CONFIG_B=m\n", names=None, requests={})
-    found = difference(one, other)
+    one = ComparedConfig(label="a", text="CONFIG_A=y\n", names=None, requests={})
+    other = ComparedConfig(label="b", text="CONFIG_B=m\n", names=None, requests={})
+    found = diff_configs(one, other)
     assert (found.new, found.gone) == ((), ())
-    assert found.followed == (change("A", "y", "n"), change("B", "n", "m"))
-    assert not difference(one, one)
+    assert found.unrequested == (change("A", "y", "n"), change("B", "n", "m"))
+    assert not diff_configs(one, one)
 
 
 def test_a_difference_is_shown() -> None:
-    assert rendered(difference(OLD, NEW), OLD, NEW).splitlines() == [
+    assert diff_text(diff_configs(OLD, NEW), OLD, NEW).splitlines() == [
         "gone: malta-6.12 does not define them (1)",
         "  GONE  m",
         "",
@@ -73,7 +78,7 @@ def test_a_difference_is_shown() -> None:
         "  A     y -> n",
         '  NAME  "x" -> "y"',
     ]
-    assert rendered(difference(OLD, OLD), OLD, OLD) == "malta-6.1 and malta-6.1 say the same"
+    assert diff_text(diff_configs(OLD, OLD), OLD, OLD) == "malta-6.1 and malta-6.1 say the same"
 
 
 # Fragments
@@ -82,11 +87,11 @@ def test_a_difference_is_shown() -> None:
 FOLLOWS = {"B": "A", "C": "B", "F": "E", "H": "G"}
 
 
-def conf(asked: Mapping[str, str]) -> str:
+def conf(requested: Mapping[str, str]) -> str:
     """What a conf makes of a fragment where each symbol follows another unless it is asked for."""
     values: dict[str, str] = {}
     for name in "ABCDEFGH":
-        values[name] = asked.get(name) or values.get(FOLLOWS.get(name, ""), "n")
+        values[name] = requested.get(name) or values.get(FOLLOWS.get(name, ""), "n")
     return as_config(values)
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from pytest_kernelvm.config.model import Requested
 from pytest_kernelvm.errors import HarnessError
-from pytest_kernelvm.kernel.kconfig.dot_config import lost
+from pytest_kernelvm.kernel.kconfig.dot_config import lost_requests
 from pytest_kernelvm.kernel.kconfig.losses import definitions, explain_losses, near_names
-from pytest_kernelvm.kernel.kconfig.menus import Menus, as_text, rewritten
+from pytest_kernelvm.kernel.kconfig.menus import Menus, as_text, for_kconfiglib
 from pytest_kernelvm.kernel.kconfig.remedy import Remedy, find_remedy, ways_to
 from pytest_kernelvm.kernel.kconfig.report import explained, unexplained
 from pytest_kernelvm.process import run
@@ -40,7 +40,7 @@ def requests_for(asked: Mapping[str, str]) -> dict[str, Requested]:
 def test_each_loss_is_explained(example: Example, tree: Path) -> None:
     requests = requests_for(example.asked)
     losses = explain_losses(
-        lost(requests, example.final), menus_of(tree, example.final), requests, tree
+        lost_requests(requests, example.final), menus_of(tree, example.final), requests, tree
     )
     lines = [
         f"{loss.request.name} {loss.reason.value}: {line}" for loss in losses for line in loss.lines
@@ -71,7 +71,7 @@ def test_nothing_that_was_asked_for_is_given_up(tree: Path) -> None:
 def test_a_remedy_that_conf_does_not_confirm_is_none(tree: Path) -> None:
     requests = requests_for({"PROTOCOL": "m"})
     menus = menus_of(tree, PLAIN)
-    losses = explain_losses(lost(requests, PLAIN), menus, requests, tree)
+    losses = explain_losses(lost_requests(requests, PLAIN), menus, requests, tree)
     assert find_remedy(losses, menus, requests, lambda _values: PLAIN) is None
 
 
@@ -84,9 +84,9 @@ def test_of_a_remedy_only_what_is_needed_stays(tree: Path) -> None:
 
     requests = requests_for({"PROTOCOL": "m"})
     menus = menus_of(tree, PLAIN)
-    losses = explain_losses(lost(requests, PLAIN), menus, requests, tree)
+    losses = explain_losses(lost_requests(requests, PLAIN), menus, requests, tree)
     assert find_remedy(losses, menus, requests, decide) == Remedy(
-        extra={"INET": "y", "NET": "y"}, mended=("PROTOCOL",)
+        extra={"INET": "y", "NET": "y"}, saved=("PROTOCOL",)
     )
 
 
@@ -101,18 +101,18 @@ def test_what_would_cost_another_symbol_is_no_remedy(tree: Path) -> None:
     asked = {"NET": "y", "CARD": "m", "INET": "y", "FORCED": "n"}
     requests = requests_for(asked)
     menus = menus_of(tree, decide(asked))
-    losses = explain_losses(lost(requests, menus.values), menus, requests, tree)
+    losses = explain_losses(lost_requests(requests, menus.values), menus, requests, tree)
     assert [loss.request.name for loss in losses] == ["CARD", "INET"]
     assert find_remedy(losses, menus, requests, decide) == Remedy(
-        extra={"BUS": "m"}, mended=("CARD",)
+        extra={"BUS": "m"}, saved=("CARD",)
     )
 
 
 def test_the_report(tree: Path) -> None:
     requests = requests_for({"CARD": "m", "PROTOCL": "y", "FORCED": "n"})
     final = PLAIN | {"FORCER": "y", "FORCED": "y", "NET": "y"}
-    losses = explain_losses(lost(requests, final), menus_of(tree, final), requests, tree)
-    error = explained("malta-6.12", losses, Remedy(extra={"BUS": "m"}, mended=("CARD",)))
+    losses = explain_losses(lost_requests(requests, final), menus_of(tree, final), requests, tree)
+    error = explained("malta-6.12", losses, Remedy(extra={"BUS": "m"}, saved=("CARD",)))
     assert str(error).splitlines() == [
         "config-lost: 3 symbols of malta-6.12 did not survive olddefconfig",
         "  expected: every requested symbol in the final .config",
@@ -184,7 +184,7 @@ def test_our_environment_stays_as_it_was(tree: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_newer_lines_in_the_older_language(line: str, older: str) -> None:
-    assert rewritten(line) == older
+    assert for_kconfiglib(line) == older
 
 
 def test_the_newest_language_is_parsed(tmp_path: Path) -> None:

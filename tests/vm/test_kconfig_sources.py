@@ -18,11 +18,16 @@ from pytest_kernelvm.config.versions import VersionRange
 from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing
 from pytest_kernelvm.kernel.build.build import build_kernel
 from pytest_kernelvm.kernel.build.configure import configuring
-from pytest_kernelvm.kernel.kconfig.dot_config import as_config, lost, offered, parse_config
+from pytest_kernelvm.kernel.kconfig.dot_config import (
+    as_config,
+    lost_requests,
+    not_set,
+    parse_config,
+)
 from pytest_kernelvm.kernel.kconfig.losses import definitions, explain_losses
 from pytest_kernelvm.kernel.kconfig.menus import Menus, prompts
 from pytest_kernelvm.kernel.kconfig.remedy import find_remedy
-from pytest_kernelvm.kernel.kconfig.renames import DEPARTED
+from pytest_kernelvm.kernel.kconfig.removed_symbols import REMOVED_SYMBOLS
 from pytest_kernelvm.kernel.source.source import kernel_version
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
@@ -76,7 +81,7 @@ def asking(config: CellConfig, *symbols: str | Requested, **changes: object) -> 
 
 def test_conf_is_compiled_once_for_a_source(config: CellConfig, store: Store) -> None:
     with configuring(store, config) as configuration:
-        configuration.settle()
+        configuration.configure()
         log = configuration.directory.with_name("build.log").read_text()
     assert "configuration written to .config" in log
     assert "HOSTCC" not in log
@@ -85,32 +90,32 @@ def test_conf_is_compiled_once_for_a_source(config: CellConfig, store: Store) ->
 def test_the_shell_is_asked_once(config: CellConfig, store: Store) -> None:
     """What conf was answered it takes as given, and so does Kconfiglib."""
     with configuring(store, config) as configuration:
-        first = configuration.settle()
+        first = configuration.configure()
         files = {
             file: file.read_bytes()
             for file in configuration.directory.with_name("conf-answers").iterdir()
         }
         assert len(files) > 50
-        assert configuration.decide({}) == first.text
+        assert configuration.olddefconfig({}) == first.text
         (version,) = (file for file, text in files.items() if b"/cc-version.sh" in text)
         question = files[version].partition(b"\0")[0]
         version.unlink()
         version.write_bytes(question + b"\0GCC 987654\n")
-        assert parse_config(configuration.decide({}))["GCC_VERSION"] == "987654"
+        assert parse_config(configuration.olddefconfig({}))["GCC_VERSION"] == "987654"
         menus = configuration.menus(first.values)
         gcc_version = menus.symbol("GCC_VERSION")
         assert gcc_version is not None
         assert "987654" in {menus.value(value) for value, _ in gcc_version.defaults}
         # An answer to another question of the same name is none.
         version.write_bytes(question + b" \0GCC 987654\n")
-        assert configuration.decide({}) == first.text
+        assert configuration.olddefconfig({}) == first.text
         assert version.read_bytes() == files[version]
 
 
 def test_answers_change_nothing(config: CellConfig, store: Store) -> None:
     """With a conf that asks each time, the same comes out."""
     with configuring(store, asking(config, "NET=y", base="malta_defconfig")) as configuration:
-        text = configuration.settle().text
+        text = configuration.configure().text
         environment = configuration.environment()
         del environment["LD_PRELOAD"]
         variables = (f"{name}={value}" for name, value in environment.items())
@@ -162,15 +167,13 @@ def test_conf_does_what_was_recorded_and_confirms_the_remedy(
         for line, (name, value) in enumerate(example.asked.items(), start=1)
     }
     menus = Menus.parse("Kconfig", environment={"srctree": str(kconfig)}, values=final)
-    losses = explain_losses(lost(requests, final), menus, requests, kconfig)
+    losses = explain_losses(lost_requests(requests, final), menus, requests, kconfig)
     remedy = find_remedy(losses, menus, requests, functools.partial(conf, kconfig))
     assert (remedy.extra if remedy else {}) == example.extra
     if remedy:
-        mended = conf(kconfig, {**example.asked, **remedy.extra})
-        assert all(
-            mended.get(name) == example.asked[name] for name in remedy.mended if name in mended
-        )
-        assert not set(remedy.mended) & {each.name for each in lost(requests, mended)}
+        saved = conf(kconfig, {**example.asked, **remedy.extra})
+        assert all(saved.get(name) == example.asked[name] for name in remedy.saved if name in saved)
+        assert not set(remedy.saved) & {each.name for each in lost_requests(requests, saved)}
 
 
 # The real trees
@@ -184,10 +187,10 @@ def test_conditions_agree_with_conf_on_every_symbol(
     """What conf writes as `is not set` is what may be set by hand; selects hold symbols up."""
     cell = dataclasses.replace(asking(config, base=base), arch=ARCHES[arch])
     with configuring(store, cell) as configuration:
-        text = configuration.settle().text
+        text = configuration.configure().text
         menus = configuration.menus(parse_config(text))
     assert len(menus.names) > 15_000
-    may_be_set = offered(text)
+    may_be_set = not_set(text)
     wrong = []
     for name in sorted(menus.names):
         symbol = menus.symbol(name)
@@ -212,15 +215,17 @@ def test_conditions_agree_with_conf_on_every_symbol(
 def test_departed_symbols_are_gone_when_they_are_said_to_be(tree: Path) -> None:
     version = kernel_version(tree)
     gone = {
-        name for name, each in DEPARTED.items() if VersionRange(f">={each.since}").includes(version)
+        name
+        for name, each in REMOVED_SYMBOLS.items()
+        if VersionRange(f">={each.since}").includes(version)
     }
-    new = {DEPARTED[name].new for name in gone} - {""}
-    found = set(definitions(tree, [*DEPARTED, *new]))
+    new = {REMOVED_SYMBOLS[name].new for name in gone} - {""}
+    found = set(definitions(tree, [*REMOVED_SYMBOLS, *new]))
     # The old name of AUTOFS_FS lived on beside the new one, as its note says.
     assert found & gone - new <= {"AUTOFS4_FS"}
     assert new <= found
     # What goes later is still there, unless it came later as well.
-    assert set(DEPARTED) - gone <= found
+    assert set(REMOVED_SYMBOLS) - gone <= found
 
 
 # Bases
@@ -236,7 +241,7 @@ def test_departed_symbols_are_gone_when_they_are_said_to_be(tree: Path) -> None:
 )
 def test_bases(base: str, has: Mapping[str, str], config: CellConfig, store: Store) -> None:
     with configuring(store, asking(config, "SYSVIPC=y", base=base)) as configuration:
-        decision = configuration.settle()
+        decision = configuration.configure()
     assert decision.lost == ()
     assert decision.values["SYSVIPC"] == "y"
     assert {name: decision.values.get(name, "n") for name in has} == has
@@ -244,12 +249,12 @@ def test_bases(base: str, has: Mapping[str, str], config: CellConfig, store: Sto
 
 def test_a_complete_config_is_a_base(config: CellConfig, store: Store, tmp_path: Path) -> None:
     with configuring(store, asking(config, base="malta_defconfig")) as configuration:
-        first = configuration.settle()
+        first = configuration.configure()
     complete = tmp_path / "complete.config"
     complete.write_text(first.text)
     cell = asking(config, "SYSVIPC=n", 'LOCALVERSION="-\\"a b\\""', base=str(complete))
     with configuring(store, cell) as configuration:
-        second = configuration.settle()
+        second = configuration.configure()
     assert second.lost == ()
     changed = {
         name
@@ -259,8 +264,8 @@ def test_a_complete_config_is_a_base(config: CellConfig, store: Store, tmp_path:
     assert {"SYSVIPC", "LOCALVERSION"} <= changed
     assert changed <= {"SYSVIPC", "LOCALVERSION", "SYSVIPC_SYSCTL", "IPC_NS"}
     assert second.values["LOCALVERSION"] == '"-\\"a b\\""'
-    assert set(configuration.base_not_kept(second)) <= {"SYSVIPC_SYSCTL", "IPC_NS"}
-    assert "SYSVIPC_SYSCTL" in configuration.base_not_kept(second)
+    assert set(configuration.changed_from_base(second)) <= {"SYSVIPC_SYSCTL", "IPC_NS"}
+    assert "SYSVIPC_SYSCTL" in configuration.changed_from_base(second)
 
 
 @ONE_VERSION
@@ -269,7 +274,7 @@ def test_a_defconfig_that_the_source_lacks(config: CellConfig, store: Store) -> 
         configuring(store, asking(config, base="matla_defconfig")) as configuration,
         pytest.raises(BadInput) as bad,
     ):
-        configuration.settle()
+        configuration.configure()
     assert bad.value.summary == f"{config.id}: the source has no matla_defconfig"
     assert bad.value.evidence.next_step.startswith("did you mean malta_defconfig")
 
@@ -295,7 +300,7 @@ def test_conditional_symbols_follow_each_other(config: CellConfig, store: Store)
         rule("NET", "UNIX=y", value="m"),
     )
     with configuring(store, asking(config, "NET=y", conditional=rules)) as configuration:
-        decision = configuration.settle()
+        decision = configuration.configure()
     assert decision.lost == ()
     assert set(decision.requests) == {"NET", "INET", "IP_MULTICAST", "IP_MROUTE"}
     assert decision.values["IP_MROUTE"] == "y"
@@ -312,7 +317,7 @@ def test_conditional_symbols_that_undo_their_condition(config: CellConfig, store
         conditional=rules,
     )
     with configuring(store, cell) as configuration, pytest.raises(BadInput, match=r"NET=y +a:1"):
-        configuration.settle()
+        configuration.configure()
     forced = tuple(
         dataclasses.replace(
             each, symbols=tuple(dataclasses.replace(one, force=True) for one in each.symbols)
@@ -324,7 +329,7 @@ def test_conditional_symbols_that_undo_their_condition(config: CellConfig, store
         configuring(store, dataclasses.replace(cell, kernel=kernel)) as configuration,
         pytest.raises(BadInput, match="take away what they depend on: INET and UNIX") as bad,
     ):
-        configuration.settle()
+        configuration.configure()
     assert "UNIX: NET=n  (c:UNIX)" in bad.value.evidence.excerpt
 
 
@@ -336,7 +341,7 @@ WANTED = ("MODULES=y", "NET=y", "INET=y", "BLOCK=y", "BLK_DEV=y", "BLK_DEV_LOOP=
 @ONE_VERSION
 def test_auto_modules(config: CellConfig, store: Store) -> None:
     with configuring(store, asking(config, *WANTED, auto_modules=True)) as configuration:
-        values = configuration.settle().values
+        values = configuration.configure().values
         menus = configuration.menus(values)
     assert values["BLK_DEV_LOOP"] == "y"
     assert values["BLK_DEV_NBD"] == values["BLK_DEV_RAM"] == "m"
@@ -355,7 +360,7 @@ def test_auto_modules(config: CellConfig, store: Store) -> None:
 @ONE_VERSION
 def test_prefer_builtin(config: CellConfig, store: Store) -> None:
     with configuring(store, asking(config, *WANTED, prefer_builtin=True)) as configuration:
-        values = configuration.settle().values
+        values = configuration.configure().values
     assert values["BLK_DEV_NBD"] == values["BLK_DEV_RAM"] == values["BLK_DEV_LOOP"] == "y"
 
 
@@ -364,7 +369,7 @@ def test_auto_modules_that_keep_the_builtin(config: CellConfig, store: Store) ->
     """What malta_defconfig has as y stays; what nobody wanted becomes a module."""
     cell = asking(config, base="malta_defconfig", auto_modules=True, prefer_builtin=True)
     with configuring(store, cell) as configuration:
-        values = configuration.settle().values
+        values = configuration.configure().values
     assert values["UNIX"] == "y"
     assert values["BLK_DEV_DRBD"] == "m"
 
@@ -375,7 +380,7 @@ def test_auto_modules_without_modules(config: CellConfig, store: Store) -> None:
         configuring(store, asking(config, auto_modules=True)) as configuration,
         pytest.raises(BadInput, match="auto_modules, but MODULES is n"),
     ):
-        configuration.settle()
+        configuration.configure()
 
 
 # Losses
@@ -385,7 +390,7 @@ def test_the_report_of_a_real_kernel(config: CellConfig, store: Store) -> None:
     """Each line that the remedy names is needed, and with them nothing is lost."""
     asked = ("MODULES=y", "NF_NAT=m", "USB_STORAGE=m", "NFT_REJECT_INET=m")
     with configuring(store, asking(config, *asked)) as configuration:
-        decision = configuration.settle()
+        decision = configuration.configure()
         error = configuration.explain(decision)
     assert isinstance(error, ConfigLost)
     text = error.evidence.excerpt
@@ -396,14 +401,14 @@ def test_the_report_of_a_real_kernel(config: CellConfig, store: Store) -> None:
     lines = [line.strip().removeprefix("CONFIG_") for line in tried.splitlines()]
     assert "USB_SUPPORT=y" in lines
     with configuring(store, asking(config, *asked, *lines)) as configuration:
-        assert configuration.settle().lost == ()
+        assert configuration.configure().lost == ()
 
 
 @ONE_VERSION
 def test_optional_symbols_may_be_lost(config: CellConfig, store: Store) -> None:
     optional = Requested(name="USB_STORAGE", value="y", where="a:1", optional=True)
     with configuring(store, asking(config, "SYSVIPC=y", optional)) as configuration:
-        decision = configuration.settle()
+        decision = configuration.configure()
     assert decision.lost == ()
     assert decision.dropped == (optional,)
 
@@ -413,7 +418,7 @@ def test_where_kconfiglib_gives_up_the_losses_are_still_listed(
     config: CellConfig, store: Store, tmp_path: Path
 ) -> None:
     with configuring(store, asking(config, "USB_STORAGE=y")) as configuration:
-        decision = configuration.settle()
+        decision = configuration.configure()
         (tmp_path / "odd").mkdir()
         (tmp_path / "odd" / "Kconfig").write_text("config A\n\tbool\n\tsurprising news\n")
         environment = {**configuration.environment(), "srctree": str(tmp_path / "odd")}
@@ -436,7 +441,7 @@ def test_versions_and_fragments(config: CellConfig, store: Store, tmp_path: Path
     fragment.write_text("CONFIG_SYSVIPC=y\n")
     old = Fragment(path=fragment, where="a:1", versions=VersionRange("<6.5"))
     with configuring(store, asking(config, fragments=(old,))) as configuration:
-        values = configuration.settle().values
+        values = configuration.configure().values
     assert ("SYSVIPC" in values) == (config.kernel.version == "6.1")
 
 

@@ -12,7 +12,10 @@ from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.kernel.build.keys import PINNED, make_variables, request_key
 from pytest_kernelvm.kernel.build.make import MakeRun
 from pytest_kernelvm.kernel.kconfig import dot_config
-from pytest_kernelvm.kernel.kconfig.conf_programs import asking_once, put_conf_programs
+from pytest_kernelvm.kernel.kconfig.conf_programs import (
+    cached_shell_environment,
+    install_conf_programs,
+)
 from pytest_kernelvm.kernel.kconfig.requests import requests_of
 from pytest_kernelvm.kernel.kconfig.session import KconfigSession
 from pytest_kernelvm.kernel.source.mirror import mirrored
@@ -82,7 +85,7 @@ def configuring(store: Store, cell: CellConfig) -> Iterator[KconfigSession]:
         ):
             build = replace(make_run_in(store, cell, tree, work.directory), files=files)
             compiler = compiler_version(cell.arch, cell.kernel.llvm)
-            _put_conf_programs(store, build, compiler)
+            _install_conf_programs(store, build, compiler)
             yield _configuration(store, build)
 
 
@@ -140,11 +143,11 @@ def answers_of(build: MakeRun) -> Path:
 
 
 def _asking_once(store: Store, build: MakeRun, answers: Path) -> MakeRun:
-    environment = asking_once(store, build.cell.kernel.llvm, answers)
+    environment = cached_shell_environment(store, build.cell.kernel.llvm, answers)
     return replace(build, env={**build.env, **environment})
 
 
-def _put_conf_programs(store: Store, build: MakeRun, compiler: str) -> None:
+def _install_conf_programs(store: Store, build: MakeRun, compiler: str) -> None:
     """Spare a build directory the compilation of conf, and its questions.
 
     Not where the source may change. compiler: its version, and the linker's.
@@ -158,13 +161,13 @@ def _put_conf_programs(store: Store, build: MakeRun, compiler: str) -> None:
 
     tools = versions_of(build.variables)
     decided_by = (str(build.tree.resolve()), compiler, *build.variables, *tools)
-    put_conf_programs(store, decided_by, build.directory, answers_of(build), configure)
+    install_conf_programs(store, decided_by, build.directory, answers_of(build), configure)
 
 
 def _configure(store: Store, build: MakeRun, compiler: str) -> None:
-    _put_conf_programs(store, build, compiler)
+    _install_conf_programs(store, build, compiler)
     configuration = _configuration(store, build)
-    decision = configuration.settle()
+    decision = configuration.configure()
     if decision.lost:
         # What is lost for want of a program is not explained by symbols.
         lost = {request.name: request for request in decision.lost}
@@ -172,7 +175,7 @@ def _configure(store: Store, build: MakeRun, compiler: str) -> None:
         require_tools(build.cell.id, values, lost, where=build.cell.kernel.base)
         store.progress.say(f"explaining what {build.cell.id} has lost")
         raise configuration.explain(decision)
-    changed = configuration.base_not_kept(decision)
+    changed = configuration.changed_from_base(decision)
     if changed:
         base = build.cell.kernel.base
         store.progress.say(

@@ -24,12 +24,12 @@ DIRECTORIES = ("scripts/basic", "scripts/kconfig")
 # In an entry, what shell_cache.c kept.
 ANSWERS = "answers"
 # More than a compiler's temporary files take for a question.
-ROOM_BYTES = 1 << 20
+LEAST_FREE_BYTES = 1 << 20
 
 
-def put_conf_programs(
+def install_conf_programs(
     store: Store,
-    decided_by: Sequence[str],
+    inputs: Sequence[str],
     directory: Path,
     answers: Path,
     configure: Callable[[Path, Path], None],
@@ -37,9 +37,9 @@ def put_conf_programs(
     """Put the compiled programs of a source into a build directory, where make finds them fresh.
 
     What they were answered when they first ran is put beside.
-    decided_by: all that programs and answers come of: the source, in the store, where it never
+    inputs: all that programs and answers come of: the source, in the store, where it never
     changes, as kbuild's .cmd files name its path; make's variables; the version of the tools.
-    directory: make's O=. answers: as for `asking_once`.
+    directory: make's O=. answers: as for `cached_shell_environment`.
     configure: has make configure anything in a build directory, with a directory for answers.
     Raises what `configure` does, HarnessError where the compiler had no room for its files.
     """
@@ -50,9 +50,9 @@ def put_conf_programs(
         configure(made, work.entry / ANSWERS)
         _refuse_full_disk()
         _copy(made, work.entry)
-        return {"source": Path(decided_by[0]).name}
+        return {"source": Path(inputs[0]).name}
 
-    digest = digest_of([*decided_by])
+    digest = digest_of([*inputs])
     entry = store.obtain(KIND, digest, make, label="the kernel's configuration programs")
     _copy(entry, directory)
     # The store's are read-only; who is of another mind must be able to replace these.
@@ -68,19 +68,19 @@ def _refuse_full_disk() -> None:
     files where TMPDIR says (gcc(1)).
     """
     directory = Path(os.environ.get("TMPDIR") or "/tmp")
-    room_bytes = shutil.disk_usage(directory).free
-    if room_bytes < ROOM_BYTES:
+    free_bytes = shutil.disk_usage(directory).free
+    if free_bytes < LEAST_FREE_BYTES:
         raise HarnessError(
             f"{directory} is full: what the compiler can do cannot be found out",
             Evidence(
-                expected=f"{ROOM_BYTES} bytes for its temporary files",
-                seen=f"{room_bytes} bytes",
+                expected=f"{LEAST_FREE_BYTES} bytes for its temporary files",
+                seen=f"{free_bytes} bytes",
                 next_step="make room there, or set TMPDIR to another directory",
             ),
         )
 
 
-def asking_once(store: Store, llvm: str, directory: Path) -> dict[str, str]:
+def cached_shell_environment(store: Store, llvm: str, directory: Path) -> dict[str, str]:
     """Return the environment in which conf and Kconfiglib ask the shell nothing twice.
 
     llvm: as in the vm-config, as it decides the host's compiler. directory: for the answers, which
@@ -97,7 +97,7 @@ def asking_once(store: Store, llvm: str, directory: Path) -> dict[str, str]:
 
     digest = digest_of([compiler, shell_cache.SOURCE.read_text()])
     entry = store.obtain(KIND, digest, make, label="the memory of conf's questions")
-    return shell_cache.answered_from(directory, entry / shell_cache.LIBRARY)
+    return shell_cache.cache_environment(directory, entry / shell_cache.LIBRARY)
 
 
 def _copy(made: Path, directory: Path) -> None:

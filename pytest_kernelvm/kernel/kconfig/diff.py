@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pytest_kernelvm.config.model import Requested
-from pytest_kernelvm.kernel.kconfig.dot_config import offered, parse_config, same_value
+from pytest_kernelvm.kernel.kconfig.dot_config import not_set, parse_config, same_value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
+class ComparedConfig:
     """One of two configurations.
 
     label: whose it is. text: its .config. names: all symbols that its Kconfig files define, None
@@ -25,7 +25,7 @@ class Side:
     @property
     def values(self) -> dict[str, str]:
         """The symbols that are set or, visible, n."""
-        return dict.fromkeys(offered(self.text), "n") | parse_config(self.text)
+        return dict.fromkeys(not_set(self.text), "n") | parse_config(self.text)
 
     def knows(self, name: str) -> bool:
         """Whether its Kconfig files define a symbol; taken for granted where they are missing."""
@@ -45,28 +45,28 @@ class SymbolChange:
 class ConfigDiff:
     """What differs between two configurations.
 
-    new: defined only in the second. gone: only in the first. asked: values that one of them was
-    asked for. followed: values that nobody asked for: defaults, and what others bring along.
+    new: defined only in the second. gone: only in the first. requested: values that one of them was
+    asked for. unrequested: values that nobody asked for: defaults, and what others bring along.
     """
 
     new: tuple[SymbolChange, ...]
     gone: tuple[SymbolChange, ...]
-    asked: tuple[SymbolChange, ...]
-    followed: tuple[SymbolChange, ...]
+    requested: tuple[SymbolChange, ...]
+    unrequested: tuple[SymbolChange, ...]
 
     def __bool__(self) -> bool:
-        return bool(self.new or self.gone or self.asked or self.followed)
+        return bool(self.new or self.gone or self.requested or self.unrequested)
 
 
-def difference(one: Side, other: Side) -> ConfigDiff:
+def diff_configs(one: ComparedConfig, other: ComparedConfig) -> ConfigDiff:
     """Return what differs, each part in the order of names.
 
     Symbols that are n or out of sight on both sides do not count as different.
     """
     new: list[SymbolChange] = []
     gone: list[SymbolChange] = []
-    asked: list[SymbolChange] = []
-    followed: list[SymbolChange] = []
+    requested: list[SymbolChange] = []
+    unrequested: list[SymbolChange] = []
     before, after = one.values, other.values
     for name in sorted({*before, *after}):
         change = SymbolChange(
@@ -80,20 +80,20 @@ def difference(one: Side, other: Side) -> ConfigDiff:
             gone.append(change)
         elif not same_value(change.before, change.after):
             named = name in one.requests or name in other.requests
-            (asked if named else followed).append(change)
+            (requested if named else unrequested).append(change)
     return ConfigDiff(
-        new=tuple(new), gone=tuple(gone), asked=tuple(asked), followed=tuple(followed)
+        new=tuple(new), gone=tuple(gone), requested=tuple(requested), unrequested=tuple(unrequested)
     )
 
 
-def rendered(found: ConfigDiff, one: Side, other: Side) -> str:
+def diff_text(found: ConfigDiff, one: ComparedConfig, other: ComparedConfig) -> str:
     """Return a difference as text for a terminal, one symbol a line."""
     parts = []
     for title, changes in (
         (f"gone: {other.label} does not define them", found.gone),
         (f"new: {one.label} does not define them", found.new),
-        ("asked for", found.asked),
-        ("changed with others, or by default", found.followed),
+        ("asked for", found.requested),
+        ("changed with others, or by default", found.unrequested),
     ):
         if changes:
             width = max(len(change.name) for change in changes)

@@ -21,7 +21,7 @@ def parse_config(text: str) -> dict[str, str]:
     return {found[1]: found[2] for line in text.split("\n") if (found := SET_LINE.fullmatch(line))}
 
 
-def offered(text: str) -> frozenset[str]:
+def not_set(text: str) -> frozenset[str]:
     """Return the symbols of a .config that were n by choice: visible, and `is not set`."""
     lines = (UNSET_LINE.fullmatch(line) for line in text.split("\n"))
     return frozenset(found[1] for found in lines if found)
@@ -60,7 +60,9 @@ def well_formed(value: str) -> bool:
     return value in ("y", "m", "n") or bool(_INTEGER.fullmatch(value) or _HEX.fullmatch(value))
 
 
-def lost(requests: Mapping[str, Requested], final: Mapping[str, str]) -> tuple[Requested, ...]:
+def lost_requests(
+    requests: Mapping[str, Requested], final: Mapping[str, str]
+) -> tuple[Requested, ...]:
     """Return the requests that the final configuration does not honour, optional ones too."""
     return tuple(
         request

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from pytest_kernelvm.kernel.kconfig.dot_config import offered, parse_config, same_value
+from pytest_kernelvm.kernel.kconfig.dot_config import not_set, parse_config, same_value
 
-# From the symbols of a fragment to the .config that olddefconfig makes with it.
-Decide = Callable[[Mapping[str, str]], str]
+# Takes the symbols of a fragment, and returns the .config that olddefconfig makes with it.
+Olddefconfig = Callable[[Mapping[str, str]], str]
 
 
 def changed_values(before: str, after: str) -> dict[str, str]:
@@ -20,41 +20,49 @@ def changed_values(before: str, after: str) -> dict[str, str]:
     }
 
 
-def smallest_fragment(before: str, after: str, decide: Decide) -> dict[str, str]:
-    """Return the fewest changed symbols that make one .config into another, as olddefconfig says.
+def smallest_fragment(before: str, after: str, olddefconfig: Olddefconfig) -> dict[str, str]:
+    """Return the fewest changed symbols with which olddefconfig makes one .config into another.
 
-    before, after: texts of .config. decide: runs olddefconfig with a fragment.
-    Groups of symbols are left out on trial, halves first, single ones last. If even all changed
-    symbols together do not come to `after`, all are returned.
+    Args:
+        before: The text of the first .config.
+        after: The text of the second one.
+        olddefconfig: Runs olddefconfig on the first one with a fragment.
+
+    Returns:
+        The symbols of the fragment with their values. If not even all changed symbols together
+        lead to `after`, they are all returned.
     """
-    wanted = parse_config(after)
-    kept = changed_values(before, after)
+    wanted = "".join(f"CONFIG_{name}={value}\n" for name, value in parse_config(after).items())
+    changed = changed_values(before, after)
 
     def suffices(values: Mapping[str, str]) -> bool:
-        return not changed_values(_text(wanted), decide(values))
+        return not changed_values(wanted, olddefconfig(values))
 
-    if not kept or not suffices(kept):
-        return kept
-    # What was out of sight before has mostly come with something else.
+    if not changed or not suffices(changed):
+        return changed
+    # Symbols that were invisible before have mostly come with others: try without all of them.
     known = _values(before)
-    seen = {name: value for name, value in kept.items() if name in known}
-    if seen and len(seen) < len(kept) and suffices(seen):
-        kept = seen
-    size = (len(kept) + 1) // 2
+    visible = {name: value for name, value in changed.items() if name in known}
+    if visible and len(visible) < len(changed) and suffices(visible):
+        changed = visible
+    return _without_needless(changed, suffices)
+
+
+def _without_needless(
+    values: dict[str, str], suffices: Callable[[Mapping[str, str]], bool]
+) -> dict[str, str]:
+    """Leave out groups of symbols while the rest suffices: halves first, single symbols last."""
+    size = (len(values) + 1) // 2
     while size:
-        names = list(kept)
+        names = list(values)
         for start in range(0, len(names), size):
-            left_out = set(names[start : start + size])
-            fewer = {name: value for name, value in kept.items() if name not in left_out}
-            if len(fewer) < len(kept) and suffices(fewer):
-                kept = fewer
+            group = set(names[start : start + size])
+            fewer = {name: value for name, value in values.items() if name not in group}
+            if len(fewer) < len(values) and suffices(fewer):
+                values = fewer
         size = 0 if size == 1 else (size + 1) // 2
-    return kept
+    return values
 
 
 def _values(text: str) -> dict[str, str]:
-    return dict.fromkeys(offered(text), "n") | parse_config(text)
-
-
-def _text(values: Mapping[str, str]) -> str:
-    return "".join(f"CONFIG_{name}={value}\n" for name, value in values.items())
+    return dict.fromkeys(not_set(text), "n") | parse_config(text)

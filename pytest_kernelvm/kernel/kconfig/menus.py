@@ -62,7 +62,7 @@ class _Parser(kconfiglib.Kconfig):  # type: ignore[misc]
         return self._opened.enter_context(super()._open(filename, mode))
 
     def _tokenize(self, s: str) -> Any:
-        return super()._tokenize(rewritten(s))
+        return super()._tokenize(for_kconfiglib(s))
 
     def _parse_props(self, node: Any) -> None:
         self.enclosing[node] = node.parent
@@ -95,7 +95,7 @@ class _Parser(kconfiglib.Kconfig):  # type: ignore[misc]
         self.conditions.setdefault(node, []).append(condition)
 
 
-def rewritten(line: str) -> str:
+def for_kconfiglib(line: str) -> str:
     """Return a Kconfig line in the language of 2020.
 
     `modules` stood behind `option` until v5.14; `transitional` came in v6.18, `depends on X if Y`

@@ -1,4 +1,4 @@
-"""What to ask for besides, so that lost symbols survive: searched here, proved by olddefconfig."""
+"""What else to request, so that lost symbols survive: searched here, proved by olddefconfig."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pytest_kernelvm.kernel.kconfig.dot_config import same_value
 from pytest_kernelvm.kernel.kconfig.losses import Loss, Reason
 from pytest_kernelvm.kernel.kconfig.menus import LEVELS, Expression, Menus, prompts
 
-# From symbols that are asked for, by name, to the final configuration.
-Decide = Callable[[Mapping[str, str]], Mapping[str, str]]
+# Takes requested symbols and their values, and returns the final configuration.
+Olddefconfig = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 # One way to a goal: symbols and the values to ask for.
 Way = frozenset[tuple[str, str]]
@@ -29,9 +29,9 @@ _STEPS = 20_000
 _ROUNDS = 4
 _TRIALS = 12
 
-# What more symbols can mend.
-_MENDABLE = frozenset(
-    {Reason.UNMET, Reason.LIMITED, Reason.INVISIBLE, Reason.SELECTED, Reason.RAISED}
+# Losses that more requested symbols can undo.
+_FIXABLE = frozenset(
+    {Reason.UNMET, Reason.LIMITED, Reason.INVISIBLE, Reason.SELECTED, Reason.NO_MODULES}
 )
 
 
@@ -39,26 +39,29 @@ _MENDABLE = frozenset(
 class Remedy:
     """Symbols to ask for besides.
 
-    extra: their values. mended: the lost symbols that olddefconfig then keeps, as it was seen to.
+    extra: their values. saved: the lost symbols that olddefconfig then keeps, as it was seen to.
     """
 
     extra: Mapping[str, str]
-    mended: tuple[str, ...]
+    saved: tuple[str, ...]
 
 
 def find_remedy(
-    losses: Sequence[Loss], menus: Menus, requests: Mapping[str, Requested], decide: Decide
+    losses: Sequence[Loss],
+    menus: Menus,
+    requests: Mapping[str, Requested],
+    olddefconfig: Olddefconfig,
 ) -> Remedy | None:
     """Return the fewest symbols found that save lost ones, None if none can be saved.
 
     losses: what was lost, most basic first. menus: with the values that lost them.
-    requests: all that was asked for. decide: runs olddefconfig.
+    requests: all that was asked for. olddefconfig: runs olddefconfig.
     """
     trials = _Trials(
-        asked={name: request.value for name, request in requests.items()},
+        requested={name: request.value for name, request in requests.items()},
         lost={loss.request.name for loss in losses},
         menus=menus,
-        decide=decide,
+        olddefconfig=olddefconfig,
     )
     before = set(trials.lost)
     for _ in range(_ROUNDS):
@@ -77,22 +80,27 @@ class _Trials:
     """What is asked for besides so far, as far as olddefconfig has been seen to keep it."""
 
     def __init__(
-        self, *, asked: Mapping[str, str], lost: set[str], menus: Menus, decide: Decide
+        self,
+        *,
+        requested: Mapping[str, str],
+        lost: set[str],
+        menus: Menus,
+        olddefconfig: Olddefconfig,
     ) -> None:
-        self.asked = asked
+        self.requested = requested
         self.lost = lost
         self.menus = menus
-        self.decide = decide
+        self.olddefconfig = olddefconfig
         self.extra: dict[str, str] = {}
 
     def improve(self, losses: Sequence[Loss]) -> bool:
         """Try to save some losses; return whether fewer are lost now, and none that was not."""
-        added = _search_all(losses, self.lost, self.menus, {**self.asked, **self.extra})
+        added = _search_all(losses, self.lost, self.menus, {**self.requested, **self.extra})
         if not added:
             return False
         extra = self.extra | added
-        final = self.decide({**self.asked, **extra})
-        still = _lost(self.asked, final)
+        final = self.olddefconfig({**self.requested, **extra})
+        still = _lost(self.requested, final)
         if not still < self.lost:
             return False
         self.extra, self.lost, self.menus = extra, still, self.menus.with_values(final)
@@ -102,59 +110,61 @@ class _Trials:
         """Return what saves some of the symbols lost before, without what is not needed for it."""
         if not self.extra:
             return None
-        extra = _fewest(self.extra, self.asked, self.lost, self.decide)
-        return Remedy(extra=dict(sorted(extra.items())), mended=tuple(sorted(before - self.lost)))
+        extra = _fewest(self.extra, self.requested, self.lost, self.olddefconfig)
+        return Remedy(extra=dict(sorted(extra.items())), saved=tuple(sorted(before - self.lost)))
 
 
-def _lost(asked: Mapping[str, str], final: Mapping[str, str]) -> set[str]:
-    return {name for name, value in asked.items() if not same_value(value, final.get(name, "n"))}
+def _lost(requested: Mapping[str, str], final: Mapping[str, str]) -> set[str]:
+    return {
+        name for name, value in requested.items() if not same_value(value, final.get(name, "n"))
+    }
 
 
 def _search_all(
-    losses: Sequence[Loss], lost: Iterable[str], menus: Menus, asked: Mapping[str, str]
+    losses: Sequence[Loss], lost: Iterable[str], menus: Menus, requested: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return symbols for all mendable losses, each search building on those before."""
+    """Return symbols for all fixable losses, each search building on those before."""
     added: dict[str, str] = {}
     still = set(lost)
     for loss in losses:
         name = loss.request.name
-        if name not in still or loss.reason not in _MENDABLE:
+        if name not in still or loss.reason not in _FIXABLE:
             continue
-        ways = _Search(menus, {**asked, **added}).ways(loss.request)
+        ways = ways_to(menus, {**requested, **added}, loss.request)
         if ways:
-            best = dict(ways[0])
+            best = ways[0]
             added |= best
             menus = menus.with_values({**menus.values, **best, name: loss.request.value})
     return added
 
 
 def _fewest(
-    extra: dict[str, str], asked: Mapping[str, str], lost: set[str], decide: Decide
+    extra: dict[str, str], requested: Mapping[str, str], lost: set[str], olddefconfig: Olddefconfig
 ) -> dict[str, str]:
     """Return the extra symbols without those that are not needed, one trial each."""
     for name in sorted(extra)[:_TRIALS]:
         if len(extra) == 1:
             break
         fewer = {other: value for other, value in extra.items() if other != name}
-        if _lost(asked, decide({**asked, **fewer})) <= lost:
+        if _lost(requested, olddefconfig({**requested, **fewer})) <= lost:
             extra = fewer
     return extra
 
 
-def ways_to(menus: Menus, asked: Mapping[str, str], request: Requested) -> list[dict[str, str]]:
+def ways_to(menus: Menus, requested: Mapping[str, str], request: Requested) -> list[dict[str, str]]:
     """Return sets of symbols that may make a request hold, the smallest first; none proved.
 
-    asked: what must keep its value, by symbol.
+    requested: what must keep its value, by symbol.
     """
-    return [dict(way) for way in _Search(menus, asked).ways(request)]
+    return [dict(way) for way in _Search(menus, requested).ways(request)]
 
 
 class _Search:
     """Backward search through dependencies, in which what was asked for stays as it is."""
 
-    def __init__(self, menus: Menus, asked: Mapping[str, str]) -> None:
+    def __init__(self, menus: Menus, requested: Mapping[str, str]) -> None:
         self.menus = menus
-        self.asked = asked
+        self.requested = requested
         self.steps = 0
 
     def ways(self, request: Requested) -> list[Way]:
@@ -226,23 +236,24 @@ class _Search:
 
     def _free(self, symbol: Any, wanted: int) -> bool:
         """Whether nobody asked for less, and no rival in a choice was asked for."""
-        value = self.asked.get(symbol.name)
+        value = self.requested.get(symbol.name)
         if value is not None and value in LEVELS and LEVELS.index(value) < wanted:
             return False
         rivals = symbol.choice.syms if symbol.choice is not None else ()
-        return not any(self.asked.get(other.name) == "y" for other in rivals if other is not symbol)
+        return not any(
+            self.requested.get(other.name) == "y" for other in rivals if other is not symbol
+        )
 
     def _setting(self, symbol: Any, value: str) -> Way:
-        return _NOTHING if symbol.name in self.asked else frozenset({(symbol.name, value)})
+        return _NOTHING if symbol.name in self.requested else frozenset({(symbol.name, value)})
 
     def _at_least(self, expression: Expression, wanted: int, path: frozenset[Any]) -> list[Way]:
         if self.menus.level(expression) >= wanted:
             return [_NOTHING]
-        self.steps += 1
-        if self.steps > _STEPS or len(path) > _DEPTH:
+        if self._is_too_far(path):
             return []
         if isinstance(expression, tuple):
-            return self._expression_at_least(expression, wanted, path)
+            return self._operation_at_least(expression, wanted, path)
         if isinstance(expression, Choice):
             return _shortest(
                 way
@@ -255,7 +266,7 @@ class _Search:
             return []
         return self._obtained(expression, wanted, path | {expression})
 
-    def _expression_at_least(
+    def _operation_at_least(
         self, expression: Expression, wanted: int, path: frozenset[Any]
     ) -> list[Way]:
         operator, left = expression[0], expression[1]
@@ -286,23 +297,32 @@ class _Search:
     def _at_most(self, expression: Expression, most: int, path: frozenset[Any]) -> list[Way]:
         if self.menus.level(expression) <= most:
             return [_NOTHING]
-        self.steps += 1
-        if self.steps > _STEPS or len(path) > _DEPTH:
+        if self._is_too_far(path):
             return []
         if isinstance(expression, tuple):
-            operator = expression[0]
-            if operator == NOT:
-                return self._at_least(expression[1], 2 - most, path)
-            if operator in (AND, OR):
-                sides = [self._at_most(side, most, path) for side in expression[1:]]
-                return _shortest([*sides[0], *sides[1]]) if operator == AND else self._all(sides)
-            return []
+            return self._operation_at_most(expression, most, path)
         if isinstance(expression, Choice) or expression.is_constant or expression in path:
             return []
-        asked = self.asked.get(expression.name, "n")
-        if expression.choice is not None or (asked in LEVELS and LEVELS.index(asked) > most):
+        value = self.requested.get(expression.name, "n")
+        if expression.choice is not None or (value in LEVELS and LEVELS.index(value) > most):
             return []
         return self._not_forced(expression, most, path | {expression})
+
+    def _operation_at_most(
+        self, expression: Expression, most: int, path: frozenset[Any]
+    ) -> list[Way]:
+        operator = expression[0]
+        if operator == NOT:
+            return self._at_least(expression[1], 2 - most, path)
+        if operator not in (AND, OR):
+            return []
+        left, right = (self._at_most(side, most, path) for side in expression[1:])
+        return _shortest([*left, *right]) if operator == AND else self._all([left, right])
+
+    def _is_too_far(self, path: frozenset[Any]) -> bool:
+        """Count a step of the search; tell whether it has to end here."""
+        self.steps += 1
+        return self.steps > _STEPS or len(path) > _DEPTH
 
     def _all(self, goals: Sequence[Sequence[Way]]) -> list[Way]:
         """Ways to reach all goals at once: one way to each, none contradicting another."""

@@ -11,7 +11,7 @@ from pytest_kernelvm.kernel.kconfig.dot_config import config_line
 from pytest_kernelvm.kernel.kconfig.losses import Loss, Reason, definitions
 from pytest_kernelvm.kernel.kconfig.remedy import Remedy
 
-_MISSING = frozenset({Reason.UNKNOWN, Reason.DEPARTED, Reason.ELSEWHERE})
+_MISSING = frozenset({Reason.UNKNOWN, Reason.REMOVED, Reason.OTHER_ARCH})
 _ADVICE = "ask for what these symbols depend on, or drop the request"
 
 
@@ -70,8 +70,8 @@ def _heads(lost: Sequence[Requested], got: Mapping[str, str]) -> list[str]:
 
 
 def _remedy_lines(remedy: Remedy, lost: int) -> list[str]:
-    count = len(remedy.mended)
-    saved = ", ".join(remedy.mended)
+    count = len(remedy.saved)
+    saved = ", ".join(remedy.saved)
     if count == lost:
         saved = "it" if lost == 1 else f"all {lost}"
     these = "this as well" if len(remedy.extra) == 1 else "these as well"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,8 +13,8 @@ from pytest_kernelvm.config.model import Conditional, KernelConfig, Requested
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, KernelvmError, ToolMissing
 from pytest_kernelvm.kernel.kconfig.dot_config import (
     as_config,
-    lost,
-    offered,
+    lost_requests,
+    not_set,
     parse_config,
     same_value,
 )
@@ -30,7 +30,7 @@ _ENVIRONMENT = "kernelvm-environment"
 _ENVIRONMENT_GOAL = "kernelvm-environment-config"
 
 
-class Make(Protocol):
+class KernelMake(Protocol):
     """A kernel's make for a build directory, with the build's compiler."""
 
     def make(self, *goals: str) -> None:
@@ -41,7 +41,7 @@ class Make(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
+class FinalConfig:
     """What conf came to.
 
     requests: all that was asked for, conditional symbols with it. text: the final .config.
@@ -58,13 +58,13 @@ class Decision:
     @property
     def lost(self) -> tuple[Requested, ...]:
         """The requests that were not honoured and should have been."""
-        gone = lost(self.requests, self.values)
+        gone = lost_requests(self.requests, self.values)
         return tuple(request for request in gone if not request.optional)
 
     @property
     def dropped(self) -> tuple[Requested, ...]:
         """The optional requests that were not honoured."""
-        return tuple(each for each in lost(self.requests, self.values) if each.optional)
+        return tuple(each for each in lost_requests(self.requests, self.values) if each.optional)
 
 
 class KconfigSession:
@@ -83,7 +83,7 @@ class KconfigSession:
         version: str,
         tree: Path,
         directory: Path,
-        make: Make,
+        make: KernelMake,
     ) -> None:
         self.kernel = kernel
         self.arch = arch
@@ -100,48 +100,63 @@ class KconfigSession:
         """The .config in the build directory."""
         return self.directory / ".config"
 
-    def settle(self) -> Decision:
-        """Configure: base, answers, requests, olddefconfig, until conditional symbols are settled.
+    def configure(self) -> FinalConfig:
+        """Write the final `.config`: base, unnamed tristates, requests, conditional symbols.
 
-        Returns the decision, which may have lost requests; `.config` is what it came to.
-        Raises BadInput for contradicting requests or rules, BuildFailed where make fails.
+        Returns:
+            The final configuration, which may have lost requests.
+
+        Raises:
+            BadInput: For requests that contradict each other, for conditional symbols that remove
+                what they depend on, and for `auto_modules` without MODULES.
+            BuildFailed: If make fails.
         """
-        plain = requests_of(self.kernel, self.version)
+        requests = requests_of(self.kernel, self.version)
         self._base = self._make_base()
         if self.kernel.auto_modules or self.kernel.prefer_builtin:
             self._tristates = self._unnamed_tristates()
+        final = self._with_conditionals(requests.values())
+        self._check_modules(final.values)
+        return final
+
+    def _with_conditionals(self, requests: Collection[Requested]) -> FinalConfig:
+        """Configure again and again, until the rules that were applied are those that hold."""
         rules = conditionals_of(self.kernel, self.version)
         applied: tuple[Conditional, ...] = ()
-        # Each round applies one rule at least, or is the last.
-        for _ in range(len(rules) + 1):
+        while True:
             symbols = (request for rule in applied for request in rule.symbols)
-            requests = merge([*plain.values(), *symbols])
-            text = self.answered(
-                {name: each.value for name, each in requests.items() if not _in_vain(each)}
-            )
-            values = parse_config(text)
-            holding = tuple(rule for rule in rules if _holds(rule, values))
+            final = self._final_config(merge([*requests, *symbols]))
+            holding = tuple(rule for rule in rules if _holds(rule, final.values))
             undone = [rule for rule in applied if rule not in holding]
             if undone:
                 raise _undoes_itself(self.label, undone, applied)
+            # Otherwise there is at least one more rule to apply than in this round.
             if holding == applied:
-                break
+                return final
             applied = holding
-        self._check_modules(values)
-        return Decision(requests=requests, text=text)
 
-    def base_not_kept(self, decision: Decision) -> tuple[str, ...]:
+    def _final_config(self, requests: Mapping[str, Requested]) -> FinalConfig:
+        values = {
+            name: request.value
+            for name, request in requests.items()
+            if not _needs_absent_program(request)
+        }
+        return FinalConfig(requests=requests, text=self.resolve(values))
+
+    def changed_from_base(self, final: FinalConfig) -> tuple[str, ...]:
         """Return the symbols of a complete .config as base that came out otherwise, unasked."""
         if not Path(self.kernel.base).is_file():
             return ()
-        final = decision.values
+        values = final.values
         return tuple(
             name
             for name, value in parse_config(self._base).items()
-            if name not in decision.requests and not same_value(value, final.get(name, "n"))
+            if name not in final.requests and not same_value(value, values.get(name, "n"))
         )
 
-    def decide(self, values: Mapping[str, str], answers: Mapping[str, str] | None = None) -> str:
+    def olddefconfig(
+        self, values: Mapping[str, str], answers: Mapping[str, str] | None = None
+    ) -> str:
         """Return the .config that olddefconfig makes of the base and some values behind it.
 
         answers: values for symbols that nobody names, which come before.
@@ -166,9 +181,9 @@ class KconfigSession:
         return Menus.parse("Kconfig", environment=environment, values=values)
 
     def explain(
-        self, decision: Decision, environment: Mapping[str, str] | None = None
+        self, final: FinalConfig, environment: Mapping[str, str] | None = None
     ) -> KernelvmError:
-        """Return the error that explains what a decision lost; more of conf's runs may be needed.
+        """Return the error that explains what a final lost; more of conf's runs may be needed.
 
         environment: conf's, by default as the kernel's make gives it.
         Where Kconfiglib cannot parse these files the error says so and lists the losses.
@@ -178,11 +193,11 @@ class KconfigSession:
         from pytest_kernelvm.kernel.kconfig.report import explained, unexplained
 
         try:
-            menus = self.menus(decision.values, environment)
+            menus = self.menus(final.values, environment)
         except KernelvmError as error:
-            return unexplained(self.label, decision.lost, decision.values, self.tree, error.summary)
-        losses = explain_losses(decision.lost, menus, decision.requests, self.tree)
-        remedy = find_remedy(losses, menus, decision.requests, self._trial)
+            return unexplained(self.label, final.lost, final.values, self.tree, error.summary)
+        losses = explain_losses(final.lost, menus, final.requests, self.tree)
+        remedy = find_remedy(losses, menus, final.requests, self._trial)
         return explained(self.label, losses, remedy)
 
     def edit(self) -> str:
@@ -218,7 +233,7 @@ class KconfigSession:
         return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
     def _trial(self, values: Mapping[str, str]) -> Mapping[str, str]:
-        return parse_config(self.answered(values))
+        return parse_config(self.resolve(values))
 
     def _make_base(self) -> str:
         base = Path(self.kernel.base)
@@ -251,24 +266,24 @@ class KconfigSession:
     def _unnamed_tristates(self) -> frozenset[str]:
         """The tristate symbols that nobody names, a complete .config as base included."""
         named = (
-            {*parse_config(self._base), *offered(self._base)}
+            {*parse_config(self._base), *not_set(self._base)}
             if Path(self.kernel.base).is_file()
             else set()
         )
         files = (path for path in self.tree.rglob("Kconfig*") if path.is_file())
         return tristates(path.read_text(errors="replace") for path in files) - named
 
-    def answered(self, values: Mapping[str, str]) -> str:
+    def resolve(self, values: Mapping[str, str]) -> str:
         """Return what olddefconfig makes of values, with m or y for each tristate unnamed."""
         free = self._tristates - set(values)
         if not (self.kernel.auto_modules and self.kernel.prefer_builtin):
             answer = "m" if self.kernel.auto_modules else "y"
-            return self.decide(values, dict.fromkeys(free, answer))
+            return self.olddefconfig(values, dict.fromkeys(free, answer))
         # What is y without being asked stays so; the rest is m as soon as it comes into sight.
         answers: dict[str, str] = {}
         while True:
-            text = self.decide(values, answers)
-            found = (offered(text) & free) - set(answers)
+            text = self.olddefconfig(values, answers)
+            found = (not_set(text) & free) - set(answers)
             if not found:
                 return text
             answers |= dict.fromkeys(found, "m")
@@ -300,7 +315,7 @@ def tristates(kconfig_texts: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _in_vain(request: Requested) -> bool:
+def _needs_absent_program(request: Requested) -> bool:
     """Whether a request may be lost, and must be: conf does not ask for some programs itself."""
     return request.optional and request.value == "y" and lacks_program(request.name)
 

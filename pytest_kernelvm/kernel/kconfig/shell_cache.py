@@ -15,7 +15,7 @@ SOURCE = Path(__file__).with_name("shell_cache.c")
 LIBRARY = "conf_answers.so"
 
 
-def answered_from(directory: Path, library: Path) -> dict[str, str]:
+def cache_environment(directory: Path, library: Path) -> dict[str, str]:
     """Return the environment in which conf asks the shell nothing twice.
 
     directory: for its answers. library: shell_cache.c, compiled for this machine.
@@ -29,21 +29,21 @@ def answered_from(directory: Path, library: Path) -> dict[str, str]:
     }
 
 
-def _name_of(question: bytes) -> str:
+def _file_name(question: bytes) -> str:
     value = 0xCBF29CE484222325
     for byte in question:
         value = (value ^ byte) * 0x100000001B3 % (1 << 64)
     return f"{value:016x}"
 
 
-def answer_to(question: str) -> str | None:
+def cached_answer(question: str) -> str | None:
     """Return what the shell answered conf in this environment, None if it was not asked."""
     raw = question.encode()
     directory = os.environ.get(ANSWERS)
     if not directory:
         return None
     try:
-        asked, _, answer = Path(directory, _name_of(raw)).read_bytes().partition(b"\0")
+        asked, _, answer = Path(directory, _file_name(raw)).read_bytes().partition(b"\0")
     except OSError:
         return None
     return answer.decode(errors="replace") if asked == raw else None
@@ -54,7 +54,7 @@ def _shell(kconfig: Any, name: str, command: str) -> str:
     # Who only builds does not need it.
     import kconfiglib
 
-    answer = answer_to(command)
+    answer = cached_answer(command)
     if answer is None:
         return str(kconfiglib._shell_fn(kconfig, name, command))
     return answer.rstrip("\n").replace("\n", " ")
