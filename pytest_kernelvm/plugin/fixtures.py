@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_kernelvm.plugin import claims, marks
+from pytest_kernelvm.plugin import claims, markers
 from pytest_kernelvm.plugin.cells import cell_config_of
-from pytest_kernelvm.plugin.conclusion import answer_for_guests, tolerance_of
+from pytest_kernelvm.plugin.guest_check import answer_for_guests, tolerance_of
 from pytest_kernelvm.plugin.options import console_limit_bytes, fresh_of, store_root
+from pytest_kernelvm.plugin.reporting import progress, run_report
 from pytest_kernelvm.plugin.stash import FACTORY, MISTAKE, NEXT, NUMBERS
-from pytest_kernelvm.plugin.telling import progress, run_report
 
 if TYPE_CHECKING:
     from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
-    from pytest_kernelvm.plugin.guest_request import GuestFactory, LinkedVms
+    from pytest_kernelvm.plugin.guest_factory import GuestFactory, LinkedVms
     from pytest_kernelvm.report.observer import Observer
     from pytest_kernelvm.session.guests import Guests
     from pytest_kernelvm.store.store import Store
@@ -65,9 +65,9 @@ def kernelvm_kernel(kernelvm_cell: Cell) -> Kernel:
 @pytest.fixture
 def kernelvm_closure(kernelvm_cell: Cell, request: pytest.FixtureRequest) -> Closure:
     """The closure of the modules that the test wants: its marker's, or the vm-config's."""
-    from pytest_kernelvm.plugin.guest_request import cell_of
+    from pytest_kernelvm.plugin.guest_factory import cell_of
 
-    asked = marks.asked_of(request.node)
+    asked = markers.asked_of(request.node)
     return cell_of(kernelvm_cell, asked).closure(asked.modules)
 
 
@@ -76,9 +76,9 @@ def kernelvm_initramfs(
     kernelvm_cell: Cell, kernelvm_closure: Closure, request: pytest.FixtureRequest
 ) -> Initramfs:
     """The initramfs that `vm` boots with."""
-    from pytest_kernelvm.plugin.guest_request import cell_of
+    from pytest_kernelvm.plugin.guest_factory import cell_of
 
-    asked = marks.asked_of(request.node)
+    asked = markers.asked_of(request.node)
     return cell_of(kernelvm_cell, asked).initramfs(
         kernelvm_closure, options=asked.options, blacklist=asked.blacklist, files=asked.files
     )
@@ -133,7 +133,7 @@ def kernelvm_guest_factory(
 ) -> Iterator[GuestFactory]:
     """What makes the guests of one test, and answers for them at its end."""
     from pytest_kernelvm.failures.bundle_writer import BundleWriter
-    from pytest_kernelvm.plugin.guest_request import GuestFactory
+    from pytest_kernelvm.plugin.guest_factory import GuestFactory
 
     keep = request.config.getoption("--kernelvm-keep") == "failed"
     bundle_writer = BundleWriter(kernelvm_cell.store, keep=keep)
@@ -142,7 +142,7 @@ def kernelvm_guest_factory(
         factory = GuestFactory(
             test=request.node.nodeid,
             cell=kernelvm_cell,
-            asked=marks.asked_of(request.node),
+            asked=markers.asked_of(request.node),
             fresh=fresh_of(request.config),
             stack=stack,
             guests=kernelvm_guests,
@@ -195,7 +195,7 @@ def kernelvm_vm(_kernelvm_guest_factory: GuestFactory, request: pytest.FixtureRe
 
         # What cannot be made ready is that test's failure, not this one's.
         with contextlib.suppress(KernelvmError):
-            _kernelvm_guest_factory.prepare(marks.asked_of(following))
+            _kernelvm_guest_factory.prepare(markers.asked_of(following))
     return guest
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kernelvm.plugin import claims, marks
+from pytest_kernelvm.plugin import claims, markers
 from pytest_kernelvm.plugin.cells import cell_config_of, is_claimed, selected_cells
-from pytest_kernelvm.plugin.conclusion import answer_for_guests
 from pytest_kernelvm.plugin.fixtures import (
     kernelvm_boot_vm,
     kernelvm_build_module,
@@ -29,6 +28,7 @@ from pytest_kernelvm.plugin.fixtures import (
     kernelvm_vm,
     kernelvm_vms,
 )
+from pytest_kernelvm.plugin.guest_check import answer_for_guests
 from pytest_kernelvm.plugin.options import (
     SPLATS,
     VALUED,
@@ -36,8 +36,8 @@ from pytest_kernelvm.plugin.options import (
     configs_directory,
     pytest_addoption,
 )
+from pytest_kernelvm.plugin.reporting import header_of, run_report, tell_mistakes
 from pytest_kernelvm.plugin.stash import CELLS, FACTORY, FATAL, MISTAKE, NEXT, RUN, UNUSABLE
-from pytest_kernelvm.plugin.telling import header_of, run_report, tell_mistakes
 
 if TYPE_CHECKING:
     from pytest_kernelvm.errors import KernelvmError
@@ -79,9 +79,9 @@ def pytest_load_initial_conftests(
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and, unless they are switched off, the fixtures' short names."""
-    for marker in marks.ALL:
+    for marker in markers.ALL:
         config.addinivalue_line("markers", marker)
-    for option, allowed in (("kernelvm_fresh", marks.FRESH), ("kernelvm_splats", SPLATS)):
+    for option, allowed in (("kernelvm_fresh", markers.FRESH), ("kernelvm_splats", SPLATS)):
         value = config.getini(option)
         if value not in allowed:
             raise pytest.UsageError(f"{option} is one of {', '.join(allowed)}, not {value!r}")
@@ -112,7 +112,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.user_properties[:] = [each for each in item.user_properties if each[0] != VERDICT]
     if MISTAKE in item.stash:
         raise item.stash[MISTAKE]
-    wanted = marks.features_of(item)
+    wanted = markers.features_of(item)
     cell = cell_config_of(item) if wanted else None
     lacking = wanted - set(cell.kernel.features) if cell else set()
     if cell and lacking:
@@ -157,7 +157,7 @@ def pytest_make_collect_report(
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Find what is wrong with a test before anything is built; it alone fails for it."""
-    mistake: KernelvmError | None = marks.mistake_in(item)
+    mistake: KernelvmError | None = markers.mistake_in(item)
     if UNUSABLE in item.config.stash and is_claimed(item):
         item.add_marker("vm")
         mistake = mistake or item.config.stash[UNUSABLE]

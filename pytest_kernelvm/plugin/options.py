@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.plugin import marks
+from pytest_kernelvm.plugin import markers
 
 # The options that have a value, which may stand behind a space.
 VALUED = (
@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--kernelvm-fresh",
-        choices=marks.FRESH,
+        choices=markers.FRESH,
         help="how each `vm` gets its state right after boot: from a stored snapshot (restore, the "
         "default), by booting (boot), or from the test before where both are marked clean=True "
         "(share); default the ini option kernelvm_fresh",

@@ -12,8 +12,8 @@ import pytest
 from xdist.remote import Producer
 
 from pytest_kernelvm.config.roots import Root
-from pytest_kernelvm.plugin.guest_request import GuestRequest, asked_by
-from pytest_kernelvm.plugin.marks import ALL, FEATURES_MARKER, MARKER, SPLATS_MARKER
+from pytest_kernelvm.plugin.guest_factory import GuestRequest, asked_by
+from pytest_kernelvm.plugin.markers import ALL, FEATURES_MARKER, MARKER, SPLATS_MARKER
 from pytest_kernelvm.plugin.scheduling import TOGETHER, CellScheduling
 
 # What is imported in every run.
@@ -25,14 +25,14 @@ LIGHT = [
         for name in (
             "cells",
             "claims",
-            "conclusion",
+            "guest_check",
             "fixtures",
             "hooks",
-            "marks",
+            "markers",
             "options",
             "short_fixtures",
             "stash",
-            "telling",
+            "reporting",
         )
     ),
 ]

@@ -11,7 +11,7 @@ from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.guest.userland import Userland, entries_of, obtain_userland
 from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.plugin.guest_request import asked_by
+from pytest_kernelvm.plugin.guest_factory import asked_by
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.store import Store
 

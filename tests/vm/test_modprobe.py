@@ -11,7 +11,7 @@ from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing
-from pytest_kernelvm.plugin.guest_request import GuestOptions
+from pytest_kernelvm.plugin.guest_factory import GuestOptions
 from pytest_kernelvm.process import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.every_cell]

@@ -13,7 +13,7 @@ from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.config.roots import Root
 from pytest_kernelvm.failures.bundle_writer import BundleWriter
 from pytest_kernelvm.modules.closure import Closure
-from pytest_kernelvm.plugin.marks import FRESH
+from pytest_kernelvm.plugin.markers import FRESH
 from pytest_kernelvm.plugin.splat_policy import SplatPolicy
 from pytest_kernelvm.report.observer import Observer
 from pytest_kernelvm.session.cell import Cell

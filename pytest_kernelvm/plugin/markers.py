@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_kernelvm.errors import BadInput
-    from pytest_kernelvm.plugin.guest_request import GuestRequest
+    from pytest_kernelvm.plugin.guest_factory import GuestRequest
 
 # How `vm` comes to its state right after boot: from a snapshot, by booting, or by being left in
 # that state by the test before.
@@ -53,7 +53,7 @@ def asked_of(item: pytest.Item) -> GuestRequest:
 
     Raises TypeError for what they cannot ask for; `mistake_in` is asked first.
     """
-    from pytest_kernelvm.plugin.guest_request import asked_by
+    from pytest_kernelvm.plugin.guest_factory import asked_by
 
     found: dict[str, Any] = {}
     for marker in reversed(list(item.iter_markers("kernelvm"))):
