@@ -28,11 +28,11 @@ from pytest_kernelvm.plugin.fixtures import (
     kernelvm_vm,
     kernelvm_vms,
 )
-from pytest_kernelvm.plugin.guest_check import answer_for_guests
+from pytest_kernelvm.plugin.guest_check import check_guests
 from pytest_kernelvm.plugin.options import (
-    SPLATS,
     VALUED,
     are_named,
+    check_ini,
     configs_directory,
     pytest_addoption,
 )
@@ -79,17 +79,10 @@ def pytest_load_initial_conftests(
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and, unless they are switched off, the fixtures' short names."""
-    for marker in markers.ALL:
+    for marker in markers.descriptions(with_signature=config.getoption("markers")):
         config.addinivalue_line("markers", marker)
-    for option, allowed in (("kernelvm_fresh", markers.FRESH), ("kernelvm_splats", SPLATS)):
-        value = config.getini(option)
-        if value not in allowed:
-            raise pytest.UsageError(f"{option} is one of {', '.join(allowed)}, not {value!r}")
-    try:
-        short = config.getini("kernelvm_short_fixtures")
-    except (ValueError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"kernelvm_short_fixtures is true or false: {error}") from None
-    if short:
+    check_ini(config)
+    if config.getini("kernelvm_short_fixtures"):
         from pytest_kernelvm.plugin import short_fixtures
 
         config.pluginmanager.register(short_fixtures, SHORT_FIXTURES)
@@ -223,9 +216,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     try:
         result = yield
     except (pytest.skip.Exception, pytest.xfail.Exception):
-        answer_for_guests(item, "the test", ask=True)
+        check_guests(item, "the test", ask=True)
         raise
-    answer_for_guests(item, "the test", ask=True)
+    check_guests(item, "the test", ask=True)
     return result
 
 
@@ -272,7 +265,7 @@ def pytest_runtest_makereport(
     factory = item.stash.get(FACTORY, None)
     if factory:
         factory.failed = True
-    guests, bundle_writer = (factory.made, factory.bundle_writer) if factory else ((), None)
+    guests, bundle_writer = (factory.vms, factory.bundle_writer) if factory else ((), None)
     describe_failure(report, call.excinfo, guests, bundle_writer)
     if bundle_writer and bundle_writer.bundle:
         run_report(item.config).tally.note_bundle(bundle_writer.bundle.name)
