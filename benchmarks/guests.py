@@ -113,7 +113,7 @@ def _restored(guests: Guests, bootable: Bootable) -> float:
 
 def _ahead(guests: Guests, bootable: Bootable) -> float:
     """Return what a test waits whose guest was restored while another one ran for half a second."""
-    guests.prepare(bootable)
+    guests.restore_ahead(bootable)
     time.sleep(0.5)
     return _restored(guests, bootable)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_kernelvm.guest.initramfs import Initramfs
     from pytest_kernelvm.kernel.build.build import Kernel
     from pytest_kernelvm.modules.closure import Closure
-    from pytest_kernelvm.plugin.guest_request import BootVm, LinkedVms
+    from pytest_kernelvm.plugin.guest_factory import BootVm, LinkedVms
     from pytest_kernelvm.session.cell import Cell
     from pytest_kernelvm.vm.agent.results import CommandResult
     from pytest_kernelvm.vm.machine.vm import Vm
@@ -39,14 +39,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BootVm": "plugin.guest_request",
+    "BootVm": "plugin.guest_factory",
     "Cell": "session.cell",
     "Closure": "modules.closure",
     "CommandResult": "vm.agent.results",
     "Initramfs": "guest.initramfs",
     "Kernel": "kernel.build.build",
     "KernelvmWarning": "errors",
-    "LinkedVms": "plugin.guest_request",
+    "LinkedVms": "plugin.guest_factory",
     "Pseudofile": "config.roots",
     "Root": "config.roots",
     "Vm": "vm.machine.vm",

@@ -6,18 +6,17 @@ import argparse
 import contextlib
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_kernelvm.cli.selection import add_source, one_cell, store_of
-from pytest_kernelvm.config.model import USERLANDS
-from pytest_kernelvm.config.roots import KINDS, Root
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.session.guest_request import ARGUMENTS, GuestRequest
 from pytest_kernelvm.store.writing import remove_tree
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
     from pytest_kernelvm.session.cell import Cell
-    from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+    from pytest_kernelvm.vm.machine.vm import Vm
 
 # The file in the store with the lines given at prompts.
 HISTORY = "history"
@@ -41,19 +40,43 @@ def add_boot(verbs: Verbs) -> None:
             "or debian:PACKAGE[:ARCH][@SUITE] such as debian:linux-image-arm64",
         )
         add_source(parser)
-        parser.add_argument("--modules", metavar="A,B", help="default those of the vm-config")
-        parser.add_argument("--userland", choices=USERLANDS, help="default that of the vm-config")
-        parser.add_argument("--root", choices=KINDS, help="boot into a root file system of a kind")
-        parser.add_argument("--cmdline", default="", metavar="WORDS", help="for the bootloader's")
-        parser.add_argument(
-            "--no-cookie", action="store_true", help="leave the cookie off the command line"
-        )
-        parser.add_argument(
-            "--network", choices=("user", "outside"), default="", help="with a network card"
-        )
+        _add_request(parser)
         if verb is _boot:
             _add_ways(parser)
         parser.set_defaults(verb=verb)
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that ask something of the guest."""
+    for name, argument in ARGUMENTS.items():
+        option = argument.option
+        if option is None:
+            continue
+        meaning = option.meaning or argument.meaning
+        if option.has_value:
+            parser.add_argument(
+                option.flag,
+                dest=name,
+                choices=option.choices,
+                metavar=option.metavar or None,
+                help=meaning,
+            )
+        else:
+            parser.add_argument(option.flag, dest=name, action="store_false", help=meaning)
+
+
+def _request(arguments: argparse.Namespace) -> GuestRequest:
+    """Return what the options ask of the guest."""
+    given: dict[str, Any] = {}
+    for name, argument in ARGUMENTS.items():
+        if argument.option is None:
+            continue
+        value = getattr(arguments, name)
+        if isinstance(value, str):
+            given[name] = argument.option.from_text(value)
+        elif value is not None:
+            given[name] = value
+    return GuestRequest().with_options(**given)
 
 
 def _cell(arguments: argparse.Namespace) -> Cell:
@@ -63,12 +86,9 @@ def _cell(arguments: argparse.Namespace) -> Cell:
 
     store = store_of(arguments)
     if arguments.prebuilt is None:
-        cell = Cell(one_cell(arguments, arguments.cell), store)
-    else:
-        source = source_named(f"prebuilt:{arguments.prebuilt}")
-        cell = Cell(prebuilt_cell(source, arch_of(store, source)), store)
-    root = None if arguments.root is None else Root(kind=arguments.root)
-    return cell.variant(userland=arguments.userland, root=root)
+        return Cell(one_cell(arguments, arguments.cell), store)
+    source = source_named(f"prebuilt:{arguments.prebuilt}")
+    return Cell(prebuilt_cell(source, arch_of(store, source)), store)
 
 
 def _add_ways(parser: argparse.ArgumentParser) -> None:
@@ -80,21 +100,6 @@ def _add_ways(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb")
     parser.add_argument(
         "--wait", action="store_true", help="with --gdb: stand still until gdb lets it go on"
-    )
-
-
-def _wanted(arguments: argparse.Namespace) -> list[str] | None:
-    if arguments.modules is None:
-        return None
-    return [name for name in arguments.modules.split(",") if name]
-
-
-def _bootable(cell: Cell, arguments: argparse.Namespace) -> Bootable:
-    return cell.bootable(
-        modules=_wanted(arguments),
-        cmdline=arguments.cmdline,
-        cookie=not arguments.no_cookie,
-        network=arguments.network,
     )
 
 
@@ -120,7 +125,8 @@ def _boot(arguments: argparse.Namespace) -> int:
     store = cell.store
     # What went well needs no log; an error names it, so then it stays.
     directory = store.new_log_directory(cell.config.id)
-    bootable = _bootable(cell, arguments)
+    request = _request(arguments)
+    bootable = cell.bootable(request)
     if arguments.wait:
         bootable = replace(
             bootable,
@@ -145,7 +151,7 @@ def _boot(arguments: argparse.Namespace) -> int:
         guests = Guests(store, lambda: directory)
         get = guests.restored if arguments.from_snapshot else guests.booted
         vm = get(bootable, launched)
-        if arguments.network:
+        if request.network:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
         how = "restored" if vm.snapshot else "booted"
         intro = f"{vm.label}: {how} in {vm.ready_s:.2f} s; {LEAVE}"
@@ -158,7 +164,7 @@ def _argv(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.process import quoted
     from pytest_kernelvm.vm.qemu.argv import BY_HAND, qemu_argv
 
-    print(quoted(qemu_argv(_bootable(_cell(arguments), arguments).boot, BY_HAND)))
+    print(quoted(qemu_argv(_cell(arguments).bootable(_request(arguments)).boot, BY_HAND)))
     if sys.stdout.isatty():
         print("Ctrl-A x leaves QEMU", file=sys.stderr)
     return 0

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_kernelvm.plugin import claims, marks
+from pytest_kernelvm.plugin import claims, markers
 from pytest_kernelvm.plugin.cells import cell_config_of
-from pytest_kernelvm.plugin.conclusion import answer_for_guests, tolerance_of
+from pytest_kernelvm.plugin.guest_check import check_guests, splat_policy_of
 from pytest_kernelvm.plugin.options import console_limit_bytes, fresh_of, store_root
+from pytest_kernelvm.plugin.reporting import progress, run_report
 from pytest_kernelvm.plugin.stash import FACTORY, MISTAKE, NEXT, NUMBERS
-from pytest_kernelvm.plugin.telling import progress, run_report
 
 if TYPE_CHECKING:
     from pytest_kernelvm import BootVm, Cell, Closure, Initramfs, Kernel, Vm
-    from pytest_kernelvm.plugin.guest_request import GuestFactory, LinkedVms
+    from pytest_kernelvm.plugin.guest_factory import GuestFactory, LinkedVms
     from pytest_kernelvm.report.observer import Observer
     from pytest_kernelvm.session.guests import Guests
     from pytest_kernelvm.store.store import Store
@@ -65,10 +65,8 @@ def kernelvm_kernel(kernelvm_cell: Cell) -> Kernel:
 @pytest.fixture
 def kernelvm_closure(kernelvm_cell: Cell, request: pytest.FixtureRequest) -> Closure:
     """The closure of the modules that the test wants: its marker's, or the vm-config's."""
-    from pytest_kernelvm.plugin.guest_request import cell_of
-
-    asked = marks.asked_of(request.node)
-    return cell_of(kernelvm_cell, asked).closure(asked.modules)
+    guest_request = markers.guest_request_of(request.node)
+    return kernelvm_cell.variant_for(guest_request).closure(guest_request.modules)
 
 
 @pytest.fixture
@@ -76,11 +74,12 @@ def kernelvm_initramfs(
     kernelvm_cell: Cell, kernelvm_closure: Closure, request: pytest.FixtureRequest
 ) -> Initramfs:
     """The initramfs that `vm` boots with."""
-    from pytest_kernelvm.plugin.guest_request import cell_of
-
-    asked = marks.asked_of(request.node)
-    return cell_of(kernelvm_cell, asked).initramfs(
-        kernelvm_closure, options=asked.options, blacklist=asked.blacklist, files=asked.files
+    guest_request = markers.guest_request_of(request.node)
+    return kernelvm_cell.variant_for(guest_request).initramfs(
+        kernelvm_closure,
+        options=guest_request.options,
+        blacklist=guest_request.blacklist,
+        files=guest_request.files,
     )
 
 
@@ -114,14 +113,14 @@ def kernelvm_observer(request: pytest.FixtureRequest) -> Iterator[Observer]:
     config = request.config
     live = config.getoption("capture") == "no" and not hasattr(config, "workerinput")
     casts = Path(config.rootpath, config.getini("kernelvm_casts"))
-    witness = Observer(
+    observer = Observer(
         live=sys.stdout.write if live else None,
         casts=casts if config.getoption("--kernelvm-record") else None,
         progress=progress(config) if config.get_verbosity() > 0 else None,
     )
-    yield witness
-    witness.close()
-    run_report(config).tally.casts += [str(file) for file in witness.recorded]
+    yield observer
+    observer.close()
+    run_report(config).tally.casts += [str(file) for file in observer.recorded]
 
 
 @pytest.fixture(name="_kernelvm_guest_factory")
@@ -133,7 +132,7 @@ def kernelvm_guest_factory(
 ) -> Iterator[GuestFactory]:
     """What makes the guests of one test, and answers for them at its end."""
     from pytest_kernelvm.failures.bundle_writer import BundleWriter
-    from pytest_kernelvm.plugin.guest_request import GuestFactory
+    from pytest_kernelvm.plugin.guest_factory import GuestFactory
 
     keep = request.config.getoption("--kernelvm-keep") == "failed"
     bundle_writer = BundleWriter(kernelvm_cell.store, keep=keep)
@@ -142,17 +141,17 @@ def kernelvm_guest_factory(
         factory = GuestFactory(
             test=request.node.nodeid,
             cell=kernelvm_cell,
-            asked=marks.asked_of(request.node),
+            request=markers.guest_request_of(request.node),
             fresh=fresh_of(request.config),
             stack=stack,
             guests=kernelvm_guests,
-            witness=_kernelvm_observer,
+            observer=_kernelvm_observer,
             bundle_writer=bundle_writer,
-            splat_policy=tolerance_of(request.node),
+            splat_policy=splat_policy_of(request.node),
         )
         request.node.stash[FACTORY] = factory
         yield factory
-        answer_for_guests(request.node, "the test's end", ask=not factory.failed)
+        check_guests(request.node, "the test's end", ask=not factory.failed)
 
 
 @pytest.fixture
@@ -189,21 +188,21 @@ def kernelvm_vms(_kernelvm_guest_factory: GuestFactory) -> LinkedVms:
 def kernelvm_vm(_kernelvm_guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Vm:
     """A guest in its state right after boot."""
     guest = _kernelvm_guest_factory.new()
-    following = request.config.stash.get(NEXT, None)
-    if following is not None and _wants_alike(request.node, following):
+    next_test = request.config.stash.get(NEXT, None)
+    if next_test is not None and _uses_vm_of_same_cell(request.node, next_test):
         from pytest_kernelvm.errors import KernelvmError
 
         # What cannot be made ready is that test's failure, not this one's.
         with contextlib.suppress(KernelvmError):
-            _kernelvm_guest_factory.prepare(marks.asked_of(following))
+            _kernelvm_guest_factory.restore_ahead(markers.guest_request_of(next_test))
     return guest
 
 
-def _wants_alike(item: pytest.Item, other: pytest.Item) -> bool:
-    """Whether another test wants our `vm`, of the same cell.
+def _uses_vm_of_same_cell(item: pytest.Item, other: pytest.Item) -> bool:
+    """Whether another test uses our `vm`, of the same cell.
 
-    A test module may have a `vm` of its own, of which nobody knows before what guest it wants.
+    A test module may define a `vm` of its own; which guest that needs is not known in advance.
     """
-    cell = cell_config_of(item)
-    alike = cell is not None and cell_config_of(other) is cell
-    return alike and MISTAKE not in other.stash and claims.uses(other, claims.VM)
+    config = cell_config_of(item)
+    same_cell = config is not None and cell_config_of(other) is config
+    return same_cell and MISTAKE not in other.stash and claims.uses(other, claims.VM)

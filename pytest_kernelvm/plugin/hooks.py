@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kernelvm.plugin import claims, marks
+from pytest_kernelvm.plugin import claims, markers
 from pytest_kernelvm.plugin.cells import cell_config_of, is_claimed, selected_cells
-from pytest_kernelvm.plugin.conclusion import answer_for_guests
 from pytest_kernelvm.plugin.fixtures import (
     kernelvm_boot_vm,
     kernelvm_build_module,
@@ -29,15 +28,16 @@ from pytest_kernelvm.plugin.fixtures import (
     kernelvm_vm,
     kernelvm_vms,
 )
+from pytest_kernelvm.plugin.guest_check import check_guests
 from pytest_kernelvm.plugin.options import (
-    SPLATS,
     VALUED,
     are_named,
+    check_ini,
     configs_directory,
     pytest_addoption,
 )
+from pytest_kernelvm.plugin.reporting import header_of, run_report, tell_mistakes
 from pytest_kernelvm.plugin.stash import CELLS, FACTORY, FATAL, MISTAKE, NEXT, RUN, UNUSABLE
-from pytest_kernelvm.plugin.telling import header_of, run_report, tell_mistakes
 
 if TYPE_CHECKING:
     from pytest_kernelvm.errors import KernelvmError
@@ -79,17 +79,10 @@ def pytest_load_initial_conftests(
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and, unless they are switched off, the fixtures' short names."""
-    for marker in marks.ALL:
+    for marker in markers.descriptions(with_signature=config.getoption("markers")):
         config.addinivalue_line("markers", marker)
-    for option, allowed in (("kernelvm_fresh", marks.FRESH), ("kernelvm_splats", SPLATS)):
-        value = config.getini(option)
-        if value not in allowed:
-            raise pytest.UsageError(f"{option} is one of {', '.join(allowed)}, not {value!r}")
-    try:
-        short = config.getini("kernelvm_short_fixtures")
-    except (ValueError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"kernelvm_short_fixtures is true or false: {error}") from None
-    if short:
+    check_ini(config)
+    if config.getini("kernelvm_short_fixtures"):
         from pytest_kernelvm.plugin import short_fixtures
 
         config.pluginmanager.register(short_fixtures, SHORT_FIXTURES)
@@ -112,7 +105,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.user_properties[:] = [each for each in item.user_properties if each[0] != VERDICT]
     if MISTAKE in item.stash:
         raise item.stash[MISTAKE]
-    wanted = marks.features_of(item)
+    wanted = markers.features_of(item)
     cell = cell_config_of(item) if wanted else None
     lacking = wanted - set(cell.kernel.features) if cell else set()
     if cell and lacking:
@@ -157,7 +150,7 @@ def pytest_make_collect_report(
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Find what is wrong with a test before anything is built; it alone fails for it."""
-    mistake: KernelvmError | None = marks.mistake_in(item)
+    mistake: KernelvmError | None = markers.mistake_in(item)
     if UNUSABLE in item.config.stash and is_claimed(item):
         item.add_marker("vm")
         mistake = mistake or item.config.stash[UNUSABLE]
@@ -223,9 +216,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     try:
         result = yield
     except (pytest.skip.Exception, pytest.xfail.Exception):
-        answer_for_guests(item, "the test", ask=True)
+        check_guests(item, "the test", ask=True)
         raise
-    answer_for_guests(item, "the test", ask=True)
+    check_guests(item, "the test", ask=True)
     return result
 
 
@@ -272,7 +265,7 @@ def pytest_runtest_makereport(
     factory = item.stash.get(FACTORY, None)
     if factory:
         factory.failed = True
-    guests, bundle_writer = (factory.made, factory.bundle_writer) if factory else ((), None)
+    guests, bundle_writer = (factory.vms, factory.bundle_writer) if factory else ((), None)
     describe_failure(report, call.excinfo, guests, bundle_writer)
     if bundle_writer and bundle_writer.bundle:
         run_report(item.config).tally.note_bundle(bundle_writer.bundle.name)

@@ -3,93 +3,193 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from pytest_kernelvm.plugin import marks
+from pytest_kernelvm.session.fresh import FRESH
 
-# The options that have a value, which may stand behind a space.
-VALUED = (
-    *("--kernelvm-config", "--kernelvm-arch", "--kernelvm-configs", "--kernelvm-store"),
-    *("--kernelvm-source", "--kernelvm-fresh", "--kernelvm-keep", "--kernelvm-splats"),
-)
 SPLATS = ("fail", "warn", "off")
+
+
+class Option:
+    """An option of pytest's command line.
+
+    A dataclass or a named tuple would cost a third of a millisecond in each pytest run.
+
+    Attributes:
+        name: The option as it is written.
+        meaning: What it does, in one line.
+        default: What is taken without it, in words.
+        metavar: What stands for its value in the help text; empty where `choices` do, and for a
+            flag without a value.
+        choices: The values that it may have; empty for any.
+        repeatable: Whether it may be given several times.
+        value: What pytest returns for an option that is not given.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        default: str,
+        *,
+        metavar: str = "",
+        choices: tuple[str, ...] = (),
+        repeatable: bool = False,
+        value: str | None = None,
+    ) -> None:
+        self.name = name
+        self.meaning = meaning
+        self.default = default
+        self.metavar = metavar
+        self.choices = choices
+        self.repeatable = repeatable
+        self.value = value
+
+    @property
+    def has_value(self) -> bool:
+        """Whether a value follows it."""
+        return bool(self.metavar or self.choices)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments of pytest's addoption."""
+        keywords: dict[str, Any] = {"help": f"{self.meaning}; default {self.default}"}
+        if self.metavar:
+            keywords["metavar"] = self.metavar
+        if self.choices:
+            keywords["choices"] = self.choices
+        if self.repeatable:
+            return keywords | {"action": "append", "default": []}
+        return keywords | ({"default": self.value} if self.has_value else {"action": "store_true"})
+
+
+class IniOption:
+    """An option of pytest's ini file.
+
+    Attributes:
+        name: The option as it is written.
+        meaning: What it does, in one line.
+        default: Its value where the ini file does not name it.
+        choices: The values that it may have; empty for any.
+    """
+
+    def __init__(
+        self, name: str, meaning: str, default: str | bool, choices: tuple[str, ...] = ()
+    ) -> None:
+        self.name = name
+        self.meaning = meaning
+        self.default = default
+        self.choices = choices
+
+
+OPTIONS = (
+    Option(
+        "--kernelvm-config",
+        "test this vm-config (malta), cell (malta-6.12) or file; repeatable",
+        "all of the directory",
+        metavar="NAME",
+        repeatable=True,
+    ),
+    Option(
+        "--kernelvm-arch",
+        "test the cells of this architecture; repeatable",
+        "those of all architectures",
+        metavar="ARCH",
+        repeatable=True,
+    ),
+    Option(
+        "--kernelvm-configs",
+        "directory of vm-configs",
+        "the ini option kernelvm_configs",
+        metavar="DIR",
+    ),
+    Option(
+        "--kernelvm-store",
+        "where built kernels are kept",
+        "$KERNELVM_STORE or ~/.cache/kernelvm",
+        metavar="DIR",
+    ),
+    Option(
+        "--kernelvm-source",
+        "take the kernels from there: tree:PATH, git:REPOSITORY@REF, … as for kernelvm build",
+        "what each vm-config says",
+        metavar="KIND:VALUE",
+    ),
+    Option(
+        "--kernelvm-fresh",
+        "how each `vm` gets its state right after boot: from a stored snapshot (restore), by "
+        "booting (boot), or from the test before where both are marked clean=True (share)",
+        "the ini option kernelvm_fresh",
+        choices=FRESH,
+    ),
+    Option(
+        "--kernelvm-keep",
+        "keep the guests of failed tests as the failure left them (failed), for `kernelvm attach`",
+        "none",
+        choices=("failed", "none"),
+        value="none",
+    ),
+    Option(
+        "--kernelvm-record",
+        "record each guest's console as an asciinema cast in the ini option kernelvm_casts",
+        "no recordings",
+    ),
+    Option(
+        "--kernelvm-splats",
+        "what becomes of a test whose kernel finds something wrong that was not allowed "
+        "(WARN, BUG, oops, KASAN, lockups, …)",
+        "the ini option kernelvm_splats",
+        choices=SPLATS,
+    ),
+)
+INI_OPTIONS = (
+    IniOption("kernelvm_casts", "directory of recordings", "kernelvm-casts"),
+    IniOption(
+        "kernelvm_short_fixtures",
+        "whether fixtures have their short names (vm) beside the long ones (kernelvm_vm)",
+        True,
+    ),
+    IniOption("kernelvm_configs", "directory of vm-configs", "vm-configs"),
+    IniOption(
+        "kernelvm_console_limit",
+        "MiB of each guest's console that are kept; a guest that says more fails its test",
+        "48",
+    ),
+    IniOption(
+        "kernelvm_fresh", "restore, boot or share, as --kernelvm-fresh", "restore", choices=FRESH
+    ),
+    IniOption("kernelvm_splats", "fail, warn or off, as --kernelvm-splats", "fail", choices=SPLATS),
+)
+# The options that have a value, which may stand behind a space.
+VALUED = tuple(option.name for option in OPTIONS if option.has_value)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options; this is the plugin's whole cost in a run without guests."""
     group = parser.getgroup("kernelvm", "kernels in virtual machines")
-    group.addoption(
-        "--kernelvm-config",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="test this vm-config (malta), cell (malta-6.12) or file; repeatable; default all",
-    )
-    group.addoption(
-        "--kernelvm-arch",
-        action="append",
-        default=[],
-        metavar="ARCH",
-        help="test the cells of this architecture; repeatable",
-    )
-    group.addoption(
-        "--kernelvm-configs",
-        metavar="DIR",
-        help="directory of vm-configs, default the ini option kernelvm_configs",
-    )
-    group.addoption(
-        "--kernelvm-store",
-        metavar="DIR",
-        help="where built kernels are kept, default $KERNELVM_STORE or ~/.cache/kernelvm",
-    )
-    group.addoption(
-        "--kernelvm-source",
-        metavar="KIND:VALUE",
-        help="take the kernels from there: tree:PATH, git:REPOSITORY@REF, … as for kernelvm build",
-    )
-    group.addoption(
-        "--kernelvm-fresh",
-        choices=marks.FRESH,
-        help="how each `vm` gets its state right after boot: from a stored snapshot (restore, the "
-        "default), by booting (boot), or from the test before where both are marked clean=True "
-        "(share); default the ini option kernelvm_fresh",
-    )
-    group.addoption(
-        "--kernelvm-keep",
-        choices=("failed", "none"),
-        default="none",
-        help="keep the guests of failed tests as the failure left them (failed), for `kernelvm "
-        "attach`; default none",
-    )
-    group.addoption(
-        "--kernelvm-record",
-        action="store_true",
-        help="record each guest's console as an asciinema cast in the ini option kernelvm_casts",
-    )
-    parser.addini("kernelvm_casts", "directory of recordings", default="kernelvm-casts")
-    group.addoption(
-        "--kernelvm-splats",
-        choices=SPLATS,
-        help="what becomes of a test whose kernel finds something wrong that was not allowed "
-        "(WARN, BUG, oops, KASAN, lockups, …); default the ini option kernelvm_splats",
-    )
-    parser.addini(
-        "kernelvm_short_fixtures",
-        "whether fixtures have their short names (vm) beside the long ones (kernelvm_vm)",
-        type="bool",
-        default=True,
-    )
-    parser.addini("kernelvm_configs", "directory of vm-configs", default="vm-configs")
-    parser.addini(
-        "kernelvm_console_limit",
-        "MiB of each guest's console that are kept; a guest that says more fails its test",
-        default="48",
-    )
-    parser.addini(
-        "kernelvm_fresh", "restore, boot or share, as --kernelvm-fresh", default="restore"
-    )
-    parser.addini("kernelvm_splats", "fail, warn or off, as --kernelvm-splats", default="fail")
+    for option in OPTIONS:
+        group.addoption(option.name, **option.keywords)
+    for ini in INI_OPTIONS:
+        kind: Literal["bool"] | None = "bool" if isinstance(ini.default, bool) else None
+        parser.addini(ini.name, ini.meaning, type=kind, default=ini.default)
+
+
+def check_ini(config: pytest.Config) -> None:
+    """Check the values in the ini file.
+
+    Raises:
+        UsageError: One of them is not among those that its option may have.
+    """
+    for ini in INI_OPTIONS:
+        if isinstance(ini.default, bool):
+            try:
+                config.getini(ini.name)
+            except (ValueError, pytest.UsageError) as error:
+                raise pytest.UsageError(f"{ini.name} is true or false: {error}") from None
+        elif ini.choices and (value := config.getini(ini.name)) not in ini.choices:
+            raise pytest.UsageError(f"{ini.name} is one of {', '.join(ini.choices)}, not {value!r}")
 
 
 def configs_directory(config: pytest.Config) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import KernelvmError
-from pytest_kernelvm.plugin.caught import is_caught_by_name, is_reported, where_caught
+from pytest_kernelvm.plugin.expected_errors import is_caught_by_name, is_reported, where_caught
 from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.verdict.watch import Allowance, allowance
 

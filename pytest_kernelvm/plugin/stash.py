@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_kernelvm.config.model import CellConfig
     from pytest_kernelvm.errors import KernelvmError
-    from pytest_kernelvm.plugin.guest_request import GuestFactory
+    from pytest_kernelvm.plugin.guest_factory import GuestFactory
     from pytest_kernelvm.report.run import RunReport
     from pytest_kernelvm.report.terminal import TerminalProgress
 

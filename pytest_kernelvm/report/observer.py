@@ -59,7 +59,7 @@ class Observer:
             stack.callback(self._watched.remove, vm)
             if not self._thread:
                 self._thread = threading.Thread(
-                    target=self._tell, name="kernelvm-witness", daemon=True
+                    target=self._tell, name="kernelvm-observer", daemon=True
                 )
                 self._thread.start()
 

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import KernelvmError
-from pytest_kernelvm.report.shown import make_printable
+from pytest_kernelvm.report.printable_report import make_printable
 from pytest_kernelvm.session.guests import GuestCounts
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.toolchain.compiler import compiler_version

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_kernelvm.config.model import CellConfig, ModprobeConfig
 from pytest_kernelvm.config.roots import Root
@@ -24,6 +25,7 @@ from pytest_kernelvm.modules.modprobe_d import ModprobeD
 from pytest_kernelvm.modules.names import normalise
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import quoted
+from pytest_kernelvm.session.guest_request import GuestRequest
 from pytest_kernelvm.store.intact import require_intact, require_intact_below
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.agent.services import ServiceCatalogue
@@ -33,6 +35,11 @@ from pytest_kernelvm.vm.qemu.argv import Boot
 from pytest_kernelvm.vm.qemu.snapshot import require_intact_boot
 from pytest_kernelvm.vm.verdict.calibration import calibration_of
 from pytest_kernelvm.vm.verdict.deadlines import Calibration, Limits
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from pytest_kernelvm.session.guest_options import GuestOptions
 
 
 class Cell:
@@ -149,25 +156,21 @@ class Cell:
 
         options: module parameters, added to the vm-config's. files: further files by path.
         """
-        entries = self._guest_entries(closure, options, blacklist, files)
         chosen = self.closure() if closure is None else closure
-        return pack(self.store, entries, compressed=not (chosen.modules or self.userland))
+        request = GuestRequest(options=options or {}, blacklist=tuple(blacklist), files=files or {})
+        return self._packed(chosen, self._guest_entries(chosen, request))
 
-    def _guest_entries(
-        self,
-        closure: Closure | None,
-        options: Mapping[str, str] | None,
-        blacklist: Iterable[str],
-        files: Mapping[str, bytes] | None,
-    ) -> list[Entry]:
-        chosen = self.closure() if closure is None else closure
-        self._require_intact(chosen)
+    def _packed(self, closure: Closure, entries: Iterable[Entry]) -> Initramfs:
+        return pack(self.store, entries, compressed=not (closure.modules or self.userland))
+
+    def _guest_entries(self, closure: Closure, request: GuestRequest) -> list[Entry]:
+        self._require_intact(closure)
         return guest_entries(
             self.programs,
             tree=self.tree,
-            closure=chosen,
-            modprobe=self._modprobe(options, blacklist),
-            files=files or {},
+            closure=closure,
+            modprobe=self._modprobe(request),
+            files=request.files,
             userland=self.userland,
         )
 
@@ -179,13 +182,11 @@ class Cell:
         if self.userland:
             require_intact_below(self.userland.root)
 
-    def _modprobe(
-        self, options: Mapping[str, str] | None = None, blacklist: Iterable[str] = ()
-    ) -> ModprobeConfig:
+    def _modprobe(self, request: GuestRequest) -> ModprobeConfig:
         configured = self.config.modprobe
         return ModprobeConfig(
-            options=(*configured.options, *(options or {}).items()),
-            blacklist=(*configured.blacklist, *blacklist),
+            options=(*configured.options, *request.options.items()),
+            blacklist=(*configured.blacklist, *request.blacklist),
         )
 
     def boot(
@@ -224,60 +225,61 @@ class Cell:
             network=network,
         )
 
+    def variant_for(self, request: GuestRequest) -> Cell:
+        """Return this cell with the userland, external modules and root that a request names."""
+        return self.variant(userland=request.userland, external=request.external, root=request.root)
+
     def bootable(
-        self,
-        *,
-        modules: Iterable[str] | None = None,
-        closure: Closure | None = None,
-        options: Mapping[str, str] | None = None,
-        blacklist: Iterable[str] = (),
-        files: Mapping[str, bytes] | None = None,
-        cmdline: str = "",
-        cookie: bool = True,
-        shared_console: bool = False,
-        network: str = "",
-        boot_timeout_s: float | None = None,
+        self, request: GuestRequest | None = None, /, **options: Unpack[GuestOptions]
     ) -> Bootable:
         """Return what a guest is made of.
 
-        modules or closure: what its initramfs holds. network: as in Boot; with one, `modules` are
-        taken with those of the card's driver. boot_timeout_s: by default the vm-config's.
-        Raises DamagedStore if a file of it is not what was put into the store.
+        Args:
+            request: What is asked of the guest; None for what the vm-config says alone.
+            **options: Arguments of a request, over those of `request`.
+
+        Raises:
+            TypeError: One of the options has a wrong value.
+            DamagedStore: A file of the guest is not what was put into the store.
         """
-        if network and closure is None:
-            wanted = self.config.modules if modules is None else modules
-            modules = dict.fromkeys((*wanted, *self.config.arch.network_modules))
-        chosen = closure if closure is not None else self.closure(modules)
+        request = (request or GuestRequest()).with_options(**options)
+        return self.variant_for(request)._bootable(request)
+
+    def _bootable(self, request: GuestRequest) -> Bootable:
+        chosen = request.closure if request.closure is not None else self._closure_for(request)
         root = self.config.root
-        if root:
-            initramfs = self._preinit(root)
-        else:
-            initramfs = self.initramfs(chosen, options=options, blacklist=blacklist, files=files)
+        contents = self._guest_entries(chosen, request)
+        initramfs = self._preinit(root) if root else self._packed(chosen, contents)
         boot = self.boot(
             initramfs,
-            cmdline=cmdline,
-            cookie=cookie,
-            shared_console=shared_console,
-            network=network,
+            cmdline=request.cmdline,
+            cookie=request.cookie,
+            shared_console=request.shared_console,
+            network=request.network,
         )
         if root:
-            contents = self._guest_entries(chosen, options, blacklist, files)
             boot = self._into(root, boot, contents)
         require_intact_boot(boot)
         timeouts = self.config.timeouts
+        boot_s = timeouts.boot_s if request.boot_timeout_s is None else request.boot_timeout_s
         return Bootable(
             label=self.config.id,
             boot=boot,
             abi=self.programs.abi,
             terminal=self.programs.terminal,
             limits=Limits(
-                boot_s=timeouts.boot_s if boot_timeout_s is None else boot_timeout_s,
-                command_s=timeouts.command_s,
-                calibration=self.calibration,
+                boot_s=boot_s, command_s=timeouts.command_s, calibration=self.calibration
             ),
-            by_hand=self._by_hand(chosen, cmdline, cookie, network),
+            by_hand=self._by_hand(chosen, request),
             services=self.services,
         )
+
+    def _closure_for(self, request: GuestRequest) -> Closure:
+        """Return the closure of a request's modules, with a network card's driver if it has one."""
+        if not request.network:
+            return self.closure(request.modules)
+        modules = self.config.modules if request.modules is None else request.modules
+        return self.closure(dict.fromkeys((*modules, *self.config.arch.network_modules)))
 
     def _preinit(self, root: Root) -> Initramfs:
         """Return the initramfs that leads into a root."""
@@ -287,7 +289,7 @@ class Cell:
             self.programs,
             tree=self.tree,
             closure=closure,
-            modprobe=self._modprobe(),
+            modprobe=self._modprobe(GuestRequest()),
             root=root,
         )
         return pack(self.store, entries, compressed=False)
@@ -306,18 +308,13 @@ class Cell:
         own = self.kernel.config.get("CMDLINE", "")
         return boot_into(self.store, boot, root, image, builtin_cmdline=own)
 
-    def _by_hand(self, closure: Closure, cmdline: str, cookie: bool, network: str) -> str:
-        argv = ["kernelvm", "boot", self.config.command_word]
-        if self.config.userland != "none":
-            argv.append(f"--userland={self.config.userland}")
-        if self.config.root and not self.config.root.where:
-            argv.append(f"--root={self.config.root.kind}")
-        if closure.wanted != self.config.modules:
-            argv.append(f"--modules={','.join(closure.wanted)}")
-        if cmdline:
-            argv.append(f"--cmdline={cmdline}")
-        if not cookie:
-            argv.append("--no-cookie")
-        if network:
-            argv.append(f"--network={network if network != 'link' else 'user'}")
-        return quoted(argv)
+    def _by_hand(self, closure: Closure, request: GuestRequest) -> str:
+        """Return the command that boots such a guest by hand, as far as a command line can."""
+        config = self.config
+        same = replace(
+            request,
+            modules=None if closure.wanted == config.modules else closure.wanted,
+            userland=None if config.userland == "none" else config.userland,
+            root=None if config.root and config.root.where else config.root,
+        )
+        return quoted(["kernelvm", "boot", config.command_word, *same.command_line()])

@@ -180,7 +180,7 @@ class Guests:
         label = f"the snapshot of {bootable.label}"
         return make_snapshot(self._store, bootable.boot, record, label=label)
 
-    def prepare(self, bootable: Bootable) -> None:
+    def restore_ahead(self, bootable: Bootable) -> None:
         """Have one guest restored ahead of the call that asks for it, if its snapshot is there."""
         if self._ahead and self._ahead[0] == bootable:
             return

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 from xdist.remote import Producer
 
-from pytest_kernelvm.config.roots import Root
-from pytest_kernelvm.plugin.guest_request import GuestRequest, asked_by
-from pytest_kernelvm.plugin.marks import ALL, FEATURES_MARKER, MARKER, SPLATS_MARKER
+from pytest_kernelvm.plugin.markers import (
+    FEATURES_MARKER,
+    SPLATS_MARKER,
+    descriptions,
+    guest_marker,
+)
 from pytest_kernelvm.plugin.scheduling import TOGETHER, CellScheduling
 
 # What is imported in every run.
@@ -25,16 +24,18 @@ LIGHT = [
         for name in (
             "cells",
             "claims",
-            "conclusion",
             "fixtures",
+            "guest_check",
             "hooks",
-            "marks",
+            "markers",
             "options",
+            "reporting",
             "short_fixtures",
             "stash",
-            "telling",
         )
     ),
+    "pytest_kernelvm.session",
+    "pytest_kernelvm.session.fresh",
 ]
 MALTA = 'arch: mips\nkernel: {version: ["6.1", "6.12"]}\n'
 AARCH64 = 'arch: aarch64\nkernel: {version: "6.12"}\n'
@@ -219,52 +220,7 @@ def test_an_unknown_arch_ends_the_run(pytester: pytest.Pytester) -> None:
     assert_usage_error(result, "ERROR: bad-input: unknown arch 'mpis'")
 
 
-@pytest.mark.parametrize(
-    ("given", "complaint"),
-    [
-        ({"moduls": ["loop"]}, "unexpected keyword argument 'moduls'"),
-        ({"modules": "loop"}, "modules is a list of names, not the text 'loop'"),
-        ({"modules": b"loop"}, "modules is a list of names, not the text b'loop'"),
-        ({"blacklist": "loop"}, "blacklist is a list of names, not the text 'loop'"),
-        ({"blacklist": None}, "blacklist is a list of names, not None"),
-        ({"modules": [1]}, "not names of modules: (1,)"),
-        ({"modules": 1}, "not iterable"),
-        ({"modules": iter(["loop"])}, "modules is read more than once"),
-        ({"userland": "glibc"}, "userland is one of none, kmod, busybox, not 'glibc'"),
-        ({"userland": ""}, "userland is one of none, kmod, busybox, not ''"),
-        ({"root": "jffs2"}, "root is a Root, not 'jffs2'"),
-        ({"external": ["mine"]}, "external is C by the name of the module, not ['mine']"),
-        ({"external": {"mine": b""}}, "external is C by the name of the module; not 'mine': b''"),
-        ({"options": "max_loop=3"}, "options is parameters by the name of the module, not"),
-        ({"options": {"loop": 3}}, "options is parameters by the name of the module, as in"),
-        ({"files": {"/x": "text"}}, "files is bytes by path; not '/x': 'text'"),
-        ({"files": ["/x"]}, "files is bytes by path, not ['/x']"),
-        ({"cmdline": ["quiet"]}, "cmdline is a text, not ['quiet']"),
-        ({"cookie": "no"}, "cookie is True or False, not 'no'"),
-        ({"shared_console": 1}, "shared_console is True or False, not 1"),
-        ({"network": "tap"}, "network is one of user, outside, not 'tap'"),
-        ({"network": True}, "network is a text, not True"),
-        ({"boot_timeout_s": "30"}, "boot_timeout_s is a number of seconds, not '30'"),
-        ({"boot_timeout_s": 0}, "boot_timeout_s is a number of seconds above 0, not 0"),
-        ({"boot_timeout_s": True}, "boot_timeout_s is a number of seconds above 0, not True"),
-        ({"boot_timeout_s": math.nan}, "boot_timeout_s is a number of seconds above 0, not nan"),
-        ({"fresh": "booted"}, "fresh is one of restore, boot, share, not 'booted'"),
-        ({"clean": "yes"}, "clean is True or False, not 'yes'"),
-    ],
-)
-def test_what_a_test_cannot_ask_for(given: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(TypeError, match=re.escape(complaint)):
-        asked_by(**given)
-
-
-def test_what_a_test_can_ask_for() -> None:
-    root = Root(kind="jffs2")
-    asked = asked_by(modules=["loop"], blacklist={"dummy"}, options=None, files=None, root=root)
-    assert asked == GuestRequest(modules=("loop",), blacklist=("dummy",), root=root)
-    known: dict[str, Any] = {"external": {"mine": "int x;"}, "files": {"/x": b""}, "clean": True}
-    assert asked_by(boot_timeout_s=3, **known) == GuestRequest(boot_timeout_s=3, **known)
-
-
+MARKER = guest_marker()
 MISUSES = [
     ("kernelvm('loop')", "the marker kernelvm: its arguments have names", MARKER),
     ("kernelvm(modules='loop')", "modules is a list of names, not the text 'loop'", MARKER),
@@ -344,13 +300,9 @@ def test_how_splats_count_is_one_of_three(pytester: pytest.Pytester) -> None:
 
 def test_the_markers_are_documented(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("--markers")
-    assert {f"@pytest.mark.{marker}" for marker in ALL} <= {*result.outlines}
-
-
-def test_the_signature_of_the_marker_is_whole() -> None:
-    signature = MARKER.partition("(")[2].partition("):")[0]
-    named = {word.partition("=")[0] for word in signature.split(", ")} - {"*"}
-    assert named == {each.name for each in fields(GuestRequest)} - {"closure"}
+    assert {f"@pytest.mark.{marker}" for marker in descriptions(with_signature=True)} <= {
+        *result.outlines
+    }
 
 
 # What a run says of itself

@@ -11,8 +11,8 @@ from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.guest.userland import Userland, entries_of, obtain_userland
 from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.plugin.guest_request import asked_by
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.session.guest_request import GuestRequest
 from pytest_kernelvm.store.store import Store
 
 VM_CONFIGS = Path(__file__).parents[2] / "vm-configs"
@@ -46,9 +46,9 @@ def test_no_kmod_where_debian_has_no_port(tmp_path: Path) -> None:
 
 
 def test_marker_takes_the_known_ones() -> None:
-    assert asked_by(userland="kmod").userland == "kmod"
+    assert GuestRequest.from_marker({"userland": "kmod"}).userland == "kmod"
     with pytest.raises(TypeError, match="userland is one of none, kmod, busybox, not 'toybox'"):
-        asked_by(userland="toybox")
+        GuestRequest.from_marker({"userland": "toybox"})
 
 
 def write_config(directory: Path, userland: str) -> Path:

@@ -11,8 +11,8 @@ from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing
-from pytest_kernelvm.plugin.guest_request import GuestOptions
 from pytest_kernelvm.process import run
+from pytest_kernelvm.session.guest_options import GuestOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.every_cell]
 

@@ -150,15 +150,15 @@ def test_the_second_one_boots_nothing(cell: Cell, private: tuple[Store, Guests])
 def test_one_is_restored_while_another_is_tested(cell: Cell, private: tuple[Store, Guests]) -> None:
     _store, guests = private
     bootable = cell.bootable(modules=["dummy"])
-    guests.prepare(bootable)
+    guests.restore_ahead(bootable)
     assert guests.counts.waiting == 0
     with guests.restored(bootable) as vm:
-        guests.prepare(bootable)
+        guests.restore_ahead(bootable)
         assert vm.read("/proc/version")
     with guests.restored(bootable) as vm:
         assert vm.read("/proc/version")
     assert guests.counts.waiting == 1
-    guests.prepare(bootable)
+    guests.restore_ahead(bootable)
     guests.close()
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from pytest_kernelvm import errors
 from pytest_kernelvm.errors import GuestDied, GuestHang, GuestPanic, GuestSplat, KernelvmError
-from pytest_kernelvm.plugin import caught
-from pytest_kernelvm.plugin.caught import is_caught_by_name, where_caught
+from pytest_kernelvm.plugin.expected_errors import is_caught_by_name, where_caught
 
 PANIC = GuestPanic
 
@@ -214,4 +213,4 @@ def test_code_without_a_source_names_nothing() -> None:
     text = "try:\n    case.fails()\nexcept GuestPanic:\n    pass\n"
     exec(compile(text, "<no file>", "exec"), {"case": case, "GuestPanic": GuestPanic})
     assert not is_caught_by_name(case.error)
-    assert caught.where_caught(case.error) == "<no file>:2"
+    assert where_caught(case.error) == "<no file>:2"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pytest_kernelvm.plugin.splat_policy import SplatPolicy
 
 
-def tolerance_of(item: pytest.Item) -> SplatPolicy:
+def splat_policy_of(item: pytest.Item) -> SplatPolicy:
     """Return which splats a test allows, and whether others fail it."""
     from pytest_kernelvm.plugin.splat_policy import SplatPolicy
 
@@ -25,7 +25,7 @@ def tolerance_of(item: pytest.Item) -> SplatPolicy:
     )
 
 
-def answer_for_guests(item: pytest.Item, for_what: str, *, ask: bool) -> None:
+def check_guests(item: pytest.Item, for_what: str, *, ask: bool) -> None:
     """Fail a test, or warn of it, for what its guests' kernels found wrong.
 
     ask: whether guests are asked for what their consoles do not show; not those of a test that has

@@ -1,0 +1,100 @@
+"""The page of the markers and fixtures, from the guest request and the fixtures' docstrings."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+
+from pytest_kernelvm.plugin import fixtures
+from pytest_kernelvm.plugin.markers import FEATURES_MARKER, SPLATS_MARKER, VM_MARKER
+from pytest_kernelvm.plugin.short_fixtures import NAMES
+from pytest_kernelvm.session.guest_request import ARGUMENTS, default_of, signature
+
+HEAD = """\
+# Marker and fixtures
+
+This page is generated: `make reference` writes it from `pytest_kernelvm/session/guest_request.py`
+and the docstrings in `pytest_kernelvm/plugin/fixtures.py`.
+
+## The marker `kernelvm`
+
+It says what the guest of a test is. Markers of a class or module count for all of their tests; the
+nearest one takes precedence. A marker that is misused fails its test when it is collected.
+"""
+CALLS = """\
+Calls of `boot_vm`, `new_vm` and `vms` take nearly the same arguments, which override those of the
+marker; so does `cell.bootable`, which knows no marker. The last column has the option of
+`kernelvm boot` and `kernelvm argv` that asks for the same.
+"""
+OTHER_MARKERS = """\
+## Other markers
+"""
+FIXTURES = """\
+## Fixtures
+
+A test that uses a fixture with a short name runs once for each cell. The ini option
+`kernelvm_short_fixtures = false` switches the short names off.
+"""
+
+
+def page() -> str:
+    """Return the page in Markdown."""
+    lines = [HEAD, "```", *_signature(), "```", "", CALLS]
+    lines += [
+        "| argument | default | meaning | marker | call | option |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += _arguments()
+    lines += ["", OTHER_MARKERS]
+    for marker in (SPLATS_MARKER, FEATURES_MARKER, VM_MARKER):
+        name, _, meaning = marker.partition(": ")
+        lines.append(f"- `{name}`: {meaning}.")
+    lines += ["", FIXTURES, *_fixtures()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _signature() -> Iterator[str]:
+    yield "kernelvm("
+    yield from (f"    {argument}," for argument in signature().split(", "))
+    yield ")"
+
+
+def _arguments() -> Iterator[str]:
+    for name, argument in ARGUMENTS.items():
+        option = argument.option
+        flag = f"`{option.flag}`" if option else ""
+        cells = (
+            f"`{name}`",
+            f"`{default_of(name)!r}`",
+            argument.meaning,
+            "yes" if argument.by_marker else "",
+            "yes" if argument.by_call else "",
+            flag,
+        )
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _fixtures() -> Iterator[str]:
+    """Give a section for each public fixture, from the source of the module that defines them."""
+    for node in ast.parse(inspect.getsource(fixtures)).body:
+        if not isinstance(node, ast.FunctionDef) or not _is_public_fixture(node):
+            continue
+        short = node.name.removeprefix("kernelvm_")
+        names = [short, node.name] if short in NAMES else [node.name]
+        yield f"### {', '.join(f'`{name}`' for name in names)}"
+        yield ""
+        yield ast.get_docstring(node) or ""
+        yield ""
+        yield f"Scope: {_scope(node)}."
+        yield ""
+
+
+def _is_public_fixture(node: ast.FunctionDef) -> bool:
+    written = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return any(each.startswith("pytest.fixture") and "name=" not in each for each in written)
+
+
+def _scope(node: ast.FunctionDef) -> str:
+    written = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return "session" if any("scope='session'" in each for each in written) else "function"
