@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pytest_kernelvm.config.model import CellConfig, Source
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
-from pytest_kernelvm.kernel.build.configure import configuring
+from pytest_kernelvm.kernel.build.configure import open_kconfig_session
 from pytest_kernelvm.kernel.build.keys import PINNED, make_variables
 from pytest_kernelvm.kernel.build.outputs import outputs
 from pytest_kernelvm.kernel.source.source import locate, patched, patched_for
@@ -80,7 +80,7 @@ def bench_build(config: CellConfig, store: Store, rounds: int, line: Line) -> No
     Without ccache, of which each would help the other.
     """
     tree = patched_for(store, locate(store, config.kernel.source), config.kernel)
-    with configuring(store, config) as configuration:
+    with open_kconfig_session(store, config) as configuration:
         decision = configuration.configure()
     goals = [*config.kernel.images, "headers"]
     has_modules = decision.values.get("MODULES") == "y"

@@ -56,12 +56,12 @@ def add_config(verbs: Verbs) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.kernel.build.configure import configuring
+    from pytest_kernelvm.kernel.build.configure import open_kconfig_session
     from pytest_kernelvm.kernel.kconfig.descriptions import SymbolDescriptions
 
     cell = one_cell(arguments, arguments.cell)
     name, _, value = arguments.symbol.removeprefix("CONFIG_").partition("=")
-    with configuring(store_of(arguments), cell) as configuration:
+    with open_kconfig_session(store_of(arguments), cell) as configuration:
         decision = configuration.configure()
         menus = configuration.menus(decision.values)
         symbol = menus.symbol(name)
@@ -165,7 +165,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _side(arguments: argparse.Namespace, name: str, beside: str) -> ComparedConfig:
-    from pytest_kernelvm.kernel.build.configure import configuring
+    from pytest_kernelvm.kernel.build.configure import open_kconfig_session
     from pytest_kernelvm.kernel.kconfig.diff import ComparedConfig
     from pytest_kernelvm.kernel.kconfig.losses import definitions
 
@@ -179,7 +179,7 @@ def _side(arguments: argparse.Namespace, name: str, beside: str) -> ComparedConf
         cell = _cell_of_version(arguments, name, beside)
     else:
         cell = one_cell(arguments, name)
-    with configuring(store_of(arguments), cell) as configuration:
+    with open_kconfig_session(store_of(arguments), cell) as configuration:
         decision = configuration.configure()
         return ComparedConfig(
             label=cell.id,
@@ -208,7 +208,7 @@ def _cell_of_version(arguments: argparse.Namespace, version: str, beside: str) -
 
 
 def _edit(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.kernel.build.configure import configuring
+    from pytest_kernelvm.kernel.build.configure import open_kconfig_session
     from pytest_kernelvm.kernel.kconfig.dot_config import as_config
     from pytest_kernelvm.kernel.kconfig.edit import smallest_fragment
 
@@ -218,7 +218,7 @@ def _edit(arguments: argparse.Namespace) -> int:
             Evidence(next_step="`kernelvm config explain` says what to write into a fragment"),
         )
     store = store_of(arguments)
-    with configuring(store, one_cell(arguments, arguments.cell)) as configuration:
+    with open_kconfig_session(store, one_cell(arguments, arguments.cell)) as configuration:
         decision = configuration.configure()
         after = configuration.edit()
         store.progress.say("looking for the smallest fragment that does the same")

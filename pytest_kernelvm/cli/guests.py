@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_kernelvm.cli.selection import add_source, one_cell, store_of
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.session.guest_request import ARGUMENTS, GuestRequest
+from pytest_kernelvm.store.kinds import HISTORY
 from pytest_kernelvm.store.writing import remove_tree
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_kernelvm.vm.machine.vm import Vm
 
 # The file in the store with the lines given at prompts.
-HISTORY = "history"
 # Somebody who steps through a boot is in no hurry.
 PATIENCE_S = 7 * 86400.0
 
@@ -81,7 +81,7 @@ def _request(arguments: argparse.Namespace) -> GuestRequest:
 
 def _cell(arguments: argparse.Namespace) -> Cell:
     from pytest_kernelvm.config.sources import prebuilt_cell, source_named
-    from pytest_kernelvm.kernel.prebuilt import arch_of
+    from pytest_kernelvm.kernel.prebuilt.prebuilt import arch_of
     from pytest_kernelvm.session.cell import Cell
 
     store = store_of(arguments)
@@ -155,7 +155,7 @@ def _boot(arguments: argparse.Namespace) -> int:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
         how = "restored" if vm.snapshot else "booted"
         intro = f"{vm.label}: {how} in {vm.ready_s:.2f} s; {LEAVE}"
-        interact(shells[-1], history=store.root / HISTORY, intro=intro)
+        interact(shells[-1], history=store.place(HISTORY), intro=intro)
     remove_tree(directory)
     return 0
 

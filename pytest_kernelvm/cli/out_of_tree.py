@@ -166,7 +166,7 @@ def _once_or_watching(
 
 
 def _state(what: Sequence[Path]) -> object:
-    from pytest_kernelvm.fetch.tree_sync import content_digest
+    from pytest_kernelvm.fetch.tree_copy import content_digest
     from pytest_kernelvm.kernel.out_of_tree.directory import sources_of
 
     try:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_kernelvm.cli.guests import HISTORY
 from pytest_kernelvm.cli.selection import store_of
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, Verdict
 from pytest_kernelvm.printable import printable
+from pytest_kernelvm.store.kinds import HISTORY
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
@@ -142,7 +142,7 @@ def _replay(arguments: argparse.Namespace) -> int:
                 _say(f"{vm.label}: its kernel found something wrong: {splat.title}")
         status = _conclude(bundle, comparison)
         if arguments.shell:
-            interact(GuestShell(guests[-1], sys.stdout), history=store.root / HISTORY, intro=LEAVE)
+            interact(GuestShell(guests[-1], sys.stdout), history=store.place(HISTORY), intro=LEAVE)
         return status
 
 
@@ -252,7 +252,7 @@ def _attach(arguments: argparse.Namespace) -> int:
             _say(f"{vm.label} is stopped; `monitor cont` lets it go on")
         elif silence := vm.silence():
             _say(f"{silence.verdict}: {silence.summary}; QEMU answers: `monitor info registers`")
-        interact(shell, history=store.root / HISTORY, intro=LEAVE)
+        interact(shell, history=store.place(HISTORY), intro=LEAVE)
         return 0
 
 

@@ -5,38 +5,19 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kernelvm.cli.selection import cells_of, one_cell, store_of
 from pytest_kernelvm.errors import BadInput, Evidence, Verdict
+from pytest_kernelvm.store.kinds import KINDS, Clean, Kind, cleaned_by, table
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
     from pytest_kernelvm.config.model import CellConfig
+    from pytest_kernelvm.store.inventory import Item
     from pytest_kernelvm.store.store import Store
-
-# Named one by one: whoever gives another directory for the store loses nothing else.
-CLEANED = (
-    "kernels",
-    "requests",
-    "builds",
-    "conf",
-    "configs",
-    "devel",
-    "external",
-    "trees",
-    "guests",
-    "userlands",
-    "uboots",
-    "initramfs",
-    "roots",
-    "snapshots",
-    "failures",
-    "logs",
-    "tmp",
-)
 
 # Of an entry that is not worth more lines.
 SHOWN_FAULTS = 10
@@ -46,8 +27,11 @@ _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def add_clean(verbs: Verbs) -> None:
     """Declare the verb."""
+    told = "remove what was built from the store; what is in use stays"
     verb = verbs.add_parser(
-        "clean", help="remove built kernels from the store; what is in use stays"
+        "clean",
+        help=told,
+        description=f"{told}: {_names(Clean.BUILT)}. `kernelvm store ls --help` explains them.",
     )
     verb.add_argument(
         "cells",
@@ -56,21 +40,40 @@ def add_clean(verbs: Verbs) -> None:
         help="remove the kernels of these cells with their module trees and snapshots, "
         "default all that is built",
     )
-    verb.add_argument("--sources", action="store_true", help="unpacked sources as well")
+    verb.add_argument(
+        "--sources", action="store_true", help=f"unpacked sources as well: {_names(Clean.SOURCES)}"
+    )
+    verb.add_argument(
+        "--downloads",
+        action="store_true",
+        help=f"what came from the network as well: {_names(Clean.DOWNLOADS)}",
+    )
     verb.set_defaults(verb=_clean)
+
+
+def _names(command: Clean) -> str:
+    return _names_of(cleaned_by(command))
+
+
+def _names_of(kinds: Sequence[Kind]) -> str:
+    return ", ".join(kind.name for kind in kinds)
 
 
 def _clean(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.store.gc import clean
 
     store = store_of(arguments)
+    commands = [Clean.BUILT]
+    for option, command in (("sources", Clean.SOURCES), ("downloads", Clean.DOWNLOADS)):
+        if getattr(arguments, option):
+            commands.append(command)
+            if arguments.cells:
+                raise BadInput(f"--{option} goes without a CELL: {option} are of no cell alone")
     if arguments.cells:
-        if arguments.sources:
-            raise BadInput("--sources goes without a CELL: sources are of no cell alone")
         return _clean_cells(store, cells_of(arguments, arguments.cells))
-    kinds = (*CLEANED, *(("sources", "mirrors") if arguments.sources else ()))
+    # By name: whoever gives another directory for the store loses nothing else.
     with store.disk_errors():
-        for directory, stay in clean(store, kinds):
+        for directory, stay in clean(store, cleaned_by(*commands)):
             print(f"kept {stay} in {directory}: in use" if stay else f"removed {directory}")
     return 0
 
@@ -99,16 +102,33 @@ def add_store(verbs: Verbs) -> None:
     actions = verbs.add_parser("store", help=told, description=told).add_subparsers(
         required=True, metavar="ACTION"
     )
-    ls = actions.add_parser("ls", help="list what is in it, the last used first")
+    told = "list what is in it, the last used first"
+    ls = actions.add_parser(
+        "ls",
+        help=told,
+        description=told,
+        epilog=f"What a store has:\n\n{table()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     ls.set_defaults(verb=_ls)
     path = actions.add_parser("path", help="print where a cell's kernel is, or one of its outputs")
     path.add_argument("cell", metavar="CELL")
     path.add_argument("output", nargs="?", metavar="OUTPUT", help="vmlinux, modules, devel, …")
     path.set_defaults(verb=_path)
-    verify = actions.add_parser("verify", help="compare every file with its digest")
+    unverified = [kind for kind in KINDS if not kind.verified]
+    told = "compare every file with its digest"
+    verify = actions.add_parser(
+        "verify",
+        help=told,
+        description=f"{told}. Without digests, and not verified: {_names_of(unverified)}.",
+    )
     verify.add_argument("--remove", action="store_true", help="remove what is damaged")
     verify.set_defaults(verb=_verify)
-    gc = actions.add_parser("gc", help="remove what was not used for longest; what is in use stays")
+    told = "remove what was not used for longest; what is in use stays"
+    collected = [kind for kind in KINDS if kind.collected]
+    gc = actions.add_parser(
+        "gc", help=told, description=f"{told}. It looks at {_names_of(collected)}."
+    )
     gc.add_argument("--older-than", metavar="AGE", type=_age, help="such as 30d or 12h")
     gc.add_argument("--max-size", metavar="SIZE", type=_size, help="such as 20G; what may stay")
     gc.set_defaults(verb=_gc)
@@ -133,14 +153,14 @@ def _shown(size_bytes: int) -> str:
 
 
 def _ls(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.store.gc import items
+    from pytest_kernelvm.store.inventory import items
 
     found = items(store_of(arguments))
     now = time.time()
     for item in found:
         hours = (now - item.used_s) / 3600
         print(
-            f"{item.kind:9} {item.digest[:16]}  {_shown(item.size_bytes):>12}  "
+            f"{item.kind.name:9} {item.digest[:16]}  {_shown(item.size_bytes):>12}  "
             f"{hours:7.1f} h ago  {item.about}"
         )
     print(f"{len(found)} entries, {_shown(sum(item.size_bytes for item in found))}")
@@ -173,16 +193,13 @@ def _path(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.store.gc import remove_items, verify
+    from pytest_kernelvm.store.gc import remove_items
+    from pytest_kernelvm.store.verify import verify
 
     store = store_of(arguments)
     damaged = verify(store)
     stay = {*damaged}
-    for item, faults in damaged.items():
-        for fault in faults[:SHOWN_FAULTS]:
-            print(f"{item.path}: {fault}")
-        if faults[SHOWN_FAULTS:]:
-            print(f"{item.path}: {len(faults) - SHOWN_FAULTS} more files")
+    _show_faults(damaged)
     if arguments.remove:
         with store.disk_errors():
             stay = {*remove_items(store, tuple(damaged))}
@@ -192,6 +209,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     if stay and not arguments.remove:
         print("`kernelvm store verify --remove` removes them; they are made again when needed")
     return Verdict.HARNESS_ERROR.exit_code if stay else 0
+
+
+def _show_faults(damaged: Mapping[Item, Sequence[str]]) -> None:
+    for item, faults in damaged.items():
+        for fault in faults[:SHOWN_FAULTS]:
+            print(f"{item.path}: {fault}")
+        if faults[SHOWN_FAULTS:]:
+            print(f"{item.path}: {len(faults) - SHOWN_FAULTS} more files")
 
 
 def _gc(arguments: argparse.Namespace) -> int:

@@ -33,8 +33,8 @@ from pytest_kernelvm.foreign.json_fields import Malformed
 from pytest_kernelvm.foreign.tar_members import MemberKind
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import find_program, quoted, run
+from pytest_kernelvm.store.kinds import FAILURES, KERNELS
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.store.writing import remove_tree
 from pytest_kernelvm.vm.agent.journal import Act, Exchange
 from pytest_kernelvm.vm.agent.services import ServiceCatalogue
 from pytest_kernelvm.vm.machine.vm import Bootable
@@ -49,7 +49,6 @@ from pytest_kernelvm.vm.qemu.snapshot import (
 from pytest_kernelvm.vm.verdict.calibration import calibration_of
 from pytest_kernelvm.vm.verdict.deadlines import Limits
 
-KIND = "failures"
 SNAPSHOT, LEFT = "snapshot", "left"
 PACKING_TIMEOUT_S = 600.0
 # What `export` writes: a guest's memory has holes, and nothing in a bundle is a link.
@@ -101,7 +100,7 @@ class KeptGuest:
 
         Nothing of a bundle's is given to gdb, which runs scripts that lie beside it.
         """
-        return store.root / "kernels" / (self.note.kernel or "unknown") / "vmlinux"
+        return store.place(KERNELS) / (self.note.kernel or "unknown") / "vmlinux"
 
     def acts(self, allowed: Allowed) -> tuple[Act, ...]:
         """Return all that was done with it. Raises BadInput for a journal that is damaged."""
@@ -249,7 +248,7 @@ def bundles(store: Store) -> tuple[Bundle, ...]:
     """Return the bundles in the store, oldest first; what is no whole bundle is left out."""
     found = []
     with contextlib.suppress(OSError):
-        for path in sorted((store.root / KIND).iterdir(), key=lambda path: path.lstat().st_mtime):
+        for path in sorted(store.place(FAILURES).iterdir(), key=lambda path: path.lstat().st_mtime):
             with contextlib.suppress(BadInput):
                 found.append(read_bundle(path))
     return tuple(found)
@@ -260,7 +259,7 @@ def remove_bundle(store: Store, name: str) -> None:
 
     Raises BadInput if it is not there; one that is damaged can be removed as well.
     """
-    remove_tree(_stored(store, name))
+    store.discard(FAILURES, name, _stored(store, name))
 
 
 @contextlib.contextmanager
@@ -278,7 +277,9 @@ def open_bundle(store: Store, named: str) -> Iterator[Bundle]:
     if (path / ABOUT).is_file():
         yield read_bundle(path.resolve(), named)
         return
-    yield read_bundle(_stored(store, named))
+    stored = _stored(store, named)
+    store.note_use(FAILURES, stored.name, stored)
+    yield read_bundle(stored)
 
 
 def _stored(store: Store, name: str) -> Path:
@@ -286,7 +287,7 @@ def _stored(store: Store, name: str) -> Path:
 
     Raises BadInput, with near matches, if it is not there.
     """
-    kind = store.root / KIND
+    kind = store.place(FAILURES)
     known = []
     with contextlib.suppress(OSError):
         known = [path.name for path in kind.iterdir() if stat.S_ISDIR(path.lstat().st_mode)]

@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.failures.bundle import (
-    KIND,
     LEFT,
     SNAPSHOT,
     Bundle,
@@ -29,19 +27,15 @@ from pytest_kernelvm.failures.bundle_notes import ABOUT, FORMAT, GUEST, JOURNAL,
 from pytest_kernelvm.failures.saved_state import keep_state
 from pytest_kernelvm.foreign.json_fields import SHA256, Malformed
 from pytest_kernelvm.process import quoted
-from pytest_kernelvm.store.note import read_note
-from pytest_kernelvm.store.store import Store, default_store
+from pytest_kernelvm.store.gc import evict
+from pytest_kernelvm.store.kinds import FAILURES, KERNELS, TEMPORARY
+from pytest_kernelvm.store.metadata import read_metadata
+from pytest_kernelvm.store.store import UNFINISHED_BUNDLE, Store, default_store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
 from pytest_kernelvm.vm.machine.recording import clocked_lines
 from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.argv import Boot
 from pytest_kernelvm.vm.qemu.snapshot import FILES, NOTED, Snapshot, known_digest, qemu_version
-
-# The oldest bundles are removed when there are more, or when they are older than this.
-KEPT_BUNDLES = 50
-KEPT_DAYS = 14
-# What a directory is called that becomes a bundle, or part of one.
-UNFINISHED = "failure-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,10 +102,12 @@ class BundleWriter:
             return self.bundle
         for vm in guests:
             self.keep_state(vm)
-        kind = self._store.root / KIND
+        kind = self._store.place(FAILURES)
         kind.mkdir(parents=True, exist_ok=True)
-        _remove_old(kind, KEPT_BUNDLES - 1)
-        _remove_old(self._store.root / "tmp", None)
+        self._store.clear_abandoned()
+        # Another bundle is worth more than room for it: what cannot be removed stays.
+        with contextlib.suppress(KernelvmError):
+            evict(self._store, FAILURES, room=1)
         name = f"{guests[0].label}-{secrets.token_hex(3)}"
         directory = self._new_directory()
         try:
@@ -125,9 +121,9 @@ class BundleWriter:
         return self.bundle
 
     def _new_directory(self) -> Path:
-        waiting = self._store.root / "tmp"
+        waiting = self._store.place(TEMPORARY)
         waiting.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=waiting))
+        return Path(tempfile.mkdtemp(prefix=UNFINISHED_BUNDLE, dir=waiting))
 
     def _write(self, directory: Path, failure: Failure, guests: Sequence[Vm]) -> None:
         first = min(vm.started for vm in guests)
@@ -155,7 +151,7 @@ class BundleWriter:
 def _kernel_of(store: Store, image: Path) -> str:
     """Return the digest of the entry that an image is of; empty if it was made otherwise."""
     entry = image.parent
-    inside = entry.parent == store.root / "kernels" and re.fullmatch(SHA256, entry.name)
+    inside = entry.parent == store.place(KERNELS) and re.fullmatch(SHA256, entry.name)
     return entry.name if inside else ""
 
 
@@ -225,7 +221,7 @@ def _take(source: Path, place: Path) -> str:
 def _take_snapshot(snapshot: Snapshot, directory: Path) -> dict[str, Any] | None:
     """Link a snapshot into the bundle; a replay does without it where that cannot be."""
     try:
-        note = read_note(snapshot.directory)
+        note = read_metadata(snapshot.directory)
         (directory / SNAPSHOT).mkdir()
         for name in FILES:
             (directory / SNAPSHOT / name).hardlink_to(snapshot.directory / name)
@@ -234,22 +230,3 @@ def _take_snapshot(snapshot: Snapshot, directory: Path) -> dict[str, Any] | None
     except (OSError, Malformed, KeyError):
         remove_tree(directory / SNAPSHOT)
         return None
-
-
-def _remove_old(directory: Path, most: int | None) -> None:
-    """Remove what is too old of bundles or, in `tmp`, of unfinished ones.
-
-    most: how many of all may stay, None for all that are unfinished.
-    """
-    found = []
-    pattern = "*" if most is not None else f"{UNFINISHED}*"
-    for path in directory.glob(pattern):
-        # Another worker may be removing it as well.
-        with contextlib.suppress(OSError):
-            found.append((path.stat().st_mtime, path))
-    oldest = time.time() - KEPT_DAYS * 86400
-    surplus = max(0, len(found) - most) if most is not None else 0
-    for number, (written, path) in enumerate(sorted(found)):
-        if number < surplus or written < oldest:
-            with contextlib.suppress(OSError):
-                remove_tree(path)

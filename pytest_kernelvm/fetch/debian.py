@@ -21,12 +21,10 @@ from pytest_kernelvm.foreign.archive_rules import UnpackOptions
 from pytest_kernelvm.foreign.unpacking import unpack_output
 from pytest_kernelvm.process import TAIL_LINES, failure, find_program, run, tail
 from pytest_kernelvm.store.digest import Digest, digest_of
+from pytest_kernelvm.store.kinds import PACKAGE_LISTS, PACKAGES, RESOLVED_NAMES
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full, write_whole
 
-KIND = "apt"
-RESOLVED = "resolved"
-PACKAGES = "packages"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 HOST_SOURCES = Path("/etc/apt")
 MIRROR = "http://deb.debian.org/debian"
@@ -62,12 +60,14 @@ def find_package(store: Store, name: str, *, arch: str, suite: str, where: str =
     Raises BadInput if the suite or the package does not exist, ToolMissing if it can't be reached.
     """
     arch = arch or host_arch()
-    noted = store.root / RESOLVED / f"{digest_of([name, arch, suite])}.json"
+    noted = store.place(RESOLVED_NAMES) / f"{digest_of([name, arch, suite])}.json"
     known = _noted(noted)
     if known and time.time() - noted.stat().st_mtime < RESOLVED_FOR_S:
         return known
     apt = _Apt(store, arch, suite)
-    with store.lock(f"{KIND}-{apt.directory.name}", f"the package lists of {suite} ({arch})"):
+    with store.lock(
+        f"{PACKAGE_LISTS}-{apt.directory.name}", f"the package lists of {suite} ({arch})"
+    ):
         try:
             apt.update(where)
         except ToolMissing as error:
@@ -95,7 +95,7 @@ def download(store: Store, package: Package) -> Path:
     def make(work: StagingDirectory) -> dict[str, Any]:
         store.progress.say(f"downloading {package}, {package.size_bytes >> 20} MiB")
         apt = _Apt(store, package.arch, package.suite)
-        with store.lock(f"{KIND}-{apt.directory.name}", f"the download of {package.name}"):
+        with store.lock(f"{PACKAGE_LISTS}-{apt.directory.name}", f"the download of {package.name}"):
             apt.download(package, work)
         return {"package": str(package)}
 
@@ -139,7 +139,7 @@ def fetch_source(store: Store, name: str, *, suite: str) -> tuple[Path, ...]:
         # Source has no architecture; apt wants one all the same.
         apt = _Apt(store, host_arch(), suite, kind="deb-src")
         work.entry.mkdir(exist_ok=True)
-        with store.lock(f"{KIND}-{apt.directory.name}", f"the source of {name}"):
+        with store.lock(f"{PACKAGE_LISTS}-{apt.directory.name}", f"the source of {name}"):
             apt.update("")
             apt.fetch_source(name, work)
         return {"source": name, "files": sorted(path.name for path in work.entry.iterdir())}
@@ -213,7 +213,7 @@ class _Apt:
         self.arch = arch
         self.suite = suite
         self.kind = kind
-        self.directory = store.root / KIND / f"{suite}-{arch}-{kind}"
+        self.directory = store.place(PACKAGE_LISTS) / f"{suite}-{arch}-{kind}"
 
     def _environment(self) -> dict[str, str]:
         find_program("apt-get", "this needs Debian's apt")

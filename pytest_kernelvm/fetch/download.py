@@ -13,9 +13,9 @@ from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.store.digest import Digest, file_digest
+from pytest_kernelvm.store.kinds import DOWNLOADS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
-KIND = "downloads"
 CHUNK_BYTES = 1 << 18
 SILENCE_S = 60.0
 # Seconds between attempts; a mirror that is being synchronised is back within a minute.
@@ -40,7 +40,7 @@ def fetch(
     """
     name = url.rstrip("/").rpartition("/")[2].partition("?")[0] or "download"
     digest = Digest(sha256)
-    part = store.root / KIND / f"{digest}.part"
+    part = store.place(DOWNLOADS) / f"{digest}.part"
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def fetch(
         part.rename(work.entry / name)
         return {"url": url}
 
-    return store.obtain(KIND, digest, make, label=f"the download of {name}") / name
+    return store.obtain(DOWNLOADS, digest, make, label=f"the download of {name}") / name
 
 
 def _complete(

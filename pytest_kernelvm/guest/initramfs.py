@@ -20,7 +20,8 @@ from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.modules.unpack import MOST_BYTES
 from pytest_kernelvm.store.digest import digest_of_bytes, known_digest
-from pytest_kernelvm.store.store import ARCHIVES, Store
+from pytest_kernelvm.store.kinds import INITRAMFS
+from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import write_whole
 
 MODPROBE_CONF = "etc/modprobe.d/kernelvm.conf"
@@ -98,12 +99,12 @@ def pack(store: Store, entries: Iterable[cpio.Entry], *, compressed: bool) -> In
     archive = cpio.archive(whole)
     data = gzip.compress(archive, 9, mtime=0) if compressed else archive
     digest = digest_of_bytes(data)
-    path = store.root / ARCHIVES / (digest + (".cpio.gz" if compressed else ".cpio"))
-    store.note_use(ARCHIVES, digest, path)
+    path = store.place(INITRAMFS) / (digest + (".cpio.gz" if compressed else ".cpio"))
+    store.note_use(INITRAMFS, digest, path)
     if not (path.is_file() and known_digest(path) == digest):
         with store.disk_errors():
             write_whole(path, data)
-        store.note_use(ARCHIVES, digest, path)
+        store.note_use(INITRAMFS, digest, path)
     return Initramfs(
         path=path,
         size_bytes=len(data),

@@ -18,6 +18,7 @@ from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.process import failure, run
 from pytest_kernelvm.store.digest import digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact_below
+from pytest_kernelvm.store.kinds import GUEST_PROGRAMS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
 
@@ -146,7 +147,7 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> GuestPrograms
         return {"kernel": kernel.digest, "arch": kernel.arch.name}
 
     label = f"the guest's programs for {kernel.release}"
-    entry = store.obtain("guests", digest, make, label=label)
+    entry = store.obtain(GUEST_PROGRAMS, digest, make, label=label)
     require_intact_below(entry)
     return GuestPrograms(
         digest=digest,

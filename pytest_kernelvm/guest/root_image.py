@@ -18,11 +18,11 @@ from pytest_kernelvm.guest.cpio import Entry, with_parents
 from pytest_kernelvm.guest.programs import GuestPrograms
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, failure, find_program, run
 from pytest_kernelvm.store.digest import digest_of, file_digest
+from pytest_kernelvm.store.kinds import ROOTS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full
 from pytest_kernelvm.toolchain.image_tools import ImageTool
 
-KIND = "roots"
 IMAGE = "image"
 # Part of every digest: how images are made here.
 FORMAT = 2
@@ -138,7 +138,7 @@ def make_root_image(
         _MAKERS[root.kind](tool, directory, image, root, arch, erase_bytes)
         return {"arch": arch.name, "kind": root.kind}
 
-    entry = store.obtain(KIND, digest, make, label=f"a root file system ({root.kind})")
+    entry = store.obtain(ROOTS, digest, make, label=f"a root file system ({root.kind})")
     return RootImage(path=entry / IMAGE, size_bytes=(entry / IMAGE).stat().st_size)
 
 

@@ -30,11 +30,11 @@ from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import USERLANDS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
 # Counts up whenever the way of making changes what comes out.
 RECIPE = 1
-KIND = "userlands"
 SUITE = "bookworm"
 
 MODULE_TOOLS = ("modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod")
@@ -92,7 +92,7 @@ def obtain_userland(store: Store, arch: Arch, name: str) -> Userland:
         root = work.entry / "root"
         return {"packages": list(make(store, arch, work, root))}
 
-    return Userland(name=name, root=store.obtain(KIND, digest, fill, label=label) / "root")
+    return Userland(name=name, root=store.obtain(USERLANDS, digest, fill, label=label) / "root")
 
 
 def entries_of(userland: Userland, tree: ModuleTree, closure: Closure) -> list[cpio.Entry]:

@@ -1,1 +1,1 @@
-"""From a source to a kernel in the store: source, configuration, build, own modules."""
+"""From a source to a kernel in the store: source, configuration, build, out-of-tree modules."""

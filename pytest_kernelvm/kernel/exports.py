@@ -104,7 +104,7 @@ def _of_modules(tree: Path) -> Iterator[str]:
             yield found[1]
 
 
-def keep_symvers(root: Path, image: Path, modules: Path | None, release: str, entry: Path) -> bool:
+def store_symvers(root: Path, image: Path, modules: Path | None, release: str, entry: Path) -> bool:
     """Copy a finished kernel's table of exports into its entry; return whether there was one.
 
     root: below which all that belongs to the kernel lies. image, modules: as found there; modules

@@ -19,12 +19,12 @@ from pytest_kernelvm.fetch.debian import (
 )
 from pytest_kernelvm.kernel.kconfig.dot_config import as_config, parse_config
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import UBOOTS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
 
 # Counts up whenever the way of making changes what comes out.
 RECIPE = 1
-KIND = "uboots"
 SUITE = "bookworm"
 SOURCE = "u-boot"
 # mkimage is linked with it; what builds our kernels does not bring it.
@@ -74,7 +74,7 @@ def obtain_uboot(store: Store, arch: Arch) -> UBootBinary:
         store.progress.say(f"building {label}")
         return {"packages": _build(store, arch, board, settings, work), "arch": arch.name}
 
-    entry = store.obtain(KIND, digest, make, label=label)
+    entry = store.obtain(UBOOTS, digest, make, label=label)
     return UBootBinary(firmware=entry / FIRMWARE, mkimage=entry / MKIMAGE)
 
 

@@ -19,7 +19,7 @@ from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
 from pytest_kernelvm.guest.root_image import make_root_image
 from pytest_kernelvm.guest.userland import Userland, obtain_userland
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel
-from pytest_kernelvm.kernel.out_of_tree.inline_sources import tree_with
+from pytest_kernelvm.kernel.out_of_tree.inline_sources import tree_with_modules
 from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.modprobe_d import ModprobeD
 from pytest_kernelvm.modules.names import normalise
@@ -81,7 +81,7 @@ class Cell:
         )
         directory = self.kernel.module_tree
         if self.external:
-            directory = tree_with(self.store, self.config, self.kernel, self.external)
+            directory = tree_with_modules(self.store, self.config, self.kernel, self.external)
         require_intact(directory.glob("modules.*"))
         return ModuleTree(directory, modprobe_d=modprobe_d)
 

@@ -1,145 +1,43 @@
-"""What is in a store, and what of it goes when it gets old or too large."""
+"""What goes from a store: by age, by size, by its kind's limits, or all of some kinds.
+
+All that is removed while it may be in use goes through here. A thing stays as long as a living
+process has noted that it uses it (uses.py) or holds its lock, as it makes it or works in it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from pytest_kernelvm.foreign.json_fields import Malformed
-from pytest_kernelvm.store.digest import Digest, NotADigest, file_digest
-from pytest_kernelvm.store.kernel_note import requested_kernel
-from pytest_kernelvm.store.note import ENTRY, OTHER_BYTES
-from pytest_kernelvm.store.store import (
-    ARCHIVES,
-    BUILD_NOTE,
-    BUILDS,
-    LOCKS,
-    LOGS,
+from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.inventory import (
+    Item,
+    as_digest,
+    described,
+    directories,
+    items,
+    items_of,
+)
+from pytest_kernelvm.store.kernel_metadata import requested_kernel
+from pytest_kernelvm.store.kinds import (
+    DEVEL,
+    INITRAMFS,
+    KERNELS,
+    MODULE_TREES,
     REQUESTS,
+    SNAPSHOTS,
     TEMPORARY,
     USES,
-    Store,
+    Form,
+    Kind,
+    Limits,
+    kind_of,
 )
+from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.uses import used_by_others
 from pytest_kernelvm.store.writing import remove_tree
-
-# What is only work that is spared the next time.
-KEPT = (BUILDS, "mirrors", "external")
-# Directories whose contents are no entries, whatever they are called.
-_NO_ENTRIES = (*KEPT, ARCHIVES, LOCKS, LOGS, REQUESTS, TEMPORARY, USES, "apt", "failures", "git")
-_NOT_AN_ENTRY = "this is not the name of an entry"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """Something in a store. used_s: seconds since 1970 of its last use. about: in words.
-
-    digest: its name; not that of an entry if somebody else put it there.
-    """
-
-    kind: str
-    digest: str
-    path: Path
-    size_bytes: int
-    used_s: float
-    about: str
-
-
-def items(store: Store) -> tuple[Item, ...]:
-    """Return what is in a store, the last used first."""
-    found = [*_published(store), *_archives(store), *_kept(store)]
-    return tuple(sorted(found, key=lambda item: (-item.used_s, item.kind, item.digest)))
-
-
-def _directories(path: Path) -> list[Path]:
-    try:
-        return sorted(each for each in path.iterdir() if each.is_dir())
-    except OSError:
-        return []
-
-
-def _published(store: Store) -> Iterator[Item]:
-    """Give all directories where entries are, those without a note too."""
-    for kind in _directories(store.root):
-        for path in _directories(kind) if kind.name not in _NO_ENTRIES else ():
-            digest = _digest(path.name)
-            if digest or (path / ENTRY).exists():
-                yield Item(
-                    kind=kind.name,
-                    digest=path.name,
-                    path=path,
-                    size_bytes=_size_bytes(path),
-                    used_s=store.last_use(kind.name, digest) if digest else 0.0,
-                    about=_words(store, path),
-                )
-
-
-def _digest(name: str) -> Digest | None:
-    try:
-        return Digest(name)
-    except NotADigest:
-        return None
-
-
-def _archives(store: Store) -> Iterator[Item]:
-    for path in sorted((store.root / ARCHIVES).glob("*.cpio*")):
-        digest = _digest(path.name.partition(".")[0])
-        with contextlib.suppress(OSError):
-            if digest:
-                yield Item(
-                    kind=ARCHIVES,
-                    digest=digest,
-                    path=path,
-                    size_bytes=path.stat().st_size,
-                    used_s=store.last_use(ARCHIVES, digest, path),
-                    about="",
-                )
-
-
-def _words(store: Store, path: Path) -> str:
-    try:
-        about = store.describe(path)
-    except (OSError, Malformed):
-        return "damaged"
-    names = ("first_cell", "release", "source", "package", "url", "compiler", "arch")
-    said = " ".join(dict.fromkeys(str(about[name]) for name in names if about.get(name)))
-    return "".join(each if each.isprintable() else "?" for each in said)
-
-
-def _kept(store: Store) -> Iterator[Item]:
-    for kind in KEPT:
-        for path in sorted((store.root / kind).glob("*")):
-            note = path / (BUILD_NOTE if kind == BUILDS else "files.json")
-            try:
-                used_s = (note if note.is_file() else path).stat().st_mtime
-            except OSError:
-                continue
-            about = "" if note.is_file() else "interrupted"
-            yield Item(
-                kind=kind,
-                digest=path.name,
-                path=path,
-                size_bytes=_size_bytes(path),
-                used_s=used_s,
-                about=about,
-            )
-
-
-def _size_bytes(directory: Path) -> int:
-    """Return what removing a directory frees, roughly: a file with several names counts in part."""
-    total = 0
-    for below, _names, files in os.walk(directory):
-        for name in files:
-            try:
-                about = os.lstat(f"{below}/{name}")
-            except OSError:
-                continue
-            total += about.st_blocks * 512 // about.st_nlink
-    return total
 
 
 def collect_garbage(
@@ -150,35 +48,64 @@ def collect_garbage(
     older_than_s: seconds since the last use. most_bytes: what may stay. What somebody uses or
     makes right now stays.
     """
-    now = time.time()
-    gone = []
-    total = 0
-    for item in items(store):
-        total += item.size_bytes
-        old = older_than_s is not None and now - item.used_s > older_than_s
-        much = most_bytes is not None and total > most_bytes
-        if (old or much) and _remove(store, item):
-            total -= item.size_bytes
-            gone.append(item)
+    limits = Limits(most_bytes=most_bytes, most_age_s=older_than_s)
+    gone = _evict(store, items(store), limits)
     _forget_requests(store)
     _forget_uses(store)
     store.clear_abandoned()
-    return tuple(gone)
+    return gone
+
+
+def evict(
+    store: Store,
+    kind: Kind,
+    *,
+    limits: Limits | None = None,
+    room: int = 0,
+    spared: Collection[str] = (),
+    last: Collection[str] = (),
+) -> tuple[Item, ...]:
+    """Remove what was not used for longest of a kind, until it is within its limits.
+
+    limits: others than the kind's own. room: how many things are about to be added.
+    spared: names of what stays. last: names of what goes when all others are gone.
+    Return what is gone. What somebody uses or makes right now stays.
+    """
+    found = items_of(store, kind)
+    ranked = [item for item in found if item.digest not in spared and item.digest in last]
+    ranked += [item for item in found if item.digest not in spared and item.digest not in last]
+    staying = [item for item in found if item.digest in spared]
+    return _evict(store, [*staying, *ranked], limits or kind.limits, room, len(staying))
+
+
+def _evict(
+    store: Store, ranked: Sequence[Item], limits: Limits, room: int = 0, spared: int = 0
+) -> tuple[Item, ...]:
+    """Remove the last of some items until the others are within limits; return what is gone.
+
+    spared: how many of the first ones stay.
+    """
+    now = time.time()
+    count, total = len(ranked) + room, sum(item.size_bytes for item in ranked)
+    gone = []
+    for item in reversed(ranked[spared:]):
+        many = limits.most is not None and count > limits.most
+        much = limits.most_bytes is not None and total > limits.most_bytes
+        old = limits.most_age_s is not None and now - item.used_s > limits.most_age_s
+        if (many or much or old) and _remove(store, item):
+            count -= 1
+            total -= item.size_bytes
+            gone.append(item)
+    return tuple(reversed(gone))
 
 
 def _remove(store: Store, item: Item) -> bool:
-    """Remove an item unless somebody uses it; the one way in which things leave a store."""
-    digest = _digest(item.digest)
-    if digest is None:
+    """Remove an item unless somebody uses it; return whether it is gone."""
+    if item.kind.form in (Form.ENTRY, Form.ARCHIVE) and as_digest(item.digest) is None:
         # Nobody who asks for entries can have found it.
         remove_tree(item.path)
         return True
-    if item.kind not in KEPT:
-        return store.remove(item.kind, digest, item.path)
-    with store.lock_if_free(f"{item.kind}-{digest}") as ours, store.disk_errors():
-        if ours:
-            remove_tree(item.path)
-        return ours
+    return store.remove(item.kind, item.digest, item.path)
 
 
 def remove_items(store: Store, found: Sequence[Item]) -> tuple[Item, ...]:
@@ -189,73 +116,76 @@ def remove_items(store: Store, found: Sequence[Item]) -> tuple[Item, ...]:
 def _forget_requests(store: Store) -> None:
     """Remove notes of kernels that are gone."""
     with contextlib.suppress(FileNotFoundError):
-        for path in (store.root / REQUESTS).iterdir():
+        for path in store.place(REQUESTS).iterdir():
             kernel = requested_kernel(path)
-            if kernel is None or not store.path("kernels", kernel).is_dir():
+            if kernel is None or not store.path(KERNELS, kernel).is_dir():
                 remove_tree(path)
 
 
 def _forget_uses(store: Store) -> None:
     """Remove notes of use by nobody who lives, of what is not there any more."""
-    archives = {path.name.partition(".")[0] for path in (store.root / ARCHIVES).glob("*.cpio*")}
-    for users in _directories(store.root / USES):
-        kind, _, name = users.name.rpartition("-")
-        there = (store.root / kind / name).exists() or (kind == ARCHIVES and name in archives)
-        if kind and not there and not store.in_use(kind, name):
+    archives = {path.name.partition(".")[0] for path in store.place(INITRAMFS).glob("*.*")}
+    for users in directories(store.place(USES)):
+        kind_name, _, name = users.name.rpartition("-")
+        if not kind_name:
+            continue
+        kind = kind_of(kind_name)
+        there = (store.place(kind) / name).exists() or (kind == INITRAMFS and name in archives)
+        if not there and not used_by_others(users):
             remove_tree(users)
 
 
 # Cleaning
 
 
-def clean(store: Store, kinds: Sequence[str]) -> Iterator[tuple[Path, int]]:
-    """Remove all of some directories of a store that nobody uses.
+def clean(store: Store, kinds: Sequence[Kind]) -> Iterator[tuple[Path, int]]:
+    """Remove all of some kinds from a store that nobody uses.
 
-    Gives each that is there, with how many things in it stay, as somebody uses them.
+    Gives the directory of each that is there, with how many things in it stay, as somebody uses
+    them.
     """
-    found = items(store)
     for kind in kinds:
-        directory = store.root / kind
+        directory = store.place(kind)
         if directory.is_dir():
-            stay = len(remove_items(store, [item for item in found if item.kind == kind]))
-            stay += _clean_rest(store, directory, {item.path for item in found})
+            found = items_of(store, kind) if kind.collected else ()
+            stay = len(remove_items(store, found))
+            stay += _clean_rest(store, kind, {item.path for item in found})
             with contextlib.suppress(OSError):
                 directory.rmdir()
             yield directory, stay
     _forget_uses(store)
     with contextlib.suppress(OSError):
-        (store.root / USES).rmdir()
+        store.place(USES).rmdir()
 
 
-def _clean_rest(store: Store, directory: Path, known: set[Path]) -> int:
+def _clean_rest(store: Store, kind: Kind, known: set[Path]) -> int:
     """Remove what is no item of a directory; return how much of it stays."""
-    if directory.name == TEMPORARY:
+    directory = store.place(kind)
+    if kind == TEMPORARY:
         store.clear_abandoned()
-    elif directory.name == REQUESTS:
+    elif kind == REQUESTS:
         _forget_requests(store)
     else:
         for path in directory.iterdir():
-            if path not in known and not store.in_use(directory.name, path.name):
+            if path in known:
+                continue
+            if kind.form is Form.INTERNAL:
+                # Whoever works there holds its lock.
+                store.remove(kind, path.name, path)
+            elif not store.in_use(kind, path.name):
                 remove_tree(path)
-        return sum(1 for path in directory.iterdir() if path not in known)
-    return sum(1 for _path in directory.iterdir())
+    return sum(1 for path in directory.iterdir() if path not in known)
 
 
 def made_of(store: Store, kernel: Digest) -> tuple[Item, ...]:
     """Return a kernel of a store and what is of use with it alone: its trees and snapshots."""
+    kinds = (KERNELS, DEVEL, MODULE_TREES, SNAPSHOTS)
     return tuple(
         item
-        for item in items(store)
-        if (item.kind in ("kernels", "devel") and item.digest == kernel)
-        or (item.kind in ("trees", "snapshots") and _about(store, item).get("kernel") == kernel)
+        for kind in kinds
+        for item in items_of(store, kind)
+        if kernel in (item.digest, described(store, item).get("kernel"))
     )
-
-
-def _about(store: Store, item: Item) -> dict[str, Any]:
-    try:
-        return store.describe(item.path)
-    except (OSError, Malformed):
-        return {}
 
 
 def clean_kernel(store: Store, kernel: Digest) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
@@ -264,37 +194,3 @@ def clean_kernel(store: Store, kernel: Digest) -> tuple[tuple[Item, ...], tuple[
     stay = remove_items(store, found)
     _forget_requests(store)
     return tuple(item for item in found if item not in stay), stay
-
-
-# Damage
-
-
-def verify(store: Store) -> dict[Item, tuple[str, ...]]:
-    """Return the damaged items and what is wrong with each, by the digests of their files."""
-    found = {}
-    for item in items(store):
-        faults = _faults(store, item)
-        if faults:
-            found[item] = faults
-    for path in sorted((store.root / REQUESTS).glob("*.json")):
-        if requested_kernel(path) is None:
-            found[_request(path)] = ("it names no kernel",)
-    return found
-
-
-def _faults(store: Store, item: Item) -> tuple[str, ...]:
-    if item.kind in KEPT:
-        return ()
-    digest = _digest(item.digest)
-    if digest is None:
-        return (_NOT_AN_ENTRY,)
-    if item.kind != ARCHIVES:
-        return store.damage(item.kind, digest)
-    try:
-        return () if file_digest(item.path) == digest else (OTHER_BYTES,)
-    except OSError as error:
-        return (error.strerror or str(error),)
-
-
-def _request(path: Path) -> Item:
-    return Item(kind=REQUESTS, digest=path.name, path=path, size_bytes=0, used_s=0.0, about="")

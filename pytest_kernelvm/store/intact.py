@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import Evidence, HarnessError
@@ -23,11 +24,29 @@ from pytest_kernelvm.store.digest import (
     stamp_of,
     stamps_digest,
 )
-from pytest_kernelvm.store.note import ENTRY, OTHER_BYTES, Note, damage_of, read_note, size_fault
-from pytest_kernelvm.store.store import ARCHIVES, default_store
+from pytest_kernelvm.store.kinds import INITRAMFS
+from pytest_kernelvm.store.metadata import (
+    ENTRY,
+    OTHER_BYTES,
+    EntryMetadata,
+    damage_of,
+    read_metadata,
+    size_fault,
+)
+from pytest_kernelvm.store.store import default_store
 
 # Files that were found intact, with their stamps then.
 _seen: dict[Path, Stamp] = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Recorded:
+    """A file of a store. entry: what it is in. size_bytes: None where only its digest is known."""
+
+    entry: Path
+    path: Path
+    size_bytes: int | None
+    sha256: Digest
 
 
 class DamagedStore(HarnessError):
@@ -41,18 +60,26 @@ def require_intact(paths: Iterable[Path]) -> None:
     and what to do.
     """
     stamps = {path: stamp for path in paths if (stamp := _unseen(path))}
-    noted = [found for path in stamps if (found := _noted(path))]
-    for entry, path, size, _digest in noted:
-        if size is not None and (fault := size_fault(path, size)):
-            raise _error(entry, path, fault)
-    digests = known_digests([path for _entry, path, _size, _digest in noted])
-    for entry, path, _size, digest in noted:
-        seen = digests[path]
-        if isinstance(seen, OSError):
-            raise _error(entry, path, seen.strerror or str(seen))
-        if seen != digest:
-            raise _error(entry, path, f"sha256 {seen}", f"sha256 {digest}")
+    recorded = [found for path in stamps if (found := _recorded(path))]
+    _require_sizes(recorded)
+    _require_digests(recorded)
     _seen.update({path: stamp for path, stamp in stamps.items() if is_settled(stamp)})
+
+
+def _require_sizes(recorded: Iterable[_Recorded]) -> None:
+    for file in recorded:
+        if file.size_bytes is not None and (fault := size_fault(file.path, file.size_bytes)):
+            raise _error(file.entry, file.path, fault)
+
+
+def _require_digests(recorded: Sequence[_Recorded]) -> None:
+    digests = known_digests([file.path for file in recorded])
+    for file in recorded:
+        seen = digests[file.path]
+        if isinstance(seen, OSError):
+            raise _error(file.entry, file.path, seen.strerror or str(seen))
+        if seen != file.sha256:
+            raise _error(file.entry, file.path, f"sha256 {seen}", f"sha256 {file.sha256}")
 
 
 def _unseen(path: Path) -> Stamp | None:
@@ -72,19 +99,19 @@ def require_intact_below(directory: Path) -> None:
     entry = _entry_of(directory.resolve())
     if entry is None:
         return
-    note = _note_of(entry)
-    if not note.sized:
-        _require_tree(entry, note)
+    metadata = _metadata_of(entry)
+    if not metadata.sized:
+        _require_tree(entry, metadata)
         return
     below = directory.resolve()
-    require_intact(entry / name for name in note.sizes if (entry / name).is_relative_to(below))
+    require_intact(entry / name for name in metadata.sizes if (entry / name).is_relative_to(below))
 
 
-def _require_tree(entry: Path, note: Note) -> None:
+def _require_tree(entry: Path, metadata: EntryMetadata) -> None:
     """Compare an entry without noted files: first times and sizes, then content if these differ."""
-    if note.stamps is None or stamps_digest(entry, without=ENTRY) == note.stamps:
+    if metadata.stamps is None or stamps_digest(entry, without=ENTRY) == metadata.stamps:
         return
-    faults = damage_of(entry, note)
+    faults = damage_of(entry, metadata)
     if faults:
         made = (entry / ENTRY).stat().st_mtime_ns
         changed = [path for path in _files(entry) if path.lstat().st_mtime_ns > made]
@@ -98,22 +125,28 @@ def _files(entry: Path) -> Iterable[Path]:
                 yield Path(directory, name)
 
 
-def _noted(path: Path) -> tuple[Path, Path, int | None, Digest] | None:
-    """Return the entry that a file is in, its own path, and the size and digest noted of it."""
+def _recorded(path: Path) -> _Recorded | None:
+    """Return what the store recorded of a file; None for what nobody has recorded."""
     path = path.resolve()
-    if path.parent.name == ARCHIVES:
+    if path.parent.name == INITRAMFS.name:
         try:
-            return path.parent, path, None, Digest(path.name.partition(".")[0])
+            digest = Digest(path.name.partition(".")[0])
         except NotADigest:
             return None
+        return _Recorded(entry=path.parent, path=path, size_bytes=None, sha256=digest)
     entry = _entry_of(path.parent)
     if entry is None:
         return None
-    note = _note_of(entry)
+    metadata = _metadata_of(entry)
     name = str(path.relative_to(entry))
-    if name in note.sha256 and not note.sparse:
-        return entry, path, note.sizes[name], note.sha256[name]
-    if note.sized and name not in note.sizes:
+    if name in metadata.sha256 and not metadata.sparse:
+        return _Recorded(
+            entry=entry,
+            path=path,
+            size_bytes=metadata.sizes[name],
+            sha256=metadata.sha256[name],
+        )
+    if metadata.sized and name not in metadata.sizes:
         raise _error(entry, path, "nobody put it there")
     return None
 
@@ -131,9 +164,9 @@ def _entry_of(directory: Path) -> Path | None:
     return None
 
 
-def _note_of(entry: Path) -> Note:
+def _metadata_of(entry: Path) -> EntryMetadata:
     try:
-        return read_note(entry)
+        return read_metadata(entry)
     except Malformed as error:
         raise _error(entry, entry / ENTRY, error.reason) from None
     except OSError as error:
@@ -143,7 +176,7 @@ def _note_of(entry: Path) -> Note:
 def _error(
     entry: Path, path: Path, seen: str, expected: str = "", *, changed: Iterable[str] = ()
 ) -> DamagedStore:
-    is_archive = entry.name == ARCHIVES
+    is_archive = entry.name == INITRAMFS.name
     name = entry.name if is_archive else f"{entry.parent.name}/{entry.name[:16]}"
     what = "the tree" if path == entry else path.relative_to(entry)
     root = entry.parent if is_archive else entry.parent.parent

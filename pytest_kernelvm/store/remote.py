@@ -29,14 +29,19 @@ from pytest_kernelvm.foreign.tar_members import MemberKind
 from pytest_kernelvm.foreign.unpacking import unpack_gzip
 from pytest_kernelvm.process import Deadline, run
 from pytest_kernelvm.store.digest import Digest, file_digest
-from pytest_kernelvm.store.kernel_note import MOST, printable_note, read_kernel_note
-from pytest_kernelvm.store.note import ENTRY, damage_of, noted_digest, read_note
+from pytest_kernelvm.store.kernel_metadata import (
+    MOST_REQUEST_BYTES,
+    printable_metadata,
+    read_kernel_metadata,
+)
+from pytest_kernelvm.store.kinds import DEVEL, KERNELS, Kind
+from pytest_kernelvm.store.metadata import ENTRY, damage_of, noted_digest, read_metadata
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import FULL
 
 VARIABLE = "KERNELVM_REMOTE"
 WRITE_VARIABLE = "KERNELVM_REMOTE_WRITE"
-KINDS = ("devel", "kernels")
+KINDS = (DEVEL, KERNELS)
 TAR_TIMEOUT_S = 600.0
 SILENCE_S = 30.0
 # An entry holds what `_put` packs: files and links without anything unusual about them.
@@ -81,9 +86,9 @@ class Answer:
     @classmethod
     def read(cls, data: bytes) -> Answer:
         """Return what a note says. Raises Malformed if it is no such note."""
-        noted = Fields(parse_json(data, most_bytes=MOST))
+        noted = Fields(parse_json(data, most_bytes=MOST_REQUEST_BYTES))
         digests, kernel = noted.fields("sha256"), noted_digest(noted.take("kernel"))
-        sha256 = {kind: noted_digest(digests.take(kind)) for kind in KINDS}
+        sha256 = {kind.name: noted_digest(digests.take(kind.name)) for kind in KINDS}
         cell = noted.printable("cell", most=200) if noted.has("cell") else kernel[:16]
         return cls(kernel=kernel, sha256=sha256, cell=cell)
 
@@ -144,19 +149,18 @@ class Remote:
                 store.obtain(
                     kind,
                     answer.kernel,
-                    _moved(work.directory / kind, about),
+                    _moved(work.directory / kind.name, about),
                     label=f"{kind}/{answer.kernel[:16]} from {self.url}",
-                    sized=kind == "kernels",
                 )
         store.progress.say(f"took {answer.cell} from {self.url}")
         return answer.kernel
 
     def _read_note(self, name: str) -> bytes:
         found = bytearray()
-        self._read(name, found.extend, most_bytes=MOST, timeout_s=self._limits.note_s)
+        self._read(name, found.extend, most_bytes=MOST_REQUEST_BYTES, timeout_s=self._limits.note_s)
         return bytes(found)
 
-    def _unpack(self, directory: Path, kind: str, answer: Answer) -> dict[str, Any]:
+    def _unpack(self, directory: Path, kind: Kind, answer: Answer) -> dict[str, Any]:
         """Fetch an archive and unpack it; return what it says about itself."""
         archive = directory / "archive"
         name = f"{kind}/{answer.kernel}.tar.gz"
@@ -171,9 +175,9 @@ class Remote:
                 self._read(name, take, most_bytes=limits.archive_bytes, timeout_s=limits.archive_s)
             except FileNotFoundError:
                 raise Malformed(f"{kind}/{answer.kernel[:16]}.tar.gz is not there") from None
-        if total.hexdigest() != answer.sha256[kind]:
+        if total.hexdigest() != answer.sha256[kind.name]:
             raise Malformed(f"{kind}/{answer.kernel[:16]} has other bytes than its digest says")
-        entry = directory / kind
+        entry = directory / kind.name
         entry.mkdir()
         unpack_entry(archive, entry)
         archive.unlink()
@@ -226,7 +230,7 @@ class Remote:
                 argv = ["tar", "--create", "--gzip", f"--file={archive}", "--sort=name"]
                 argv += ["--hard-dereference", f"--directory={store.path(kind, digest)}", "."]
                 run(argv, timeout_s=TAR_TIMEOUT_S)
-                sha256[kind] = file_digest(archive)
+                sha256[kind.name] = file_digest(archive)
                 self._copy_there(archive, f"{kind}/{digest}.tar.gz")
             note = work.directory / "note.json"
             note.write_text(json.dumps({"kernel": digest, "sha256": sha256, "cell": cell}))
@@ -292,21 +296,21 @@ def _moved(directory: Path, about: dict[str, Any]) -> Callable[[StagingDirectory
     return make
 
 
-def _checked_entry(entry: Path, kind: str, digest: Digest) -> dict[str, Any]:
+def _checked_entry(entry: Path, kind: Kind, digest: Digest) -> dict[str, Any]:
     """Return what an entry of a remote store says about itself, once all in it is what it says.
 
     The note goes, as the store writes its own. Raises Malformed.
     """
     try:
-        note = read_note(entry, kind)
+        metadata = read_metadata(entry, kind)
     except Malformed as error:
         raise Malformed(f"{kind}/{digest[:16]}/{ENTRY}: {error.reason}") from None
-    about = printable_note(note.about)
-    if kind == "kernels":
-        image = read_kernel_note(about, digest).image
-        if not note.sized or image not in note.sizes:
+    about = printable_metadata(metadata.about)
+    if kind == KERNELS:
+        image = read_kernel_metadata(about, digest).image
+        if not metadata.sized or image not in metadata.sizes:
             raise Malformed(f"{kind}/{digest[:16]} has no {image}")
-    faults = damage_of(entry, note)
+    faults = damage_of(entry, metadata)
     if faults:
         raise Malformed(f"{kind}/{digest[:16]}: {faults[0]}")
     (entry / ENTRY).unlink()

@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import io
-import json
 import os
-import re
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError
 from pytest_kernelvm.foreign.json_fields import Malformed, file_name
 from pytest_kernelvm.progress import Progress
 from pytest_kernelvm.store.digest import Digest, file_digest, sparse_digest, tree_digests
-from pytest_kernelvm.store.note import (
+from pytest_kernelvm.store.disk import STORE_VARIABLE, disk_errors
+from pytest_kernelvm.store.kinds import LOGS, TEMPORARY, Form, Kind
+from pytest_kernelvm.store.locks import lock, lock_if_free
+from pytest_kernelvm.store.metadata import (
     ENTRY,
-    Note,
+    EntryMetadata,
     damage_of,
     files_below,
     missing_or_resized,
-    read_note,
+    read_metadata,
 )
-from pytest_kernelvm.store.owners import (
-    ABANDONED_S,
-    holder,
-    locked_if_free,
-    may_live,
-    owned,
-    this_process,
-)
-from pytest_kernelvm.store.writing import FULL, REFUSED, raise_if_full, remove_tree, write_whole
+from pytest_kernelvm.store.owners import ABANDONED_S, locked_if_free, owned
+from pytest_kernelvm.store.uses import Uses
+from pytest_kernelvm.store.writing import remove_tree, write_whole
 
-STORE_VARIABLE = "KERNELVM_STORE"
-# Files that are named by the digest of their content.
-ARCHIVES = "initramfs"
-LOCKS, LOGS, REQUESTS, TEMPORARY, USES = "locks", "logs", "requests", "tmp", "uses"
-# Build directories, and in each the note of what it was built from (build_directories.py).
-BUILDS, BUILD_NOTE = "builds", "note.json"
-_KIND = re.compile(r"[a-z]+(-[a-z]+)*")
-# Names in `tmp`: of what is being removed, and of what has no owner's lock (bundle_writer.py).
-_REMOVED, _LOCKLESS = "removed-", "failure-"
-_NO_KINDS = (LOCKS, LOGS, REQUESTS, TEMPORARY, USES)
+# Names in `tmp`: of what is being removed, and of a bundle that is not complete, which has no lock.
+_REMOVED, UNFINISHED_BUNDLE = "removed-", "failure-"
 
 
 def default_store() -> Path:
@@ -78,122 +62,111 @@ class Store:
     def __init__(self, root: Path, progress: Progress) -> None:
         self.root = root
         self.progress = progress
-        self._used: set[str] = set()
-        self._told_damaged: set[tuple[str, str]] = set()
+        self._uses = Uses(root)
+        self._told_damaged: set[Path] = set()
         self._cleared = False
         self.found: set[tuple[str, str]] = set()
         self.made: set[tuple[str, str]] = set()
 
-    def path(self, kind: str, digest: Digest) -> Path:
+    def path(self, kind: Kind, digest: Digest) -> Path:
         """Return where the entry of a kind and digest is or would be.
 
         The one place where paths of entries are made. Raises NotADigest if the digest is none.
         """
-        assert _KIND.fullmatch(kind)
-        assert kind not in _NO_KINDS
-        return self.root / kind / Digest(digest)
+        assert kind.form in (Form.ENTRY, Form.WORK)
+        return self.place(kind) / Digest(digest)
 
-    def find(self, kind: str, digest: Digest) -> Path | None:
+    def place(self, kind: Kind) -> Path:
+        """Return where a kind is kept: its directory, or its file."""
+        return self.root / kind.name
+
+    def find(self, kind: Kind, digest: Digest) -> Path | None:
         """Return an entry's directory if it is there and its files have the sizes noted.
 
         One that is damaged is told once; it is not there, and `obtain` makes it anew.
         """
-        note = self._note(kind, digest)
-        if note is None:
+        if self._metadata(kind, digest) is None:
             return None
-        self.found.add((kind, digest))
+        self.found.add((kind.name, digest))
         return self.path(kind, digest)
 
-    def _note(self, kind: str, digest: Digest) -> Note | None:
+    def _metadata(self, kind: Kind, digest: Digest) -> EntryMetadata | None:
         path = self.path(kind, digest)
         self.note_use(kind, digest, path)
         try:
-            note = read_note(path)
-            fault = missing_or_resized(path, note)
+            metadata = read_metadata(path)
+            fault = missing_or_resized(path, metadata)
         except FileNotFoundError:
             return None
         except Malformed as error:
             fault = f"{ENTRY}: {error.reason}"
         if not fault:
-            return note
-        if (kind, digest) not in self._told_damaged:
-            self._told_damaged.add((kind, digest))
+            return metadata
+        if path not in self._told_damaged:
+            self._told_damaged.add(path)
             self.progress.say(f"{kind}/{digest[:16]} in the store is damaged ({fault}): not used")
         return None
 
-    def note_use(self, kind: str, digest: str, path: Path) -> None:
-        """Note that this process uses something; as long as it lives, that is not collected.
+    def note_use(self, kind: Kind, name: str, path: Path) -> None:
+        """Note that this process uses something; as long as it lives, that is not removed.
 
-        path: where it is. What others noted who are gone is cleared away. Where nothing can be
-        written, nothing can be collected either.
+        path: where it is.
         """
-        name = f"{kind}-{digest}"
-        if name in self._used or not path.exists():
-            return
-        self._used.add(name)
-        with contextlib.suppress(OSError):
-            users = self.root / USES / name
-            users.mkdir(parents=True, exist_ok=True)
-            (users / this_process()).touch()
-            os.utime(users)
-            for user in users.iterdir():
-                if not may_live(user):
-                    user.unlink(missing_ok=True)
+        self._uses.add(kind, name, path)
 
-    def in_use(self, kind: str, digest: str) -> bool:
+    def in_use(self, kind: Kind, name: str) -> bool:
         """Whether a process that lives, other than this one, has found an entry."""
-        users = self.root / USES / f"{kind}-{digest}"
-        with contextlib.suppress(OSError):
-            return any(may_live(u) for u in users.iterdir() if u.name != this_process())
-        return False
+        return self._uses.by_others(kind, name)
 
-    def last_use(self, kind: str, digest: Digest, path: Path | None = None) -> float:
+    def last_use(self, kind: Kind, name: str, path: Path | None = None) -> float:
         """Return when an entry was last found, in seconds since 1970; of old ones, when made.
 
         path: where it is, if that is not the directory of an entry.
         """
-        made = path or self.path(kind, digest) / ENTRY
-        for noted in (self.root / USES / f"{kind}-{digest}", made, made.parent):
+        made = path or self.path(kind, Digest(name)) / ENTRY
+        for noted in (self._uses.directory(kind, name), made, made.parent):
             with contextlib.suppress(OSError):
                 return noted.stat().st_mtime
         return 0.0
 
-    def remove(self, kind: str, digest: Digest, path: Path | None = None) -> bool:
-        """Remove an entry unless somebody uses or makes it; return whether it is gone.
+    def remove(self, kind: Kind, name: str, path: Path | None = None) -> bool:
+        """Remove something unless somebody uses or makes it; return whether it is gone.
 
         path: where it is, if that is not the directory of an entry.
         Raises BadInput if the store is not writable.
         """
-        name = f"{kind}-{digest}"
-        path = path or self.path(kind, digest)
-        with self.lock_if_free(name) as ours, self.disk_errors():
-            if not ours or self.in_use(kind, digest):
+        lock_name = f"{kind}-{name}"
+        path = path or self.path(kind, Digest(name))
+        with self.lock_if_free(lock_name) as ours, self.disk_errors():
+            if not ours or self.in_use(kind, name):
                 return False
             # Whoever finds it from now on waits for our lock; whoever did just before noted it.
-            aside = self._put_aside(path, name)
-            if aside and self.in_use(kind, digest):
+            aside = self._put_aside(path, lock_name)
+            if aside and self.in_use(kind, name):
                 aside.rename(path)
                 return False
             if aside:
                 remove_tree(aside)
-                remove_tree(self.root / USES / name)
-        self._used.discard(name)
+                remove_tree(self._uses.directory(kind, name))
+        self._uses.forget(kind, name)
         return True
 
-    def discard(self, kind: str, digest: Digest) -> None:
-        """Remove an entry that is damaged, whoever uses it: what he has opened he keeps.
+    def discard(self, kind: Kind, name: str, path: Path | None = None) -> None:
+        """Remove something, whoever uses it: what he has opened he keeps.
 
+        path: where it is, if that is not the directory of an entry.
         Raises BadInput if the store is not writable.
         """
-        name = f"{kind}-{digest}"
-        with self.lock(name, f"{kind}/{digest[:16]}"), self.disk_errors():
-            aside = self._put_aside(self.path(kind, digest), name)
+        lock_name = f"{kind}-{name}"
+        path = path or self.path(kind, Digest(name))
+        with self.lock(lock_name, f"{kind}/{name[:16]}"), self.disk_errors():
+            aside = self._put_aside(path, lock_name)
             if aside:
                 remove_tree(aside)
 
     def _put_aside(self, path: Path, name: str) -> Path | None:
         """Move something out of the way in one step; None if somebody else was faster."""
-        aside = self.root / TEMPORARY / f"{_REMOVED}{name}"
+        aside = self.place(TEMPORARY) / f"{_REMOVED}{name}"
         remove_tree(aside)
         aside.parent.mkdir(exist_ok=True)
         try:
@@ -207,24 +180,20 @@ class Store:
 
         Raises Malformed if its note is damaged, OSError if it is gone.
         """
-        return dict(read_note(path).about)
+        return dict(read_metadata(path).about)
 
     def obtain(
         self,
-        kind: str,
+        kind: Kind,
         digest: Digest,
         make: Callable[[StagingDirectory], dict[str, Any]],
         *,
         label: str,
-        sized: bool = True,
-        frozen: bool = True,
     ) -> Path:
         """Return an entry, making it if it is not there; concurrent callers make it once.
 
         make: fills `work.entry` and returns what is to be noted about it, as JSON.
         label: what is made, in words, for those who wait.
-        sized: whether every file's size is noted and verified at each use. frozen: whether such
-        files become read-only; else their digests leave out holes.
         Raises BadInput if the store is not writable, HarnessError if its disk is full; then nothing
         half-made is left.
         """
@@ -238,64 +207,55 @@ class Store:
             with self.work(f"{kind}-{digest}") as work:
                 work.entry.mkdir()
                 about = make(work)
-                self.made.add((kind, digest))
-                self._publish(work.entry, kind, digest, about, sized=sized, frozen=frozen)
+                self.made.add((kind.name, digest))
+                self._publish(work.entry, kind, digest, about)
         # Now it is used.
         return self.find(kind, digest) or self.path(kind, digest)
 
-    def _publish(
-        self,
-        entry: Path,
-        kind: str,
-        digest: Digest,
-        about: dict[str, Any],
-        *,
-        sized: bool,
-        frozen: bool,
-    ) -> None:
-        """Move an entry to its place. A frozen one never changes: its files become read-only."""
-        files = dict(files_below(entry)) if sized else {}
-        content = file_digest if frozen else sparse_digest
-        tree, stamps = (None, None) if sized else tree_digests(entry, without=ENTRY)
-        note = Note(
+    def _publish(self, entry: Path, kind: Kind, digest: Digest, about: dict[str, Any]) -> None:
+        """Move an entry to its place. Digests of files that can be written leave out holes."""
+        files = dict(files_below(entry)) if kind.sized else {}
+        content = file_digest if kind.read_only else sparse_digest
+        tree, stamps = (None, None) if kind.sized else tree_digests(entry, without=ENTRY)
+        metadata = EntryMetadata(
             about=about,
             sizes={name: status.st_size for name, status in files.items()},
             sha256={name: content(entry / name) for name in files},
-            sized=sized,
-            sparse=not frozen,
+            sized=kind.sized,
+            sparse=not kind.read_only,
             tree=tree,
             stamps=stamps,
         )
         for name, status in files.items():
-            if frozen:
+            if kind.read_only:
                 (entry / name).chmod(status.st_mode & ~0o222)
-        write_whole(entry / ENTRY, note.text())
+        write_whole(entry / ENTRY, metadata.text())
         path = self.path(kind, digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_tree(path)
         entry.rename(path)
-        self._told_damaged.discard((kind, digest))
+        self._told_damaged.discard(path)
 
-    def damage(self, kind: str, digest: Digest) -> tuple[str, ...]:
+    def damage(self, kind: Kind, digest: Digest) -> tuple[str, ...]:
         """Return what is wrong with an entry, by the digests of its files; nothing if it is whole.
 
         Of a source of an earlier version's store only the note is read.
         """
         path = self.path(kind, digest)
         try:
-            note = read_note(path)
+            metadata = read_metadata(path)
         except Malformed as error:
             return (f"{ENTRY}: {error.reason}",)
         except FileNotFoundError as error:
             return (f"{ENTRY}: {error}",)
-        return damage_of(path, note)
+        return damage_of(path, metadata)
 
     def new_log_directory(self, name: str) -> Path:
         """Make and return a fresh directory for the logs of something called `name`.
 
         Raises BadInput if the store is not writable, HarnessError if its disk is full.
         """
-        logs = self.root / LOGS
+        logs = self.place(LOGS)
         self.clear_abandoned()
         with self.disk_errors():
             logs.mkdir(parents=True, exist_ok=True)
@@ -310,7 +270,7 @@ class Store:
         What an interrupted predecessor left, under this name or another, is removed first.
         """
         self.clear_abandoned()
-        directory = self.root / TEMPORARY / name
+        directory = self.place(TEMPORARY) / name
         with self.disk_errors():
             remove_tree(directory)
             with owned(directory):
@@ -326,7 +286,7 @@ class Store:
             return
         self._cleared = True
         with contextlib.suppress(OSError):
-            for path in (self.root / TEMPORARY).iterdir():
+            for path in self.place(TEMPORARY).iterdir():
                 with contextlib.suppress(OSError):
                     self._clear_if_abandoned(path)
 
@@ -337,7 +297,7 @@ class Store:
             with self.lock_if_free(path.name.removeprefix(_REMOVED)) as ours:
                 if ours:
                     remove_tree(path)
-        elif path.name.startswith(_LOCKLESS):
+        elif path.name.startswith(UNFINISHED_BUNDLE):
             if old:
                 remove_tree(path)
         else:
@@ -345,94 +305,14 @@ class Store:
                 if ours or (ours is None and old):
                     remove_tree(path)
 
-    @contextlib.contextmanager
-    def disk_errors(self) -> Iterator[None]:
-        """Turn errors of the operating system into HarnessError with advice.
+    def disk_errors(self) -> AbstractContextManager[None]:
+        """Turn errors of the operating system into BadInput or HarnessError with advice."""
+        return disk_errors(self.root)
 
-        A program that met a full disk says so in words.
-        """
-        try:
-            yield
-        except OSError as error:
-            refused = error.errno in REFUSED and self._is_ours(error.filename)
-            raise (self._not_writable if refused else self._failed)(error) from error
-        except HarnessError as error:
-            try:
-                raise_if_full(error.evidence.excerpt)
-            except OSError as full:
-                raise self._failed(full) from error
-            raise
-
-    def _is_ours(self, name: object) -> bool:
-        return name is None or Path(str(name)).is_relative_to(self.root)
-
-    def _not_writable(self, error: OSError) -> KernelvmError:
-        if error.errno in FULL:
-            return self._failed(error)
-        return BadInput(
-            f"the store is not writable: {error}",
-            Evidence(
-                where=(str(self.root),),
-                next_step="make it and all below it yours to write, or name another directory "
-                f"with {STORE_VARIABLE}",
-            ),
-        )
-
-    def _failed(self, error: OSError) -> HarnessError:
-        full = error.errno in FULL
-        return HarnessError(
-            f"the disk of the store is full: {error}" if full else f"the store failed: {error}",
-            Evidence(
-                where=(str(self.root),),
-                next_step=f"make room, or name another directory with {STORE_VARIABLE}",
-            ),
-        )
-
-    def _lock_path(self, name: str) -> Path:
-        return self.root / "locks" / f"{name}.lock"
-
-    def _open_lock(self, path: Path) -> io.FileIO:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path.open("ab", buffering=0)
-        except OSError as error:
-            raise self._not_writable(error) from None
-
-    @contextlib.contextmanager
-    def lock(self, name: str, label: str) -> Iterator[None]:
+    def lock(self, name: str, label: str) -> AbstractContextManager[None]:
         """Hold the lock of a name; while another process has it, say who and wait."""
-        path = self._lock_path(name)
-        with self._open_lock(path) as file:
-            self._wait_for(file.fileno(), path, label)
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "label": label}
-            # Only told to those who wait; a full disk is complained of by what is made here.
-            with contextlib.suppress(OSError):
-                file.truncate(0)
-                file.write(json.dumps(holder).encode())
-            yield
+        return lock(self.root, name, label, self.progress)
 
-    @contextlib.contextmanager
-    def lock_if_free(self, name: str) -> Iterator[bool]:
+    def lock_if_free(self, name: str) -> AbstractContextManager[bool]:
         """Hold the lock of a name if nobody has it; give whether it is held."""
-        with self._open_lock(self._lock_path(name)) as file:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-
-    def _wait_for(self, descriptor: int, path: Path, label: str) -> None:
-        started = time.monotonic()
-        announced = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                waited_s = time.monotonic() - started
-            if not announced:
-                self.progress.say(f"waiting for {label}, {holder(path)}")
-                announced = True
-            self.progress.update(f"waiting for {label}: {waited_s:.0f} s")
-            time.sleep(0.1)
+        return lock_if_free(self.root, name)

@@ -12,9 +12,8 @@ from pytest_kernelvm.errors import Evidence, ToolMissing
 from pytest_kernelvm.foreign.elf import is_built_for
 from pytest_kernelvm.process import find_program, quoted, run
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import COMPILERS
 from pytest_kernelvm.store.store import StagingDirectory, Store
-
-KIND = "compilers"
 
 # Debug information is never absent: the vDSO has some (arch/mips/vdso/Makefile), and its build ID,
 # which the kernel holds, is a digest over it. So the source's path in it, which is the directory
@@ -162,7 +161,7 @@ def compiler_directory(store: Store, arch: Arch, llvm: str = "") -> Path:
         script.chmod(0o755)
         return {"compiler": program, "ccache": ccache}
 
-    return store.obtain(KIND, digest_of([name, text]), make, label=f"the compiler {name}")
+    return store.obtain(COMPILERS, digest_of([name, text]), make, label=f"the compiler {name}")
 
 
 def compiler_environment(

@@ -17,10 +17,16 @@ from pytest_kernelvm.fetch.kernel_packages import kernel_packages
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import Form, Kind
 from pytest_kernelvm.store.store import StagingDirectory, Store, default_store
 
 # Below the store, from one run to the next.
-KIND = "debian-packages"
+KIND = Kind(
+    name="debian-packages",
+    what="unpacked packages of Debian, for tests",
+    form=Form.ENTRY,
+    sized=False,
+)
 
 
 def unreachable_is_skipped(path: Path | str) -> Path:
@@ -43,7 +49,7 @@ def _unpacked(store: Store, packages: Sequence[Package]) -> Path:
         return {"package": ", ".join(map(str, packages))}
 
     key = digest_of([package.sha256 for package in packages])
-    return store.obtain(KIND, key, make, label="packages of Debian", sized=False)
+    return store.obtain(KIND, key, make, label="packages of Debian")
 
 
 @functools.cache

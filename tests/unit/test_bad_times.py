@@ -14,12 +14,13 @@ import pytest
 
 from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.errors import HarnessError, ToolMissing
-from pytest_kernelvm.kernel.build.build_directories import NOTE, BuildRequest, kept_build
+from pytest_kernelvm.kernel.build.build_directories import NOTE, BuildRequest, open_build_directory
 from pytest_kernelvm.kernel.source.mirror import mirrored
 from pytest_kernelvm.kernel.source.source import patched, unpacked
 from pytest_kernelvm.kernel.source.worktree import read_tree
 from pytest_kernelvm.process import spawn
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.kinds import BUILDS
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
 from tests.unit.test_build_directories import build, contents, from_nothing, write_source
@@ -82,7 +83,7 @@ def test_a_disk_that_gets_full_while_building(disk: Path) -> None:
     )
 
     def fill_it() -> None:
-        with kept_build(store, build_request, "the kernel") as build_directory:
+        with open_build_directory(store, build_request, "the kernel") as build_directory:
             (build_directory.objects / "vmlinux").write_bytes(bytes(2 << 20))
 
     with pytest.raises(HarnessError, match="the disk of the store is full"):
@@ -119,7 +120,7 @@ def test_a_store_on_another_file_system(disk: Path, tmp_path: Path) -> None:
 BUILDING = """
 import sys, time
 from pathlib import Path
-from pytest_kernelvm.kernel.build.build_directories import BuildRequest, kept_build
+from pytest_kernelvm.kernel.build.build_directories import BuildRequest, open_build_directory
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.progress import Silent
 from tests.unit.test_build_directories import make
@@ -127,7 +128,8 @@ from tests.unit.test_build_directories import make
 root, tree, config, go = sys.argv[1:]
 names = {"family": "f", "series": "6.12", "state": "s", "toolchain": "gcc"}
 build_request = BuildRequest(tree=Path(tree), config=config, **names)
-with kept_build(Store(Path(root), Silent()), build_request, "the kernel") as build_directory:
+store = Store(Path(root), Silent())
+with open_build_directory(store, build_request, "the kernel") as build_directory:
     (build_directory.objects / "one.o").write_text("half")
     print("building", flush=True)
     while not Path(go).exists():
@@ -167,7 +169,7 @@ def test_after_sigkill_it_is_built_from_nothing(
         os.kill(builder.pid, signal.SIGKILL)
         assert builder.wait(10) == -signal.SIGKILL
     store = Store(tmp_path / "store", Silent())
-    kept = store.path("builds", build_request.name)
+    kept = store.path(BUILDS, build_request.name)
     assert (kept / "tree/.objects/one.o").read_text() == "half"
     assert not (kept / NOTE).exists()
     made, build_directory = build(store, build_request)

@@ -11,24 +11,24 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.errors import BadInput, BuildFailed
-from pytest_kernelvm.fetch.tree_sync import (
+from pytest_kernelvm.fetch.tree_copy import (
     OBJECTS,
     content_digest,
     digests_below,
     files_below,
-    follow_digests,
-    follow_linked,
+    update_copy,
+    update_linked_copy,
 )
 from pytest_kernelvm.kernel.build.build_directories import (
-    KIND,
     NOTE,
     BuildDirectory,
     BuildRequest,
-    forget,
-    kept_build,
+    evict_build_directories,
+    open_build_directory,
 )
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.kinds import BUILDS, Limits
 from pytest_kernelvm.store.store import Store
 
 # As kbuild: objects know the header that they were made from, and the .config.
@@ -71,7 +71,7 @@ def make(build_directory: BuildDirectory) -> list[str]:
 
 
 def build(store: Store, build_request: BuildRequest) -> tuple[list[str], BuildDirectory]:
-    with kept_build(store, build_request, "the kernel") as build_directory:
+    with open_build_directory(store, build_request, "the kernel") as build_directory:
         return make(build_directory), build_directory
 
 
@@ -80,7 +80,9 @@ def contents(build_directory: BuildDirectory) -> dict[str, str]:
 
 
 def from_nothing(build_request: BuildRequest, root: Path) -> dict[str, str]:
-    with kept_build(Store(root, Silent()), build_request, "the kernel") as build_directory:
+    with open_build_directory(
+        Store(root, Silent()), build_request, "the kernel"
+    ) as build_directory:
         make(build_directory)
         return contents(build_directory)
 
@@ -140,7 +142,7 @@ def test_one_that_somebody_holds_is_waited_for(store: Store, build_request: Buil
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store.lock(f"{KIND}-{build_request.name}", "a copy"):
+        with store.lock(f"{BUILDS}-{build_request.name}", "a copy"):
             held.set()
             over.wait(60)
 
@@ -219,7 +221,7 @@ def test_a_patched_source_is_built_upon_the_plain_one(
 
 def test_a_failed_build_is_built_on(store: Store, build_request: BuildRequest) -> None:
     def fail() -> None:
-        with kept_build(store, build_request, "the kernel") as build_directory:
+        with open_build_directory(store, build_request, "the kernel") as build_directory:
             run(["make", "-C", build_directory.tree, ".objects/one.o"], timeout_s=60)
             raise BuildFailed("the second does not compile")
 
@@ -232,13 +234,13 @@ def test_a_failed_build_is_built_on(store: Store, build_request: BuildRequest) -
 
 def test_what_was_interrupted_is_not_used_again(store: Store, build_request: BuildRequest) -> None:
     def interrupted() -> None:
-        with kept_build(store, build_request, "the kernel") as build_directory:
+        with open_build_directory(store, build_request, "the kernel") as build_directory:
             make(build_directory)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert not store.path("builds", build_request.name).exists()
+    assert not store.path(BUILDS, build_request.name).exists()
 
 
 def test_what_a_killed_builder_left_is_not_used(store: Store, build_request: BuildRequest) -> None:
@@ -278,7 +280,7 @@ def test_an_edit_while_it_is_copied_is_noticed(tmp_path: Path) -> None:
     found = digests(tree)
     (tree / "two.c").write_text("TWO.C")
     with pytest.raises(BadInput, match="changes while it is built"):
-        follow_digests(tree, tmp_path / "copy", found, {})
+        update_copy(tree, tmp_path / "copy", found, {})
 
 
 def test_files_are_followed(tmp_path: Path) -> None:
@@ -290,25 +292,25 @@ def test_files_are_followed(tmp_path: Path) -> None:
     (source / ".git" / "HEAD").write_text("")
     copy = tmp_path / "copy"
     before = digests(source)
-    assert set(follow_digests(source, copy, before, {})) == set(before)
+    assert set(update_copy(source, copy, before, {})) == set(before)
     assert digests(copy) == before
     (source / "below" / "gone").unlink()
     (source / "one.c").chmod(0o755)
     (source / "link").unlink()
     (source / "link").symlink_to("two.c")
     after = digests(source)
-    assert follow_digests(source, copy, after, before) == ("below/gone", "link", "one.c")
+    assert update_copy(source, copy, after, before) == ("below/gone", "link", "one.c")
     assert digests(copy) == after
-    assert follow_linked(source, copy) == ()
+    assert update_linked_copy(source, copy) == ()
     (source / "new.c").write_text("new")
-    assert follow_linked(source, copy) == ("new.c",)
+    assert update_linked_copy(source, copy) == ("new.c",)
 
 
 # Bounds
 
 
 def age(store: Store, build_request: BuildRequest, seconds: int) -> None:
-    os.utime(store.path("builds", build_request.name) / NOTE, (seconds, seconds))
+    os.utime(store.path(BUILDS, build_request.name) / NOTE, (seconds, seconds))
 
 
 def test_the_oldest_are_forgotten(store: Store, build_request: BuildRequest) -> None:
@@ -316,11 +318,11 @@ def test_the_oldest_are_forgotten(store: Store, build_request: BuildRequest) -> 
     for seconds, each in enumerate(several):
         build(store, each)
         age(store, each, seconds)
-    assert forget(store, most=2, most_bytes=1 << 30) == (several[0].name,)
-    assert forget(store, most=2, most_bytes=1 << 30) == ()
+    assert evict_build_directories(store, limits=Limits(most=2)) == (several[0].name,)
+    assert evict_build_directories(store, limits=Limits(most=2)) == ()
     with store.lock(f"builds-{several[1].name}", "the kernel"):
-        assert forget(store, most=0, most_bytes=1 << 30) == (several[2].name,)
-    assert forget(store, most=9, most_bytes=0) == (several[1].name,)
+        assert evict_build_directories(store, limits=Limits(most=0)) == (several[2].name,)
+    assert evict_build_directories(store, limits=Limits(most_bytes=0)) == (several[1].name,)
 
 
 def test_the_last_one_of_a_source_and_toolchain_goes_last(
@@ -332,20 +334,20 @@ def test_the_last_one_of_a_source_and_toolchain_goes_last(
     for seconds, each in enumerate((parent, *variants)):
         build(store, each)
         age(store, each, seconds)
-    gone = forget(store, most=2, most_bytes=1 << 30)
+    gone = evict_build_directories(store, limits=Limits(most=2))
     assert sorted(gone) == sorted(each.name for each in variants[:2])
-    assert forget(store, most=1, most_bytes=1 << 30) == (parent.name,)
+    assert evict_build_directories(store, limits=Limits(most=1)) == (parent.name,)
 
 
 def test_what_was_made_is_known_to_the_next_alone(
     store: Store, build_request: BuildRequest
 ) -> None:
     def making(text: str, build_request: BuildRequest = build_request) -> str:
-        with kept_build(store, build_request, "the kernel") as build_directory:
+        with open_build_directory(store, build_request, "the kernel") as build_directory:
             make(build_directory)
             if text == "fails":
                 raise BuildFailed("no")
-            build_directory.note_made(text)
+            build_directory.record_made(text)
             return build_directory.made
 
     assert making("first") == ""

@@ -15,8 +15,8 @@ from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing, Verdict
 from pytest_kernelvm.kernel.build.build import Kernel
-from pytest_kernelvm.kernel.build.config_uses import read_uses, write_uses
-from pytest_kernelvm.kernel.exports import exported, keep_symvers
+from pytest_kernelvm.kernel.build.symbol_users import read_symbol_users, write_symbol_users
+from pytest_kernelvm.kernel.exports import exported, store_symvers
 from pytest_kernelvm.kernel.out_of_tree.compat import (
     config_near,
     layout_objections,
@@ -295,7 +295,7 @@ PLACES = [
 def kept(root: Path, entry: Path) -> bool:
     entry.mkdir(exist_ok=True)
     modules = root / "lib/modules" / RELEASE
-    return keep_symvers(root, root / f"boot/vmlinuz-{RELEASE}", modules, RELEASE, entry)
+    return store_symvers(root, root / f"boot/vmlinuz-{RELEASE}", modules, RELEASE, entry)
 
 
 @pytest.mark.parametrize(("place", "pack"), PLACES)
@@ -372,8 +372,8 @@ def test_what_a_header_mentions(tmp_path: Path) -> None:
     write_note(objects, "of/fdt.o", "OF_BOOTARGS_COOKIE", "BOTH", str(header))
     write_note(objects, "net/dev.o", str(header), "BOTH", "SHARED")
     write_note(objects, "net/mod.o", "OF_BOOTARGS_COOKIE", str(tree / "gone.h"), module=True)
-    write_uses(objects, entry)
-    uses = read_uses(entry)
+    write_symbol_users(objects, entry)
+    uses = read_symbol_users(entry)
     assert {name: (use.count, use.in_header) for name, use in uses.items()} == {
         "OF_BOOTARGS_COOKIE": (1, False),
         "BOTH": (2, True),
@@ -381,21 +381,21 @@ def test_what_a_header_mentions(tmp_path: Path) -> None:
     }
     # Nothing new: the same is written from what is cached.
     first = (entry / "config-uses.json").read_text()
-    write_uses(objects, entry)
+    write_symbol_users(objects, entry)
     assert (entry / "config-uses.json").read_text() == first
     # An edited header, whose objects kbuild makes anew.
     header.write_text("#ifdef CONFIG_OF_BOOTARGS_COOKIE\n#endif\n")
     write_note(objects, "net/dev.o", str(header), "OF_BOOTARGS_COOKIE")
-    write_uses(objects, entry)
-    assert read_uses(entry)["OF_BOOTARGS_COOKIE"].in_header
-    assert not read_uses(entry)["BOTH"].in_header
+    write_symbol_users(objects, entry)
+    assert read_symbol_users(entry)["OF_BOOTARGS_COOKIE"].in_header
+    assert not read_symbol_users(entry)["BOTH"].in_header
 
 
 def test_a_cache_of_before_is_read_anew(tmp_path: Path) -> None:
     write_note(tmp_path, "of/fdt.o", "PRIVATE")
     (tmp_path / ".config-uses.json").write_text(json.dumps({"found": {}, "table": {"X": [1, []]}}))
-    write_uses(tmp_path, tmp_path)
-    assert list(read_uses(tmp_path)) == ["PRIVATE"]
+    write_symbol_users(tmp_path, tmp_path)
+    assert list(read_symbol_users(tmp_path)) == ["PRIVATE"]
 
 
 def test_a_damaged_table(tmp_path: Path) -> None:

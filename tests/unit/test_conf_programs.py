@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.errors import HarnessError
-from pytest_kernelvm.kernel.kconfig.conf_programs import KIND, install_conf_programs
+from pytest_kernelvm.kernel.kconfig.conf_programs import install_conf_programs
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.kinds import CONF_PROGRAMS
 from pytest_kernelvm.store.store import Store
 from tests.unit.test_store import disk_of
 
@@ -30,7 +31,7 @@ def test_nothing_is_kept_that_a_compiler_without_room_answered(
         with pytest.raises(HarnessError, match=f"{small} is full") as full:
             put(tmp_path / "one")
         assert "TMPDIR" in full.value.evidence.next_step
-        assert not list(store.root.glob(f"{KIND}/*"))
+        assert not list(store.root.glob(f"{CONF_PROGRAMS}/*"))
     monkeypatch.delenv("TMPDIR")
     put(tmp_path / "two")
     assert (tmp_path / "two/answers/0123").read_bytes() == b"question\0answer"

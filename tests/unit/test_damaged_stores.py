@@ -14,6 +14,7 @@ import pytest
 
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import Verdict
+from pytest_kernelvm.store import kinds
 from pytest_kernelvm.store.digest import (
     Digest,
     digest_of,
@@ -22,15 +23,13 @@ from pytest_kernelvm.store.digest import (
     sparse_digest,
 )
 from pytest_kernelvm.store.intact import DamagedStore, require_intact, require_intact_below
-from pytest_kernelvm.store.note import ENTRY, Note
+from pytest_kernelvm.store.kinds import DEVEL, KERNELS, Form, kind_of
+from pytest_kernelvm.store.metadata import ENTRY, EntryMetadata
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.test_source import Told
 
-KINDS = (
-    *("compilers", "conf", "devel", "downloads", "guests", "headers", "kernels", "packages"),
-    *("paces", "roots", "snapshots", "sources", "trees", "uboots", "userlands"),
-)
-UNSIZED = ("devel", "sources")
+KINDS = tuple(kind.name for kind in kinds.KINDS if kind.form is Form.ENTRY)
+UNSIZED = tuple(kind.name for kind in kinds.KINDS if not kind.sized)
 DIGEST = Digest("d" * 64)
 FILES = {
     "Image": b"an image" * 1000,
@@ -51,9 +50,7 @@ def make(work: StagingDirectory) -> dict[str, Any]:
 
 def fill(root: Path, kind: str, digest: Digest = DIGEST) -> Path:
     """Make an entry as its maker does: many files are not sized, snapshots may change."""
-    return Store(root, Told()).obtain(
-        kind, digest, make, label="", sized=kind not in UNSIZED, frozen=kind != "snapshots"
-    )
+    return Store(root, Told()).obtain(kind_of(kind), digest, make, label="")
 
 
 @pytest.fixture
@@ -162,7 +159,7 @@ def test_a_damaged_note(
     DAMAGES[damage](entry / ENTRY)
     told = Told()
     store = Store(root, told)
-    assert store.find(kind, DIGEST) is None
+    assert store.find(kind_of(kind), DIGEST) is None
     (line,) = told.lines
     assert line.startswith(f"{kind}/{DIGEST[:16]} in the store is damaged (")
     status, said = kernelvm(capsys, root, "store", "verify")
@@ -172,10 +169,8 @@ def test_a_damaged_note(
     assert "all is whole" not in said
     status, said = kernelvm(capsys, root, "store", "ls")
     assert (status, said.count("\n")) == (0, 3)
-    assert store.obtain(
-        kind, DIGEST, make, label="", sized=kind not in UNSIZED, frozen=kind != "snapshots"
-    )
-    assert store.damage(kind, DIGEST) == ()
+    assert store.obtain(kind_of(kind), DIGEST, make, label="")
+    assert store.damage(kind_of(kind), DIGEST) == ()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -265,7 +260,7 @@ def test_each_file_of_each_kind(
     status, said = kernelvm(capsys, root, "store", "verify")
     assert status == Verdict.HARNESS_ERROR.exit_code
     assert name in said or kind in UNSIZED
-    found = Store(root, Told()).find(kind, DIGEST)
+    found = Store(root, Told()).find(kind_of(kind), DIGEST)
     if found is None or (kind in UNSIZED and how is changed_in_secret) or kind == "snapshots":
         # Snapshots have a check of their own (tests/vm/test_restore.py).
         return
@@ -370,15 +365,15 @@ def test_notes_of_earlier_versions_are_read(root: Path, capsys: pytest.CaptureFi
     entry = fill(root, "kernels")
     sizes = {name: len(content) for name, content in FILES.items()}
     (entry / ENTRY).write_text(json.dumps({"about": ABOUT, "sizes": sizes, "sha256": {}}))
-    assert Store(root, Told()).find("kernels", DIGEST) == entry
+    assert Store(root, Told()).find(KERNELS, DIGEST) == entry
     devel = fill(root, "devel")
     (devel / ENTRY).write_text(json.dumps({"about": {}, "sizes": {}, "sha256": {}}))
-    assert Store(root, Told()).find("devel", DIGEST) == devel
+    assert Store(root, Told()).find(DEVEL, DIGEST) == devel
     assert kernelvm(capsys, root, "store", "verify") == (0, "all is whole\n")
 
 
 def test_what_is_written_is_read() -> None:
-    note = Note(about={"a": "\x1b"}, sizes={"b": 1}, sha256={"b": DIGEST}, tree=DIGEST)
+    note = EntryMetadata(about={"a": "\x1b"}, sizes={"b": 1}, sha256={"b": DIGEST}, tree=DIGEST)
     assert json.loads(note.text())["sizes"] == {"b": 1}
     assert note.text().startswith(b'{\n "digest": "')
 

@@ -17,15 +17,21 @@ import pytest
 from pytest_kernelvm.process import Spawned, spawn
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import Digest, digest_of
-from pytest_kernelvm.store.gc import (
-    clean,
-    clean_kernel,
-    collect_garbage,
-    items,
-    verify,
+from pytest_kernelvm.store.gc import clean, clean_kernel, collect_garbage
+from pytest_kernelvm.store.inventory import items
+from pytest_kernelvm.store.kinds import (
+    INITRAMFS,
+    KERNELS,
+    LOGS,
+    SNAPSHOTS,
+    TEMPORARY,
+    USES,
+    Kind,
+    kind_of,
 )
-from pytest_kernelvm.store.note import ENTRY
-from pytest_kernelvm.store.store import USES, StagingDirectory, Store
+from pytest_kernelvm.store.metadata import ENTRY
+from pytest_kernelvm.store.store import StagingDirectory, Store
+from pytest_kernelvm.store.verify import verify
 from pytest_kernelvm.store.writing import remove_tree
 from tests.unit.test_process import wait_until
 
@@ -49,7 +55,7 @@ def names(digests: Iterable[str]) -> list[str]:
     return [NAMES.get(digest, digest) for digest in digests]
 
 
-def fill(root: Path, *digests: str, kind: str = "kernels") -> None:
+def fill(root: Path, *digests: str, kind: Kind = KERNELS) -> None:
     """Make entries, used ever longer ago: the first now, the second a day ago, and so on."""
     store = Store(root, Silent())
 
@@ -61,7 +67,7 @@ def fill(root: Path, *digests: str, kind: str = "kernels") -> None:
     for days, digest in enumerate(map(named, digests)):
         store.obtain(kind, digest, make, label=digest)
         when = time.time() - days * DAY_S
-        os.utime(root / USES / f"{kind}-{digest}", (when, when))
+        os.utime(root / USES.name / f"{kind}-{digest}", (when, when))
 
 
 def kernels(root: Path) -> list[str]:
@@ -77,10 +83,11 @@ USING = """
 import sys, time
 from pathlib import Path
 from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.progress import Silent
 
-print(Store(Path(sys.argv[1]), Silent()).find("kernels", Digest(sys.argv[2])), flush=True)
+print(Store(Path(sys.argv[1]), Silent()).find(KERNELS, Digest(sys.argv[2])), flush=True)
 time.sleep(600)
 """
 
@@ -96,7 +103,7 @@ def user_of(root: Path, digest: str, log: Path) -> Iterator[Spawned]:
 def test_what_is_there(root: Path) -> None:
     fill(root, "new", "old")
     found = items(other(root))
-    assert [(item.kind, item.digest) for item in found] == [
+    assert [(item.kind.name, item.digest) for item in found] == [
         ("kernels", named("new")),
         ("kernels", named("old")),
     ]
@@ -123,9 +130,48 @@ def test_by_size(root: Path) -> None:
     assert kernels(root) == []
 
 
+def test_a_kind_within_its_limits(root: Path) -> None:
+    fill(root, *"abcde")
+    gone = evict(other(root), KERNELS, limits=Limits(most=4), room=1)
+    assert names(item.digest for item in gone) == ["d", "e"]
+    gone = evict(other(root), KERNELS, limits=Limits(most_age_s=1.5 * DAY_S))
+    assert names(item.digest for item in gone) == ["c"]
+    assert evict(other(root), KERNELS) == ()
+    assert kernels(root) == ["a", "b"]
+
+
+def test_what_is_spared_and_what_goes_last(root: Path) -> None:
+    fill(root, *"abcde")
+    limits = Limits(most=3)
+    gone = evict(other(root), KERNELS, limits=limits, spared=[named("e")], last=[named("d")])
+    assert names(item.digest for item in gone) == ["b", "c"]
+    gone = evict(other(root), KERNELS, limits=Limits(most=0), spared=[named("e")])
+    assert names(item.digest for item in gone) == ["a", "d"]
+
+
+def test_what_another_process_uses_is_not_evicted(root: Path, tmp_path: Path) -> None:
+    fill(root, "newest", "new", "used")
+    with user_of(root, "used", tmp_path / "log"):
+        gone = evict(other(root), KERNELS, limits=Limits(most=2))
+        assert names(item.digest for item in gone) == ["new"]
+    assert kernels(root) == ["newest", "used"]
+
+
+def test_a_bundle_that_is_replayed_is_not_evicted(root: Path) -> None:
+    for name, days in (("malta-6.12-aa", 20), ("malta-6.12-bb", 30), ("malta-6.12-cc", 1)):
+        directory = root / "failures" / name
+        directory.mkdir(parents=True)
+        os.utime(directory, (time.time() - days * DAY_S,) * 2)
+    used = root / USES.name / "failures-malta-6.12-aa"
+    used.mkdir(parents=True)
+    (used / "elsewhere-1-2").touch()
+    gone = evict(other(root), FAILURES)
+    assert [item.digest for item in gone] == ["malta-6.12-bb"]
+
+
 def test_what_is_found_is_new_again(root: Path) -> None:
     fill(root, "today", "yesterday", "before")
-    other(root).find("kernels", named("before"))
+    other(root).find(KERNELS, named("before"))
     gone = collect_garbage(other(root), older_than_s=0.5 * DAY_S)
     assert names(item.digest for item in gone) == ["yesterday"]
 
@@ -135,7 +181,7 @@ def test_what_another_process_uses_stays(root: Path, tmp_path: Path) -> None:
     with user_of(root, "used", tmp_path / "log"):
         gone = collect_garbage(other(root), most_bytes=0)
         assert names(item.digest for item in gone) == ["unused"]
-        assert other(root).find("kernels", named("used"))
+        assert other(root).find(KERNELS, named("used"))
     collect_garbage(other(root), most_bytes=0)
     assert kernels(root) == []
 
@@ -151,23 +197,23 @@ def test_users_that_are_gone_are_forgotten(root: Path, tmp_path: Path) -> None:
     fill(root, "used")
     with user_of(root, "used", tmp_path / "log"):
         pass
-    users = root / USES / f"kernels-{named('used')}"
+    users = root / USES.name / f"kernels-{named('used')}"
     (users / "elsewhere-1-2").touch()
-    assert other(root).find("kernels", named("used"))
+    assert other(root).find(KERNELS, named("used"))
     names = [user.name for user in users.iterdir()]
     assert len(names) == 2
     assert "elsewhere-1-2" in names
-    assert not other(root).remove("kernels", named("used"))
+    assert not other(root).remove(KERNELS, named("used"))
     os.utime(users / "elsewhere-1-2", (1, 1))
-    assert other(root).remove("kernels", named("used"))
+    assert other(root).remove(KERNELS, named("used"))
 
 
 def test_what_is_collected_is_made_again(root: Path) -> None:
     fill(root, "one")
     collect_garbage(other(root), most_bytes=0)
-    assert other(root).find("kernels", named("one")) is None
+    assert other(root).find(KERNELS, named("one")) is None
     fill(root, "one")
-    assert other(root).find("kernels", named("one"))
+    assert other(root).find(KERNELS, named("one"))
 
 
 def test_notes_of_kernels_that_are_gone_go_too(root: Path) -> None:
@@ -191,9 +237,9 @@ def test_kept_builds_and_copies_go_by_age(root: Path) -> None:
             os.utime(directory / note, (when, when))
     with other(root).lock(f"builds-{named('old')}", "the kernel"):
         gone = collect_garbage(other(root), older_than_s=DAY_S)
-    assert [(item.kind, item.digest) for item in gone] == [("mirrors", named("old"))]
+    assert [(item.kind.name, item.digest) for item in gone] == [("mirrors", named("old"))]
     gone = collect_garbage(other(root), older_than_s=DAY_S)
-    assert [(item.kind, item.digest) for item in gone] == [("builds", named("old"))]
+    assert [(item.kind.name, item.digest) for item in gone] == [("builds", named("old"))]
 
 
 # Damage
@@ -221,7 +267,7 @@ def test_verify_finds_what_sizes_do_not_show(root: Path) -> None:
                 bytes([content[0] ^ 1]) + content[1 : -1 if name == "short" else None]
             )
     (root / "kernels" / named("noteless") / ENTRY).write_text("{}")
-    assert other(root).find("kernels", named("bad"))
+    assert other(root).find(KERNELS, named("bad"))
     faults = {NAMES[item.digest]: fault for item, fault in verify(other(root)).items()}
     assert faults == {
         "bad": ("below/image: other bytes than were put there",),
@@ -234,8 +280,8 @@ def test_verify_finds_what_sizes_do_not_show(root: Path) -> None:
 def test_what_somebody_else_removed_is_gone(root: Path) -> None:
     fill(root, "a")
     store = other(root)
-    assert store.remove("kernels", named("a"))
-    assert store.remove("kernels", named("a"))
+    assert store.remove(KERNELS, named("a"))
+    assert store.remove(KERNELS, named("a"))
     assert kernels(root) == []
 
 
@@ -244,28 +290,28 @@ def test_what_somebody_else_removed_is_gone(root: Path) -> None:
 
 def test_clean_leaves_what_another_process_uses(root: Path, tmp_path: Path) -> None:
     fill(root, "used", "unused")
-    fill(root, "snapshot", kind="snapshots")
+    fill(root, "snapshot", kind=SNAPSHOTS)
     (root / "logs" / "old").mkdir(parents=True)
     with user_of(root, "used", tmp_path / "log"):
-        told = dict(clean(other(root), ("kernels", "snapshots", "logs", "tmp")))
+        told = dict(clean(other(root), (KERNELS, SNAPSHOTS, LOGS, TEMPORARY)))
         assert told[root / "kernels"] == 1
         assert kernels(root) == ["used"]
-        assert other(root).find("kernels", named("used"))
+        assert other(root).find(KERNELS, named("used"))
         assert not (root / "snapshots").exists()
         assert not (root / "logs").exists()
-    assert dict(clean(other(root), ("kernels",))) == {root / "kernels": 0}
+    assert dict(clean(other(root), (KERNELS,))) == {root / "kernels": 0}
     assert not (root / "kernels").exists()
-    assert not (root / USES).exists()
+    assert not (root / USES.name).exists()
 
 
 def test_clean_leaves_archives_and_logs_that_are_used(root: Path, tmp_path: Path) -> None:
     with spawn([sys.executable, "-c", PACKING, str(root)], output=tmp_path / "log") as child:
         wait_until(lambda: "packed" in (tmp_path / "log").read_text(), "the archive")
-        told = dict(clean(other(root), ("initramfs", "logs", "tmp")))
+        told = dict(clean(other(root), (INITRAMFS, LOGS, TEMPORARY)))
         assert told == {root / "initramfs": 1, root / "logs": 1, root / "tmp": 1}
         assert [path.suffix for path in (root / "initramfs").iterdir()] == [".cpio"]
         assert child.poll() is None
-    assert set(dict(clean(other(root), ("initramfs", "logs", "tmp"))).values()) == {0}
+    assert set(dict(clean(other(root), (INITRAMFS, LOGS, TEMPORARY))).values()) == {0}
 
 
 PACKING = """
@@ -288,12 +334,12 @@ with store.work("snapshots-x"):
 def test_clean_and_what_is_made_right_now(root: Path) -> None:
     fill(root, "made")
     with other(root).lock(f"kernels-{named('made')}", "the kernel"):
-        assert dict(clean(other(root), ("kernels",))) == {root / "kernels": 1}
+        assert dict(clean(other(root), (KERNELS,))) == {root / "kernels": 1}
 
 
 def test_a_kernel_goes_with_what_is_of_it_alone(root: Path) -> None:
     fill(root, "mine", "other")
-    fill(root, "mine", kind="devel")
+    fill(root, "mine", kind=kind_of("devel"))
     store = Store(root, Silent())
 
     def make(kernel: str) -> Callable[[StagingDirectory], dict[str, Any]]:
@@ -305,13 +351,13 @@ def test_a_kernel_goes_with_what_is_of_it_alone(root: Path) -> None:
 
     for kernel in ("mine", "other"):
         for kind in ("trees", "snapshots"):
-            store.obtain(kind, digest_of([kind, kernel]), make(kernel), label="")
+            store.obtain(kind_of(kind), digest_of([kind, kernel]), make(kernel), label="")
         (root / "requests").mkdir(exist_ok=True)
         (root / "requests" / f"{kernel}.json").write_text(json.dumps({"kernel": named(kernel)}))
     gone, stay = clean_kernel(store, named("mine"))
-    assert sorted(item.kind for item in gone) == ["devel", "kernels", "snapshots", "trees"]
+    assert sorted(item.kind.name for item in gone) == ["devel", "kernels", "snapshots", "trees"]
     assert stay == ()
-    left = {(item.kind, item.digest) for item in items(store)}
+    left = {(item.kind.name, item.digest) for item in items(store)}
     assert left == {
         ("kernels", named("other")),
         ("snapshots", digest_of(["snapshots", "other"])),
@@ -326,6 +372,7 @@ WRITING = """
 import sys, time
 from pathlib import Path
 from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.kinds import SNAPSHOTS
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.progress import Silent
 
@@ -335,7 +382,7 @@ def make(work):
     print("writing", flush=True)
     time.sleep(600)
 
-Store(Path(sys.argv[1]), Silent()).obtain("snapshots", Digest("5" * 64), make, label="it")
+Store(Path(sys.argv[1]), Silent()).obtain(SNAPSHOTS, Digest("5" * 64), make, label="it")
 """
 
 
@@ -375,15 +422,15 @@ def start(how: str, root: Path) -> None:
     elif how == "gc":
         collect_garbage(other(root), older_than_s=DAY_S)
     else:
-        assert dict(clean(other(root), ("tmp",)))
+        assert dict(clean(other(root), (TEMPORARY,)))
 
 
 def test_notes_of_use_of_what_is_gone_go_too(root: Path) -> None:
     fill(root, "here", "gone")
     remove_tree(root / "kernels" / named("gone"))
-    (root / USES / "nonsense").mkdir()
-    note = root / USES / f"kernels-{named('gone')}" / "nonsense"
+    (root / USES.name / "nonsense").mkdir()
+    note = root / USES.name / f"kernels-{named('gone')}" / "nonsense"
     note.touch()
     os.utime(note, (1, 1))
     collect_garbage(other(root), older_than_s=9 * DAY_S)
-    assert f"kernels-{named('gone')}" not in [path.name for path in (root / USES).iterdir()]
+    assert f"kernels-{named('gone')}" not in [path.name for path in (root / USES.name).iterdir()]

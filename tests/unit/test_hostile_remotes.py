@@ -28,6 +28,7 @@ import pytest
 from pytest_kernelvm.foreign.archive_rules import ArchiveRules
 from pytest_kernelvm.foreign.json_fields import Malformed
 from pytest_kernelvm.store.digest import Digest, file_digest, tree_digests
+from pytest_kernelvm.store.kinds import DEVEL, KERNELS
 from pytest_kernelvm.store.remote import RULES, Remote, RemoteLimits, unpack_entry
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.serving import serving
@@ -70,10 +71,10 @@ class Scene:
         (self.outside / "precious").write_text("mine")
         self.told = Told()
         self.store = Store(root / "store", self.told)
-        self.store.obtain("kernels", OTHER, make_kernel, label="")
+        self.store.obtain(KERNELS, OTHER, make_kernel, label="")
         mine = Store(root / "mine", Told())
-        mine.obtain("devel", DIGEST, make_kernel, label="", sized=False)
-        mine.obtain("kernels", DIGEST, make_kernel, label="")
+        mine.obtain(DEVEL, DIGEST, make_kernel, label="")
+        mine.obtain(KERNELS, DIGEST, make_kernel, label="")
         Remote(f"file://{self.remote}", writable=True).put(mine, REQUEST, DIGEST, "malta-6.12")
         self.note = self.remote / "requests" / f"{REQUEST}.json"
 
@@ -87,7 +88,7 @@ class Scene:
         )
         return {
             "entries": entries,
-            "other": tree_digests(self.store.path("kernels", OTHER), without=""),
+            "other": tree_digests(self.store.path(KERNELS, OTHER), without=""),
             "outside": tree_digests(self.outside, without=""),
             "root": sorted(path.name for path in self.root.iterdir()),
             "working directory": sorted(path.name for path in Path.cwd().iterdir()),
@@ -216,7 +217,7 @@ NOTES: dict[str, str | bytes] = {
     "a name twice": f'{{"kernel": "{DIGEST}", "kernel": "/etc"}}',
     "a lone surrogate": '{"kernel": "\\ud800", "sha256": {}}',
 }
-KERNELS: dict[str, object] = {
+KERNEL_DIGESTS: dict[str, object] = {
     "absolute": "OUTSIDE",
     "dots": "x/../../../outside",
     "dots alone": "..",
@@ -320,7 +321,7 @@ def attacks() -> dict[str, Attack]:
     for what, text in NOTES.items():
         data = text if isinstance(text, bytes) else text.encode()
         add(f"note: {what}", lambda scene, data=data: scene.note.write_bytes(data) and None)  # type: ignore[misc]
-    for what, kernel in KERNELS.items():
+    for what, kernel in KERNEL_DIGESTS.items():
 
         def name_kernel(scene: Scene, kernel: object = kernel) -> None:
             scene.say(kernel=str(scene.outside) if kernel == "OUTSIDE" else kernel)
@@ -382,7 +383,7 @@ def watched(scene: Scene) -> Iterator[None]:
         Started.on = False
     assert Started.seen == ()
     assert scene.state() == before
-    assert scene.store.damage("kernels", OTHER) == ()
+    assert scene.store.damage(KERNELS, OTHER) == ()
     assert not list(scene.store.root.glob("tmp/*"))
 
 
@@ -411,8 +412,8 @@ def test_the_same_without_an_attack_is_taken(scene: Scene) -> None:
     """Or all of the above would prove nothing."""
     remote = Remote(f"file://{scene.remote}", writable=False, limits=LIMITS)
     assert remote.fetch(scene.store, REQUEST) == DIGEST
-    assert scene.store.damage("kernels", DIGEST) == scene.store.damage("devel", DIGEST) == ()
-    assert (scene.store.path("kernels", DIGEST) / "vmlinux").read_bytes() == IMAGE
+    assert scene.store.damage(KERNELS, DIGEST) == scene.store.damage(DEVEL, DIGEST) == ()
+    assert (scene.store.path(KERNELS, DIGEST) / "vmlinux").read_bytes() == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -475,7 +476,7 @@ def test_what_is_taken_gains_no_rights(scene: Scene) -> None:
     scene.replace(plain.getvalue())
     remote = Remote(f"file://{scene.remote}", writable=False, limits=LIMITS)
     assert remote.fetch(scene.store, REQUEST) == DIGEST
-    status = (scene.store.path("kernels", DIGEST) / "vmlinux").stat()
+    status = (scene.store.path(KERNELS, DIGEST) / "vmlinux").stat()
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o555, os.geteuid())
 
 

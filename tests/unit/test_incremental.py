@@ -10,13 +10,14 @@ import pytest
 from pytest_kernelvm.kernel.build.build_directories import BuildDirectory
 from pytest_kernelvm.kernel.build.incremental import (
     PreviousKernel,
-    earlier_kernel,
     link_outputs,
     module_stamps,
-    note_of,
+    previous_kernel,
+    record_of,
 )
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
 
@@ -55,26 +56,26 @@ def fill(work: StagingDirectory) -> dict[str, Any]:
 
 
 def test_what_was_made_is_found_again(store: Store, objects: Path, tmp_path: Path) -> None:
-    entry = store.obtain("kernels", KERNEL, fill, label="it")
-    earlier = earlier_kernel(
-        store, build_directory(objects, note_of(KERNEL, objects), ("init/main.c",))
+    entry = store.obtain(KERNELS, KERNEL, fill, label="it")
+    previous = previous_kernel(
+        store, build_directory(objects, record_of(KERNEL, objects), ("init/main.c",))
     )
-    assert earlier is not None
-    assert (earlier.entry, earlier.changed) == (entry, ("init/main.c",))
-    assert earlier.modules == module_stamps(objects)
+    assert previous is not None
+    assert (previous.entry, previous.changed) == (entry, ("init/main.c",))
+    assert previous.modules == module_stamps(objects)
     (tmp_path / "next").mkdir()
-    link_outputs(earlier, tmp_path / "next", ["headers"])
+    link_outputs(previous, tmp_path / "next", ["headers"])
     assert (tmp_path / "next/headers/linux/a.h").samefile(entry / "headers/linux/a.h")
 
 
 def test_what_is_not_there_is_made_anew(store: Store, objects: Path) -> None:
-    note = note_of(KERNEL, objects)
-    assert earlier_kernel(store, build_directory(objects, note)) is None
-    store.obtain("kernels", KERNEL, fill, label="it")
-    assert earlier_kernel(store, build_directory(objects, note)) is not None
-    assert earlier_kernel(store, build_directory(objects, note, None)) is None
+    note = record_of(KERNEL, objects)
+    assert previous_kernel(store, build_directory(objects, note)) is None
+    store.obtain(KERNELS, KERNEL, fill, label="it")
+    assert previous_kernel(store, build_directory(objects, note)) is not None
+    assert previous_kernel(store, build_directory(objects, note, None)) is None
     for damaged in ("", "{", "[]", "{}"):
-        assert earlier_kernel(store, build_directory(objects, damaged)) is None
+        assert previous_kernel(store, build_directory(objects, damaged)) is None
 
 
 @pytest.mark.parametrize(

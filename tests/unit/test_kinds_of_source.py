@@ -15,7 +15,7 @@ from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.config.sources import source_named
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
 from pytest_kernelvm.fetch.tarball import Tarball
-from pytest_kernelvm.fetch.tree_sync import content_digest, files_below
+from pytest_kernelvm.fetch.tree_copy import content_digest, files_below
 from pytest_kernelvm.kernel.source.commit import Commit
 from pytest_kernelvm.kernel.source.mirror import mirrored
 from pytest_kernelvm.kernel.source.source import kernel_version, locate, unpacked

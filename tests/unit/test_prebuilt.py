@@ -15,12 +15,14 @@ from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.config.sources import prebuilt_cell, source_named
 from pytest_kernelvm.errors import BadInput, ToolMissing
-from pytest_kernelvm.kernel import prebuilt
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.kernel.exports import exported
-from pytest_kernelvm.kernel.prebuilt import arch_of, named_package
+from pytest_kernelvm.kernel.prebuilt import lent_headers, locate
+from pytest_kernelvm.kernel.prebuilt.package_name import named_package
+from pytest_kernelvm.kernel.prebuilt.prebuilt import arch_of
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.test_source import Told
 
@@ -51,7 +53,7 @@ def lend(store: Store, release: str, arch: str) -> None:
         (work.entry / "Image").write_bytes(b"")
         return {"release": release, "arch": arch, "image": "Image", "patches": []}
 
-    store.obtain("kernels", digest_of([release, arch]), make, label="a lender")
+    store.obtain(KERNELS, digest_of([release, arch]), make, label="a lender")
 
 
 def write_root(root: Path, image: bytes = ARM64, release: str = RELEASE, usr: str = "") -> Path:
@@ -190,7 +192,7 @@ def test_several_kernels(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_hosts_own(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prebuilt, "HOST_ROOT", write_root(tmp_path / "host"))
+    monkeypatch.setattr(locate, "HOST_ROOT", write_root(tmp_path / "host"))
     assert arch_of(store, cell_of("host:/boot").kernel.source).name == "aarch64"
     assert imported(store, "host:/boot").release == RELEASE
     write_root(tmp_path / "host", release="6.1.0-10-arm64", image=ARM64 + b"newer")
@@ -364,7 +366,7 @@ def test_without_older_ones_the_oldest_lends(store: Store, tmp_path: Path) -> No
 
 
 def test_nobody_can_lend(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prebuilt, "DEBIAN_SOURCES", tmp_path)
+    monkeypatch.setattr(lent_headers, "DEBIAN_SOURCES", tmp_path)
     root = write_root(tmp_path / "root")
     with pytest.raises(ToolMissing, match="no headers to compile the agent with") as missing:
         build_kernel(Store(tmp_path / "store", told), cell_of(str(root)))

@@ -16,12 +16,12 @@ import pytest
 
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError
-from pytest_kernelvm.failures.bundle import KIND
 from pytest_kernelvm.failures.bundle_notes import ABOUT, FORMAT, GUEST
 from pytest_kernelvm.printable import EXCERPT_LINES, LINE_CHARACTERS, printable, printable_line
 from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.report.observer import LineLabeller
 from pytest_kernelvm.shell.shell import GuestShell
+from pytest_kernelvm.store.kinds import FAILURES
 from pytest_kernelvm.vm.machine.recording import following, two_clocks
 from tests.unit.hostile_text import HOSTILE, raw, unprintable
 from tests.unit.test_recording import Line
@@ -161,7 +161,7 @@ def test_names_that_cannot_be_shown_are_not_offered() -> None:
 
 
 def test_what_failed_tests_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = tmp_path / KIND / "guest-1"
+    bundle = tmp_path / FAILURES.name / "guest-1"
     (bundle / "guest-0").mkdir(parents=True)
     about = {"format": FORMAT, "guests": ["guest-0"], "at": "now", "verdict": "hang", "error": ALL}
     about["test"] = "".join(text.replace("\ud800", "") for text, _shown in HOSTILE.values())

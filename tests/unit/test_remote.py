@@ -15,6 +15,7 @@ import pytest
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.process import spawn
 from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.kinds import DEVEL, KERNELS, kind_of
 from pytest_kernelvm.store.remote import Remote, remote_of_environment
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.serving import Served, serving
@@ -36,7 +37,7 @@ class Place:
     told: Told
 
     def files(self, kind: str) -> dict[str, bytes]:
-        entry = self.store.find(kind, DIGEST)
+        entry = self.store.find(kind_of(kind), DIGEST)
         if entry is None:
             return {}
         return {
@@ -62,8 +63,8 @@ def built(tmp_path: Path) -> Place:
         return {"release": "6.12.30", "arch": "mips", "image": "vmlinux", "patches": []}
 
     here = place(tmp_path / "built")
-    here.store.obtain("devel", DIGEST, make, label="", sized=False)
-    here.store.obtain("kernels", DIGEST, make, label="")
+    here.store.obtain(DEVEL, DIGEST, make, label="")
+    here.store.obtain(KERNELS, DIGEST, make, label="")
     return here
 
 
@@ -90,12 +91,12 @@ def served(directory: Path) -> Iterator[Served]:
 def assert_taken(here: Place, remote: Remote) -> None:
     assert remote.fetch(here.store, REQUEST) == DIGEST
     assert here.files("kernels") == here.files("devel") == FILES
-    entry = here.store.path("kernels", DIGEST)
+    entry = here.store.path(KERNELS, DIGEST)
     assert here.store.describe(entry) == {
         **{"release": "6.12.30", "arch": "mips", "image": "vmlinux", "patches": []},
         "remote": remote.url,
     }
-    assert here.store.damage("kernels", DIGEST) == ()
+    assert here.store.damage(KERNELS, DIGEST) == ()
 
 
 def assert_not_taken(here: Place, remote: Remote, why: str) -> None:

@@ -12,6 +12,7 @@ from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.report.run import Tally, header, summary
 from pytest_kernelvm.session.guests import GuestCounts
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
 CONFIGS = Path(__file__).parents[2] / "vm-configs"
@@ -43,11 +44,11 @@ def entry(work: StagingDirectory) -> dict[str, object]:
 
 def test_the_store_knows_what_was_found_and_made(tmp_path: Path) -> None:
     first = Store(tmp_path, Silent())
-    first.obtain("kernels", digest_of("1"), entry, label="one")
-    first.obtain("kernels", digest_of("1"), entry, label="one")
+    first.obtain(KERNELS, digest_of("1"), entry, label="one")
+    first.obtain(KERNELS, digest_of("1"), entry, label="one")
     second = Store(tmp_path, Silent())
     for digest in "12":
-        second.obtain("kernels", digest_of(digest), entry, label=digest)
+        second.obtain(KERNELS, digest_of(digest), entry, label=digest)
     tally = Tally()
     tally.add_guests(GuestCounts(booted=1), first)
     assert (tally.found, tally.made) == ({}, {"kernels": 1})

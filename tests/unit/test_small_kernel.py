@@ -16,6 +16,7 @@ from pytest_kernelvm.errors import BadInput, BuildFailed, HarnessError, ToolMiss
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.process import run, spawn
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.store.kinds import DEVEL
 from pytest_kernelvm.store.store import Store
 from tests.unit.small_kernel import ARCH, build_argv, kernelvm_build, write_cell, write_small_kernel
 from tests.unit.test_process import wait_until
@@ -277,7 +278,7 @@ def test_a_kernel_whose_module_building_tree_is_gone(tree: Path, tmp_path: Path)
     cell = write_cell(tmp_path, f"tree: {tree}")
     store = Store(tmp_path / "store", Silent())
     kernel = build_kernel(store, cell)
-    assert store.remove("devel", kernel.digest)
+    assert store.remove(DEVEL, kernel.digest)
     again = build_kernel(store, cell)
     assert (again, again.devel.is_dir()) == (kernel, True)
 

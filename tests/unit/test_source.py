@@ -16,9 +16,10 @@ from pytest_kernelvm.fetch.tarball import Tarball
 from pytest_kernelvm.kernel.source.source import kernel_version, locate, patched, unpacked
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import Digest, file_digest
-from pytest_kernelvm.store.gc import verify
 from pytest_kernelvm.store.intact import DamagedStore
+from pytest_kernelvm.store.kinds import SOURCES
 from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.verify import verify
 
 MAKEFILE = """\
 # SPDX-License-Identifier: GPL-2.0
@@ -151,7 +152,7 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(store: Stor
 
 def test_a_tarball_is_unpacked_once(store: Store, tarball: Tarball, told: Told) -> None:
     tree = unpacked(store, tarball)
-    assert tree == store.path("sources", Digest(tarball.digest)) / "tree"
+    assert tree == store.path(SOURCES, Digest(tarball.digest)) / "tree"
     assert {
         str(path.relative_to(tree)): path.read_text() for path in tree.rglob("*") if path.is_file()
     } == FILES

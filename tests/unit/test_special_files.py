@@ -12,7 +12,7 @@ import pytest
 
 from pytest_kernelvm.config.model import ModprobeConfig
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.fetch.tree_sync import digests_below
+from pytest_kernelvm.fetch.tree_copy import digests_below
 from pytest_kernelvm.foreign.files import read_regular, regular_content
 from pytest_kernelvm.guest.initramfs import guest_entries
 from pytest_kernelvm.guest.programs import Abi, GuestPrograms

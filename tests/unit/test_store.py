@@ -20,7 +20,8 @@ from pytest_kernelvm.errors import BadInput, BuildFailed, HarnessError
 from pytest_kernelvm.process import Spawned, run, spawn
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
-from pytest_kernelvm.store.note import ENTRY
+from pytest_kernelvm.store.kinds import DEVEL, KERNELS, SOURCES, Kind
+from pytest_kernelvm.store.metadata import ENTRY
 from pytest_kernelvm.store.store import StagingDirectory, Store, default_store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
 from tests.unit.test_process import wait_until
@@ -57,9 +58,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def obtain(
-    store: Store, make: Callable[[StagingDirectory], dict[str, Any]], *, sized: bool = True
+    store: Store, make: Callable[[StagingDirectory], dict[str, Any]], kind: Kind = KERNELS
 ) -> Path:
-    return store.obtain("kernels", D1, make, label=LABEL, sized=sized)
+    return store.obtain(kind, D1, make, label=LABEL)
 
 
 def leftovers(store: Store) -> list[str]:
@@ -73,16 +74,16 @@ def leftovers(store: Store) -> list[str]:
 
 def test_an_entry_is_made_once(store: Store) -> None:
     make = Maker()
-    assert store.find("kernels", D1) is None
+    assert store.find(KERNELS, D1) is None
     entry = obtain(store, make)
-    assert entry == store.root / "kernels" / D1 == store.path("kernels", D1)
+    assert entry == store.root / "kernels" / D1 == store.path(KERNELS, D1)
     assert (entry / "file").read_text() == "content"
     assert not (entry / "scratch").exists()
-    assert obtain(store, make) == store.find("kernels", D1) == entry
+    assert obtain(store, make) == store.find(KERNELS, D1) == entry
     assert make.made == 1
     assert store.describe(entry) == {"release": "6.12.30", "made": 1}
-    assert store.find("kernels", D2) is None
-    assert store.find("sources", D1) is None
+    assert store.find(KERNELS, D2) is None
+    assert store.find(SOURCES, D1) is None
     assert leftovers(store) == []
 
 
@@ -114,8 +115,8 @@ def test_a_damaged_entry_is_made_anew(store: Store, damage: Callable[[Path], Non
     entry = obtain(store, make)
     (entry / "from the first time").write_text("")
     damage(entry)
-    assert store.find("kernels", D1) is None
-    assert obtain(store, make) == store.find("kernels", D1) == entry
+    assert store.find(KERNELS, D1) is None
+    assert obtain(store, make) == store.find(KERNELS, D1) == entry
     assert make.made == 2
     assert (entry / "below" / "image").stat().st_size == 1000
     assert not (entry / "from the first time").exists()
@@ -134,9 +135,9 @@ def test_sizes_are_noted_of_files_alone(store: Store) -> None:
 def test_an_entry_without_sizes_may_change(store: Store) -> None:
     """As a source tree, whose files are too many to be looked at in each run."""
     make = Maker()
-    entry = obtain(store, make, sized=False)
+    entry = obtain(store, make, DEVEL)
     truncate(entry)
-    assert obtain(store, make, sized=False) == entry
+    assert obtain(store, make, DEVEL) == entry
     assert make.made == 1
 
 
@@ -149,9 +150,9 @@ def test_an_error_while_making_leaves_nothing(store: Store, error: BaseException
     with pytest.raises(type(error)) as raised:
         obtain(store, fail)
     assert raised.value is error
-    assert store.find("kernels", D1) is None
+    assert store.find(KERNELS, D1) is None
     assert leftovers(store) == []
-    assert obtain(store, Maker()) == store.find("kernels", D1)
+    assert obtain(store, Maker()) == store.find(KERNELS, D1)
 
 
 def test_an_error_of_the_operating_system_is_ours_with_advice(store: Store) -> None:
@@ -185,6 +186,7 @@ import sys, time
 from pathlib import Path
 from pytest_kernelvm.store.digest import Digest
 from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.progress import StreamProgress
 
 root, go = map(Path, sys.argv[1:])
@@ -197,7 +199,7 @@ def make(work):
     return {}
 
 store = Store(root, StreamProgress())
-print(store.obtain("kernels", Digest("1" * 64), make, label="the kernel of malta-6.12"), flush=True)
+print(store.obtain(KERNELS, Digest("1" * 64), make, label="the kernel of malta-6.12"), flush=True)
 """
 
 
@@ -236,10 +238,10 @@ def test_two_processes_make_an_entry_once(store: Store, children: Children) -> N
     children.wait_for("first", "making")
     second = children.start("second")
     children.wait_for("second", waiting_for(first))
-    assert store.find("kernels", D1) is None
+    assert store.find(KERNELS, D1) is None
     children.go.touch()
     assert (first.wait(60), second.wait(60)) == (0, 0)
-    entry = str(store.path("kernels", D1))
+    entry = str(store.path(KERNELS, D1))
     assert children.said("first") == ["making", entry]
     assert children.said("second") == [waiting_for(first), entry]
     assert leftovers(store) == []
@@ -252,10 +254,10 @@ def test_a_killed_maker_is_followed_by_who_waits(store: Store, children: Childre
     children.wait_for("second", waiting_for(first))
     os.kill(first.pid, signal.SIGKILL)
     children.wait_for("second", "making")
-    assert store.find("kernels", D1) is None
+    assert store.find(KERNELS, D1) is None
     children.go.touch()
     assert second.wait(60) == 0
-    entry = store.path("kernels", D1)
+    entry = store.path(KERNELS, D1)
     assert (entry / "file").read_text() == "made by a child"
     assert leftovers(store) == []
 
@@ -278,7 +280,7 @@ def test_after_a_killed_maker_another_one_makes_it(store: Store, children: Child
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "store", Silent())
-    assert store.find("kernels", D1) is None
+    assert store.find(KERNELS, D1) is None
     make = Maker()
     with pytest.raises(BadInput, match="the store is not writable") as failed:
         obtain(store, make)
@@ -340,9 +342,9 @@ def test_a_disk_that_gets_full(small_disk: Path) -> None:
     with raises_full() as failed:
         obtain(store, make)
     assert "make room" in failed.value.evidence.next_step
-    assert store.find("kernels", D1) is None
+    assert store.find(KERNELS, D1) is None
     assert leftovers(store) == []
-    assert obtain(store, Maker()) == store.find("kernels", D1)
+    assert obtain(store, Maker()) == store.find(KERNELS, D1)
 
 
 def test_a_disk_that_is_full_already(small_disk: Path) -> None:
@@ -355,7 +357,7 @@ def test_a_disk_that_is_full_already(small_disk: Path) -> None:
         obtain(store, Maker())
     assert leftovers(store) == []
     filler.unlink()
-    assert obtain(store, Maker()) == store.find("kernels", D1)
+    assert obtain(store, Maker()) == store.find(KERNELS, D1)
 
 
 # Names

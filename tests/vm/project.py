@@ -12,7 +12,7 @@ import pytest
 from pytest_kernelvm import Cell
 from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.build.configure import configuring
+from pytest_kernelvm.kernel.build.configure import open_kconfig_session
 from pytest_kernelvm.kernel.source.source import locate, unpacked
 from pytest_kernelvm.process import Completed, run
 from pytest_kernelvm.store.store import Store
@@ -79,7 +79,7 @@ def store_of_sources(directory: Path, shared: Store, cells: Iterable[CellConfig]
     """
     try:
         for cell in cells:
-            with configuring(shared, cell):
+            with open_kconfig_session(shared, cell):
                 pass
     except ToolMissing as error:
         pytest.skip(error.summary)

@@ -17,7 +17,7 @@ from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.config.versions import VersionRange
 from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing
 from pytest_kernelvm.kernel.build.build import build_kernel
-from pytest_kernelvm.kernel.build.configure import configuring
+from pytest_kernelvm.kernel.build.configure import open_kconfig_session
 from pytest_kernelvm.kernel.kconfig.dot_config import (
     as_config,
     lost_requests,
@@ -80,7 +80,7 @@ def asking(config: CellConfig, *symbols: str | Requested, **changes: object) -> 
 
 
 def test_conf_is_compiled_once_for_a_source(config: CellConfig, store: Store) -> None:
-    with configuring(store, config) as configuration:
+    with open_kconfig_session(store, config) as configuration:
         configuration.configure()
         log = configuration.directory.with_name("build.log").read_text()
     assert "configuration written to .config" in log
@@ -89,7 +89,7 @@ def test_conf_is_compiled_once_for_a_source(config: CellConfig, store: Store) ->
 
 def test_the_shell_is_asked_once(config: CellConfig, store: Store) -> None:
     """What conf was answered it takes as given, and so does Kconfiglib."""
-    with configuring(store, config) as configuration:
+    with open_kconfig_session(store, config) as configuration:
         first = configuration.configure()
         files = {
             file: file.read_bytes()
@@ -114,7 +114,9 @@ def test_the_shell_is_asked_once(config: CellConfig, store: Store) -> None:
 
 def test_answers_change_nothing(config: CellConfig, store: Store) -> None:
     """With a conf that asks each time, the same comes out."""
-    with configuring(store, asking(config, "NET=y", base="malta_defconfig")) as configuration:
+    with open_kconfig_session(
+        store, asking(config, "NET=y", base="malta_defconfig")
+    ) as configuration:
         text = configuration.configure().text
         environment = configuration.environment()
         del environment["LD_PRELOAD"]
@@ -138,7 +140,7 @@ def conf(
     """A function that runs this source's conf on a Kconfig tree and some values."""
     program = tmp_path_factory.mktemp("conf") / "conf"
     try:
-        with configuring(sources, config) as configuration:
+        with open_kconfig_session(sources, config) as configuration:
             shutil.copy2(configuration.directory / "scripts/kconfig/conf", program)
     except ToolMissing as error:
         pytest.skip(error.summary)
@@ -186,7 +188,7 @@ def test_conditions_agree_with_conf_on_every_symbol(
 ) -> None:
     """What conf writes as `is not set` is what may be set by hand; selects hold symbols up."""
     cell = dataclasses.replace(asking(config, base=base), arch=ARCHES[arch])
-    with configuring(store, cell) as configuration:
+    with open_kconfig_session(store, cell) as configuration:
         text = configuration.configure().text
         menus = configuration.menus(parse_config(text))
     assert len(menus.names) > 15_000
@@ -240,7 +242,7 @@ def test_departed_symbols_are_gone_when_they_are_said_to_be(tree: Path) -> None:
     ],
 )
 def test_bases(base: str, has: Mapping[str, str], config: CellConfig, store: Store) -> None:
-    with configuring(store, asking(config, "SYSVIPC=y", base=base)) as configuration:
+    with open_kconfig_session(store, asking(config, "SYSVIPC=y", base=base)) as configuration:
         decision = configuration.configure()
     assert decision.lost == ()
     assert decision.values["SYSVIPC"] == "y"
@@ -248,12 +250,12 @@ def test_bases(base: str, has: Mapping[str, str], config: CellConfig, store: Sto
 
 
 def test_a_complete_config_is_a_base(config: CellConfig, store: Store, tmp_path: Path) -> None:
-    with configuring(store, asking(config, base="malta_defconfig")) as configuration:
+    with open_kconfig_session(store, asking(config, base="malta_defconfig")) as configuration:
         first = configuration.configure()
     complete = tmp_path / "complete.config"
     complete.write_text(first.text)
     cell = asking(config, "SYSVIPC=n", 'LOCALVERSION="-\\"a b\\""', base=str(complete))
-    with configuring(store, cell) as configuration:
+    with open_kconfig_session(store, cell) as configuration:
         second = configuration.configure()
     assert second.lost == ()
     changed = {
@@ -271,7 +273,7 @@ def test_a_complete_config_is_a_base(config: CellConfig, store: Store, tmp_path:
 @ONE_VERSION
 def test_a_defconfig_that_the_source_lacks(config: CellConfig, store: Store) -> None:
     with (
-        configuring(store, asking(config, base="matla_defconfig")) as configuration,
+        open_kconfig_session(store, asking(config, base="matla_defconfig")) as configuration,
         pytest.raises(BadInput) as bad,
     ):
         configuration.configure()
@@ -299,7 +301,7 @@ def test_conditional_symbols_follow_each_other(config: CellConfig, store: Store)
         rule("USB", "NO_SUCH_SYMBOL=y"),
         rule("NET", "UNIX=y", value="m"),
     )
-    with configuring(store, asking(config, "NET=y", conditional=rules)) as configuration:
+    with open_kconfig_session(store, asking(config, "NET=y", conditional=rules)) as configuration:
         decision = configuration.configure()
     assert decision.lost == ()
     assert set(decision.requests) == {"NET", "INET", "IP_MULTICAST", "IP_MROUTE"}
@@ -316,7 +318,10 @@ def test_conditional_symbols_that_undo_their_condition(config: CellConfig, store
         "INET=y",
         conditional=rules,
     )
-    with configuring(store, cell) as configuration, pytest.raises(BadInput, match=r"NET=y +a:1"):
+    with (
+        open_kconfig_session(store, cell) as configuration,
+        pytest.raises(BadInput, match=r"NET=y +a:1"),
+    ):
         configuration.configure()
     forced = tuple(
         dataclasses.replace(
@@ -326,7 +331,7 @@ def test_conditional_symbols_that_undo_their_condition(config: CellConfig, store
     )
     kernel = dataclasses.replace(cell.kernel, conditional=forced)
     with (
-        configuring(store, dataclasses.replace(cell, kernel=kernel)) as configuration,
+        open_kconfig_session(store, dataclasses.replace(cell, kernel=kernel)) as configuration,
         pytest.raises(BadInput, match="take away what they depend on: INET and UNIX") as bad,
     ):
         configuration.configure()
@@ -340,7 +345,7 @@ WANTED = ("MODULES=y", "NET=y", "INET=y", "BLOCK=y", "BLK_DEV=y", "BLK_DEV_LOOP=
 
 @ONE_VERSION
 def test_auto_modules(config: CellConfig, store: Store) -> None:
-    with configuring(store, asking(config, *WANTED, auto_modules=True)) as configuration:
+    with open_kconfig_session(store, asking(config, *WANTED, auto_modules=True)) as configuration:
         values = configuration.configure().values
         menus = configuration.menus(values)
     assert values["BLK_DEV_LOOP"] == "y"
@@ -359,7 +364,7 @@ def test_auto_modules(config: CellConfig, store: Store) -> None:
 
 @ONE_VERSION
 def test_prefer_builtin(config: CellConfig, store: Store) -> None:
-    with configuring(store, asking(config, *WANTED, prefer_builtin=True)) as configuration:
+    with open_kconfig_session(store, asking(config, *WANTED, prefer_builtin=True)) as configuration:
         values = configuration.configure().values
     assert values["BLK_DEV_NBD"] == values["BLK_DEV_RAM"] == values["BLK_DEV_LOOP"] == "y"
 
@@ -368,7 +373,7 @@ def test_prefer_builtin(config: CellConfig, store: Store) -> None:
 def test_auto_modules_that_keep_the_builtin(config: CellConfig, store: Store) -> None:
     """What malta_defconfig has as y stays; what nobody wanted becomes a module."""
     cell = asking(config, base="malta_defconfig", auto_modules=True, prefer_builtin=True)
-    with configuring(store, cell) as configuration:
+    with open_kconfig_session(store, cell) as configuration:
         values = configuration.configure().values
     assert values["UNIX"] == "y"
     assert values["BLK_DEV_DRBD"] == "m"
@@ -377,7 +382,7 @@ def test_auto_modules_that_keep_the_builtin(config: CellConfig, store: Store) ->
 @ONE_VERSION
 def test_auto_modules_without_modules(config: CellConfig, store: Store) -> None:
     with (
-        configuring(store, asking(config, auto_modules=True)) as configuration,
+        open_kconfig_session(store, asking(config, auto_modules=True)) as configuration,
         pytest.raises(BadInput, match="auto_modules, but MODULES is n"),
     ):
         configuration.configure()
@@ -389,7 +394,7 @@ def test_auto_modules_without_modules(config: CellConfig, store: Store) -> None:
 def test_the_report_of_a_real_kernel(config: CellConfig, store: Store) -> None:
     """Each line that the remedy names is needed, and with them nothing is lost."""
     asked = ("MODULES=y", "NF_NAT=m", "USB_STORAGE=m", "NFT_REJECT_INET=m")
-    with configuring(store, asking(config, *asked)) as configuration:
+    with open_kconfig_session(store, asking(config, *asked)) as configuration:
         decision = configuration.configure()
         error = configuration.explain(decision)
     assert isinstance(error, ConfigLost)
@@ -400,14 +405,14 @@ def test_the_report_of_a_real_kernel(config: CellConfig, store: Store) -> None:
     tried = text.partition("tried: olddefconfig keeps all 3 with these as well\n")[2]
     lines = [line.strip().removeprefix("CONFIG_") for line in tried.splitlines()]
     assert "USB_SUPPORT=y" in lines
-    with configuring(store, asking(config, *asked, *lines)) as configuration:
+    with open_kconfig_session(store, asking(config, *asked, *lines)) as configuration:
         assert configuration.configure().lost == ()
 
 
 @ONE_VERSION
 def test_optional_symbols_may_be_lost(config: CellConfig, store: Store) -> None:
     optional = Requested(name="USB_STORAGE", value="y", where="a:1", optional=True)
-    with configuring(store, asking(config, "SYSVIPC=y", optional)) as configuration:
+    with open_kconfig_session(store, asking(config, "SYSVIPC=y", optional)) as configuration:
         decision = configuration.configure()
     assert decision.lost == ()
     assert decision.dropped == (optional,)
@@ -417,7 +422,7 @@ def test_optional_symbols_may_be_lost(config: CellConfig, store: Store) -> None:
 def test_where_kconfiglib_gives_up_the_losses_are_still_listed(
     config: CellConfig, store: Store, tmp_path: Path
 ) -> None:
-    with configuring(store, asking(config, "USB_STORAGE=y")) as configuration:
+    with open_kconfig_session(store, asking(config, "USB_STORAGE=y")) as configuration:
         decision = configuration.configure()
         (tmp_path / "odd").mkdir()
         (tmp_path / "odd" / "Kconfig").write_text("config A\n\tbool\n\tsurprising news\n")
@@ -440,7 +445,7 @@ def test_versions_and_fragments(config: CellConfig, store: Store, tmp_path: Path
     fragment = tmp_path / "a.config"
     fragment.write_text("CONFIG_SYSVIPC=y\n")
     old = Fragment(path=fragment, where="a:1", versions=VersionRange("<6.5"))
-    with configuring(store, asking(config, fragments=(old,))) as configuration:
+    with open_kconfig_session(store, asking(config, fragments=(old,))) as configuration:
         values = configuration.configure().values
     assert ("SYSVIPC" in values) == (config.kernel.version == "6.1")
 

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_kernelvm.config.sources import prebuilt_cell, source_named
 from pytest_kernelvm.errors import ToolMissing
-from pytest_kernelvm.kernel.prebuilt import arch_of
+from pytest_kernelvm.kernel.prebuilt.prebuilt import arch_of
 from pytest_kernelvm.process import run
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.store.store import Store

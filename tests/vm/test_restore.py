@@ -12,7 +12,7 @@ from pytest_kernelvm.guest.protocol import Batch
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.store.digest import sparse_digest
-from pytest_kernelvm.store.note import ENTRY, read_note
+from pytest_kernelvm.store.metadata import ENTRY, read_metadata
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import write_whole
 from pytest_kernelvm.vm.qemu.migration import SET_CLOCK_S, asks_for_clock, clock_offset_s
@@ -195,7 +195,7 @@ def test_what_does_not_restore_is_made_anew(cell: Cell, private: tuple[Store, Gu
     found = find_snapshot(store, bootable.boot)
     assert found is not None
     found.state.write_bytes(found.state.read_bytes()[:64].ljust(found.state.stat().st_size, b"x"))
-    note = read_note(found.directory)
+    note = read_metadata(found.directory)
     digests = {**note.sha256, STATE: sparse_digest(found.state)}
     write_whole(found.directory / ENTRY, replace(note, sha256=digests).text())
     with guests.restored(bootable) as vm:

@@ -13,37 +13,41 @@ from typing import Any
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
-from pytest_kernelvm.kernel.build import devel
-from pytest_kernelvm.kernel.build.build_directories import BuildDirectory, BuildRequest, kept_build
-from pytest_kernelvm.kernel.build.config_uses import write_uses
+from pytest_kernelvm.kernel.build.build_directories import (
+    BuildDirectory,
+    BuildRequest,
+    open_build_directory,
+)
 from pytest_kernelvm.kernel.build.configure import (
     answers_of,
     final_config,
     make_run_in,
     source_tree,
 )
-from pytest_kernelvm.kernel.build.devel import keep_devel
-from pytest_kernelvm.kernel.build.incremental import earlier_kernel, note_of
+from pytest_kernelvm.kernel.build.devel import publish_devel
+from pytest_kernelvm.kernel.build.incremental import previous_kernel, record_of
 from pytest_kernelvm.kernel.build.keys import kernel_digest, make_variables, request_key
 from pytest_kernelvm.kernel.build.make import RELEASE_FILE, MakeRun, compile_kernel, install_modules
 from pytest_kernelvm.kernel.build.outputs import (
     FinishedBuild,
-    collect,
+    collect_outputs,
     module_count,
     outputs,
     section_sizes,
     tool_versions,
 )
 from pytest_kernelvm.kernel.build.release import check_release, release_parts
+from pytest_kernelvm.kernel.build.symbol_users import write_symbol_users
 from pytest_kernelvm.kernel.kconfig import dot_config
 from pytest_kernelvm.kernel.kconfig.requests import requests_of
-from pytest_kernelvm.kernel.prebuilt import is_prebuilt, obtain_prebuilt, prebuilt_digest
+from pytest_kernelvm.kernel.prebuilt.prebuilt import is_prebuilt, obtain_prebuilt, prebuilt_digest
 from pytest_kernelvm.kernel.source.source import LocatedSource, kernel_version, locate
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact
-from pytest_kernelvm.store.kernel_note import KernelNote, requested_kernel, stored_kernel
+from pytest_kernelvm.store.kernel_metadata import KernelMetadata, requested_kernel, stored_kernel
+from pytest_kernelvm.store.kinds import DEVEL, KERNELS, REQUESTS
 from pytest_kernelvm.store.remote import remote_of_environment
-from pytest_kernelvm.store.store import REQUESTS, StagingDirectory, Store
+from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
 from pytest_kernelvm.toolchain.compiler import BLIND, ccache_summary, compiler_version, require_arch
 from pytest_kernelvm.toolchain.config_tools import require_tools, wanted_tools
@@ -91,7 +95,7 @@ class Kernel:
     @property
     def devel(self) -> Path:
         """The tree that modules are built against; absent for a finished kernel."""
-        return self.directory.parent.parent / devel.KIND / self.digest
+        return self.directory.parent.parent / DEVEL.name / self.digest
 
     @cached_property
     def config(self) -> dict[str, str]:
@@ -100,117 +104,119 @@ class Kernel:
         return dot_config.parse_config((self.directory / "config").read_text())
 
 
-def find_kernel(store: Store, cell: CellConfig) -> Kernel | None:
+def find_kernel(store: Store, config: CellConfig) -> Kernel | None:
     """Return a cell's kernel if the store has it; nothing is unpacked or compiled.
 
     Raises ToolMissing if the source or the compiler is not installed.
     """
-    if is_prebuilt(cell):
-        stored = stored_kernel(store, prebuilt_digest(store, cell.kernel.source))
-        return _kernel(*stored, cell) if stored else None
-    located = locate(store, cell.kernel.source)
-    compiler = compiler_version(cell.arch, cell.kernel.llvm)
-    return _stored(store, cell, digest_of(request_key(cell, located.digest, compiler)))
+    if is_prebuilt(config):
+        stored = stored_kernel(store, prebuilt_digest(store, config.kernel.source))
+        return _kernel(*stored, config) if stored else None
+    located = locate(store, config.kernel.source)
+    compiler = compiler_version(config.arch, config.kernel.llvm)
+    return _stored(store, config, digest_of(request_key(config, located.digest, compiler)))
 
 
-def _stored(store: Store, cell: CellConfig, request: Digest) -> Kernel | None:
-    digest = requested_kernel(store.root / REQUESTS / f"{request}.json")
+def _stored(store: Store, config: CellConfig, request: Digest) -> Kernel | None:
+    digest = requested_kernel(store.place(REQUESTS) / f"{request}.json")
     stored = stored_kernel(store, digest) if digest else None
-    return _kernel(*stored, cell) if stored and store.find(devel.KIND, stored[1].digest) else None
+    return _kernel(*stored, config) if stored and store.find(DEVEL, stored[1].digest) else None
 
 
-def _kernel(entry: Path, note: KernelNote, cell: CellConfig) -> Kernel:
+def _kernel(entry: Path, metadata: KernelMetadata, config: CellConfig) -> Kernel:
     kernel = Kernel(
-        digest=note.digest,
-        release=note.release,
-        arch=note.arch,
+        digest=metadata.digest,
+        release=metadata.release,
+        arch=metadata.arch,
         directory=entry,
-        image=entry / note.image,
-        patches=note.patches,
-        headers_digest=note.headers_digest,
+        image=entry / metadata.image,
+        patches=metadata.patches,
+        headers_digest=metadata.headers_digest,
         # Not of the entry: whoever names a feature anew does not build a kernel for it.
-        features=() if is_prebuilt(cell) else cell.kernel.features_for(note.version),
-        shared_console=note.shared_console,
-        llvm=note.llvm,
+        features=() if is_prebuilt(config) else config.kernel.features_for(metadata.version),
+        shared_console=metadata.shared_console,
+        llvm=metadata.llvm,
     )
-    wanted = cell.kernel.release
-    check_release(wanted, kernel.release, note.release_parts, label=cell.id, where=str(cell.file))
+    wanted = config.kernel.release
+    check_release(
+        wanted, kernel.release, metadata.release_parts, label=config.id, where=str(config.file)
+    )
     return kernel
 
 
-def build_kernel(store: Store, cell: CellConfig, *, jobs: int | None = None) -> Kernel:
+def build_kernel(store: Store, config: CellConfig, *, jobs: int | None = None) -> Kernel:
     """Return a cell's kernel, building it unless the store has it.
 
     jobs: how many compilers at once, by default one a core.
     Raises ConfigLost, BuildFailed, ToolMissing, BadInput or HarnessError.
     """
-    if is_prebuilt(cell):
-        obtain_prebuilt(store, cell)
-        return _found(find_kernel(store, cell), store, cell)
-    located = locate(store, cell.kernel.source)
-    compiler = compiler_version(cell.arch, cell.kernel.llvm)
-    request = digest_of(request_key(cell, located.digest, compiler))
-    found = _stored(store, cell, request)
+    if is_prebuilt(config):
+        obtain_prebuilt(store, config)
+        return _require(find_kernel(store, config), store, config)
+    located = locate(store, config.kernel.source)
+    compiler = compiler_version(config.arch, config.kernel.llvm)
+    request = digest_of(request_key(config, located.digest, compiler))
+    found = _stored(store, config, request)
     if found:
         return found
-    with store.lock(f"requests-{request}", f"the kernel of {cell.id}"):
-        found = _stored(store, cell, request)
+    with store.lock(f"requests-{request}", f"the kernel of {config.id}"):
+        found = _stored(store, config, request)
         if found:
             return found
         remote = remote_of_environment()
         digest = remote.fetch(store, request) if remote else None
         if digest:
-            return _noted(store, cell, request, digest)
+            return _record_request(store, config, request, digest)
         with (
-            source_tree(store, located, cell) as (tree, files),
+            source_tree(store, located, config) as (tree, files),
             store.work(f"build-{request}") as work,
         ):
-            require_arch(cell.arch, cell.kernel.llvm, work.directory)
-            require_image_tools(cell.kernel.images)
-            build = replace(make_run_in(store, cell, tree, work.directory, jobs), files=files)
+            require_arch(config.arch, config.kernel.llvm, work.directory)
+            require_image_tools(config.kernel.images)
+            build = replace(make_run_in(store, config, tree, work.directory, jobs), files=files)
             digest = _build_into(store, build, located, compiler)
         if remote:
-            remote.put(store, request, digest, cell.id)
-        return _noted(store, cell, request, digest)
+            remote.put(store, request, digest, config.id)
+        return _record_request(store, config, request, digest)
 
 
-def _noted(store: Store, cell: CellConfig, request: Digest, digest: Digest) -> Kernel:
+def _record_request(store: Store, config: CellConfig, request: Digest, digest: Digest) -> Kernel:
     """Note which kernel a request means, and return it."""
-    note = json.dumps({"kernel": digest, "cell": cell.id})
+    note = json.dumps({"kernel": digest, "cell": config.id})
     with store.disk_errors():
-        write_whole(store.root / REQUESTS / f"{request}.json", note.encode())
-    return _found(_stored(store, cell, request), store, cell)
+        write_whole(store.place(REQUESTS) / f"{request}.json", note.encode())
+    return _require(_stored(store, config, request), store, config)
 
 
-def _found(found: Kernel | None, store: Store, cell: CellConfig) -> Kernel:
+def _require(found: Kernel | None, store: Store, config: CellConfig) -> Kernel:
     if not found:
         raise HarnessError(
-            f"the kernel of {cell.id} vanished from the store", Evidence(where=(str(store.root),))
+            f"the kernel of {config.id} vanished from the store", Evidence(where=(str(store.root),))
         )
     return found
 
 
 def _build_into(store: Store, run: MakeRun, located: LocatedSource, compiler: str) -> Digest:
     """Return the digest of a kernel, which is in the store then."""
-    making = _prepared(store, run, located, compiler)
-    label = f"the kernel of {run.cell.id}"
-    store.obtain("kernels", making.digest, making.make, label=label)
-    if not store.find(devel.KIND, making.digest):
+    kernel_build = _prepared(store, run, located, compiler)
+    label = f"the kernel of {run.config.id}"
+    store.obtain(KERNELS, kernel_build.digest, kernel_build.make, label=label)
+    if not store.find(DEVEL, kernel_build.digest):
         # It was collected alone.
-        making.make_devel()
-    return making.digest
+        kernel_build.make_devel()
+    return kernel_build.digest
 
 
-def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str) -> _Making:
+def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str) -> _KernelBuild:
     """Return a kernel to be made: its .config is final, and so is what names it."""
-    cell, version = run.cell, kernel_version(run.tree)
-    _check_version(cell, version, located)
+    config, version = run.config, kernel_version(run.tree)
+    _check_version(config, version, located)
     run, final = _configured(store, run, located, compiler, version)
     parsed = dot_config.parse_config(final)
-    requests = requests_of(cell.kernel, version)
-    require_tools(cell.id, parsed, requests, where=cell.kernel.base)
-    patches = cell.kernel.patches_for(version)
-    return _Making(
+    requests = requests_of(config.kernel, version)
+    require_tools(config.id, parsed, requests, where=config.kernel.base)
+    patches = config.kernel.patches_for(version)
+    return _KernelBuild(
         store=store,
         run=run,
         located=located,
@@ -222,7 +228,7 @@ def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str)
             patches=[file_digest(patch.file) for patch in patches],
             config=final,
             compiler=compiler,
-            images=cell.kernel.images,
+            images=config.kernel.images,
         ),
         request=BuildRequest(
             tree=run.tree,
@@ -236,15 +242,15 @@ def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str)
     )
 
 
-def _check_version(cell: CellConfig, version: str, located: LocatedSource) -> None:
-    if f"{version}.".startswith(f"{cell.kernel.version}."):
+def _check_version(config: CellConfig, version: str, located: LocatedSource) -> None:
+    if f"{version}.".startswith(f"{config.kernel.version}."):
         return
     raise BadInput(
-        f"{cell.id}: the source is {version}, not {cell.kernel.version}",
+        f"{config.id}: the source is {version}, not {config.kernel.version}",
         Evidence(
-            where=(cell.kernel.source.where,),
+            where=(config.kernel.source.where,),
             seen=f"{located.label} holds {version}",
-            next_step=f"name its version in {cell.file}, or another source",
+            next_step=f"name its version in {config.file}, or another source",
         ),
     )
 
@@ -254,7 +260,7 @@ def _configured(
 ) -> tuple[MakeRun, str]:
     """Return the final .config, and how make is run with the programs that it needs."""
     final = final_config(store, run, located, compiler, version)
-    variables = make_variables(run.cell, wanted_tools(dot_config.parse_config(final)))
+    variables = make_variables(run.config, wanted_tools(dot_config.parse_config(final)))
     if variables == run.variables:
         return run, final
     # Something else made it need a program, or nothing did in the end.
@@ -265,7 +271,7 @@ def _configured(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Making:
+class _KernelBuild:
     """A kernel that is made: what names it, and what it is made of.
 
     final: its .config. request: the build directory that suits it.
@@ -282,23 +288,25 @@ class _Making:
 
     def make(self, work: StagingDirectory) -> dict[str, Any]:
         """Build it into an entry of the store; return the entry's note."""
-        cell, started = self.run.cell, time.monotonic()
-        with kept_build(self.store, self.request, f"the kernel of {cell.id}") as build_directory:
-            kept = self.run.moved_to(self.store, build_directory)
+        config, started = self.run.config, time.monotonic()
+        with open_build_directory(
+            self.store, self.request, f"the kernel of {config.id}"
+        ) as build_directory:
+            run = self.run.moved_to(self.store, build_directory)
             parts = release_parts(
                 build_directory.tree, self.version, dot_config.parse_config(self.final)
             )
-            if cell.kernel.release:
+            if config.kernel.release:
                 # Known before all is compiled.
-                kept.make(RELEASE_FILE)
-                _check_release(cell, build_directory.objects, parts)
-            files = self._built(kept, build_directory, work)
+                run.make(RELEASE_FILE)
+                _check_release(config, build_directory.objects, parts)
+            files = self._built(run, build_directory, work)
             release = (build_directory.objects / RELEASE_FILE).read_text().strip()
-            _keep_devel(self.store, self.digest, kept, build_directory)
+            _publish_devel(self.store, self.digest, run, build_directory)
         elapsed_s = time.monotonic() - started
         if cached := ccache_summary(Path(self.run.env["CCACHE_STATSLOG"])):
             self.store.progress.say(cached)
-        self.store.progress.say(f"built {cell.id}: {files} files in {elapsed_s:.0f} s")
+        self.store.progress.say(f"built {config.id}: {files} files in {elapsed_s:.0f} s")
         return {
             **self._about(work.entry),
             "release": release,
@@ -307,65 +315,65 @@ class _Making:
             "release_parts": parts,
         }
 
-    def _built(self, kept: MakeRun, build_directory: BuildDirectory, work: StagingDirectory) -> int:
+    def _built(self, run: MakeRun, build_directory: BuildDirectory, work: StagingDirectory) -> int:
         """Compile and collect it; return how many files were compiled."""
         installed = work.directory / "installed"
-        earlier = earlier_kernel(self.store, build_directory)
-        same_headers = earlier if earlier and earlier.has_headers else None
-        files = compile_kernel(self.store, kept, headers=not same_headers)
-        install_modules(kept, earlier, installed)
+        previous = previous_kernel(self.store, build_directory)
+        same_headers = previous if previous and previous.has_headers else None
+        files = compile_kernel(self.store, run, headers=not same_headers)
+        install_modules(run, previous, installed)
         built = FinishedBuild(
-            arch=self.run.cell.arch,
+            arch=self.run.config.arch,
             tree=build_directory.tree,
             objects=build_directory.objects,
             installed=installed,
             log=self.run.log,
-            images=self.run.cell.kernel.images,
-            earlier=same_headers,
+            images=self.run.config.kernel.images,
+            previous=same_headers,
         )
-        collect(built, work.entry)
-        write_uses(build_directory.objects, work.entry)
+        collect_outputs(built, work.entry)
+        write_symbol_users(build_directory.objects, work.entry)
         return files
 
     def _about(self, entry: Path) -> dict[str, Any]:
         """Return what is noted of any kernel that was built so."""
-        cell = self.run.cell
+        config = self.run.config
         return {
             "version": self.version,
-            "arch": cell.arch.name,
-            "image": Path(cell.arch.images[cell.kernel.image]).name,
-            "patches": [patch.name for patch in cell.kernel.patches_for(self.version)],
+            "arch": config.arch.name,
+            "image": Path(config.arch.images[config.kernel.image]).name,
+            "patches": [patch.name for patch in config.kernel.patches_for(self.version)],
             "compiler": self.compiler,
-            "llvm": cell.kernel.llvm,
+            "llvm": config.kernel.llvm,
             "source": self.located.label,
-            "first_cell": cell.id,
+            "first_cell": config.id,
             "built_on": platform.node(),
             "modules": module_count(entry),
-            "section_bytes": section_sizes(cell.arch, entry / "vmlinux"),
-            "tools": tool_versions(("make", f"{cell.arch.toolchain_prefix}ld")),
+            "section_bytes": section_sizes(config.arch, entry / "vmlinux"),
+            "tools": tool_versions(("make", f"{config.arch.toolchain_prefix}ld")),
             "outputs": outputs(entry),
         }
 
     def make_devel(self) -> None:
         """Make only what modules of others are built against."""
-        with kept_build(
-            self.store, self.request, f"the kernel of {self.run.cell.id}"
+        with open_build_directory(
+            self.store, self.request, f"the kernel of {self.run.config.id}"
         ) as build_directory:
-            kept = self.run.moved_to(self.store, build_directory)
-            compile_kernel(self.store, kept, headers=False)
-            _keep_devel(self.store, self.digest, kept, build_directory)
+            run = self.run.moved_to(self.store, build_directory)
+            compile_kernel(self.store, run, headers=False)
+            _publish_devel(self.store, self.digest, run, build_directory)
 
 
-def _keep_devel(
+def _publish_devel(
     store: Store, digest: Digest, build: MakeRun, build_directory: BuildDirectory
 ) -> None:
-    arch = build.cell.arch.linux_arch
-    keep_devel(
+    arch = build.config.arch.linux_arch
+    publish_devel(
         store, digest, tree=build_directory.tree, objects=build_directory.objects, linux_arch=arch
     )
-    build_directory.note_made(note_of(digest, build_directory.objects))
+    build_directory.record_made(record_of(digest, build_directory.objects))
 
 
-def _check_release(cell: CellConfig, objects: Path, parts: tuple[tuple[str, str], ...]) -> None:
+def _check_release(config: CellConfig, objects: Path, parts: tuple[tuple[str, str], ...]) -> None:
     release = (objects / RELEASE_FILE).read_text().strip()
-    check_release(cell.kernel.release, release, parts, label=cell.id, where=str(cell.file))
+    check_release(config.kernel.release, release, parts, label=config.id, where=str(config.file))

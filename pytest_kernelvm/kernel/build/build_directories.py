@@ -1,4 +1,4 @@
-"""Build directories that are kept, so that a kernel much like an earlier one costs little.
+"""Build directories in the store, so that a kernel much like an earlier one costs little.
 
 How to use it: build as ever, with `build_kernel`. A kernel that differs from one built before in a
 few symbols or patches of the same source starts from a copy of that one's build directory, and
@@ -7,7 +7,7 @@ was built yet starts from a build of another one of its series (6.12), if there 
 dependency tracking (.cmd files, include/config/*) decides what is compiled again, image and modules
 both, and the bytes are those of a build from nothing.
 
-A kept build is a directory `builds/DIGEST` of the store:
+A build directory is `builds/DIGEST` of the store:
 
     tree/          the source; its files are links into the store
     tree/.objects  what make is given as O=; being below the source, kbuild writes `..` for it into
@@ -35,27 +35,25 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import BuildFailed
-from pytest_kernelvm.fetch.tree_sync import (
+from pytest_kernelvm.fetch.tree_copy import (
     FILES,
     OBJECTS,
     digests_below,
-    follow_digests,
-    follow_linked,
-    link_digests,
+    update_copy,
+    update_linked_copy,
+    update_links,
 )
 from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import Digest, digest_of, stamps_digest
-from pytest_kernelvm.store.store import BUILD_NOTE, BUILDS, Store
+from pytest_kernelvm.store.gc import evict
+from pytest_kernelvm.store.kinds import BUILDS, Limits
+from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
 
-KIND, NOTE = BUILDS, BUILD_NOTE
+NOTE = BUILDS.note
 MADE = "made.json"
 COPY_TIMEOUT_S = 1800.0
-
-# A build directory of our cells has 150 to 250 MB; a defconfig's may have ten times that.
-MOST_KEPT = 12
-MOST_BYTES = 8 << 30
 
 # With more than this, copying costs more than it spares.
 FARTHEST = 500
@@ -83,7 +81,7 @@ class BuildRequest:
 
     @property
     def name(self) -> Digest:
-        """The digest that its build directory is kept under."""
+        """The digest that names its build directory."""
         return digest_of([self.family, self.state, self.config, self.toolchain])
 
 
@@ -93,7 +91,7 @@ class BuildDirectory:
 
     tree: the source. objects: make's O=, with the .config in it.
     changed: files of the source, relative, that differ from those it was last built from; None if
-    it never was. parent: the kept build that it is a copy of, empty for none.
+    it never was. parent: the build directory that it is a copy of, empty for none.
     made: what the last build in it noted of what it made, empty unless it succeeded.
     """
 
@@ -103,32 +101,35 @@ class BuildDirectory:
     parent: str
     made: str = ""
 
-    def note_made(self, text: str) -> None:
+    def record_made(self, text: str) -> None:
         """Note what was made, for the next build."""
         write_whole(self.tree.with_name(MADE), text.encode())
 
 
 @contextlib.contextmanager
-def kept_build(store: Store, request: BuildRequest, label: str) -> Iterator[BuildDirectory]:
-    """Give the build directory for a kernel, and keep it afterwards.
+def open_build_directory(
+    store: Store, request: BuildRequest, label: str
+) -> Iterator[BuildDirectory]:
+    """Give the build directory for a kernel; it stays in the store for the next build.
 
-    A BuildFailed keeps it too: make left only whole objects. After anything else it is removed.
+    It stays after a BuildFailed too, as make left only whole objects; after any other exception it
+    is removed.
     label: what is built, in words, for those who wait.
     """
     name = request.name
-    with store.lock(f"{KIND}-{name}", label), store.disk_errors():
-        directory = store.path(KIND, name)
+    with store.lock(f"{BUILDS}-{name}", label), store.disk_errors():
+        directory = store.path(BUILDS, name)
         note = directory / NOTE
         parent = ""
-        if not (note.is_file() and _is_as_left(directory)):
+        if not (note.is_file() and _is_unchanged(directory)):
             if note.is_file():
-                store.progress.say(f"{KIND}/{name[:16]} was changed by somebody else: not used")
-            parent = _begin(store, request, directory)
+                store.progress.say(f"{BUILDS}/{name[:16]} was changed by somebody else: not used")
+            parent = _create(store, request, directory)
         fresh = not (directory / "tree" / OBJECTS).is_dir()
         note.unlink(missing_ok=True)
-        made = _taken(directory / MADE)
+        made = _take_text(directory / MADE)
         try:
-            changed = _follow(request, directory)
+            changed = _update_source(request, directory)
             objects = directory / "tree" / OBJECTS
             objects.mkdir(exist_ok=True)
             _put_config(objects / ".config", request.config)
@@ -140,17 +141,17 @@ def kept_build(store: Store, request: BuildRequest, label: str) -> Iterator[Buil
                 made=made,
             )
         except BuildFailed:
-            _keep(request, directory)
+            _record(request, directory)
             raise
         except BaseException:
             remove_tree(directory)
             raise
-        _keep(request, directory)
-    forget(store, most=MOST_KEPT, most_bytes=MOST_BYTES)
+        _record(request, directory)
+    evict_build_directories(store)
 
 
-def _is_as_left(directory: Path) -> bool:
-    """Whether the objects of a kept build have the sizes and times that its last build left.
+def _is_unchanged(directory: Path) -> bool:
+    """Whether the objects of a build directory have the sizes and times that its last build left.
 
     make would take those for its own that are younger than their sources, whatever is in them.
     """
@@ -161,7 +162,7 @@ def _is_as_left(directory: Path) -> bool:
         return False
 
 
-def _taken(path: Path) -> str:
+def _take_text(path: Path) -> str:
     try:
         text = path.read_text()
     except OSError:
@@ -170,7 +171,7 @@ def _taken(path: Path) -> str:
     return text
 
 
-def _keep(request: BuildRequest, directory: Path) -> None:
+def _record(request: BuildRequest, directory: Path) -> None:
     noted = {
         "family": request.family,
         "series": request.series,
@@ -189,11 +190,11 @@ def _put_config(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def _begin(store: Store, request: BuildRequest, directory: Path) -> str:
-    """Make the directory as a copy of the nearest kept build, or empty; return whose copy it is."""
+def _create(store: Store, request: BuildRequest, directory: Path) -> str:
+    """Make the directory as a copy of the nearest one, or empty; return whose copy it is."""
     remove_tree(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with store.work(f"{KIND}-{request.name}") as work:
+    with store.work(f"{BUILDS}-{request.name}") as work:
         work.entry.mkdir()
         parent = _copy_nearest(store, request, work.entry)
         if not parent:
@@ -204,32 +205,59 @@ def _begin(store: Store, request: BuildRequest, directory: Path) -> str:
     return parent
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class _Candidate:
+    """A build directory that may be copied; the smallest one is the nearest.
+
+    is_foreign: whether it is of another source. distance: how many symbols differ.
+    """
+
+    is_foreign: bool
+    distance: int
+    directory: Path
+
+
 def _copy_nearest(store: Store, request: BuildRequest, entry: Path) -> str:
-    config = parse_config(request.config)
-    near = sorted(
-        (noted["family"] != request.family, distance, directory)
-        for directory, noted in _notes(store)
-        if noted["toolchain"] == request.toolchain
-        if noted["family"] == request.family or noted.get("series") == request.series
-        if (distance := _distance(config, noted["config"])) <= FARTHEST
-    )
+    """Copy the nearest build directory that is whole; return its name, empty if there is none."""
+    near = sorted(_candidates(store, request))
     # Others copy them as well, which takes seconds; to begin with nothing takes minutes. Whoever
     # holds one that has its note waits for none.
-    tries = [(waits, *each) for waits in (False, True) for each in near]
-    for waits, foreign, distance, directory in tries:
-        name = f"{KIND}-{directory.name}"
-        with store.lock(name, "a kept build") if waits else store.lock_if_free(name) as ours:
-            whole = ours is not False and (directory / NOTE).is_file()
-            if whole and _is_as_left(directory):
-                of = " of another source" if foreign else ""
-                store.progress.say(
-                    f"starting from a kept build{of} that differs in {distance} symbols"
-                )
-                copy_build(directory, entry)
-                if foreign:
-                    _adopt(request, entry)
-                return directory.name
+    for waits in (False, True):
+        for each in near:
+            name = f"{BUILDS}-{each.directory.name}"
+            locking = store.lock(name, "a build directory") if waits else store.lock_if_free(name)
+            with locking as ours:
+                if ours is not False and _copy_candidate(store, request, each, entry):
+                    return each.directory.name
     return ""
+
+
+def _candidates(store: Store, request: BuildRequest) -> Iterator[_Candidate]:
+    config = parse_config(request.config)
+    for directory, noted in _notes(store):
+        is_foreign = noted["family"] != request.family
+        if noted["toolchain"] != request.toolchain:
+            continue
+        if is_foreign and noted.get("series") != request.series:
+            continue
+        distance = _distance(config, noted["config"])
+        if distance <= FARTHEST:
+            yield _Candidate(is_foreign=is_foreign, distance=distance, directory=directory)
+
+
+def _copy_candidate(
+    store: Store, request: BuildRequest, candidate: _Candidate, entry: Path
+) -> bool:
+    """Copy a build directory whose lock is held, if it is whole; return whether it was."""
+    directory = candidate.directory
+    if not ((directory / NOTE).is_file() and _is_unchanged(directory)):
+        return False
+    of = " of another source" if candidate.is_foreign else ""
+    store.progress.say(f"starting from a build{of} that differs in {candidate.distance} symbols")
+    copy_build(directory, entry)
+    if candidate.is_foreign:
+        _adopt(request, entry)
+    return True
 
 
 def _adopt(request: BuildRequest, entry: Path) -> None:
@@ -239,17 +267,17 @@ def _adopt(request: BuildRequest, entry: Path) -> None:
     """
     known = entry / FILES
     if request.files is None:
-        # They are compared and replaced by whoever builds (_follow).
+        # They are compared and replaced by whoever builds (_update_source).
         known.unlink(missing_ok=True)
         return
     tree = entry / "tree"
     before = json.loads(known.read_bytes()) if known.is_file() else digests_below(tree)
-    follow_digests(request.tree, tree, request.files, before)
+    update_copy(request.tree, tree, request.files, before)
     _note_files(request, entry)
 
 
 def copy_build(directory: Path, entry: Path) -> None:
-    """Copy a kept build: objects by their bytes (or reflinks), the source by links."""
+    """Copy a build directory: objects by their bytes (or reflinks), the source by links."""
     tree = directory / "tree"
     (entry / "tree").mkdir()
     sources = [path for path in tree.iterdir() if path.name != OBJECTS]
@@ -266,38 +294,26 @@ def _distance(one: dict[str, str], other: dict[str, str]) -> int:
 
 
 def _notes(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Give the kept builds that are whole, with their notes."""
-    for path in (store.root / KIND).glob(f"*/{NOTE}"):
+    """Give the build directories that are whole, with their notes."""
+    for path in store.place(BUILDS).glob(f"*/{NOTE}"):
         with contextlib.suppress(OSError, ValueError):
             noted = json.loads(path.read_bytes())
             if isinstance(noted, dict) and {"family", "toolchain", "config"} <= noted.keys():
                 yield path.parent, noted
 
 
-def forget(store: Store, *, most: int, most_bytes: int) -> tuple[str, ...]:
-    """Remove the kept builds that were not used for longest, down to a number and a size.
+def evict_build_directories(store: Store, *, limits: Limits = BUILDS.limits) -> tuple[str, ...]:
+    """Remove the build directories that were not used for longest, until they are within limits.
 
     The last one of each source and toolchain goes last: without it the next build of them would
     begin with nothing. Return the names of those removed; what somebody builds in stays.
     """
-    aged = sorted(_notes(store), key=lambda each: _mtime(each[0] / NOTE), reverse=True)
-    last: dict[tuple[str, str], Path] = {}
-    for path, noted in aged:
-        last.setdefault((noted["family"], noted["toolchain"]), path)
-    spared = {*last.values()}
-    # Sorting leaves those that rank alike in the order of their age.
-    aged.sort(key=lambda each: each[0] not in spared)
-    removed = []
-    total = 0
-    for place, (path, noted) in enumerate(aged):
-        total += int(noted.get("size_bytes", 0))
-        if place < most and total <= most_bytes:
-            continue
-        with store.lock_if_free(f"{KIND}-{path.name}") as ours:
-            if ours:
-                remove_tree(path)
-                removed.append(path.name)
-    return tuple(removed)
+    newest: dict[tuple[str, str], tuple[float, str]] = {}
+    for path, noted in _notes(store):
+        key = noted["family"], noted["toolchain"]
+        newest[key] = max(newest.get(key, (0.0, "")), (_mtime(path / NOTE), path.name))
+    last = {name for _used_s, name in newest.values()}
+    return tuple(item.digest for item in evict(store, BUILDS, limits=limits, last=last))
 
 
 def _mtime(path: Path) -> float:
@@ -316,12 +332,12 @@ def _disk_bytes(directory: Path) -> int:
     return total
 
 
-def _follow(request: BuildRequest, directory: Path) -> tuple[str, ...]:
+def _update_source(request: BuildRequest, directory: Path) -> tuple[str, ...]:
     tree = directory / "tree"
     if request.files is None:
-        return follow_linked(request.tree, tree)
+        return update_linked_copy(request.tree, tree)
     before = json.loads((directory / FILES).read_bytes())
-    changed = link_digests(request.tree, tree, request.files, before)
+    changed = update_links(request.tree, tree, request.files, before)
     if changed:
         _note_files(request, directory)
     return changed

@@ -22,6 +22,7 @@ from pytest_kernelvm.kernel.source.mirror import mirrored
 from pytest_kernelvm.kernel.source.source import LocatedSource, kernel_version, locate, patched_for
 from pytest_kernelvm.kernel.source.worktree import WorkingTree
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import CONFIGS, LOGS
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import read_sealed, write_sealed
 from pytest_kernelvm.toolchain.compiler import compiler_environment, compiler_version
@@ -35,73 +36,73 @@ from pytest_kernelvm.toolchain.config_tools import (
 
 @contextlib.contextmanager
 def source_tree(
-    store: Store, located: LocatedSource, cell: CellConfig
+    store: Store, located: LocatedSource, config: CellConfig
 ) -> Iterator[tuple[Path, Mapping[str, str] | None]]:
     """Give the tree of a source with a cell's patches, and digests of its files if they may change.
 
     A working tree's is a copy that follows it, and stays as it is until the context is left.
     """
     if isinstance(located, WorkingTree):
-        patches = cell.kernel.patches_for(kernel_version(located.path))
+        patches = config.kernel.patches_for(kernel_version(located.path))
         with mirrored(store, located, patches) as mirror:
             yield mirror.tree, mirror.files
     else:
-        yield patched_for(store, located, cell.kernel), None
+        yield patched_for(store, located, config.kernel), None
 
 
 def make_run_in(
-    store: Store, cell: CellConfig, tree: Path, directory: Path, jobs: int | None = None
+    store: Store, config: CellConfig, tree: Path, directory: Path, jobs: int | None = None
 ) -> MakeRun:
     """Return how make is run for a cell's kernel, in a directory of its own."""
     return MakeRun(
-        cell=cell,
+        config=config,
         tree=tree,
         files=None,
-        variables=make_variables(cell, _expected_tools(cell, tree)),
+        variables=make_variables(config, _expected_tools(config, tree)),
         env={
             **PINNED,
-            **compiler_environment(store, cell.arch, cell.kernel.llvm, answers=directory),
+            **compiler_environment(store, config.arch, config.kernel.llvm, answers=directory),
             "CCACHE_STATSLOG": str(directory / "ccache.log"),
         },
         directory=directory / "build",
         log=directory / "build.log",
-        kept_log=store.root / "logs" / f"{cell.id}.log",
+        failure_log=store.place(LOGS) / f"{config.id}.log",
         jobs=jobs or os.cpu_count() or 1,
     )
 
 
 @contextlib.contextmanager
-def configuring(store: Store, cell: CellConfig) -> Iterator[KconfigSession]:
+def open_kconfig_session(store: Store, config: CellConfig) -> Iterator[KconfigSession]:
     """Give a cell's configuration, in a build directory that is gone afterwards.
 
     Nothing of the kernel is compiled. Raises ToolMissing, BadInput or BuildFailed.
     """
-    name = f"configuring-{cell.id}"
-    with store.lock(name, f"the configuration of {cell.id}"):
-        located = locate(store, cell.kernel.source)
+    name = f"configuring-{config.id}"
+    with store.lock(name, f"the configuration of {config.id}"):
+        located = locate(store, config.kernel.source)
         with (
-            source_tree(store, located, cell) as (tree, files),
+            source_tree(store, located, config) as (tree, files),
             store.work(name) as work,
         ):
-            build = replace(make_run_in(store, cell, tree, work.directory), files=files)
-            compiler = compiler_version(cell.arch, cell.kernel.llvm)
+            build = replace(make_run_in(store, config, tree, work.directory), files=files)
+            compiler = compiler_version(config.arch, config.kernel.llvm)
             _install_conf_programs(store, build, compiler)
             yield _configuration(store, build)
 
 
-def _expected_tools(cell: CellConfig, tree: Path) -> frozenset[str]:
+def _expected_tools(config: CellConfig, tree: Path) -> frozenset[str]:
     """Return what a cell's configuration may need, before there is one: by base and requests.
 
     Hidden programs would have conf drop what depends on them.
     """
-    base = Path(cell.kernel.base)
+    base = Path(config.kernel.base)
     if not base.is_file():
-        base = tree / "arch" / cell.arch.linux_arch / "configs" / cell.kernel.base
+        base = tree / "arch" / config.arch.linux_arch / "configs" / config.kernel.base
     try:
         values = dot_config.parse_config(base.read_text(errors="replace"))
     except OSError:
         values = {}
-    requests = requests_of(cell.kernel, kernel_version(tree))
+    requests = requests_of(config.kernel, kernel_version(tree))
     return wanted_tools(values | {name: each.value for name, each in requests.items()})
 
 
@@ -112,13 +113,13 @@ def final_config(
 
     After an edit that can't decide a configuration nothing is configured again.
     """
-    cell = build.cell
-    key = request_key(cell, located.config_digest, compiler)
+    config = build.config
+    key = request_key(config, located.config_digest, compiler)
     tools = versions_of(build.variables)
-    noted = store.root / "configs" / digest_of([key, build.variables, *tools])
+    noted = store.place(CONFIGS) / digest_of([key, build.variables, *tools])
     if known := read_sealed(noted):
         return known.decode()
-    store.progress.say(f"configuring {cell.id} ({version})")
+    store.progress.say(f"configuring {config.id} ({version})")
     _configure(store, build, compiler)
     final = (build.directory / ".config").read_text()
     write_sealed(noted, final.encode())
@@ -127,9 +128,9 @@ def final_config(
 
 def _configuration(store: Store, build: MakeRun) -> KconfigSession:
     return KconfigSession(
-        kernel=build.cell.kernel,
-        arch=build.cell.arch,
-        label=build.cell.id,
+        kernel=build.config.kernel,
+        arch=build.config.arch,
+        label=build.config.id,
         version=kernel_version(build.tree),
         tree=build.tree,
         directory=build.directory,
@@ -143,7 +144,7 @@ def answers_of(build: MakeRun) -> Path:
 
 
 def _asking_once(store: Store, build: MakeRun, answers: Path) -> MakeRun:
-    environment = cached_shell_environment(store, build.cell.kernel.llvm, answers)
+    environment = cached_shell_environment(store, build.config.kernel.llvm, answers)
     return replace(build, env={**build.env, **environment})
 
 
@@ -172,17 +173,17 @@ def _configure(store: Store, build: MakeRun, compiler: str) -> None:
         # What is lost for want of a program is not explained by symbols.
         lost = {request.name: request for request in decision.lost}
         values = {name: request.value for name, request in lost.items()}
-        require_tools(build.cell.id, values, lost, where=build.cell.kernel.base)
-        store.progress.say(f"explaining what {build.cell.id} has lost")
+        require_tools(build.config.id, values, lost, where=build.config.kernel.base)
+        store.progress.say(f"explaining what {build.config.id} has lost")
         raise configuration.explain(decision)
     changed = configuration.changed_from_base(decision)
     if changed:
-        base = build.cell.kernel.base
+        base = build.config.kernel.base
         store.progress.say(
             f"{len(changed)} symbols of {base} came out otherwise; "
-            f"`kernelvm config diff {base} {build.cell.id}` shows them"
+            f"`kernelvm config diff {base} {build.config.id}` shows them"
         )
         for told in told_missing(changed):
             store.progress.say(told)
     for request in decision.dropped:
-        store.progress.say(f"{build.cell.id} goes without {request}, {request.where}")
+        store.progress.say(f"{build.config.id} goes without {request}, {request.where}")

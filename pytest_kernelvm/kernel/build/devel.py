@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.store.digest import Digest
+from pytest_kernelvm.store.kinds import DEVEL
 from pytest_kernelvm.store.store import StagingDirectory, Store
-
-KIND = "devel"
 
 # Below scripts/, what builds kernels and not modules.
 _NOT_FOR_MODULES = ("atomic", "dtc", "kconfig", "package")
 _GENERATED = ("config", "generated")
 
 
-def keep_devel(store: Store, digest: Digest, *, tree: Path, objects: Path, linux_arch: str) -> Path:
+def publish_devel(
+    store: Store, digest: Digest, *, tree: Path, objects: Path, linux_arch: str
+) -> Path:
     """Publish the module-building tree of a kernel under its digest.
 
     tree: its source; objects: its build directory. Sources become links to those of the tree.
@@ -35,7 +36,7 @@ def keep_devel(store: Store, digest: Digest, *, tree: Path, objects: Path, linux
         return {"kernel": digest}
 
     label = "the tree that modules are built against"
-    return store.obtain(KIND, digest, make, label=label, sized=False)
+    return store.obtain(DEVEL, digest, make, label=label)
 
 
 def _sources(tree: Path, linux_arch: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the next build in a kept directory need not make, install or copy again.
+"""What the next build in a build directory need not make, install or copy again.
 
 Of most edits the headers for programs do not change, and of many the modules neither. They are then
 linked from the kernel that was made in the directory before.
@@ -14,6 +14,7 @@ from pathlib import Path
 from pytest_kernelvm.kernel.build.build_directories import BuildDirectory
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import Digest, file_digest
+from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import Store
 
 LINK_TIMEOUT_S = 300.0
@@ -43,11 +44,11 @@ class PreviousKernel:
         return not any(_decides_headers(name) for name in self.changed)
 
 
-def earlier_kernel(store: Store, build_directory: BuildDirectory) -> PreviousKernel | None:
+def previous_kernel(store: Store, build_directory: BuildDirectory) -> PreviousKernel | None:
     """Return what was made last in a build directory, if that build succeeded and is stored."""
     try:
         noted = json.loads(build_directory.made)
-        entry = store.find("kernels", Digest(noted["kernel"]))
+        entry = store.find(KERNELS, Digest(noted["kernel"]))
         modules = dict(noted["modules"])
     except (ValueError, KeyError, TypeError):
         return None
@@ -56,7 +57,7 @@ def earlier_kernel(store: Store, build_directory: BuildDirectory) -> PreviousKer
     return PreviousKernel(entry=entry, changed=build_directory.changed, modules=modules)
 
 
-def note_of(kernel: str, objects: Path) -> str:
+def record_of(kernel: str, objects: Path) -> str:
     """Return what is to be noted about a build directory that a kernel was just made in."""
     return json.dumps({"kernel": kernel, "modules": module_stamps(objects)})
 
@@ -79,10 +80,10 @@ def link_tree(source: Path, to: Path) -> None:
     run(["cp", "-al", source, to], timeout_s=LINK_TIMEOUT_S)
 
 
-def link_outputs(earlier: PreviousKernel, entry: Path, names: Iterable[str]) -> None:
-    """Give an entry some outputs of an earlier kernel."""
+def link_outputs(previous: PreviousKernel, entry: Path, names: Iterable[str]) -> None:
+    """Give an entry some outputs of a previous kernel."""
     for name in names:
-        link_tree(earlier.entry / name, entry / name)
+        link_tree(previous.entry / name, entry / name)
 
 
 def _decides_headers(name: str) -> bool:

@@ -29,12 +29,12 @@ PINNED = {
 }
 
 
-def request_key(cell: CellConfig, source: str, compiler: str) -> dict[str, Any]:
+def request_key(config: CellConfig, source: str, compiler: str) -> dict[str, Any]:
     """Return all that decides which kernel a cell means, known before anything is configured.
 
     source: a digest of the source, or of the part that decides a configuration.
     """
-    kernel = cell.kernel
+    kernel = config.kernel
     base = Path(kernel.base)
     return {
         "recipe": RECIPE,
@@ -42,7 +42,7 @@ def request_key(cell: CellConfig, source: str, compiler: str) -> dict[str, Any]:
         "patches": [_patch_key(patch, kernel.version) for patch in kernel.patches],
         "base": file_digest(base) if base.is_file() else kernel.base,
         "requests": requests_key(kernel),
-        "linux_arch": cell.arch.linux_arch,
+        "linux_arch": config.arch.linux_arch,
         "images": kernel.images,
         "compiler": compiler,
     }
@@ -55,14 +55,14 @@ def _patch_key(patch: Patch, version: str) -> Any:
     return [digest, open_yet] if open_yet else digest
 
 
-def make_variables(cell: CellConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
+def make_variables(config: CellConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the variables that make is given for a cell's kernel, besides where it builds.
 
     wanted: of programs that the configuration needs, as `wanted_tools` names them.
     """
     return (
-        f"ARCH={cell.arch.linux_arch}",
-        *tool_variables(cell.arch, cell.kernel.llvm),
+        f"ARCH={config.arch.linux_arch}",
+        *tool_variables(config.arch, config.kernel.llvm),
         "LOCALVERSION=",
         *hiding(wanted),
     )

@@ -31,23 +31,23 @@ class MakeRun:
     """How make is run for one kernel.
 
     files: digests of the source's files where they may change, else None. variables: what make is
-    given on its command line. directory: where it builds. log: of this run; kept_log: where that is
-    copied if it fails. jobs: how many compilers at once.
+    given on its command line. directory: where it builds. log: of this run.
+    failure_log: where the log is copied if make fails. jobs: how many compilers at once.
     """
 
-    cell: CellConfig
+    config: CellConfig
     tree: Path
     files: Mapping[str, str] | None
     variables: tuple[str, ...]
     env: dict[str, str]
     directory: Path
     log: Path
-    kept_log: Path
+    failure_log: Path
     jobs: int
 
     def moved_to(self, store: Store, build_directory: BuildDirectory) -> MakeRun:
         """The same in a build directory that is kept, with what the compiler answered there."""
-        arch, llvm = self.cell.arch, self.cell.kernel.llvm
+        arch, llvm = self.config.arch, self.config.kernel.llvm
         env = compiler_environment(store, arch, llvm, answers=build_directory.objects)
         return replace(
             self,
@@ -70,7 +70,7 @@ class MakeRun:
         done = run(
             self.make_argv(*goals),
             env=self.env,
-            timeout_s=self.cell.timeouts.build_s,
+            timeout_s=self.config.timeouts.build_s,
             check=False,
             log=self.log,
             on_line=on_line,
@@ -81,15 +81,15 @@ class MakeRun:
     def _failed(self, done: Any, goals: Sequence[str]) -> None:
         evidence = failure(done, self.log)
         raise_if_full(evidence.excerpt)
-        self.kept_log.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(self.log, self.kept_log)
+        self.failure_log.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(self.log, self.failure_log)
         complaints = compiler_complaints(self.log.read_text(errors="replace"), self.tree)
         raise BuildFailed(
-            f"{self.cell.id}: make {' '.join(goals)} {evidence.seen}",
+            f"{self.config.id}: make {' '.join(goals)} {evidence.seen}",
             Evidence(
                 seen=complaints[0] if complaints else evidence.seen,
                 excerpt="\n".join(complaints) or evidence.excerpt,
-                where=(str(self.kept_log),),
+                where=(str(self.failure_log),),
                 command=evidence.command,
             ),
         )
@@ -111,7 +111,7 @@ def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
 
 def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
     """Compile what a kernel has; return how many files were compiled. Raises BuildFailed."""
-    cell = build.cell
+    config = build.config
     started = time.monotonic()
     compiled = 0
 
@@ -121,13 +121,13 @@ def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
             compiled += 1
             elapsed_s = time.monotonic() - started
             store.progress.update(
-                f"building {cell.id}: {compiled} files, {elapsed_s:.0f} s, {found[1]}"
+                f"building {config.id}: {compiled} files, {elapsed_s:.0f} s, {found[1]}"
             )
 
-    store.progress.say(f"building {cell.id} with {build.jobs} jobs")
-    config = dot_config.parse_config((build.directory / ".config").read_text())
-    goals = [*cell.kernel.images]
-    if config.get("MODULES") == "y":
+    store.progress.say(f"building {config.id} with {build.jobs} jobs")
+    symbols = dot_config.parse_config((build.directory / ".config").read_text())
+    goals = [*config.kernel.images]
+    if symbols.get("MODULES") == "y":
         goals.append("modules")
     if headers:
         goals.append("headers")
@@ -135,12 +135,12 @@ def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
     return compiled
 
 
-def install_modules(build: MakeRun, earlier: PreviousKernel | None, installed: Path) -> None:
-    """Install a kernel's modules; those of an earlier build that are the same are linked."""
-    config = dot_config.parse_config((build.directory / ".config").read_text())
-    if config.get("MODULES") != "y":
+def install_modules(build: MakeRun, previous: PreviousKernel | None, installed: Path) -> None:
+    """Install a kernel's modules; those of an previous build that are the same are linked."""
+    symbols = dot_config.parse_config((build.directory / ".config").read_text())
+    if symbols.get("MODULES") != "y":
         return
-    if earlier and earlier.modules == module_stamps(build.directory):
-        link_tree(earlier.entry / "modules", installed)
+    if previous and previous.modules == module_stamps(build.directory):
+        link_tree(previous.entry / "modules", installed)
     else:
         build.make(f"INSTALL_MOD_PATH={installed}", "modules_install")

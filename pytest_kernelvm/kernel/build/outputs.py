@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch.base import Arch
-from pytest_kernelvm.fetch.tree_sync import content_digest
+from pytest_kernelvm.fetch.tree_copy import content_digest
 from pytest_kernelvm.kernel.build.incremental import PreviousKernel, link_outputs
 from pytest_kernelvm.kernel.source.headers import copy_headers
 from pytest_kernelvm.process import run
@@ -27,7 +27,7 @@ class FinishedBuild:
 
     tree, objects: its source and build directory. installed: what modules_install made.
     log: make's output. images: the make targets that were built.
-    earlier: a kernel whose headers are the same.
+    previous: a kernel whose headers are the same.
     """
 
     arch: Arch
@@ -36,10 +36,10 @@ class FinishedBuild:
     installed: Path
     log: Path
     images: tuple[str, ...]
-    earlier: PreviousKernel | None
+    previous: PreviousKernel | None
 
 
-def collect(built: FinishedBuild, entry: Path) -> None:
+def collect_outputs(built: FinishedBuild, entry: Path) -> None:
     """Copy what is kept into an entry; links into the build directory are left out."""
     for image in built.images:
         made = built.objects / built.arch.images[image]
@@ -48,16 +48,16 @@ def collect(built: FinishedBuild, entry: Path) -> None:
     strip = f"{built.arch.toolchain_prefix}strip"
     argv: list[str | Path] = [strip, "--strip-all", "-o", entry / STRIPPED, entry / "vmlinux"]
     run(argv, timeout_s=120)
-    for name, kept in _FILES:
+    for name, ours in _FILES:
         if (built.objects / name).is_file():
-            shutil.copy2(built.objects / name, entry / kept)
+            shutil.copy2(built.objects / name, entry / ours)
     if built.installed.is_dir():
         for name in ("build", "source"):
             for link in built.installed.glob(f"lib/modules/*/{name}"):
                 link.unlink()
         built.installed.rename(entry / "modules")
-    if built.earlier:
-        link_outputs(built.earlier, entry, ("headers", "nolibc"))
+    if built.previous:
+        link_outputs(built.previous, entry, ("headers", "nolibc"))
     else:
         copy_headers(built.objects / "usr/include", built.tree, entry)
     shutil.copy2(built.log, entry / "build.log")

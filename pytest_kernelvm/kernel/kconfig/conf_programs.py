@@ -15,10 +15,10 @@ from pytest_kernelvm.errors import Evidence, HarnessError
 from pytest_kernelvm.kernel.kconfig import shell_cache
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import CONF_PROGRAMS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import host_compiler
 
-KIND = "conf"
 # Where scripts/kconfig/Makefile and scripts/basic/Makefile have them made.
 DIRECTORIES = ("scripts/basic", "scripts/kconfig")
 # In an entry, what shell_cache.c kept.
@@ -53,7 +53,7 @@ def install_conf_programs(
         return {"source": Path(inputs[0]).name}
 
     digest = digest_of([*inputs])
-    entry = store.obtain(KIND, digest, make, label="the kernel's configuration programs")
+    entry = store.obtain(CONF_PROGRAMS, digest, make, label="the kernel's configuration programs")
     _copy(entry, directory)
     # The store's are read-only; who is of another mind must be able to replace these.
     for copy in directory.glob("scripts/*/**/*"):
@@ -96,7 +96,7 @@ def cached_shell_environment(store: Store, llvm: str, directory: Path) -> dict[s
         return {"compiler": compiler}
 
     digest = digest_of([compiler, shell_cache.SOURCE.read_text()])
-    entry = store.obtain(KIND, digest, make, label="the memory of conf's questions")
+    entry = store.obtain(CONF_PROGRAMS, digest, make, label="the memory of conf's questions")
     return shell_cache.cache_environment(directory, entry / shell_cache.LIBRARY)
 
 

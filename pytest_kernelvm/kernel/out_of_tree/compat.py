@@ -16,7 +16,7 @@ from pathlib import Path
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
 from pytest_kernelvm.foreign.elf import is_built_for
 from pytest_kernelvm.kernel.build.build import Kernel
-from pytest_kernelvm.kernel.build.config_uses import differences, read_uses
+from pytest_kernelvm.kernel.build.symbol_users import differences, read_symbol_users
 from pytest_kernelvm.kernel.exports import SYMVERS, Exports, exports_of
 from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
 from pytest_kernelvm.process import run
@@ -79,7 +79,7 @@ def layout_objections(kernel: Kernel, config: Mapping[str, str]) -> tuple[Object
     Those count that some object of the image was compiled by and some header mentions. A text
     changes no layout, nor does the version of a tool.
     """
-    uses = read_uses(kernel.directory)
+    uses = read_symbol_users(kernel.directory)
     found = []
     for name, ours, theirs in differences(kernel.config, config):
         use = uses.get(name)
@@ -109,7 +109,7 @@ def unchecked(kernel: Kernel, *, config: Mapping[str, str] | None) -> tuple[str,
         found.append("what they were configured for is not known")
     elif not kernel.config:
         found.append("what the kernel was configured for is not known")
-    elif not read_uses(kernel.directory):
+    elif not read_symbol_users(kernel.directory):
         found.append("which structures its configuration decides is not known")
     if not kernel.module_tree.is_dir():
         found.append("the kernel has no modules of its own, whose vermagic would be compared")

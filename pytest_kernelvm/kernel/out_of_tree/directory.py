@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
-from pytest_kernelvm.fetch.tree_sync import content_digest, files_below, follow_digests
+from pytest_kernelvm.fetch.tree_copy import content_digest, files_below, update_copy
 from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.kernel.build.keys import PINNED
 from pytest_kernelvm.kernel.build.make import compiler_complaints
 from pytest_kernelvm.process import failure, run
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.intact import require_intact_below
+from pytest_kernelvm.store.kinds import OUT_OF_TREE_BUILDS
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import raise_if_full, write_whole
 from pytest_kernelvm.toolchain.compiler import compiler_environment, tool_variables
 
-KIND = "external"
 FILES = "files.json"
 MAKE_TIMEOUT_S = 3600.0
 # What a build of modules leaves in their directory, if somebody else made one there.
@@ -142,14 +142,14 @@ def _copy(
 ) -> Iterator[Path]:
     """Give a copy of the directory that follows it, with what make left in it the last time."""
     name = digest_of([str(directory), kernel.digest])
-    place = store.path(KIND, name)
-    with store.lock(f"{KIND}-{name}", f"the modules of {directory}"):
+    place = store.path(OUT_OF_TREE_BUILDS, name)
+    with store.lock(f"{OUT_OF_TREE_BUILDS}-{name}", f"the modules of {directory}"):
         try:
             before = json.loads((place / FILES).read_bytes())
         except (OSError, ValueError):
             before = {}
         copy = place / "tree"
         copy.mkdir(parents=True, exist_ok=True)
-        follow_digests(directory, copy, sources, before)
+        update_copy(directory, copy, sources, before)
         write_whole(place / FILES, json.dumps(dict(sources)).encode())
         yield copy

@@ -20,11 +20,11 @@ from pytest_kernelvm.kernel.out_of_tree.directory import make_modules
 from pytest_kernelvm.kernel.source.source import locate
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import MODULE_TREES
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
 # Counts up whenever the way of building changes what comes out.
 RECIPE = 2
-TREES = "trees"
 # Where `make modules_install` puts modules from outside (scripts/Makefile.modinst).
 DIRECTORY = "updates"
 
@@ -33,7 +33,9 @@ _DEPMOD_TIMEOUT_S = 120.0
 _COPIED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 
 
-def tree_with(store: Store, cell: CellConfig, kernel: Kernel, sources: Mapping[str, str]) -> Path:
+def tree_with_modules(
+    store: Store, config: CellConfig, kernel: Kernel, sources: Mapping[str, str]
+) -> Path:
     """Return a lib/modules/RELEASE with the kernel's modules and some from outside.
 
     sources: C by module name. `#include "lib/test_kmod.c"` takes a file of the kernel's source.
@@ -41,12 +43,12 @@ def tree_with(store: Store, cell: CellConfig, kernel: Kernel, sources: Mapping[s
     """
     _check_names(kernel, sources)
     digest = digest_of({"recipe": RECIPE, "kernel": kernel.digest, "sources": dict(sources)})
-    label = f"{', '.join(sources)} for {cell.id}"
+    label = f"{', '.join(sources)} for {config.id}"
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         store.progress.say(f"building {label}")
         modules = work.directory / "modules"
-        with source_tree(store, locate(store, cell.kernel.source), cell) as (tree, _files):
+        with source_tree(store, locate(store, config.kernel.source), config) as (tree, _files):
             _write_sources(modules, sources, tree)
             log = work.directory / "make.log"
             make_modules(store, kernel, modules, log=log, shown_as=Path(", ".join(sources)))
@@ -58,7 +60,7 @@ def tree_with(store: Store, cell: CellConfig, kernel: Kernel, sources: Mapping[s
         _depmod(work, kernel)
         return {"kernel": kernel.digest, "modules": sorted(sources)}
 
-    entry = store.obtain(TREES, digest, make, label=label)
+    entry = store.obtain(MODULE_TREES, digest, make, label=label)
     return entry / "lib/modules" / kernel.release
 
 

@@ -12,10 +12,10 @@ from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, ToolMissin
 from pytest_kernelvm.foreign.links import refuse_links_out
 from pytest_kernelvm.process import Completed, failure, find_program, run
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import REPOSITORIES
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full
 
-KIND = "git"
 FETCH_TIMEOUT_S = 3600.0
 GIT_TIMEOUT_S = 600.0
 _FULL_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -107,8 +107,8 @@ def _noted_ref(ref: str) -> str:
 
 def _mirror(store: Store, source: Source, ref: str) -> Path:
     """Fetch one commit, without its history, into a bare repository of the store."""
-    repository = store.root / KIND / digest_of(source.value)
-    with store.lock(f"{KIND}-{repository.name}", f"the repository {source.value}"):
+    repository = store.place(REPOSITORIES) / digest_of(source.value)
+    with store.lock(f"{REPOSITORIES}-{repository.name}", f"the repository {source.value}"):
         if not (repository / "HEAD").is_file():
             run(["git", "init", "--quiet", "--bare", repository], timeout_s=GIT_TIMEOUT_S)
         full = bool(_FULL_HASH.fullmatch(ref))

@@ -11,6 +11,7 @@ from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.kernel.source.source import locate, unpacked
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import HEADERS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
 MAKE_TIMEOUT_S = 600.0
@@ -33,7 +34,7 @@ def headers_of_source(store: Store, package: str, arch: Arch) -> Path:
         return {"source": located.label, "arch": arch.name}
 
     digest = digest_of([located.digest, arch.linux_arch])
-    return store.obtain("headers", digest, make, label=f"the headers of {package}")
+    return store.obtain(HEADERS, digest, make, label=f"the headers of {package}")
 
 
 def copy_headers(made: Path, tree: Path, entry: Path) -> None:

@@ -17,13 +17,12 @@ from pathlib import Path
 
 from pytest_kernelvm.config.model import Patch
 from pytest_kernelvm.fetch.patching import apply_patch, plain_patch
-from pytest_kernelvm.fetch.tree_sync import FILES, content_digest, files_below, follow_digests
+from pytest_kernelvm.fetch.tree_copy import FILES, content_digest, files_below, update_copy
 from pytest_kernelvm.kernel.source.worktree import WorkingTree
 from pytest_kernelvm.store.digest import digest_of, file_digest
+from pytest_kernelvm.store.kinds import TREE_COPIES
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
-
-KIND = "mirrors"
 
 # The files that a patch names, as patch(1) -p1 understands it.
 _TOUCHED = re.compile(r"^(?:---|\+\+\+) [^/\s]+/([^\t\n]+)|^rename (?:from|to) (.+)", re.MULTILINE)
@@ -48,9 +47,9 @@ def mirrored(store: Store, working: WorkingTree, patches: Sequence[Patch]) -> It
     Raises BadInput if the tree changes while it is copied, BuildFailed if a patch does not apply.
     """
     name = digest_of([str(working.path), *(file_digest(patch.file) for patch in patches)])
-    with store.lock(f"{KIND}-{name}", f"the copy of {working.path}"):
-        directory = store.path(KIND, name)
-        with store.work(f"{KIND}-{name}") as work:
+    with store.lock(f"{TREE_COPIES}-{name}", f"the copy of {working.path}"):
+        directory = store.path(TREE_COPIES, name)
+        with store.work(f"{TREE_COPIES}-{name}") as work:
             overlay = work.directory / "patched"
             files = dict(working.files)
             files.update(_patch_copies(working, patches, overlay, files))
@@ -61,9 +60,7 @@ def mirrored(store: Store, working: WorkingTree, patches: Sequence[Patch]) -> It
             # Whoever is killed from here on leaves a copy without note, which is made anew.
             (directory / FILES).unlink(missing_ok=True)
             try:
-                follow_digests(
-                    working.path, directory / "tree", files, before or {}, overlay=overlay
-                )
+                update_copy(working.path, directory / "tree", files, before or {}, overlay=overlay)
                 write_whole(directory / FILES, json.dumps(files).encode())
             except BaseException:
                 remove_tree(directory)

@@ -19,6 +19,7 @@ from pytest_kernelvm.kernel.source.worktree import WorkingTree, read_tree
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact_below
+from pytest_kernelvm.store.kinds import SOURCES
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
 DEBIAN_SOURCES = Path("/usr/src")
@@ -149,7 +150,7 @@ def unpacked(store: Store, located: LocatedSource) -> Path:
         return {"source": located.label}
 
     label = f"the source of {located.label}"
-    return store.obtain("sources", Digest(located.digest), make, label=label, sized=False) / "tree"
+    return store.obtain(SOURCES, Digest(located.digest), make, label=label) / "tree"
 
 
 def _intact(tree: Path) -> Path:
@@ -199,7 +200,7 @@ def patched(store: Store, located: LocatedSource, patches: Sequence[Patch]) -> P
 
     key = digest_of({"source": located.digest, "patches": digests})
     label = f"the patched source of {located.label}"
-    return _intact(store.obtain("sources", key, make, label=label, sized=False) / "tree")
+    return _intact(store.obtain(SOURCES, key, make, label=label) / "tree")
 
 
 def patched_for(store: Store, located: LocatedSource, kernel: KernelConfig) -> Path:

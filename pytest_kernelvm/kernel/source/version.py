@@ -15,13 +15,13 @@ from pathlib import Path
 from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.process import run
+from pytest_kernelvm.store.kinds import RESOLVED_NAMES
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import write_whole
 
 KERNEL_ORG = "https://cdn.kernel.org/pub/linux/kernel"
 # A mirror with the same layout below it.
 MIRROR_VARIABLE = "KERNELVM_KERNEL_ORG"
-KIND = "resolved"
 ANSWER_S = 30.0
 DEBIAN_SOURCES = Path("/usr/src")
 
@@ -58,7 +58,7 @@ def _installed_package(wanted: str) -> tuple[str, str] | None:
 def _tarball(store: Store, source: Source) -> tuple[str, str]:
     """Return address and sha256 of a version; a release never changes, so they are kept."""
     base = os.environ.get(MIRROR_VARIABLE, KERNEL_ORG).rstrip("/")
-    noted = store.root / KIND / f"{source.value}.json"
+    noted = store.place(RESOLVED_NAMES) / f"{source.value}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(noted.read_bytes())
         return f"{base}/{known['path']}", str(known["sha256"])

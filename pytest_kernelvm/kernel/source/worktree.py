@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.fetch.tree_sync import content_digest, follow_digests
+from pytest_kernelvm.fetch.tree_copy import content_digest, update_copy
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import TREE_DIGESTS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import write_whole
-
-KIND = "worktrees"
 
 # Files of these kinds are compiled or read; whatever else there is may decide a configuration,
 # and so may all below scripts/, whose programs Kconfig asks.
@@ -67,7 +66,7 @@ class WorkingTree:
     def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:  # noqa: ARG002
         """Copy its files to `work.entry/tree`. Raises BadInput if they change meanwhile."""
         show("copying")
-        follow_digests(self.path, work.entry / "tree", self.files, {})
+        update_copy(self.path, work.entry / "tree", self.files, {})
 
 
 def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
@@ -90,7 +89,7 @@ def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
                     next_step=f"make -C {path} mrproper, or take a `git worktree` of it",
                 ),
             )
-    noted = store.root / KIND / f"{digest_of(str(path))}.json"
+    noted = store.place(TREE_DIGESTS) / f"{digest_of(str(path))}.json"
     with ThreadPoolExecutor(1) as pool:
         # find(1) walks meanwhile, in a process of its own.
         reading = pool.submit(_known, noted)

@@ -13,9 +13,10 @@ from typing import Any
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.config.roots import LEAST_ERASE_BYTES, Root
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
-from pytest_kernelvm.guest.root_image import KIND, RootImage
+from pytest_kernelvm.guest.root_image import RootImage
 from pytest_kernelvm.process import failure, run
 from pytest_kernelvm.store.digest import digest_of, digest_of_bytes, known_digest
+from pytest_kernelvm.store.kinds import ROOTS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.bootpath.device_tree import (
     get_property,
@@ -158,7 +159,7 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
         put_before(boot, stage, work.entry)
         return {"arch": arch.name, "kind": _LOADER}
 
-    entry = store.obtain(KIND, digest, make, label=_LOADER)
+    entry = store.obtain(ROOTS, digest, make, label=_LOADER)
     return replace(
         boot,
         image=entry / KERNEL,
@@ -204,4 +205,4 @@ def _kept(store: Store, tree: bytes) -> Path:
         (work.entry / _TREE).write_bytes(tree)
         return {"kind": _TREE}
 
-    return store.obtain(KIND, digest_of_bytes(tree), make, label=_TREE) / _TREE
+    return store.obtain(ROOTS, digest_of_bytes(tree), make, label=_TREE) / _TREE

@@ -7,7 +7,6 @@ x-ignore-shared): restoring copies nothing.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -20,22 +19,20 @@ from pytest_kernelvm.foreign.json_fields import Malformed
 from pytest_kernelvm.process import find_program, run
 from pytest_kernelvm.store.digest import (
     Digest,
-    NotADigest,
     digest_of,
     filled_pieces,
     known_digests,
 )
 from pytest_kernelvm.store.digest import known_digest as known_digest
+from pytest_kernelvm.store.gc import evict
 from pytest_kernelvm.store.intact import require_intact
-from pytest_kernelvm.store.note import ENTRY, OTHER_BYTES, Note, read_note
+from pytest_kernelvm.store.kinds import SNAPSHOTS
+from pytest_kernelvm.store.metadata import ENTRY, OTHER_BYTES, EntryMetadata, read_metadata
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.qemu.argv import STAGE, Backends, Boot, qemu_argv
 
-KIND = "snapshots"
 # Part of every digest: what is written here, or done with a guest before it is stopped.
 FORMAT = 7
-# More than this is not kept; who was not used for longest goes first.
-KEPT_BYTES = 8 << 30
 
 FILES = MEMORY, STATE, CONSOLE, LOG = "memory", "state", "console", "log"
 _PAGE_BYTES = 4096
@@ -150,12 +147,12 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     One that is damaged is told and removed. Raises DamagedStore if what is booted is damaged.
     """
     digest = snapshot_digest(boot)
-    path = store.find(KIND, digest)
+    path = store.find(SNAPSHOTS, digest)
     if path is None:
         return None
     _require_writable(path)
     try:
-        note = read_note(path)
+        note = read_metadata(path)
         fault = _fault(path, note)
         if not fault:
             return Snapshot.described(path, dict(note.about))
@@ -167,7 +164,7 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     except (KeyError, TypeError, ValueError) as error:
         fault = f"{ENTRY}: {error}"
     store.progress.say(f"the snapshot {digest[:16]} is damaged ({fault}): it is made anew")
-    store.discard(KIND, digest)
+    store.discard(SNAPSHOTS, digest)
     return None
 
 
@@ -188,7 +185,7 @@ def _require_writable(path: Path) -> None:
         )
 
 
-def _fault(path: Path, note: Note) -> str:
+def _fault(path: Path, note: EntryMetadata) -> str:
     """Return which file of a snapshot has not its digest; all are read once in a process."""
     digests = known_digests([path / name for name in note.sha256], sparse=True)
     for name, digest in note.sha256.items():
@@ -219,10 +216,8 @@ def make_snapshot(
         return {**about, "first_cell": label, "kernel": boot.image.parent.name}
 
     digest = snapshot_digest(boot)
-    # QEMU 7.2 opens a memory file for writing even where it maps it privately, and most of it is
-    # holes that a digest of all its bytes would read.
-    store.obtain(KIND, digest, make, label=label, frozen=False)
-    _evict(store, digest)
+    store.obtain(SNAPSHOTS, digest, make, label=label)
+    evict(store, SNAPSHOTS, spared=(digest,))
     found = find_snapshot(store, boot)
     if found is None:
         raise SnapshotUnusable("it was removed as soon as it was made")
@@ -231,7 +226,7 @@ def make_snapshot(
 
 def forget_snapshot(store: Store, snapshot: Snapshot) -> None:
     """Remove a snapshot that could not be restored. Raises BadInput if the store refuses that."""
-    store.discard(KIND, Digest(snapshot.directory.name))
+    store.discard(SNAPSHOTS, Digest(snapshot.directory.name))
 
 
 def reserve(path: Path, size_bytes: int) -> None:
@@ -241,23 +236,6 @@ def reserve(path: Path, size_bytes: int) -> None:
     """
     with path.open("wb", buffering=0) as file:
         os.posix_fallocate(file.fileno(), 0, size_bytes)
-
-
-def _evict(store: Store, spared: Digest) -> None:
-    """Remove the snapshots not used for longest, as long as all together are too large."""
-    found = []
-    for path in (store.root / KIND).iterdir():
-        with contextlib.suppress(OSError, NotADigest):
-            digest = Digest(path.name)
-            if digest != spared:
-                size = (path / MEMORY).stat().st_blocks * 512
-                found.append((store.last_use(KIND, digest), size, digest))
-    total = sum(size for _used, size, _digest in found)
-    for _used, size, digest in sorted(found):
-        if total <= KEPT_BYTES:
-            return
-        if store.remove(KIND, digest):
-            total -= size
 
 
 def write_sparse(source: Path, copy: Path) -> None:

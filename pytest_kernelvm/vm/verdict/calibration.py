@@ -22,13 +22,13 @@ from pytest_kernelvm.errors import HarnessError, KernelvmError
 from pytest_kernelvm.guest.protocol import FrameSplitter
 from pytest_kernelvm.process import spawn
 from pytest_kernelvm.store.digest import digest_of
+from pytest_kernelvm.store.kinds import CALIBRATIONS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.qemu.snapshot import qemu_version
 from pytest_kernelvm.vm.qemu.streams import connected
 from pytest_kernelvm.vm.verdict.deadlines import Calibration, work_of
 
-KIND = "paces"
 ROUNDS = 3
 ROUND_S = 0.05
 # Faster machines are given as much time as that of arch/'s figures, slower ones more.
@@ -45,7 +45,7 @@ def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
         key = {"argv": argv, "qemu": qemu_version(arch.qemu_binary), "host": _host()}
         label = f"how fast {arch.qemu_binary} runs here"
         entry = store.obtain(
-            KIND, digest_of(key), lambda work: _measured(work, arch, argv), label=label
+            CALIBRATIONS, digest_of(key), lambda work: _measured(work, arch, argv), label=label
         )
         spins_per_s = float(store.describe(entry)["spins_per_s"])
     except (KernelvmError, OSError, ValueError, KeyError):

@@ -1,7 +1,7 @@
-"""The note in each entry of a store: what it is, and sizes and digests of its files.
+"""Metadata of an entry, in its entry.json: what it is, and sizes and digests of its files.
 
     {
-     "digest": "…",       the sha256 of all bytes of the note behind this line
+     "digest": "…",       the sha256 of all bytes of the file behind this line
      "about": {…},        what the maker noted
      "sha256": {…},       digests of the files, by path below the entry
      "sized": true,       whether all files are noted
@@ -10,7 +10,7 @@
      "stamps": "…",       where none is noted: digests of all files' sizes and times,
      "tree": "…"}         and of their content
 
-Notes of earlier versions begin without the digest, and have only about, sha256 and sizes.
+Those of earlier versions begin without the digest, and have only about, sha256 and sizes.
 """
 
 from __future__ import annotations
@@ -38,21 +38,20 @@ from pytest_kernelvm.store.digest import (
     stamp_of,
     tree_digests,
 )
+from pytest_kernelvm.store.kinds import Kind, kind_of
 
 ENTRY = "entry.json"
 # A kernel with all of a distribution's modules has 2 MiB.
-MOST_NOTE_BYTES = 64 << 20
-# Kinds whose files are too many to be looked at in each run.
-UNSIZED = ("devel", "sources")
+MOST_ENTRY_FILE_BYTES = 64 << 20
 OTHER_BYTES = "other bytes than were put there"
 
-# Of what earlier versions did not note.
+# Of what earlier versions did not write.
 _DEFAULTS = {"sha256": {}, "sparse": False, "stamps": None, "tree": None}
 _HEAD = re.compile(rb'\{\n "digest": "([0-9a-f]{64})",\n')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Note:
+class EntryMetadata:
     """What is noted about an entry.
 
     about: by its maker. sizes: bytes by file, below the entry. sha256: of those that never change.
@@ -83,15 +82,15 @@ class Note:
         return b'{\n "digest": "%s",\n' % digest_of_bytes(rest).encode() + rest
 
 
-# What `read_note` has read, with the note's stamp then.
-_known: dict[Path, tuple[Stamp, Note]] = {}
+# What `read_metadata` has read, with the stamp of the file then.
+_known: dict[Path, tuple[Stamp, EntryMetadata]] = {}
 
 
-def read_note(entry: Path, kind: str = "") -> Note:
-    """Return the note of an entry.
+def read_metadata(entry: Path, kind: Kind | None = None) -> EntryMetadata:
+    """Return the metadata of an entry.
 
-    entry: its directory. kind: by default the name of the directory above.
-    Raises FileNotFoundError if there is no such directory, Malformed if the note is not there or
+    entry: its directory. kind: by default that of the directory above.
+    Raises FileNotFoundError if there is no such directory, Malformed if its file is not there or
     not what it has to be.
     """
     try:
@@ -104,17 +103,17 @@ def read_note(entry: Path, kind: str = "") -> Note:
         if not os.path.lexists(entry):
             raise FileNotFoundError(entry) from None
         raise Malformed(error.strerror or str(error)) from None
-    note = _checked(data, kind or entry.parent.name)
+    metadata = _checked(data, kind or kind_of(entry.parent.name))
     if is_settled(stamp):
-        _known[entry] = stamp, note
-    return note
+        _known[entry] = stamp, metadata
+    return metadata
 
 
-def _checked(data: bytes, kind: str) -> Note:
+def _checked(data: bytes, kind: Kind) -> EntryMetadata:
     head = _HEAD.match(data)
     if head and head[1].decode() != digest_of_bytes(data[head.end() :]):
         raise Malformed("other bytes than were written")
-    return _parsed(parse_json(data, most_bytes=MOST_NOTE_BYTES), kind)
+    return _parsed(parse_json(data, most_bytes=MOST_ENTRY_FILE_BYTES), kind)
 
 
 def _content(path: Path) -> bytes:
@@ -123,11 +122,11 @@ def _content(path: Path) -> bytes:
     with open(descriptor, "rb") as file:  # noqa: PTH123 -- pathlib opens no descriptors
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Malformed("it is no file")
-        return file.read(MOST_NOTE_BYTES + 1)
+        return file.read(MOST_ENTRY_FILE_BYTES + 1)
 
 
-def _parsed(value: object, kind: str) -> Note:
-    noted = Fields(value, defaults={"sized": kind not in UNSIZED, **_DEFAULTS})
+def _parsed(value: object, kind: Kind) -> EntryMetadata:
+    noted = Fields(value, defaults={"sized": kind.sized, **_DEFAULTS})
     sizes = {relative_name(name): size for name, size in noted.mapping("sizes").items()}
     for name, size in sizes.items():
         if type(size) is not int or size < 0:
@@ -139,7 +138,7 @@ def _parsed(value: object, kind: str) -> Note:
         raise Malformed("it has digests of files without a size")
     sha256 = {name: noted_digest(digest) for name, digest in digests.items()}
     tree, stamps = noted.take("tree"), noted.take("stamps")
-    return Note(
+    return EntryMetadata(
         about=MappingProxyType(noted.mapping("about")),
         sizes=MappingProxyType(sizes),
         sha256=MappingProxyType(sha256),
@@ -159,7 +158,7 @@ def noted_digest(text: object) -> Digest:
 
 
 def files_below(entry: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Give the regular files of an entry but its note, with their paths below it."""
+    """Give the regular files of an entry but entry.json, with their paths below it."""
     for directory, _names, files in os.walk(entry):
         for name in files:
             path = Path(directory, name)
@@ -168,9 +167,9 @@ def files_below(entry: Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield str(path.relative_to(entry)), status
 
 
-def missing_or_resized(entry: Path, note: Note) -> str:
+def missing_or_resized(entry: Path, metadata: EntryMetadata) -> str:
     """Return which noted file is not there with its size, and why; empty if all are."""
-    for name, size in note.sizes.items():
+    for name, size in metadata.sizes.items():
         fault = size_fault(entry / name, size)
         if fault:
             return f"{name}: {fault}"
@@ -190,20 +189,24 @@ def size_fault(path: Path, size_bytes: int) -> str:
     return ""
 
 
-def damage_of(entry: Path, note: Note) -> tuple[str, ...]:
+def damage_of(entry: Path, metadata: EntryMetadata) -> tuple[str, ...]:
     """Return what is wrong with an entry's files, by their digests; nothing if it is whole."""
-    content = sparse_digest if note.sparse else file_digest
+    content = sparse_digest if metadata.sparse else file_digest
     found = []
-    for name, size in note.sizes.items():
+    for name, size in metadata.sizes.items():
         fault = size_fault(entry / name, size)
         with contextlib.suppress(FileNotFoundError):
-            if not fault and name in note.sha256 and content(entry / name) != note.sha256[name]:
+            if (
+                not fault
+                and name in metadata.sha256
+                and content(entry / name) != metadata.sha256[name]
+            ):
                 fault = OTHER_BYTES
         if fault:
             found.append(f"{name}: {fault}")
-    if not note.sized:
-        if note.tree not in (None, tree_digests(entry, without=ENTRY)[0]):
+    if not metadata.sized:
+        if metadata.tree not in (None, tree_digests(entry, without=ENTRY)[0]):
             found.append(f"{OTHER_BYTES}, or files more or fewer")
         return tuple(found)
-    more = sorted(name for name, _status in files_below(entry) if name not in note.sizes)
+    more = sorted(name for name, _status in files_below(entry) if name not in metadata.sizes)
     return (*found, *(f"{name}: nobody put it there" for name in more))

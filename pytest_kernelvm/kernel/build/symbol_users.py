@@ -33,7 +33,7 @@ _IN_HEADER = re.compile(rb"CONFIG_([A-Z0-9a-z_]+?)(?:_MODULE)?(?![A-Z0-9a-z_])")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Use:
+class SymbolUsers:
     """How an image depends on a symbol.
 
     count: built-in objects that do. named: some of them. in_header: whether a header mentions it.
@@ -44,7 +44,7 @@ class Use:
     in_header: bool
 
 
-def write_uses(objects: Path, entry: Path) -> None:
+def write_symbol_users(objects: Path, entry: Path) -> None:
     """Write which built-in objects of a build directory depend on which symbols.
 
     What was found is noted in the build directory too, as reading all of kbuild's notes takes a
@@ -127,7 +127,7 @@ def _table(found: Mapping[str, str], in_headers: set[str]) -> dict[str, tuple[An
     }
 
 
-def read_uses(entry: Path) -> dict[str, Use]:
+def read_symbol_users(entry: Path) -> dict[str, SymbolUsers]:
     """Return how a stored image depends on symbols, by symbol."""
     try:
         table = json.loads((entry / USES).read_bytes())
@@ -135,7 +135,7 @@ def read_uses(entry: Path) -> dict[str, Use]:
         return {}
     return {
         # Tables of before have no third field: then it may be in a header.
-        symbol: Use(count=int(row[0]), named=tuple(row[1]), in_header=row[2:3] != [False])
+        symbol: SymbolUsers(count=int(row[0]), named=tuple(row[1]), in_header=row[2:3] != [False])
         for symbol, row in table.items()
     }
 

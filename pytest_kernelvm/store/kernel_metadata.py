@@ -1,4 +1,4 @@
-"""What is noted about a kernel, as values that were checked: the one of a remote store as well."""
+"""Metadata of a kernel in a store, as values that were checked; that of a remote store as well."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from pytest_kernelvm.foreign.json_fields import (
     printable_text,
 )
 from pytest_kernelvm.store.digest import Digest, NotADigest, digest_of
+from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import Store
 
 _RELEASE = r"[0-9A-Za-z][0-9A-Za-z._+~-]{0,63}"
-# Of a note of a request.
-MOST = 64 << 10
+# Of a record of a request.
+MOST_REQUEST_BYTES = 64 << 10
 _DEPTH, _MOST_VALUES = 6, 20_000
-# Of what earlier versions did not note.
+# Of what earlier versions did not write.
 _DEFAULTS = {"llvm": "", "outputs": {}, "release_parts": [], "shared_console": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KernelNote:
-    """What is noted about a kernel in a store.
+class KernelMetadata:
+    """What entry.json says about a kernel in a store.
 
     digest: names it.
     release: `uname -r`. version: of its source. image: the name of the file that is booted.
@@ -50,8 +51,8 @@ class KernelNote:
     headers_of: str
 
 
-def read_kernel_note(about: Mapping[str, Any], digest: Digest) -> KernelNote:
-    """Return what is noted about a kernel of a digest.
+def read_kernel_metadata(about: Mapping[str, Any], digest: Digest) -> KernelMetadata:
+    """Return the metadata of a kernel of a digest.
 
     Raises Malformed if a field is missing, of another type, or no name of what it has to name.
     """
@@ -61,7 +62,7 @@ def read_kernel_note(about: Mapping[str, Any], digest: Digest) -> KernelNote:
         given.printable(name, most=64) if given.has(name) else release
         for name in ("version", "headers_of")
     )
-    return KernelNote(
+    return KernelMetadata(
         digest=digest,
         release=release,
         version=version,
@@ -79,30 +80,30 @@ def read_kernel_note(about: Mapping[str, Any], digest: Digest) -> KernelNote:
     )
 
 
-def stored_kernel(store: Store, digest: Digest) -> tuple[Path, KernelNote] | None:
-    """Return a kernel's entry and what is noted about it; None if the store does not have it.
+def stored_kernel(store: Store, digest: Digest) -> tuple[Path, KernelMetadata] | None:
+    """Return a kernel's entry and its metadata; None if the store does not have it.
 
-    One whose note is wrong is told and removed, as its image may be whole and would be used.
+    One whose metadata is wrong is told and removed, as its image may be whole and would be used.
     Raises BadInput if that store is not writable.
     """
-    entry = store.find("kernels", digest)
+    entry = store.find(KERNELS, digest)
     if entry is None:
         return None
     try:
-        note = read_kernel_note(store.describe(entry), digest)
-        if not (entry / note.image).is_file():
-            raise Malformed(f"it has no {note.image}")
-        return entry, note
+        metadata = read_kernel_metadata(store.describe(entry), digest)
+        if not (entry / metadata.image).is_file():
+            raise Malformed(f"it has no {metadata.image}")
+        return entry, metadata
     except Malformed as error:
         store.progress.say(f"the note of kernels/{digest[:16]} is wrong ({error.reason}): removed")
-        store.discard("kernels", digest)
+        store.discard(KERNELS, digest)
     except FileNotFoundError:
         pass
     return None
 
 
-def stored_note(store: Store, name: str) -> KernelNote | None:
-    """Return what is noted about a kernel by its directory's name; None if it is no whole one."""
+def stored_metadata(store: Store, name: str) -> KernelMetadata | None:
+    """Return the metadata of a kernel by its directory's name; None if it is no whole one."""
     try:
         found = stored_kernel(store, Digest(name))
     except BadInput:
@@ -110,13 +111,15 @@ def stored_note(store: Store, name: str) -> KernelNote | None:
     return found[1] if found else None
 
 
-def requested_kernel(note: Path) -> Digest | None:
-    """Return the kernel that a store's note of a request names; None if there is none.
+def requested_kernel(record: Path) -> Digest | None:
+    """Return the kernel that the record of a request names; None if there is none.
 
     One that is damaged counts as none: the request is answered anew.
     """
     try:
-        return Digest(Fields(parse_json(note.read_bytes(), most_bytes=MOST)).take("kernel"))
+        return Digest(
+            Fields(parse_json(record.read_bytes(), most_bytes=MOST_REQUEST_BYTES)).take("kernel")
+        )
     except (OSError, Malformed, NotADigest):
         return None
 
@@ -139,8 +142,8 @@ def _headers_digest(outputs: Fields, digest: Digest) -> Digest:
     return digest_of(digests)
 
 
-def printable_note(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a note of somebody else, whose texts can be shown.
+def printable_metadata(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata of somebody else, whose texts can be shown.
 
     Raises Malformed if a text has control characters, or it is too deep or too large.
     """

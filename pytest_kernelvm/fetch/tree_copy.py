@@ -48,7 +48,7 @@ def digests_below(tree: Path) -> dict[str, str]:
         return dict(zip(names, digests, strict=True))
 
 
-def follow_linked(source: Path, copy: Path) -> tuple[str, ...]:
+def update_linked_copy(source: Path, copy: Path) -> tuple[str, ...]:
     """Make `copy`, whose files are links to a source's, have the files of `source`.
 
     A file that is not the same one is compared by its bytes and, if they differ, written anew with
@@ -65,7 +65,7 @@ def follow_linked(source: Path, copy: Path) -> tuple[str, ...]:
     return tuple(sorted(changed))
 
 
-def follow_digests(
+def update_copy(
     source: Path,
     copy: Path,
     wanted: Mapping[str, str],
@@ -96,7 +96,7 @@ def follow_digests(
     return tuple(sorted([*changed, *_remove(copy, before.keys() - wanted.keys())]))
 
 
-def link_digests(
+def update_links(
     source: Path, copy: Path, wanted: Mapping[str, str], before: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Make `copy`, whose files are links to a source's, have the files of a source that changed.

@@ -1,0 +1,1 @@
+"""Finished kernels: found, named, imported into the store."""

@@ -1,0 +1,81 @@
+"""Locks of a store: one file for each name; whoever waits is told whom for."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_kernelvm.progress import Progress
+from pytest_kernelvm.store.disk import not_writable
+from pytest_kernelvm.store.kinds import LOCKS
+from pytest_kernelvm.store.owners import holder
+
+POLL_S = 0.1
+
+
+@contextlib.contextmanager
+def lock(root: Path, name: str, label: str, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a name; while another process has it, say who and wait.
+
+    label: what is made under it, in words, for those who wait.
+    Raises BadInput if the store is not writable.
+    """
+    path = _path(root, name)
+    with _opened(root, path) as file:
+        _wait_for(file.fileno(), path, label, progress)
+        about = {"pid": os.getpid(), "host": socket.gethostname(), "label": label}
+        # Only told to those who wait; a full disk is complained of by what is made here.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            file.write(json.dumps(about).encode())
+        yield
+
+
+@contextlib.contextmanager
+def lock_if_free(root: Path, name: str) -> Iterator[bool]:
+    """Hold the lock of a name if nobody has it; give whether it is held.
+
+    Raises BadInput if the store is not writable.
+    """
+    with _opened(root, _path(root, name)) as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _path(root: Path, name: str) -> Path:
+    return root / LOCKS.name / f"{name}.lock"
+
+
+def _opened(root: Path, path: Path) -> io.FileIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise not_writable(root, error) from None
+
+
+def _wait_for(descriptor: int, path: Path, label: str, progress: Progress) -> None:
+    started = time.monotonic()
+    announced = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            waited_s = time.monotonic() - started
+        if not announced:
+            progress.say(f"waiting for {label}, {holder(path)}")
+            announced = True
+        progress.update(f"waiting for {label}: {waited_s:.0f} s")
+        time.sleep(POLL_S)
