@@ -168,7 +168,7 @@ def test_bytes_that_come_together_are_one_piece(line: Line) -> None:
     for byte in b"0123456789" * 19:
         line.far.console.write(bytes([byte]))
     line.say(b"0123456789")
-    line.streams.settle()
+    line.streams.drain()
     assert len(line.console.times) < 60
     assert line.console.raw == BEFORE + b"0123456789" * 20
 

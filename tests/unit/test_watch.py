@@ -39,7 +39,7 @@ class Guest:
 
     def says(self, text: str | bytes) -> None:
         self.console.write(text.encode() if isinstance(text, str) else text)
-        self.streams.settle()
+        self.streams.drain()
 
     def floods(self, text: str) -> None:
         """Say more than a pipe takes at once, and wait until all of it is there."""
@@ -115,7 +115,7 @@ def test_a_splat_however_it_comes(guest: Guest, name: str, size: int) -> None:
         guest.console.write(raw[at : at + size])
         if at % 50 == 0:
             guest.streams.now(guest.watch.look)
-    guest.streams.settle()
+    guest.streams.drain()
     assert guest.trouble() is Trouble.SPLAT
     [splat] = guest.watch.refused
     assert splat.text in console(name)
