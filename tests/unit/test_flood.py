@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import run
 from pytest_kernelvm.vm.qemu.bounded_text import (
     CONSOLE_LIMIT_MIB,

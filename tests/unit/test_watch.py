@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.guest.protocol import Batch, FrameSplitter, Reply
+from pytest_kernelvm.guest.frames import FrameSplitter
+from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline, Spawned, spawn
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.klog.splat_reader import MOST_SPLATS

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Spawned, spawn
 from pytest_kernelvm.vm.qemu.argv import Backends, Boot, MemoryFile, inherited_backends, qemu_argv
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
@@ -57,37 +57,37 @@ def launch(
     """
     console_log, qemu_log = directory / "console.log", directory / "qemu.log"
     _require_descriptors()
-    with contextlib.ExitStack() as stack:
-        streams, guest = stack.enter_context(
-            connected(
-                splitter=FrameSplitter(boot.arch.endianness),
-                log=console_log,
-                shared=boot.shared_console,
-                before=_console_before(snapshot) if snapshot else (b"", ()),
-                limit_bytes=console_limit_bytes,
-            )
-        )
-        inherited = list(guest.descriptors)
-        state_descriptor = None
-        if snapshot:
-            memory = _memory_of(snapshot)
-            state_descriptor = stack.enter_context(snapshot.state.open("rb")).fileno()
-            inherited.append(state_descriptor)
-        if link:
-            inherited.append(link.fileno())
-        backends = stack.enter_context(_backends(guest, directory, link))
+    with (
+        _streams(boot, console_log, snapshot, console_limit_bytes) as (streams, guest),
+        snapshot.state.open("rb") if snapshot else contextlib.nullcontext() as state,
+        _backends(guest, directory, link) as backends,
+    ):
+        memory = _memory_of(snapshot) if snapshot else memory
         argv = qemu_argv(boot, backends, memory=memory, incoming=snapshot is not None)
-        process = stack.enter_context(spawn(argv, pass_fds=inherited, output=qemu_log))
-        # Our copies of its ends would keep the streams open after QEMU's death.
-        guest.close()
-        streams.start()
-        yield Launch(
-            process=process,
-            streams=streams,
-            console_log=console_log,
-            qemu_log=qemu_log,
-            state_descriptor=state_descriptor,
-        )
+        inherited = [*guest.descriptors, *(each.fileno() for each in (state, link) if each)]
+        with spawn(argv, pass_fds=inherited, output=qemu_log) as process:
+            # Our copies of its ends would keep the streams open after QEMU's death.
+            guest.close()
+            streams.start()
+            yield Launch(
+                process=process,
+                streams=streams,
+                console_log=console_log,
+                qemu_log=qemu_log,
+                state_descriptor=state.fileno() if state else None,
+            )
+
+
+def _streams(
+    boot: Boot, console_log: Path, snapshot: Snapshot | None, console_limit_bytes: int
+) -> contextlib.AbstractContextManager[tuple[Streams, GuestEndpoints]]:
+    return connected(
+        splitter=FrameSplitter(boot.arch.endianness),
+        log=console_log,
+        shared=boot.shared_console,
+        before=_console_before(snapshot) if snapshot else (b"", ()),
+        limit_bytes=console_limit_bytes,
+    )
 
 
 def _memory_of(snapshot: Snapshot) -> MemoryFile | None:

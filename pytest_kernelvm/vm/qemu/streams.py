@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from qemu.qmp import QMPClient
 
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB, ArrivalTimes, BoundedText
 from pytest_kernelvm.vm.qemu.changes import Changes
