@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.measuring import compared, line, paired, scratch, timed
-from pytest_kernelvm.guest.protocol import Batch, encode_frame
+from pytest_kernelvm.guest.frames import encode_frame
+from pytest_kernelvm.guest.protocol import Batch
 from pytest_kernelvm.process import run, spawn
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.session.cell import Cell

@@ -162,9 +162,9 @@ def _boot(arguments: argparse.Namespace) -> int:
 
 def _argv(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.process import quoted
-    from pytest_kernelvm.vm.qemu.argv import BY_HAND, qemu_argv
+    from pytest_kernelvm.vm.qemu.argv import ON_TERMINAL, qemu_argv
 
-    print(quoted(qemu_argv(_cell(arguments).bootable(_request(arguments)).boot, BY_HAND)))
+    print(quoted(qemu_argv(_cell(arguments).bootable(_request(arguments)).boot, ON_TERMINAL)))
     if sys.stdout.isatty():
         print("Ctrl-A x leaves QEMU", file=sys.stderr)
     return 0

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
     from pytest_kernelvm.failures.bundle import Allowed, Bundle, KeptGuest
     from pytest_kernelvm.failures.replay import Comparison
+    from pytest_kernelvm.store.store import Store
     from pytest_kernelvm.vm.agent.journal import Act
     from pytest_kernelvm.vm.machine.vm import Vm
 
@@ -103,7 +104,7 @@ def _say(text: str) -> None:
 
 def _replay(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.failures.bundle import open_bundle
-    from pytest_kernelvm.failures.replay import acts_of, replay, replayed_guests
+    from pytest_kernelvm.failures.replay import acts_of, replay
     from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
     from pytest_kernelvm.store.writing import remove_tree
 
@@ -114,36 +115,58 @@ def _replay(arguments: argparse.Namespace) -> int:
         _introduce(bundle)
         _say_sandbox(bundle, allowed)
         directory = store.new_log_directory(bundle.name)
-        shown = _consoles(stack) if arguments.console else lambda _vm: None
         try:
-            guests = stack.enter_context(
-                replayed_guests(
-                    bundle,
-                    store,
-                    directory,
-                    allowed=allowed,
-                    fresh="boot" if arguments.boot else "restore",
-                    started=shown,
-                )
-            )
+            guests = _start_guests(stack, bundle, store, directory, allowed, arguments)
         except KernelvmError as error:
             return _not_ready(bundle, error)
-        for vm in guests:
-            how = "restored" if vm.snapshot else "booted"
-            _say(f"{vm.label}: {how} in {vm.ready_s:.2f} s")
         if acts and not arguments.fast and acts[-1][1].at_s > LONG_PAUSE_S:
             _say(f"its test took {acts[-1][1].at_s:.0f} s, and so does this without --fast")
         comparison = replay(bundle, acts, guests, pauses=not arguments.fast, show=_show_act)
         if not comparison.error:
             # Else the error names its logs.
             stack.callback(remove_tree, directory)
-        for vm in guests:
-            for splat in vm.splats:
-                _say(f"{vm.label}: its kernel found something wrong: {splat.title}")
+        _say_splats(guests)
         status = _conclude(bundle, comparison)
         if arguments.shell:
             interact(GuestShell(guests[-1], sys.stdout), history=store.place(HISTORY), intro=LEAVE)
         return status
+
+
+def _start_guests(
+    stack: contextlib.ExitStack,
+    bundle: Bundle,
+    store: Store,
+    directory: Path,
+    allowed: Allowed,
+    arguments: argparse.Namespace,
+) -> Sequence[Vm]:
+    """Return the guests of a bundle, ready, and say how they became that.
+
+    stack: ends them. directory: takes their logs.
+    """
+    from pytest_kernelvm.failures.replay import replayed_guests
+
+    shown = _consoles(stack) if arguments.console else lambda _vm: None
+    guests = stack.enter_context(
+        replayed_guests(
+            bundle,
+            store,
+            directory,
+            allowed=allowed,
+            fresh="boot" if arguments.boot else "restore",
+            started=shown,
+        )
+    )
+    for vm in guests:
+        how = "restored" if vm.snapshot else "booted"
+        _say(f"{vm.label}: {how} in {vm.ready_s:.2f} s")
+    return guests
+
+
+def _say_splats(guests: Sequence[Vm]) -> None:
+    for vm in guests:
+        for splat in vm.splats:
+            _say(f"{vm.label}: its kernel found something wrong: {splat.title}")
 
 
 def _introduce(bundle: Bundle) -> None:

@@ -18,10 +18,10 @@ from pytest_kernelvm.guest.protocol import (
     MEMORY_BYTES,
     Argument,
     Batch,
-    Pointer,
+    DataPointer,
     Reply,
-    Result,
     Step,
+    StepResult,
 )
 from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
 
@@ -105,7 +105,7 @@ def read_act(line: bytes | str, where: str, *, any_command: bool = False) -> Act
         text = act.text("typed", pattern=r"(?s:.*)", shape="a text", most=MOST_LINE_BYTES)
         found = ConsoleInput(at_s=at_s, text=_encodable(act, text))
     elif act.has("qmp"):
-        found = _ordered(act, at_s, where, any_command=any_command)
+        found = _qmp_command(act, at_s, where, any_command=any_command)
     elif act.has("signal"):
         found = QemuSignal(at_s=at_s, number=act.whole("signal", 1, _MOST_SIGNAL))
     else:
@@ -122,7 +122,7 @@ def _encodable(act: Fields, text: str) -> str:
     return text
 
 
-def _ordered(act: Fields, at_s: float, where: str, *, any_command: bool) -> QmpCommand:
+def _qmp_command(act: Fields, at_s: float, where: str, *, any_command: bool) -> QmpCommand:
     command = act.text("qmp", pattern=r"[A-Za-z0-9_.-]{1,80}", shape="a QMP command")
     arguments = act.take("arguments")
     if not isinstance(arguments, dict):
@@ -190,9 +190,9 @@ def _exchange(act: Fields, at_s: float) -> Exchange:
         took_s=act.number("took_s", 0, LONGEST_S),
         timeout_s=act.number("timeout_s", 0, LONGEST_S),
         program=act.flag("program"),
-        batch=Batch.of(
+        batch=Batch.from_parts(
             [_step(step) for step in act.objects("steps", _MOST_STEPS)],
-            given=_bytes(act, "data", act.take("data")),
+            content=_bytes(act, "data", act.take("data")),
             space_bytes=act.whole("space_bytes", 0, MEMORY_BYTES),
         ),
         reply=_reply(act),
@@ -229,18 +229,21 @@ def _step(step: Fields) -> Step:
     elif type(call) is not int or not 0 <= call <= 0xFFFF:
         raise step.refused("call", "a system call's name or number", ascii(call)[:80])
     args = tuple(_argument(step, arg) for arg in step.items("args", 6))
-    out = None
-    if step.has("out"):
-        given = step.items("out", 2)
-        if len(given) != 2 or not _is_whole(given[0], 0, 5):
-            raise step.refused("out", "an argument's number and a length", ascii(given)[:80])
-        if given[1] is not None and not _is_whole(given[1], 0, 4095):
-            raise step.refused("out", "a length up to 4095, or null", ascii(given)[:80])
-        out = (given[0], given[1])
+    out = _output(step) if step.has("out") else None
     always = step.flag("always") if step.has("always") else False
     loop = step.flag("loop") if step.has("loop") else False
     step.done()
     return Step(call=call, args=args, out=out, always=always, loop=loop)
+
+
+def _output(step: Fields) -> tuple[int, int | None]:
+    """Return which argument of a step points at its output, and how long that is."""
+    given = step.items("out", 2)
+    if len(given) != 2 or not _is_whole(given[0], 0, 5):
+        raise step.refused("out", "an argument's number and a length", ascii(given)[:80])
+    if given[1] is not None and not _is_whole(given[1], 0, 4095):
+        raise step.refused("out", "a length up to 4095, or null", ascii(given)[:80])
+    return given[0], given[1]
 
 
 def _is_whole(value: object, least: int, most: int) -> bool:
@@ -251,7 +254,7 @@ def _argument(step: Fields, arg: Any) -> Argument:
     if _is_whole(arg, -_WORDS[0], _WORDS[1] - 1):
         return int(arg)
     if isinstance(arg, dict) and len(arg) == 1:
-        for name, kind in (("pointer", Pointer), ("result", Result)):
+        for name, kind in (("pointer", DataPointer), ("result", StepResult)):
             if name in arg and _is_whole(arg[name], 0, MEMORY_BYTES):
                 return kind(arg[name])
     raise step.refused("args", "numbers of 32 bits, pointers and results", ascii(arg)[:80])

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_kernelvm.errors import GuestDied, HarnessError, KernelvmError
 from pytest_kernelvm.vm.machine.vm import Vm
-from pytest_kernelvm.vm.qemu.migration import MEMORY_STAYS_OUT
+from pytest_kernelvm.vm.qemu.migration import IGNORE_SHARED
 from pytest_kernelvm.vm.qemu.snapshot import MEMORY, Snapshot
 
 # How long an agent that was left in peace takes to answer.
@@ -57,7 +57,7 @@ class AttachedVm(Vm):
 
     async def _load(self) -> None:
         client = await self._launch.streams.qmp_client()
-        await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
+        await client.execute("migrate-set-capabilities", {"capabilities": IGNORE_SHARED})
         await client.execute("migrate-incoming", {"uri": f"fd:{self._descriptor}"})
         while True:
             found = await client.execute("query-status")

@@ -1,13 +1,11 @@
-"""The agent's protocol: batches of system calls in frames that kernel text cannot damage.
+"""The agent's protocol: batches of system calls, and the replies to them.
 
-agent.c describes the bytes; this is the host's end of it.
+agent.c describes the bytes; frames.py has what they are wrapped in.
 """
 
 from __future__ import annotations
 
-import functools
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,9 +23,6 @@ HELLO_ID = 0
 # The word on the kernel's command line that makes the console the agent's channel too.
 SHARED_CONSOLE = "kernelvm.channel=console"
 
-SOH = b"\x01"
-EOT = b"\x04"
-
 # Not system calls; agent.c has the same.
 NR_RUN = 0xFFFF
 NR_LOG = 0xFFFE
@@ -43,132 +38,22 @@ _OUT_RESULT = 0x8000
 _POINTER = 1
 _RESULT = 2
 
-# Eight wire bytes are one with the top bits of seven payload bytes, and each of those with its own
-# top bit set. All groups of a frame are one long integer, each place's bits are moved at once.
-_PLACES = range(7)
-_GROUP_MARKS = 0x8080808080808080
-_GROUP_LOW = 0x007F7F7F7F7F7F7F
-
-
-@functools.lru_cache(maxsize=64)
-def _bits_of(groups: int) -> tuple[int, int, tuple[tuple[int, int, int], ...]]:
-    """Return the bits of so many groups: the marks, the payload's lower seven, and by place.
-
-    By place among the seven: the top bit as it is in the payload, as it is among the top bits, and
-    how far it is from the first to the second.
-    """
-
-    def in_each(group: int) -> int:
-        return int.from_bytes(group.to_bytes(8, "big") * groups, "big")
-
-    places = (
-        (in_each(1 << 55 - 8 * place), in_each(1 << 56 + place), 1 + 9 * place) for place in _PLACES
-    )
-    return in_each(_GROUP_MARKS), in_each(_GROUP_LOW), tuple(places)
-
-
-def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
-    """Return a payload with its CRC as wire bytes: SOH, seven bytes in eight, EOT."""
-    data = payload + zlib.crc32(payload).to_bytes(4, byteorder)
-    groups = -(-len(data) // 7)
-    padded = data.ljust(7 * groups, b"\0")
-    spread = bytearray(8 * groups)
-    for place in _PLACES:
-        spread[place + 1 :: 8] = padded[place::7]
-    marks, _, places = _bits_of(groups)
-    plain = int.from_bytes(spread, "big")
-    wire = plain | marks
-    for in_payload, _, distance in places:
-        wire |= (plain & in_payload) << distance
-    return b"".join((SOH, wire.to_bytes(8 * groups, "big")[: groups + len(data)], EOT))
-
-
-def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | None:
-    """Return the payload of the bytes between SOH and EOT; None if they are damaged."""
-    groups = -(-len(wire) // 8)
-    length = len(wire) - groups
-    if length < 4 or len(wire) % 8 == 1:
-        return None
-    _, low, places = _bits_of(groups)
-    coded = int.from_bytes(wire.ljust(8 * groups, b"\0"), "big")
-    plain = coded & low
-    for _, among_tops, distance in places:
-        plain |= (coded & among_tops) >> distance
-    data = bytearray(plain.to_bytes(8 * groups, "big"))
-    del data[::8]
-    payload, crc = bytes(data[: length - 4]), data[length - 4 : length]
-    return payload if zlib.crc32(payload).to_bytes(4, byteorder) == crc else None
-
-
-class FrameSplitter:
-    """Parts a byte stream into frames and the text in between and in the middle of them.
-
-    damaged: how many frames had a wrong checksum so far.
-    """
-
-    def __init__(self, byteorder: Literal["big", "little"]) -> None:
-        self._byteorder = byteorder
-        self._frame: bytearray | None = None
-        self.damaged = 0
-
-    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Return the payloads of the frames that became whole, and the bytes that are text."""
-        payloads: list[bytes] = []
-        text = bytearray()
-        at = 0
-        while at < len(data):
-            if self._frame is None:
-                mark = data.find(SOH, at)
-                text += data[at : mark if mark >= 0 else None]
-                if mark < 0:
-                    break
-                self._frame = bytearray()
-                at = mark + 1
-                continue
-            end = data.find(EOT, at)
-            stop = end if end >= 0 else len(data)
-            # A frame that was cut off is followed by a new one without its EOT.
-            again = data.rfind(SOH, at, stop)
-            if again >= 0:
-                self.damaged += 1
-                text += data[at:again].translate(None, _FRAME_BYTES)
-                self._frame = bytearray()
-                at = again + 1
-            inside = data[at:stop]
-            self._frame += inside.translate(None, _TEXT_BYTES)
-            text += inside.translate(None, _FRAME_BYTES)
-            at = stop + 1
-            if end >= 0 or len(self._frame) > _MOST_WIRE_BYTES:
-                payload = decode_frame(bytes(self._frame), self._byteorder) if end >= 0 else None
-                self._frame = None
-                if payload is None:
-                    self.damaged += 1
-                else:
-                    payloads.append(payload)
-        return payloads, bytes(text)
-
-
-# No reply is as long as this, coded as it is.
-_MOST_WIRE_BYTES = 2 * MEMORY_BYTES
-_TEXT_BYTES = bytes(range(0x80))
-_FRAME_BYTES = bytes(range(0x80, 0x100))
-
 
 @dataclass(frozen=True, slots=True)
-class Pointer:
+class DataPointer:
     """An address in the guest: an offset into the request's data."""
 
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class StepResult:
     """What an earlier step returned."""
 
     step: int
 
 
-Argument = int | Pointer | Result
+Argument = int | DataPointer | StepResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,17 +95,17 @@ class Batch:
     _data: bytearray = field(default_factory=bytearray)
     _space: int = 0
 
-    def data(self, content: bytes) -> Pointer:
+    def data(self, content: bytes) -> DataPointer:
         """Add bytes, eight-byte aligned, and return where they will be."""
         assert not self._space, "data comes before space"
         self._data += bytes(-len(self._data) % 8)
         self._data += content
-        return Pointer(len(self._data) - len(content))
+        return DataPointer(len(self._data) - len(content))
 
     @classmethod
-    def of(cls, steps: Sequence[Step], *, given: bytes, space_bytes: int) -> Batch:
-        """Return a batch like one with these steps, data and space."""
-        return cls(list(steps), bytearray(given), space_bytes)
+    def from_parts(cls, steps: Sequence[Step], *, content: bytes, space_bytes: int) -> Batch:
+        """Return a batch of these steps, data and space; `content` is the data."""
+        return cls(list(steps), bytearray(content), space_bytes)
 
     def with_log(self) -> Batch | None:
         """Return this batch with a last step that reads what is new in the kernel's log.
@@ -232,11 +117,11 @@ class Batch:
         if not self.steps or body + len(self._data) + self._space + LOG_ROOM_BYTES > MEMORY_BYTES:
             return None
         longer = Batch(list(self.steps), self._data, self._space)
-        asks_for_log(longer)
+        add_log_read(longer)
         return longer
 
     @property
-    def given(self) -> bytes:
+    def content(self) -> bytes:
         """The data."""
         return bytes(self._data)
 
@@ -250,19 +135,19 @@ class Batch:
         """How much data the request brings along."""
         return len(self._data)
 
-    def text(self, text: str | bytes) -> Pointer:
+    def text(self, text: str | bytes) -> DataPointer:
         """Add a zero-terminated string; str is encoded as UTF-8 with surrogates as raw bytes."""
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         if b"\0" in raw:
             raise ValueError(f"a zero byte in {raw!r}")
         return self.data(raw + b"\0")
 
-    def space(self, length_bytes: int) -> Pointer:
+    def space(self, length_bytes: int) -> DataPointer:
         """Reserve memory that a call writes to; comes after all data."""
         at = len(self._data) + self._space
         at += -at % 8
         self._space = at + length_bytes - len(self._data)
-        return Pointer(at)
+        return DataPointer(at)
 
     def call(
         self,
@@ -271,10 +156,10 @@ class Batch:
         out: tuple[int, int | None] | None = None,
         always: bool = False,
         loop: bool = False,
-    ) -> Result:
+    ) -> StepResult:
         """Add a step; return what stands for its result in later steps."""
         self.steps.append(Step(call=call, args=args, out=out, always=always, loop=loop))
-        return Result(len(self.steps) - 1)
+        return StepResult(len(self.steps) - 1)
 
     def encode(
         self, request_id: int, byteorder: Literal["big", "little"], numbers: Mapping[str, int]
@@ -328,13 +213,13 @@ class Batch:
 LOG_ROOM_BYTES = LOG_BYTES + 64
 
 
-def asks_for_log(batch: Batch, mark: bytes = b"", *, anew: bool = False) -> Result:
+def add_log_read(batch: Batch, mark: bytes = b"", *, anew: bool = False) -> StepResult:
     """Add to a batch a step that reads what is new in the kernel's log; it is made in any case.
 
     mark: a record that is written before, so that the kernel's last one is whole.
     anew: whether the log is read from its beginning.
     """
-    written = batch.data(mark) if mark else Pointer(0)
+    written = batch.data(mark) if mark else DataPointer(0)
     args = batch.space(LOG_BYTES), LOG_BYTES, written, len(mark), int(anew)
     return batch.call(NR_LOG, *args, out=(0, None), always=True)
 
@@ -356,10 +241,10 @@ def _encode_step(step: Step, order: str, numbers: Mapping[str, int]) -> bytes:
     values: list[int] = []
     for place, arg in enumerate(step.args):
         match arg:
-            case Pointer(offset):
+            case DataPointer(offset):
                 kinds |= _POINTER << 2 * place
                 values.append(offset)
-            case Result(earlier):
+            case StepResult(earlier):
                 kinds |= _RESULT << 2 * place
                 values.append(earlier)
             case int():

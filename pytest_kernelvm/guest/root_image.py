@@ -95,29 +95,8 @@ def make_root_image(
     Raises ToolMissing with the package, BadInput for pseudofiles that are in each other's way,
     blocks that are too small or what no store has, HarnessError with the tool's words.
     """
-    if root.kind == "jffs2" and erase_bytes < LEAST_JFFS2_ERASE_BYTES:
-        raise BadInput(
-            f"JFFS2 with erase blocks of {erase_bytes} bytes",
-            Evidence(
-                expected=f"at least {LEAST_JFFS2_ERASE_BYTES}; phram gives a page to what a device "
-                "tree describes",
-                where=(root.where,) if root.where else (),
-                next_step="by: cmdline, which says how large they are",
-            ),
-        )
-    kept = [each for each in with_parents(contents) if not stat.S_ISDIR(each.mode)]
-    item = f"{root.store[1:]}/{_digest(kept)[:32]}-guest"
-    listed = pseudofile_list(_with_links(root, kept, item))
-    files = [*_contents(root)]
-    files += [replace(each, path=f"{item}/{each.path}") for each in kept]
-    files.append(
-        Entry(
-            path="activate",
-            mode=stat.S_IFREG | 0o755,
-            content=programs.activate.read_bytes(),
-        )
-    )
-    files.append(Entry(path="pseudofiles", mode=stat.S_IFREG | 0o644, content=listed))
+    _require_jffs2_blocks(root, erase_bytes)
+    files = _files(root, programs, contents)
     tool = find_tool(root.kind)
     digest = digest_of(
         {
@@ -133,13 +112,44 @@ def make_root_image(
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         directory = work.directory / "root"
-        _lay_down(directory, with_parents(files))
+        _write_tree(directory, with_parents(files))
         image = work.entry / IMAGE
         _MAKERS[root.kind](tool, directory, image, root, arch, erase_bytes)
         return {"arch": arch.name, "kind": root.kind}
 
     entry = store.obtain(ROOTS, digest, make, label=f"a root file system ({root.kind})")
     return RootImage(path=entry / IMAGE, size_bytes=(entry / IMAGE).stat().st_size)
+
+
+def _require_jffs2_blocks(root: Root, erase_bytes: int) -> None:
+    if root.kind == "jffs2" and erase_bytes < LEAST_JFFS2_ERASE_BYTES:
+        raise BadInput(
+            f"JFFS2 with erase blocks of {erase_bytes} bytes",
+            Evidence(
+                expected=f"at least {LEAST_JFFS2_ERASE_BYTES}; phram gives a page to what a device "
+                "tree describes",
+                where=(root.where,) if root.where else (),
+                next_step="by: cmdline, which says how large they are",
+            ),
+        )
+
+
+def _files(root: Root, programs: GuestPrograms, contents: Iterable[Entry]) -> list[Entry]:
+    """Return what is in the image: the store, `activate`, and the list of what that makes."""
+    guest_files = [each for each in with_parents(contents) if not stat.S_ISDIR(each.mode)]
+    item = f"{root.store[1:]}/{_digest(guest_files)[:32]}-guest"
+    files = [*_contents(root)]
+    files += [replace(each, path=f"{item}/{each.path}") for each in guest_files]
+    files.append(
+        Entry(
+            path="activate",
+            mode=stat.S_IFREG | 0o755,
+            content=programs.activate.read_bytes(),
+        )
+    )
+    listed = pseudofile_list(_with_links(root, guest_files, item))
+    files.append(Entry(path="pseudofiles", mode=stat.S_IFREG | 0o644, content=listed))
+    return files
 
 
 def _contents(root: Root) -> Iterator[Entry]:
@@ -167,7 +177,7 @@ def _digest(entries: Sequence[Entry]) -> str:
     )
 
 
-def _with_links(root: Root, kept: Sequence[Entry], item: str) -> tuple[Pseudofile, ...]:
+def _with_links(root: Root, guest_files: Sequence[Entry], item: str) -> tuple[Pseudofile, ...]:
     """Return the root's pseudofiles, and links into the store where it names nothing else.
 
     Raises BadInput, as a root with all of these does, for what is in each other's way.
@@ -175,7 +185,7 @@ def _with_links(root: Root, kept: Sequence[Entry], item: str) -> tuple[Pseudofil
     named = {each.path for each in root.pseudofiles}
     links = (
         Pseudofile(path=f"/{each.path}", kind="link", to=f"/{item}/{each.path}")
-        for each in kept
+        for each in guest_files
         if f"/{each.path}" not in named
     )
     return replace(root, pseudofiles=(*root.pseudofiles, *links)).pseudofiles
@@ -201,7 +211,7 @@ def _listed(each: Pseudofile) -> bytes:
     return head.encode() + each.path[1:].encode() + b"\n" + content + b"\n"
 
 
-def _lay_down(directory: Path, entries: Sequence[Entry]) -> None:
+def _write_tree(directory: Path, entries: Sequence[Entry]) -> None:
     """Write what an image is made of, with the same times whenever that is."""
     directory.mkdir(mode=0o755)
     for entry in entries:

@@ -12,12 +12,8 @@ import pytest
 
 from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.errors import GuestDied, HarnessError
-from pytest_kernelvm.guest.protocol import (
-    PROTOCOL_VERSION,
-    Batch,
-    FrameSplitter,
-    encode_frame,
-)
+from pytest_kernelvm.guest.frames import FrameSplitter, encode_frame
+from pytest_kernelvm.guest.protocol import PROTOCOL_VERSION, Batch
 from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.agent.channel import Channel, NoReply
 from pytest_kernelvm.vm.qemu.streams import connected

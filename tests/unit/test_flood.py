@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import run
 from pytest_kernelvm.vm.qemu.bounded_text import (
     CONSOLE_LIMIT_MIB,
-    TOLD_BYTES,
+    EXCERPT_BYTES,
     ArrivalTimes,
     BoundedText,
 )
@@ -103,21 +103,21 @@ def test_when_a_byte_came() -> None:
     assert ArrivalTimes().arrival_of(5) == 0.0
 
 
-@pytest.mark.parametrize("size", [0, 1, TOLD_BYTES, 2 * TOLD_BYTES, 2 * TOLD_BYTES + 1])
+@pytest.mark.parametrize("size", [0, 1, EXCERPT_BYTES, 2 * EXCERPT_BYTES, 2 * EXCERPT_BYTES + 1])
 def test_a_short_text_is_told_whole(size: int) -> None:
     text = BoundedText(1 << 30, (b"0123456789abcde\n" * (size // 16 + 1))[:size])
-    told = text.told()
-    assert ("bytes are in the log" in told) == (size > 2 * TOLD_BYTES)
-    assert size > 2 * TOLD_BYTES or told == text.raw.decode()
+    told = text.excerpt()
+    assert ("bytes are in the log" in told) == (size > 2 * EXCERPT_BYTES)
+    assert size > 2 * EXCERPT_BYTES or told == text.raw.decode()
 
 
 def test_of_a_long_text_what_is_asked_for_is_told() -> None:
-    filler = b"." * (4 * TOLD_BYTES)
+    filler = b"." * (4 * EXCERPT_BYTES)
     text = BoundedText(1 << 30, b"first\r\n" + filler + b"splat" + filler + b"\nlast")
     at = text.raw.find(b"splat")
-    told = text.told((at, at + 5), (at + 1, at + 3))
+    told = text.excerpt((at, at + 5), (at + 1, at + 3))
     assert told.startswith("first\n.")
     assert told.endswith("\nlast")
     assert told.count("splat") == 1
     assert told.count("bytes are in the log") == 2
-    assert "splat" not in text.told()
+    assert "splat" not in text.excerpt()

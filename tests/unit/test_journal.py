@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.failures.journal_reading import read_act
-from pytest_kernelvm.guest.protocol import Batch, Pointer, Reply, Result, Step
+from pytest_kernelvm.guest.protocol import Batch, DataPointer, Reply, Step, StepResult
 from pytest_kernelvm.vm.agent.journal import (
     HELD_BYTES,
     Act,
@@ -24,8 +24,8 @@ from pytest_kernelvm.vm.agent.journal import (
 
 arguments = st.one_of(
     st.integers(-(2**31), 2**31 - 1),
-    st.builds(Pointer, st.integers(0, 65535)),
-    st.builds(Result, st.integers(0, 20)),
+    st.builds(DataPointer, st.integers(0, 65535)),
+    st.builds(StepResult, st.integers(0, 20)),
 )
 steps = st.builds(
     Step,
@@ -58,7 +58,7 @@ def test_an_exchange_comes_back(
     taken: list[Step], data: bytes, space_bytes: int, reply: Reply | None, what: str
 ) -> None:
     journal = Journal(Path("/nonexistent"))
-    batch = Batch.of(taken, given=data, space_bytes=space_bytes)
+    batch = Batch.from_parts(taken, content=data, space_bytes=space_bytes)
     noted = journal.begin(batch, what, 2.5, program=True)
     assert journal.pending is noted
     journal.end(noted, reply)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.errors import HarnessError, ToolMissing
-from pytest_kernelvm.process import Deadline, environment, quoted, run, said, spawn, tail
+from pytest_kernelvm.process import Deadline, environment, quoted, run, spawn, status_words, tail
 
 SHOW_ARGUMENTS = "import sys; print(sys.argv[1:])"
 
@@ -70,8 +70,8 @@ def test_a_failure_without_errors_shows_the_output() -> None:
 def test_a_signal_is_named() -> None:
     done = run(shell("kill -SEGV $$"), timeout_s=60, check=False)
     assert done.status == -signal.SIGSEGV
-    assert said(done.status) == "was killed by SIGSEGV"
-    assert said(-99) == "was killed by signal 99"
+    assert status_words(done.status) == "was killed by SIGSEGV"
+    assert status_words(-99) == "was killed by signal 99"
 
 
 @pytest.mark.parametrize("data", [b"one\ntwo\0", b"x" * 300_000])

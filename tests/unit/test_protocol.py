@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import GuestDied, HarnessError
-from pytest_kernelvm.guest.protocol import (
-    MEMORY_BYTES,
-    NOT_MADE,
-    Batch,
-    FrameSplitter,
-    decode_frame,
-    encode_frame,
-    zero_terminated,
-)
+from pytest_kernelvm.guest.frames import FrameSplitter, decode_frame, encode_frame
+from pytest_kernelvm.guest.protocol import MEMORY_BYTES, NOT_MADE, Batch, zero_terminated
 
 ORDERS = st.sampled_from(["big", "little"])
 KERNEL_TEXT = st.text(alphabet=[chr(c) for c in range(32, 127)] + ["\r", "\n"], max_size=60)

@@ -10,17 +10,17 @@ import pytest
 from pytest_kernelvm.arch.base import ARCHES
 from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.vm.qemu.argv import (
-    BY_HAND,
+    ON_TERMINAL,
     SANDBOX,
     Backends,
     Boot,
     MemoryFile,
-    inherited_ends,
+    inherited_backends,
     qemu_argv,
 )
 
 CONSOLE, CHANNEL = Path("/run/console"), Path("/run/channel")
-ENDS = inherited_ends(console=CONSOLE, channel=CHANNEL, qmp=7)
+ENDS = inherited_backends(console=CONSOLE, channel=CHANNEL, qmp=7)
 SANDBOXED = ("-sandbox", SANDBOX)
 ALONE = ("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot")
 CMDLINE = "console=ttyS0 panic=-1 printk.devkmsg=on liminix"
@@ -126,7 +126,7 @@ def test_aarch64_has_no_fixed_address_and_no_fast_boot(fixed_initramfs: bool) ->
 
 
 def test_by_hand_console_and_monitor_share_the_terminal() -> None:
-    assert qemu_argv(boot("mips", fast_boot=False), BY_HAND) == (
+    assert qemu_argv(boot("mips", fast_boot=False), ON_TERMINAL) == (
         *MALTA_BEGINNING[: MALTA_BEGINNING.index("-chardev")],
         *("-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"),
         *("-chardev", "null,id=channel", "-serial", "chardev:channel"),
@@ -167,10 +167,10 @@ def test_without_the_sandbox() -> None:
     assert "-sandbox" not in argv
 
 
-@pytest.mark.parametrize(("written", "share"), [(True, "on"), (False, "off")])
-def test_memory_in_a_file(written: bool, share: str) -> None:
+@pytest.mark.parametrize(("shared", "share"), [(True, "on"), (False, "off")])
+def test_memory_in_a_file(shared: bool, share: str) -> None:
     """A comma in a path is written twice."""
-    memory = MemoryFile(path=Path("/store/a,b"), written=written)
+    memory = MemoryFile(path=Path("/store/a,b"), shared=shared)
     argv = qemu_argv(boot("mips"), ENDS, memory=memory)
     assert argv[-4:] == (
         *("-object", f"memory-backend-file,id=memory,size=128M,mem-path=/store/a,,b,share={share}"),
@@ -200,7 +200,9 @@ def test_a_restored_machine_waits_and_reads_no_kernel(arch: str) -> None:
 )
 def test_a_network_card(arch: str, device: str, kind: str, link: int | None, backend: str) -> None:
     with_card = dataclasses.replace(boot(arch), network=kind)
-    argv = qemu_argv(with_card, inherited_ends(console=CONSOLE, channel=CHANNEL, qmp=7, link=link))
+    argv = qemu_argv(
+        with_card, inherited_backends(console=CONSOLE, channel=CHANNEL, qmp=7, link=link)
+    )
     at = argv.index("-netdev")
     assert argv[at : at + 4] == ("-netdev", backend, "-device", device)
     # The agent's port is the last virtio device: so it has the first number.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.arch.base import arch_named
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
 from pytest_kernelvm.report.observer import LineLabeller
 from pytest_kernelvm.vm.agent.channel import Channel
@@ -168,7 +168,7 @@ def test_bytes_that_come_together_are_one_piece(line: Line) -> None:
     for byte in b"0123456789" * 19:
         line.far.console.write(bytes([byte]))
     line.say(b"0123456789")
-    line.streams.settle()
+    line.streams.drain()
     assert len(line.console.times) < 60
     assert line.console.raw == BEFORE + b"0123456789" * 20
 

@@ -28,7 +28,7 @@ from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.bootpath.kexec import load_of, on_flash_of
 from pytest_kernelvm.vm.bootpath.root import announced_by, boot_into, erase_bytes
-from pytest_kernelvm.vm.qemu.argv import BY_HAND, Boot, qemu_argv
+from pytest_kernelvm.vm.qemu.argv import ON_TERMINAL, Boot, qemu_argv
 
 CONTENTS = (
     cpio.file("init", b"\x7fELF agent", 0o755),
@@ -193,7 +193,7 @@ def test_what_a_malta_is_told(store: Store, tmp_path: Path) -> None:
     )
     assert boot.cmdline == (f"rd_start=0xffffffff86000000 rd_size=0x200000 a=b {boot.root_words}")
     assert (boot.root, boot.root_address) == (image.path, 0x7EF0000)
-    argv = qemu_argv(boot, BY_HAND)
+    argv = qemu_argv(boot, ON_TERMINAL)
     assert f"loader,file={image.path},addr=0x7ef0000,force-raw=on" in argv
 
 

@@ -46,7 +46,7 @@ Call trace:
 FRAMES = "\n".join(f"       step{number}+0x{number:x}/0x99" for number in range(60))
 
 
-# A trace that comes long after the telling line
+# A trace that comes long after the title line
 
 LONG = {
     "lockdep": f"""\

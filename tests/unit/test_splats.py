@@ -425,7 +425,7 @@ UNFINISHED = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.console)
 def test_what_a_program_left_unfinished_hides_nothing(row: Row) -> None:
-    """In front of the first line, and of the telling one."""
+    """In front of the first line, and of the title line."""
     text = console(row.console)
     [alone] = read_splats(text)
     told = text.index(row.told_by or alone.title)
@@ -664,7 +664,7 @@ def test_a_newline_in_a_tasks_name(lines: list[str], kind: str, title: str) -> N
         assert splat.title.startswith(title)
 
 
-def test_a_telling_line_is_not_made_of_what_others_say() -> None:
+def test_a_title_line_is_not_made_of_what_others_say() -> None:
     """Words of two records with different times are no sentence."""
     assert (
         read_splats("[    5.1] INFO: task a\n[    5.2] b:1 blocked for more than 1 seconds.\n")

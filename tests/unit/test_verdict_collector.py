@@ -13,7 +13,7 @@ import pytest
 
 from pytest_kernelvm.arch.base import arch_named
 from pytest_kernelvm.errors import GuestDied, GuestPanic, GuestSplat, KernelvmError
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
 from pytest_kernelvm.vm.agent.channel import Channel
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy

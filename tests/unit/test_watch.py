@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.guest.protocol import Batch, FrameSplitter, Reply
+from pytest_kernelvm.guest.frames import FrameSplitter
+from pytest_kernelvm.guest.protocol import Batch, Reply
 from pytest_kernelvm.process import Deadline, Spawned, spawn
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.klog.splat_reader import MOST_SPLATS
@@ -39,7 +40,7 @@ class Guest:
 
     def says(self, text: str | bytes) -> None:
         self.console.write(text.encode() if isinstance(text, str) else text)
-        self.streams.settle()
+        self.streams.drain()
 
     def floods(self, text: str) -> None:
         """Say more than a pipe takes at once, and wait until all of it is there."""
@@ -115,7 +116,7 @@ def test_a_splat_however_it_comes(guest: Guest, name: str, size: int) -> None:
         guest.console.write(raw[at : at + size])
         if at % 50 == 0:
             guest.streams.now(guest.watch.look)
-    guest.streams.settle()
+    guest.streams.drain()
     assert guest.trouble() is Trouble.SPLAT
     [splat] = guest.watch.refused
     assert splat.text in console(name)

@@ -15,7 +15,7 @@ from pytest_kernelvm.store.digest import sparse_digest
 from pytest_kernelvm.store.metadata import ENTRY, read_metadata
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import write_whole
-from pytest_kernelvm.vm.qemu.migration import SET_CLOCK_S, asks_for_clock, clock_offset_s
+from pytest_kernelvm.vm.qemu.migration import SET_CLOCK_S, add_clock_query, clock_offset_s
 from pytest_kernelvm.vm.qemu.snapshot import MEMORY, STATE, find_snapshot
 
 pytestmark = pytest.mark.kernelvm(modules=["dummy"], fresh="restore")
@@ -88,7 +88,7 @@ def test_random_numbers_differ(new_vm: BootVm) -> None:
 def clock(vm: Vm) -> float:
     """Return the guest's time of day."""
     batch = Batch()
-    asks_for_clock(batch, vm.abi)
+    add_clock_query(batch, vm.abi)
     ahead_s = clock_offset_s(vm.transact(batch), vm.boot.arch.endianness)
     return time.time() + ahead_s
 

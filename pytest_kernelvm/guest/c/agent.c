@@ -38,9 +38,9 @@
 #include <linux/reboot.h>
 #include <linux/wait.h>
 #include <asm/ioctls.h>
-#include <asm/signal.h>
 #include <asm/termbits.h>
 #include "ppoll.h"
+#include "run.h"
 
 /* 5.10's nolibc has struct pollfd, which the header that has this has too. */
 #ifndef POLLIN
@@ -312,22 +312,29 @@ static int wait_for_input(void)
 	return watched[0].revents != 0;
 }
 
-/* In the child: descriptors, signals, then the program; report why it failed. */
-static void become(const char *path, char **argv, const long *fds, int report)
+/* Of the program to be started: its standard descriptors, and a pipe for why it failed. */
+static const long *standard_fds;
+static int report_pipe[2];
+
+static void prepare_child(void)
 {
-	static char *const environment[] = {
-		"HOME=/", "PATH=/sbin:/bin:/usr/sbin:/usr/bin", "TERM=dumb", 0
-	};
 	static const u8 no_signals[SIGSET_BYTES] ALIGNED_8;
-	int failed, fd;
+	int fd;
 
 	my_syscall2(__NR_setpgid, 0, 0);
 	my_syscall4(__NR_rt_sigprocmask, SIG_SETMASK, no_signals, 0, SIGSET_BYTES);
 	for (fd = 0; fd < 3; fd++)
-		my_syscall3(__NR_dup3, fds[fd], fd, 0);
-	failed = my_syscall3(__NR_execve, path, argv, environment);
-	my_syscall3(__NR_write, report, &failed, sizeof(failed));
-	my_syscall1(__NR_exit, 127);
+		my_syscall3(__NR_dup3, standard_fds[fd], fd, 0);
+}
+
+static void exec_failed(const char *path, long error)
+{
+	int failed = error;
+
+	(void)path;
+	my_syscall3(__NR_write, report_pipe[1], &failed, sizeof(failed));
+	for (;;)
+		my_syscall1(__NR_exit, 127);
 }
 
 /*
@@ -390,10 +397,13 @@ static void answer_aside(const struct request *request)
  * zero byte each, how many, then its standard descriptors.  They must not be
  * below 3.  Returns the status as of wait(2), or the error of fork or exec.
  */
-static long run(const char *path, char *words, long count, const long *fds)
+static long run_program(const char *path, char *words, long count, const long *fds)
 {
+	static char *const environment[] = {
+		"HOME=/", "PATH=/sbin:/bin:/usr/sbin:/usr/bin", "TERM=dumb", 0
+	};
 	static char *argv[256];
-	int status = 0, failed = 0, report[2], at;
+	int status = 0, failed = 0, at;
 	u32 length;
 
 	if (count > 255)
@@ -404,16 +414,15 @@ static long run(const char *path, char *words, long count, const long *fds)
 			;
 	}
 	argv[at] = 0;
-	my_syscall2(__NR_pipe2, report, O_CLOEXEC);
-	running = sys_fork();
-	if (running == 0)
-		become(path, argv, fds, report[1]);
-	my_syscall1(__NR_close, report[1]);
+	my_syscall2(__NR_pipe2, report_pipe, O_CLOEXEC);
+	standard_fds = fds;
+	running = start(path, argv, environment);
+	my_syscall1(__NR_close, report_pipe[1]);
 	if (running > 0)
-		my_syscall3(__NR_read, report[0], &failed, sizeof(failed));
+		my_syscall3(__NR_read, report_pipe[0], &failed, sizeof(failed));
 	else
 		failed = running;
-	my_syscall1(__NR_close, report[0]);
+	my_syscall1(__NR_close, report_pipe[0]);
 
 	while (running > 0 && !reap(running, &status)) {
 		if (!wait_for_input())
@@ -433,7 +442,7 @@ static long run(const char *path, char *words, long count, const long *fds)
 static long make(const struct step *step, const long *arg)
 {
 	if (step->nr == NR_RUN)
-		return run((char *)arg[0], (char *)arg[1], arg[2], arg + 3);
+		return run_program((char *)arg[0], (char *)arg[1], arg[2], arg + 3);
 	if (step->nr == NR_LOG)
 		return read_log((u8 *)arg[0], arg[1], (char *)arg[2], arg[3],
 				arg[4]);

@@ -71,11 +71,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include <asm/signal.h>
 #include <linux/fcntl.h>
 #include <linux/module.h>
 #include <linux/utsname.h>
 #include "calls.h"
+#include "run.h"
 
 #ifndef MODULE_INIT_COMPRESSED_FILE
 #define MODULE_INIT_COMPRESSED_FILE 4	/* v5.17 */
@@ -86,7 +86,7 @@
 
 #define REPORTED (-4095L)	/* failed, and the user has been told why */
 
-static void exit(int status)
+static void __attribute__((noreturn)) exit(int status)
 {
 	for (;;)
 		call1(__NR_exit, status);
@@ -1062,26 +1062,31 @@ static char **environment;
 /* The options that a modprobe in a command is to have as well. */
 static const char *inherited;
 
+static void prepare_child(void)
+{
+}
+
+static void exec_failed(const char *path, long error)
+{
+	(void)path;
+	(void)error;
+	exit(127);
+}
+
 /* Exit status of the program. */
-static long run(char **words, char **variables)
+static long run_words(char **words, char **variables)
 {
 	char *name = base_name(*words);
-	long child;
-	int status = 0;
+	long status;
 
 	/* A shell has them built in, and blacklists are made of them. */
 	if (equal(name, "true") || equal(name, ":"))
 		return 0;
 	if (equal(name, "false"))
 		return 1;
-	child = call1(__NR_clone, SIGCHLD);
-	if (!child) {
-		call3(__NR_execve, strchr(*words, '/') ? *words :
-		      format("/sbin/%s", name), words, variables);
-		exit(127);
-	}
-	call3(__NR_wait4, child, &status, 0);
-	return child < 0 ? 127 : (status >> 8) & 0xff;
+	status = run(strchr(*words, '/') ? *words : format("/sbin/%s", name),
+		     words, variables);
+	return status < 0 ? 127 : (status >> 8) & 0xff;
 }
 
 /*
@@ -1125,7 +1130,7 @@ static long run_command(const struct module *module, const char *command,
 	variables[0] = note;
 	variables[1] = (char *)inherited;
 	memcpy(variables + 2, environment, (count + 1) * sizeof(*variables));
-	return run(words, variables);
+	return run_words(words, variables);
 }
 
 /*

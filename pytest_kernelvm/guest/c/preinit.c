@@ -24,11 +24,11 @@
 #define PROGRAM "preinit"
 
 #include <stddef.h>
-#include <asm/signal.h>
 #include <linux/fcntl.h>
 #include <linux/mount.h>
 #include "complaint.h"
 #include "ppoll.h"
+#include "run.h"
 
 #define MNT_DETACH 2 /* include/linux/fs.h */
 #define ACTIVATE "/target/persist/activate"
@@ -145,21 +145,24 @@ static void heed_command_line(void)
 		give_up("find rootfstype= on the command line", "", "", "", 0);
 }
 
+static void prepare_child(void)
+{
+	call3(__NR_dup3, complaints, 2, 0);
+}
+
+static void exec_failed(const char *path, long error)
+{
+	give_up("run ", path, "", "", error);
+}
+
 /* Run a program to its end, which is to be a good one. */
-static void run(char *const *argv)
+static void run_well(char *const *argv)
 {
 	static char *const environment[] = { "PATH=/sbin:/bin", 0 };
-	int status = 0;
-	long process = call5(__NR_clone, SIGCHLD, 0, 0, 0, 0), error;
+	long status = run(argv[0], argv, environment);
 
-	if (!process) {
-		call3(__NR_dup3, complaints, 2, 0);
-		error = call3(__NR_execve, argv[0], argv, environment);
-		give_up("run ", argv[0], "", "", error);
-	}
-	if (process < 0)
-		give_up("run ", argv[0], "", "", process);
-	call4(__NR_wait4, process, &status, 0, 0);
+	if (status < 0)
+		exec_failed(argv[0], status);
 	if (status & 0x7f)
 		give_up("go on: ", argv[0], " died of signal ",
 			in_digits(status & 0x7f), 0);
@@ -180,7 +183,7 @@ static void load_modules(void)
 		argv[count++] = at;
 		at = next(at, '\n');
 	}
-	run(argv);
+	run_well(argv);
 }
 
 static void await_device(void)
@@ -273,7 +276,7 @@ int main(int argc, char **argv, char **environment)
 	mount_on("/target", "/target", 0, MS_BIND);
 	mount_root();
 	bind_store();
-	run(activate);
+	run_well(activate);
 	enter_target();
 	argv[0] = (char *)init;
 	error = call3(__NR_execve, init, argv, environment);

@@ -18,10 +18,10 @@
 #include <linux/prctl.h>
 #include <linux/wait.h>
 #include <asm/ioctls.h>
-#include <asm/signal.h>
 #include <asm/termbits.h>
 #include <asm/termios.h>
 #include "ppoll.h"
+#include "run.h"
 
 /* 5.10's nolibc has struct pollfd, which the header that has this has too. */
 #ifndef POLLIN
@@ -93,20 +93,28 @@ static long open_slave(long master)
 	return slave;
 }
 
-static void become(long slave, char **argv, char **envp, int to)
+/* Of the program to be started: its terminal, and a pipe for why it failed. */
+static long slave;
+static int report_pipe[2];
+
+static void prepare_child(void)
 {
 	int fd;
-	long failed;
 
 	my_syscall5(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	my_syscall1(__NR_setsid, 0);
 	my_syscall3(__NR_ioctl, slave, TIOCSCTTY, 0);
 	for (fd = 0; fd < 3; fd++)
 		my_syscall3(__NR_dup3, slave, fd, 0);
-	failed = my_syscall3(__NR_execve, argv[0], argv + 1, envp);
-	report.not_started = -failed;
-	my_syscall3(__NR_write, to, &report, sizeof(report));
-	my_syscall1(__NR_exit, 127);
+}
+
+static void exec_failed(const char *path, long error)
+{
+	(void)path;
+	report.not_started = -error;
+	my_syscall3(__NR_write, report_pipe[1], &report, sizeof(report));
+	for (;;)
+		my_syscall1(__NR_exit, 127);
 }
 
 /* What is to be typed, a piece at a time; 0 when all was. */
@@ -182,24 +190,21 @@ static void serve(long master, long child)
 int main(int argc, char **argv, char **envp)
 {
 	long master = argc > 2 ? find_master() : -EINVAL;
-	long slave = master < 0 ? master : open_slave(master);
-	int pipe[2];
 
+	slave = master < 0 ? master : open_slave(master);
 	if (slave < 0) {
 		report.no_terminal = -slave;
 	} else {
 		long child;
 
-		my_syscall2(__NR_pipe2, pipe, O_CLOEXEC);
-		child = sys_fork();
-		if (child == 0)
-			become(slave, argv + 1, envp, pipe[1]);
+		my_syscall2(__NR_pipe2, report_pipe, O_CLOEXEC);
+		child = start(argv[1], argv + 2, envp);
 		my_syscall1(__NR_close, slave);
-		my_syscall1(__NR_close, pipe[1]);
+		my_syscall1(__NR_close, report_pipe[1]);
 		if (child < 0)
 			report.not_started = -child;
 		else
-			my_syscall3(__NR_read, pipe[0], &report, sizeof(report));
+			my_syscall3(__NR_read, report_pipe[0], &report, sizeof(report));
 		if (!report.not_started)
 			serve(master, child);
 	}

@@ -19,7 +19,7 @@ from pytest_kernelvm.kernel.kconfig.dot_config import (
     same_value,
 )
 from pytest_kernelvm.kernel.kconfig.requests import conditionals_of, merge, requests_of
-from pytest_kernelvm.process import run_attached, said
+from pytest_kernelvm.process import run_attached, status_words
 from pytest_kernelvm.toolchain.config_tools import lacks_program
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class KconfigSession:
         status = run_attached(self._make.make_argv("nconfig"))
         if status != 0:
             raise ToolMissing(
-                f"make nconfig {said(status)}",
+                f"make nconfig {status_words(status)}",
                 Evidence(
                     expected="ncurses with its headers",
                     next_step="look at make's words above; apt-get install libncurses-dev",

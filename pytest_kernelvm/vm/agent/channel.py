@@ -8,13 +8,13 @@ from typing import Literal
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import HarnessError
+from pytest_kernelvm.guest.frames import encode_frame
 from pytest_kernelvm.guest.protocol import (
     HELLO_ID,
     PROTOCOL_VERSION,
     Batch,
     Reply,
     decode_hello,
-    encode_frame,
     reply_id,
 )
 from pytest_kernelvm.process import Deadline

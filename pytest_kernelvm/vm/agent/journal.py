@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.guest.protocol import Argument, Batch, Pointer, Reply, Result, Step
+from pytest_kernelvm.guest.protocol import Argument, Batch, DataPointer, Reply, Step, StepResult
 
 # More than this is not held in memory; what came before goes into a file.
 HELD_BYTES = 16 << 20
@@ -146,7 +146,7 @@ def _encoded(act: Act, since_s: float) -> dict[str, Any]:
         "timeout_s": act.timeout_s,
         "program": act.program,
         "steps": [_encoded_step(step) for step in act.batch.steps],
-        "data": _encoded_bytes(act.batch.given),
+        "data": _encoded_bytes(act.batch.content),
         "space_bytes": act.batch.space_bytes,
         "results": list(reply.results) if reply else None,
         "outputs": [_encoded_bytes(output) for output in reply.outputs] if reply else None,
@@ -165,9 +165,9 @@ def _encoded_step(step: Step) -> dict[str, Any]:
 
 def _encoded_arg(arg: Argument) -> int | dict[str, int]:
     match arg:
-        case Pointer(offset):
+        case DataPointer(offset):
             return {"pointer": offset}
-        case Result(step):
+        case StepResult(step):
             return {"result": step}
     return arg
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,17 +45,11 @@ def through_uboot(
         ),
         taken=_taken(arch, image.loaded),
     )
-    said = "\n".join((*commands, ""))
-    for name, extent in (("{kernel}", kernel_at), ("{tree}", tree_at)):
-        said = said.replace(name, f"{board.virtual + extent.address:#x}")
-    text = directory / "script.txt"
-    text.write_text(said)
-    script = _packed(uboot, arch, "script", text)
-    if script.stat().st_size > script_at.size_bytes:
-        raise BadInput(
-            f"the commands for U-Boot have {len(said)} bytes",
-            Evidence(expected=f"less than {script_at.size_bytes}"),
-        )
+    addresses = {
+        "{kernel}": board.virtual + kernel_at.address,
+        "{tree}": board.virtual + tree_at.address,
+    }
+    script = _script(uboot, arch, directory, commands, addresses, script_at.size_bytes)
     pieces = [(script, script_at), (kernel, kernel_at)]
     if tree:
         pieces.append((flat, tree_at))
@@ -67,6 +61,32 @@ def through_uboot(
         machine=replace(boot.machine, memory_mib=board.memory_mib),
         loaded=(*boot.loaded, *placed),
     )
+
+
+def _script(
+    uboot: UBootBinary,
+    arch: Arch,
+    directory: Path,
+    commands: Sequence[str],
+    addresses: Mapping[str, int],
+    most_bytes: int,
+) -> Path:
+    """Return the image of a script of commands, with addresses in place of their names.
+
+    most_bytes: how large it may be.
+    """
+    text = "\n".join((*commands, ""))
+    for name, address in addresses.items():
+        text = text.replace(name, f"{address:#x}")
+    file = directory / "script.txt"
+    file.write_text(text)
+    script = _packed(uboot, arch, "script", file)
+    if script.stat().st_size > most_bytes:
+        raise BadInput(
+            f"the commands for U-Boot have {len(text)} bytes",
+            Evidence(expected=f"less than {most_bytes}"),
+        )
+    return script
 
 
 def _taken(arch: Arch, kernel: LoadedBytes) -> tuple[Extent, ...]:

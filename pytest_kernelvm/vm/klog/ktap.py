@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 TAB = 4
 # What a test said before it failed, at most so many lines of it.
-MOST_SAID = 8
+MOST_OUTPUT = 8
 
 # What printk puts in front of a line of the console: level, time, caller (kernel/printk/printk.c).
 _TIME = re.compile(r"(?:<\d+>)?(?:\[ *\d+\.\d+\](?: *\[ *[TC]\d+\])? ?)?")
@@ -74,7 +74,7 @@ def read_results(lines: Iterable[str]) -> TestResults | None:
     """
     reader = _Reader()
     for line in lines:
-        reader.take(line.expandtabs(TAB))
+        reader.read(line.expandtabs(TAB))
     return reader.end()
 
 
@@ -89,24 +89,34 @@ class _Reader:
     blocks: dict[int, _Block] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("ok", "bad", "skip"), 0))
     problems: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
     has_begun: bool = False
 
-    def take(self, line: str) -> None:
+    def read(self, line: str) -> None:
         version = _VERSION.fullmatch(line.rstrip())
-        # In a comment it is somebody else's results that are told.
+        # In a comment it is the version line of somebody else's results.
         if version and not version["prefix"].startswith("#"):
-            # A space behind words in front belongs to them: `mine: ok 1`.
-            apart = version["indent"][: 1 if version["prefix"] else 0]
-            self.prefix = version["prefix"] + apart
-            self._open(len(version["indent"]) - len(apart))
-            return
-        if self.prefix and not line.startswith(self.prefix):
-            if not _SUBTEST.fullmatch(line.strip()) and not _FAILED.match(line):
-                return
-            self._close(0)
-            self.prefix = ""
-        text = line[len(self.prefix) :].rstrip()
+            self._begin_version(version)
+        elif self._may_be_of_tests(line):
+            self._read_after_prefix(line[len(self.prefix) :].rstrip())
+
+    def _begin_version(self, version: re.Match[str]) -> None:
+        # A space behind words in front belongs to them: `mine: ok 1`.
+        apart = version["indent"][: 1 if version["prefix"] else 0]
+        self.prefix = version["prefix"] + apart
+        self._open(len(version["indent"]) - len(apart))
+
+    def _may_be_of_tests(self, line: str) -> bool:
+        """Whether a line has the prefix of the tests, or begins others that have none."""
+        if not self.prefix or line.startswith(self.prefix):
+            return True
+        if not _SUBTEST.fullmatch(line.strip()) and not _FAILED.match(line):
+            return False
+        self._close(0)
+        self.prefix = ""
+        return True
+
+    def _read_after_prefix(self, text: str) -> None:
         words = text.lstrip(" ")
         column = len(text) - len(words)
         if subtest := _SUBTEST.fullmatch(words):
@@ -119,14 +129,17 @@ class _Reader:
         elif result := _RESULT.fullmatch(words):
             self._result(column, result, text)
         else:
-            self.said = [*self.said, text][-MOST_SAID:]
+            self._note_output(text)
+
+    def _note_output(self, text: str) -> None:
+        self.output = [*self.output, text][-MOST_OUTPUT:]
 
     def _open(self, column: int) -> None:
         """Begin tests in a column; what was there, or further right, is over."""
         self._close(column)
         self.blocks[column] = _Block(outermost=not self.blocks)
         self.has_begun = True
-        self.said = []
+        self.output = []
 
     def _name(self, column: int, name: str) -> None:
         block = self.blocks.get(column)
@@ -136,27 +149,30 @@ class _Reader:
 
     def _result(self, column: int, found: re.Match[str], line: str) -> None:
         within = min((each for each in self.blocks if each > column), default=None)
-        expected = self.blocks[within].name if within is not None else None
-        is_known = column in self.blocks or expected in ("", found["name"])
-        if not is_known and found["result"] == "ok":
+        if found["result"] == "ok" and not self._is_expected(column, within, found["name"]):
             # Some other text of the kernel's. Who says `not ok` is believed.
-            self.said = [*self.said, line][-MOST_SAID:]
+            self._note_output(line)
             return
         self.has_begun = True
         inner = self.blocks.pop(within) if within is not None else None
         self._close(column + 1)
-        directive = (found["directive"] or "").upper()
+        outcome = _outcome(found)
         if inner:
-            self._check(inner, found["name"] or inner.name, is_skipped=directive == "SKIP")
+            self._check(inner, found["name"] or inner.name, is_skipped=outcome == "skip")
         self.blocks.setdefault(column, _Block(outermost=not self.blocks)).results += 1
-        bad = found["result"] != "ok" and directive not in _EXPECTED
-        bad = bad or directive in _BAD
-        kind = "skip" if directive == "SKIP" else "bad" if bad else "ok"
         if not inner or not inner.results:
-            self.counts[kind] += 1
-        if kind == "bad":
-            self.problems += [*(() if inner else self.said), line]
-        self.said = []
+            self.counts[outcome] += 1
+        if outcome == "bad":
+            self.problems += [*(() if inner else self.output), line]
+        self.output = []
+
+    def _is_expected(self, column: int, within: int | None, name: str | None) -> bool:
+        """Whether a result in a column is of a test that was begun.
+
+        within: the column of the tests within it, None if there are none.
+        """
+        begun = self.blocks[within].name if within is not None else None
+        return column in self.blocks or begun in ("", name)
 
     def _close(self, column: int) -> None:
         """End the tests of a column, and those further right, of which no result came.
@@ -172,8 +188,8 @@ class _Reader:
                     self._check(block, block.name, is_skipped=False)
             else:
                 self.problems.append(f"{_named(block)} did not end: {_counted(block)}")
-                self.problems += self.said
-                self.said = []
+                self.problems += self.output
+                self.output = []
 
     def _check(self, block: _Block, name: str, *, is_skipped: bool) -> None:
         """Note that there are fewer or more results than were planned, or none."""
@@ -192,6 +208,16 @@ class _Reader:
             skipped=self.counts["skip"],
             problems=tuple(self.problems),
         )
+
+
+def _outcome(result: re.Match[str]) -> str:
+    """Return which of the counts a result belongs to: `ok`, `bad` or `skip`."""
+    directive = (result["directive"] or "").upper()
+    if directive == "SKIP":
+        return "skip"
+    if directive in _BAD or (result["result"] != "ok" and directive not in _EXPECTED):
+        return "bad"
+    return "ok"
 
 
 def _named(block: _Block) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import enum
 import re
 
-from pytest_kernelvm.vm.klog.splat_lines import Line
-from pytest_kernelvm.vm.klog.splat_table import (
+from pytest_kernelvm.vm.klog.splat_context import (
     BEFORE_CUT,
     BEFORE_TRACE,
     BEGINS_TO_DIE,
@@ -18,9 +17,10 @@ from pytest_kernelvm.vm.klog.splat_table import (
     STALL_LINE,
     STALLS,
     TRACE_HEAD,
-    End,
-    kind_of,
 )
+from pytest_kernelvm.vm.klog.splat_kinds import End
+from pytest_kernelvm.vm.klog.splat_lines import Line
+from pytest_kernelvm.vm.klog.splat_table import kind_of
 from pytest_kernelvm.vm.klog.splat_window import (
     CUT_HERE,
     END_MARK,
@@ -84,7 +84,7 @@ def _last_by_trace(window: Window, kind: str) -> tuple[Line, bool]:
     return _WithTrace(window, kind).last_line()
 
 
-class _Part(enum.Enum):
+class _LineKind(enum.Enum):
     """What a line is in a splat that ends with its call trace."""
 
     HEAD = "the head of a call trace"
@@ -97,7 +97,7 @@ class _Part(enum.Enum):
 class _WithTrace:
     """A splat that ends with its call trace, read line by line.
 
-    Without a call trace it is the telling line and what is indented below it.
+    Without a call trace it is the title line and what is indented below it.
     """
 
     def __init__(self, window: Window, kind: str) -> None:
@@ -135,35 +135,35 @@ class _WithTrace:
 
     def _takes(self, here: int, line: Line) -> bool:
         """Take a line; return whether the splat goes on."""
-        part = self._part(here, line)
-        if part is _Part.HEAD:
+        kind = self._kind_of_line(here, line)
+        if kind is _LineKind.HEAD:
             self._in_trace, self._last = True, line
-        elif part is _Part.NEXT:
+        elif kind is _LineKind.NEXT:
             self._in_trace, self._passed = False, here
-        elif part is _Part.ABOVE:
+        elif kind is _LineKind.ABOVE:
             self._passed += 1
-        elif part is _Part.TRACE:
+        elif kind is _LineKind.TRACE:
             self._last = line
         else:
             return not self._in_trace and here - self._passed <= LINES_ABOVE
         return True
 
-    def _part(self, here: int, line: Line) -> _Part:
+    def _kind_of_line(self, here: int, line: Line) -> _LineKind:
         if TRACE_HEAD.fullmatch(line.words):
-            return _Part.HEAD
+            return _LineKind.HEAD
         if not self._in_trace:
             is_above = _is_before_trace(self._window, here, self._kind)
-            return _Part.ABOVE if is_above else _Part.OTHER
+            return _LineKind.ABOVE if is_above else _LineKind.OTHER
         if self._kind in STALLS and _announces_trace(self._window, here, self._kind):
-            return _Part.NEXT
+            return _LineKind.NEXT
         is_others = not self._window.is_of_same_caller(here)
-        return _Part.TRACE if is_others or _goes_on(line, self._kind) else _Part.OTHER
+        return _LineKind.TRACE if is_others or _goes_on(line, self._kind) else _LineKind.OTHER
 
 
 def _announces_trace(window: Window, here: int, kind: str) -> bool:
     """Whether a line in a report of a stall says that another call trace follows.
 
-    Of the CPU that tells of it the trace comes like anybody's (kernel/sched/core.c,
+    For the CPU that reports the stall the trace comes as for any other (kernel/sched/core.c,
     dump_cpu_task()).
     """
     words = window[here].words
@@ -190,12 +190,12 @@ def _goes_on(line: Line, kind: str) -> bool:
 
 
 def _is_next_one(line: Line, kind: str) -> bool:
-    """Whether another splat of the same kind begins, where one event has one telling line."""
+    """Whether another splat of the same kind begins, where one event has one title line."""
     return kind in ONE_EVENT and kind_of(line.words) == kind
 
 
 def _last_by_kill(window: Window, kind: str) -> tuple[Line, bool]:
-    """The OOM killer tells what memory is used for before it says what it killed."""
+    """The OOM killer prints what memory is used for before it says what it killed."""
     if _KILLED.fullmatch(window[0].words):
         return window[0], True
     for here, line in window.below(MOST_LINES - 1):

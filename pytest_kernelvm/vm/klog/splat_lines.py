@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pytest_kernelvm.vm.klog.splat_table import Row, Words, row_of, sure_words
+from pytest_kernelvm.vm.klog.splat_kinds import Certainty, Row
+from pytest_kernelvm.vm.klog.splat_table import row_of, title_anywhere
 
 # What printk puts in front of a line: level, time, caller (kernel/printk/printk.c,
 # info_print_prefix()).
@@ -106,8 +107,8 @@ class ConsoleLines:
         """Return where the line begins in which an offset is, not before `floor`."""
         return max(floor, self.text.rfind("\n", floor, offset) + 1)
 
-    def telling(self, start: int) -> tuple[Line, Row] | None:
-        """Return the kernel's words on the line that begins at an offset, if they tell a splat."""
+    def title_line(self, start: int) -> tuple[Line, Row] | None:
+        """Return the kernel's words on the line that begins at an offset, if they are a title."""
         end = self.text.find("\n", start) + 1 or len(self.text)
         stop = self._stop(start, end)
         tail = max(start, stop - _LONGEST)
@@ -122,23 +123,23 @@ class ConsoleLines:
                 return _line(found.start(), end, words, found), row
         if stamps or self.has_stamps_above(start):
             return None
-        return self._telling_without_stamp(tail, stop, end)
+        return self._title_without_stamp(tail, stop, end)
 
-    def _telling_without_stamp(self, tail: int, stop: int, end: int) -> tuple[Line, Row] | None:
-        anew = [found.end() for found in _LINE_BEGINS_ANEW.finditer(self.text, tail, stop)]
-        told: tuple[Line, Row] | None = None
+    def _title_without_stamp(self, tail: int, stop: int, end: int) -> tuple[Line, Row] | None:
+        anew = [mark.end() for mark in _LINE_BEGINS_ANEW.finditer(self.text, tail, stop)]
+        found: tuple[Line, Row] | None = None
         for begin in (tail, *anew[-1:]):
             words = _UNSEEN.sub("", self.text[begin:stop])
             row = row_of(words)
             if row:
-                told = _line(begin, end, words, None), row
-        if told and told[1].words is not Words.PLAIN:
-            return told
-        sure = sure_words(self.text[tail:stop])
-        if not sure:
-            return told
-        begin = tail + sure[0]
-        return _line(begin, end, self.text[begin:stop], None), sure[1]
+                found = _line(begin, end, words, None), row
+        if found and found[1].certainty is not Certainty.DOUBTFUL:
+            return found
+        certain = title_anywhere(self.text[tail:stop])
+        if not certain:
+            return found
+        begin = tail + certain[0]
+        return _line(begin, end, self.text[begin:stop], None), certain[1]
 
     def _stop(self, start: int, end: int) -> int:
         """Return where a line's words end, before CR LF."""
@@ -180,8 +181,8 @@ class LogLines(ConsoleLines):
         begin = stamp.end() if stamp else start
         return _line(start, end, self.text[begin : self._stop(begin, end)], stamp)
 
-    def telling(self, start: int) -> tuple[Line, Row] | None:
-        """Return the line that begins at an offset, if it tells a splat."""
+    def title_line(self, start: int) -> tuple[Line, Row] | None:
+        """Return the line that begins at an offset, if it is a title line."""
         line = self.next(start)
         row = row_of(line.words) if line and line.stamped else None
         return (line, row) if line and row else None

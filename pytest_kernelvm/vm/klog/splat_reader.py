@@ -25,9 +25,9 @@ class SplatReader:
 
     text: its bytes. start: the offset from which on it is looked at. find: returns the splats of a
     piece of it. see: called with the offsets of what is read.
-    whole: the splats so far that have an end. unfinished: the last one, if it may go on. left_out:
-    says that there are more than MOST_SPLATS, with the place of the last one; it is of a kind of
-    its own, so that nothing which allows the others allows those that nobody looked at.
+    finished: the splats so far that have an end. unfinished: the last one, if it may go on.
+    left_out: says that there are more than MOST_SPLATS, with the place of the last one; it is of a
+    kind of its own, so that nothing which allows the others allows those that nobody looked at.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SplatReader:
         find: Callable[[str], tuple[Splat, ...]] = read_splats,
         see: Callable[[int, int], None] = lambda _start, _end: None,
     ) -> None:
-        self.whole: list[Splat] = []
+        self.finished: list[Splat] = []
         self.unfinished: Splat | None = None
         self.left_out: Splat | None = None
         self._text = text
@@ -49,11 +49,11 @@ class SplatReader:
     @property
     def splats(self) -> tuple[Splat, ...]:
         """All of them."""
-        return (*self.whole, *(each for each in (self.left_out, self.unfinished) if each))
+        return (*self.finished, *(each for each in (self.left_out, self.unfinished) if each))
 
     def look_from(self, start: int) -> None:
         """Look at the text from an earlier offset on."""
-        self.whole.clear()
+        self.finished.clear()
         self.unfinished = self.left_out = None
         self._floor = self._searched = self._seen = start
 
@@ -107,8 +107,8 @@ class SplatReader:
         self._searched = self._floor = end
 
     def _keep(self, found: Splat) -> None:
-        if len(self.whole) < MOST_SPLATS or found.fatal:
-            self.whole.append(found)
+        if len(self.finished) < MOST_SPLATS or found.fatal:
+            self.finished.append(found)
             return
         title = f"more than {MOST_SPLATS} splats: the later ones are not looked at"
         self.left_out = replace(found, kind="too many splats", title=title, text=title)

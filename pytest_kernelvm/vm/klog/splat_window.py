@@ -1,4 +1,4 @@
-"""The lines around one that tells a splat, read as they are asked for."""
+"""The lines around a splat's title line, read as they are asked for."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _PAUSE_S = 1.0
 
 
 class Window:
-    """The lines around one that tells something, read as they are asked for.
+    """The lines around a title line, read as they are asked for.
 
     Counted from that one, which is 0; those above it are -1, -2, …
     """
 
-    def __init__(self, source: ConsoleLines, telling: Line, begin: int, floor: int) -> None:
+    def __init__(self, source: ConsoleLines, title_line: Line, begin: int, floor: int) -> None:
         self._source = source
         self._begin = begin
         self._floor = floor
         self._above: list[Line] = []
-        self._lines = [telling]
-        self._read_to = telling.end
+        self._lines = [title_line]
+        self._read_to = title_line.end
 
     def __getitem__(self, here: int) -> Line:
         return self._lines[here] if here >= 0 else self._above[-here - 1]
@@ -47,7 +47,7 @@ class Window:
             yield here, self[here]
 
     def below(self, most: int) -> Iterator[tuple[int, Line]]:
-        """Give the lines below the one that tells it, with their numbers, up to `most`."""
+        """Give the lines below the title line, with their numbers, up to `most`."""
         for here in range(1, most + 1):
             if not self._reaches(here):
                 return
@@ -81,7 +81,7 @@ class Window:
         return now - before if now is not None and before is not None else 0.0
 
     def is_of_same_caller(self, here: int) -> bool:
-        """Whether a line is of the task or CPU that told it, as far as lines say so."""
+        """Whether a line is of the task or CPU of the title line, as far as lines say so."""
         one, other = self[0].caller, self[here].caller
         return not one or not other or one == other
 

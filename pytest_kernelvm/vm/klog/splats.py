@@ -9,22 +9,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pytest_kernelvm.vm.klog.splat_ends import last_line
-from pytest_kernelvm.vm.klog.splat_lines import STAMP, ConsoleLines, Line, LogLines, guest_seconds
-from pytest_kernelvm.vm.klog.splat_table import (
+from pytest_kernelvm.vm.klog.splat_context import (
     ABOVE_CUT,
     CAUSE,
     DIES,
     DUMP_HEAD,
     EXPLAINED,
-    HINT,
     NAME_FOLLOWS,
     RUST_BUG,
     RUST_PANIC,
     TRACE_HEAD,
-    End,
-    row_of,
 )
+from pytest_kernelvm.vm.klog.splat_ends import last_line
+from pytest_kernelvm.vm.klog.splat_kinds import End
+from pytest_kernelvm.vm.klog.splat_lines import STAMP, ConsoleLines, Line, LogLines, guest_seconds
+from pytest_kernelvm.vm.klog.splat_table import HINT, row_of
 from pytest_kernelvm.vm.klog.splat_window import (
     CUT_HERE,
     LINES_ABOVE,
@@ -43,9 +42,9 @@ __all__ = [
     "read_splats",
 ]
 
-# How far above the telling line `cut here` may stand: a WARN's own message is in between.
+# How far above the title line `cut here` may stand: a WARN's own message is in between.
 _MESSAGE_LINES = 12
-# How far above die()'s line the cause is told, and over how many lines names with newlines go.
+# How far above die()'s line the cause stands, and over how many lines names with newlines go.
 _CAUSE_LINES = 3
 _NAME_LINES = 3
 # Reports that have a call trace in their midst, and how soon after their beginning its rest comes.
@@ -57,7 +56,7 @@ _REST_S = 2.0
 class Splat:
     """One thing that the kernel found wrong.
 
-    kind: `WARNING`, `oops`, `soft lockup`, … title: its telling line without the time, the kernel's
+    kind: `WARNING`, `oops`, `soft lockup`, … title: its title line without the time, the kernel's
     words alone. text: all its lines. start, end: where they are in the text that was read, or of a
     log which records, the end not included. complete: whether its last line was recognised; else it
     may go on. guest_time_s: of its first line, None where lines carry no time. cpu, pid, task: on
@@ -101,9 +100,10 @@ def read_log_splats(text: str) -> tuple[Splat, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Telling:
-    """What a line tells: kind, how it ends, and its words, with those of the lines over which a
-    task's name goes.
+class _TitleLine:
+    """The line with a splat's title: kind, how it ends, and its words.
+
+    title: with the words of the lines over which a task's name goes.
     """
 
     line: Line
@@ -134,7 +134,7 @@ class _Reader:
             if before and splat.start == before.end and _lacks_trace(before):
                 broken = before
             before = splat
-            # The end of the task is part of the event, which its oops tells.
+            # The end of the task is part of the event that its oops begins.
             is_end = splat.title.startswith("note: ") and died and belongs_to(died, splat)
             if broken and _is_rest_of(broken, splat):
                 broken = None
@@ -153,28 +153,28 @@ class _Reader:
             at = splat.end if splat else text.find("\n", hint.end()) + 1 or len(text)
 
     def _splat_on(self, begin: int) -> Splat | None:
-        """Return the splat of which the line that begins at an offset tells."""
-        found = self._source.telling(begin)
+        """Return the splat whose title line begins at an offset, None if it is no title line."""
+        found = self._source.title_line(begin)
         if found:
             line, row = found
             if is_replayed(self._source.text, line):
                 return None
-            told = _Telling(line=line, kind=row.kind, end=row.end, title=line.words)
-        elif over_lines := self._over_lines(begin):
-            told = over_lines
+            title_line = _TitleLine(line=line, kind=row.kind, end=row.end, title=line.words)
+        elif over_lines := self._title_over_lines(begin):
+            title_line = over_lines
         else:
             return None
-        window = Window(self._source, told.line, begin, self._floor)
-        if told.is_bare_trace and _is_explained(window):
+        window = Window(self._source, title_line.line, begin, self._floor)
+        if title_line.is_bare_trace and _is_explained(window):
             return None
-        if told.end is End.TRACE and _is_message(window):
+        if title_line.end is End.TRACE and _is_message(window):
             return None
-        first, title = _first(window, told)
-        last, complete = last_line(window, told.end, told.kind)
-        return _splat(window, replace(told, title=title), first, last, complete)
+        first, title = _beginning(window, title_line)
+        last, complete = last_line(window, title_line.end, title_line.kind)
+        return _splat(window, replace(title_line, title=title), first, last, complete)
 
-    def _over_lines(self, begin: int) -> _Telling | None:
-        """Return what a line tells in which a task's name has newlines."""
+    def _title_over_lines(self, begin: int) -> _TitleLine | None:
+        """Return a title line in which a task's name has newlines."""
         line = self._source.next(begin)
         if not line or not NAME_FOLLOWS.fullmatch(line.words):
             return None
@@ -188,37 +188,48 @@ class _Reader:
             words, below = f"{words}\\x0a{more.words}", more
             row = row_of(words)
             if row:
-                return _Telling(line=line, kind=row.kind, end=row.end, title=words)
+                return _TitleLine(line=line, kind=row.kind, end=row.end, title=words)
         return None
 
 
-def _first(window: Window, told: _Telling) -> tuple[int, str]:
+def _beginning(window: Window, title_line: _TitleLine) -> tuple[int, str]:
     """Return the line with which a splat begins, and the title."""
-    if told.is_bare_trace:
-        for above, line in window.above(_MESSAGE_LINES):
-            if window.pauses_before(above + 1):
-                break
-            if DUMP_HEAD.fullmatch(line.words):
-                return above, line.words
-        return 0, told.title
+    if title_line.is_bare_trace:
+        return _dump_head_above(window) or (0, title_line.title)
     if any(SEPARATOR.fullmatch(line.words) for _, line in window.above(1)):
-        return -1, told.title
-    if told.end is not End.MARK:
-        return 0, told.title
-    first, title = 0, told.title
-    if told.kind == "oops":
-        causes = (each for each in window.above(_CAUSE_LINES) if CAUSE.fullmatch(each[1].words))
-        first, title = next(((at, line.words) for at, line in causes), (first, title))
+        return -1, title_line.title
+    if title_line.end is not End.MARK:
+        return 0, title_line.title
+    cause = _cause_above(window) if title_line.kind == "oops" else None
+    first, title = cause or (0, title_line.title)
     for above, line in window.above(_MESSAGE_LINES, first - 1):
         if CUT_HERE.fullmatch(line.words):
             return _above_cut(window, above, title)
     return first, title
 
 
+def _dump_head_above(window: Window) -> tuple[int, str] | None:
+    """Return the line above a bare call trace with which dump_stack() begins, and its words."""
+    for above, line in window.above(_MESSAGE_LINES):
+        if window.pauses_before(above + 1):
+            return None
+        if DUMP_HEAD.fullmatch(line.words):
+            return above, line.words
+    return None
+
+
+def _cause_above(window: Window) -> tuple[int, str] | None:
+    """Return the line above die()'s that says what happened, and its words."""
+    for above, line in window.above(_CAUSE_LINES):
+        if CAUSE.fullmatch(line.words):
+            return above, line.words
+    return None
+
+
 def _above_cut(window: Window, cut: int, title: str) -> tuple[int, str]:
     """Return the line with which a splat begins that has `cut here`, and the title.
 
-    cut: where that is. What it is about may be told above.
+    cut: where that is. What it is about may stand above.
     """
     for above, line in window.above(-cut + 1, cut - 1):
         if ABOVE_CUT.fullmatch(line.words) and window.is_of_same_caller(above):
@@ -234,7 +245,7 @@ def _above_cut(window: Window, cut: int, title: str) -> tuple[int, str]:
 
 
 def _is_message(window: Window) -> bool:
-    """Whether a line is the message of a WARN or a BUG, which tells of itself below."""
+    """Whether a line is the message of a WARN or a BUG, whose title line is below."""
     if not any(CUT_HERE.fullmatch(line.words) for _, line in window.above(1)):
         return False
     for here, line in window.below(_MESSAGE_LINES):
@@ -298,18 +309,18 @@ _TASKS = (
 )
 
 
-def _splat(window: Window, told: _Telling, first: int, last: Line, complete: bool) -> Splat:
+def _splat(window: Window, title_line: _TitleLine, first: int, last: Line, complete: bool) -> Splat:
     text = window.text(first, last)
     own = window.own_words(first, last)
     cpu = next((int(found[1]) for each in _CPUS if (found := each.search(own))), None)
     by = next((found for each in _TASKS if (found := each.search(own))), None)
-    caller = told.line.caller
+    caller = title_line.line.caller
     if cpu is None and caller.startswith("C"):
         cpu = int(caller[1:])
     pid = int(by["pid"]) if by else int(caller[1:]) if caller.startswith("T") else None
     return Splat(
-        kind=told.kind,
-        title=told.title,
+        kind=title_line.kind,
+        title=title_line.title,
         text=text,
         start=window[first].start,
         end=last.end,

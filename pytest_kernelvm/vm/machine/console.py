@@ -86,7 +86,7 @@ class Console:
 
         def look() -> tuple[bytes, bool] | None:
             fresh = self.part(length_bytes, length_bytes + most_bytes)
-            ended = streams.console_ended or streams.said.is_cut
+            ended = streams.console_ended or streams.console.is_cut
             return (fresh, ended) if fresh or ended else None
 
         fresh, ended = streams.wait_for(look, Deadline(timeout_s)) or (b"", False)
@@ -95,7 +95,9 @@ class Console:
     def tail(self) -> str:
         """Return the last lines, from the first splat on if there is one."""
         splats = self._collector.watch.splats[-1:]
-        return around_end(self._streams.said.told(*((splat.start, splat.end) for splat in splats)))
+        return around_end(
+            self._streams.console.excerpt(*((splat.start, splat.end) for splat in splats))
+        )
 
     def arrival(self, text: str) -> float:
         """Return when the host had all of a text of the console, on the monotonic clock.

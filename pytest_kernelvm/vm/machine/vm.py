@@ -36,16 +36,16 @@ from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.klog.kmsg import KernelLog, LogRecord, parse_kmsg
 from pytest_kernelvm.vm.klog.splats import Splat
 from pytest_kernelvm.vm.machine.console import Console
-from pytest_kernelvm.vm.qemu.argv import BY_HAND, Boot, MemoryFile, qemu_argv
+from pytest_kernelvm.vm.qemu.argv import ON_TERMINAL, Boot, MemoryFile, qemu_argv
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.launch import Launch, launch
 from pytest_kernelvm.vm.qemu.migration import (
-    asks_for_clock,
-    bring_in,
+    add_clock_query,
+    add_refresh,
     clock_offset_s,
-    hold_panicked,
-    refreshed,
-    write_out,
+    load_state,
+    pause_on_panic,
+    save_state,
 )
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.qemu.snapshot import (
@@ -148,7 +148,7 @@ class Vm(Programs):
         self.ready_s = 0.0
         self.journal = Journal(directory / "journal.jsonl")
         self.on_failed_start: Callable[[Vm], None] = lambda _vm: None
-        self._memory = MemoryFile(path=memory, written=True) if memory else None
+        self._memory = MemoryFile(path=memory, shared=True) if memory else None
         self._link = link
         self._console_limit_bytes = console_limit_bytes
         self._stack = contextlib.ExitStack()
@@ -231,10 +231,10 @@ class Vm(Programs):
         streams = self._launch.streams
 
         def first_frame() -> bytes:
-            refreshed(self._refreshing, self.abi, self._byteorder, snapshot.clock_offset_s)
+            add_refresh(self._refreshing, self.abi, self._byteorder, snapshot.clock_offset_s)
             return self._channel.first_frame(self._refreshing)
 
-        streams.begin(bring_in(streams, descriptor, first_frame))
+        streams.begin(load_state(streams, descriptor, first_frame))
 
     def __enter__(self) -> Vm:
         if self._ready:
@@ -285,7 +285,7 @@ class Vm(Programs):
         streams = self._launch.streams
         self._read_log(self.findings.look)
         batch = Batch()
-        asks_for_clock(batch, self.abi)
+        add_clock_query(batch, self.abi)
         ahead_s = clock_offset_s(self._succeed(batch, "clock_gettime"), self._byteorder)
         self.write_state(entry)
         self._launch.process.kill()
@@ -315,7 +315,7 @@ class Vm(Programs):
 
         Raises HarnessError if it refuses, GuestDied if it is gone.
         """
-        self.qmp.perform(write_out(self._launch.streams, entry / STATE))
+        self.qmp.perform(save_state(self._launch.streams, entry / STATE))
 
     @property
     def started(self) -> float:
@@ -351,7 +351,7 @@ class Vm(Programs):
     @property
     def argv_by_hand(self) -> str:
         """The QEMU command that boots the same with its console on the terminal."""
-        return quoted(qemu_argv(self.boot, BY_HAND))
+        return quoted(qemu_argv(self.boot, ON_TERMINAL))
 
     def _gone(self) -> bool:
         return self._collector.gone()
@@ -441,7 +441,7 @@ class Vm(Programs):
     @property
     def splats(self) -> tuple[Splat, ...]:
         """What the kernel found wrong so far, allowed or not, as its log and console tell."""
-        self._launch.streams.settle()
+        self._launch.streams.drain()
         return self._collector.watch.splats
 
     @contextlib.contextmanager
@@ -678,7 +678,7 @@ class Vm(Programs):
         if self._held:
             return
         self._held = True
-        self._launch.streams.begin(hold_panicked(self._launch.streams))
+        self._launch.streams.begin(pause_on_panic(self._launch.streams))
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send QEMU a signal."""

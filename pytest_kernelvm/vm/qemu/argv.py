@@ -70,11 +70,11 @@ class Backends:
 class MemoryFile:
     """A file that holds the guest's memory.
 
-    written: whether what the guest writes goes into the file; else it stays with this guest.
+    shared: whether what the guest writes goes into the file; else it stays with this guest.
     """
 
     path: Path
-    written: bool
+    shared: bool
 
 
 # Whoever breaks out of the machine into QEMU can start no program and gain no privilege.
@@ -86,11 +86,13 @@ NETDEV = "net0"
 NETWORKS = {"user": "user,restrict=on", "outside": "user", "link": "hubport,hubid=0"}
 
 # Ctrl-A x leaves QEMU, Ctrl-A c opens its monitor.
-BY_HAND = Backends(console="stdio,mux=on,signal=off", channel="null")
+ON_TERMINAL = Backends(console="stdio,mux=on,signal=off", channel="null")
 
 
-def inherited_ends(*, console: Path, channel: Path, qmp: int, link: int | None = None) -> Backends:
-    """Return ends that QEMU inherits: nobody else can connect, and its death reads as their end.
+def inherited_backends(
+    *, console: Path, channel: Path, qmp: int, link: int | None = None
+) -> Backends:
+    """Return backends that QEMU inherits: nobody else can connect; its death reads as their end.
 
     console, channel: the names of serial lines. qmp, link: descriptors of sockets; link is the
     cable to another guest, None if there is none.
@@ -104,7 +106,7 @@ def inherited_ends(*, console: Path, channel: Path, qmp: int, link: int | None =
 
 
 def qemu_argv(
-    boot: Boot, ends: Backends, *, memory: MemoryFile | None = None, incoming: bool = False
+    boot: Boot, backends: Backends, *, memory: MemoryFile | None = None, incoming: bool = False
 ) -> tuple[str, ...]:
     """Return the whole command line.
 
@@ -121,12 +123,12 @@ def qemu_argv(
     argv += ["-display", "none", "-no-reboot"]
     # First, as aarch64's kernel counts virtio devices from the last one, and knows the agent's
     # port by its number.
-    argv += _network(boot, ends)
-    argv += _chardev("console", ends.console) + list(arch.console_argv)
-    argv += _chardev("channel", ends.channel) + list(arch.channel_argv)
-    if ends.qmp:
-        argv += [*_chardev("qmp", ends.qmp), "-mon", "chardev=qmp,mode=control"]
-    elif "mux=on" in ends.console:
+    argv += _network(boot, backends)
+    argv += _chardev("console", backends.console) + list(arch.console_argv)
+    argv += _chardev("channel", backends.channel) + list(arch.channel_argv)
+    if backends.qmp:
+        argv += [*_chardev("qmp", backends.qmp), "-mon", "chardev=qmp,mode=control"]
+    elif "mux=on" in backends.console:
         argv += ["-mon", "chardev=console,mode=readline"]
     # A snapshot has its kernel in the machine's memory.
     if not incoming:
@@ -153,15 +155,15 @@ def _booted_from(boot: Boot) -> list[str]:
     return [*argv, "-append", boot.cmdline] if boot.cmdline else argv
 
 
-def _network(boot: Boot, ends: Backends) -> list[str]:
+def _network(boot: Boot, backends: Backends) -> list[str]:
     if not boot.network:
         return []
-    kind, comma, options = (ends.network or NETWORKS[boot.network]).partition(",")
+    kind, comma, options = (backends.network or NETWORKS[boot.network]).partition(",")
     return ["-netdev", f"{kind},id={NETDEV}{comma}{options}", *boot.arch.network_argv]
 
 
 def _memory(memory: MemoryFile, size_mib: int) -> list[str]:
-    share = "on" if memory.written else "off"
+    share = "on" if memory.shared else "off"
     where = f"size={size_mib}M,mem-path={_escaped(memory.path)},share={share}"
     return [
         "-object",

@@ -16,7 +16,7 @@ APART_S = 0.002
 # Text and times of one guest take little more memory than this, in MiB.
 CONSOLE_LIMIT_MIB = 48
 # So much of the beginning and of the end of a text is enough to tell what became of its guest.
-TOLD_BYTES = 1 << 18
+EXCERPT_BYTES = 1 << 18
 
 
 class ArrivalTimes(Sequence[tuple[float, int]]):
@@ -84,18 +84,18 @@ class BoundedText:
         self.dropped_bytes += len(data) - len(kept)
         return kept
 
-    def told(self, *around: tuple[int, int]) -> str:
+    def excerpt(self, *around: tuple[int, int]) -> str:
         """Return the text with LF at the ends of its lines; of a long one its beginning and end.
 
         around: offsets of a beginning and an end between which everything is wanted as well.
         """
         size = len(self.raw)
-        wanted = [(0, TOLD_BYTES), (max(0, size - TOLD_BYTES), size)]
-        wanted += [(max(0, start - TOLD_BYTES), end) for start, end in around]
-        told, shown = bytearray(), 0
+        wanted = [(0, EXCERPT_BYTES), (max(0, size - EXCERPT_BYTES), size)]
+        wanted += [(max(0, start - EXCERPT_BYTES), end) for start, end in around]
+        found, shown = bytearray(), 0
         for start, end in sorted(wanted):
             if start > shown:
-                told += b"\n... %d bytes are in the log ...\n" % (start - shown)
-            told += self.raw[max(start, shown) : end]
+                found += b"\n... %d bytes are in the log ...\n" % (start - shown)
+            found += self.raw[max(start, shown) : end]
             shown = max(shown, min(end, size))
-        return told.decode(errors="replace").replace("\r\n", "\n")
+        return found.decode(errors="replace").replace("\r\n", "\n")

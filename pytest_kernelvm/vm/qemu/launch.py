@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Spawned, spawn
-from pytest_kernelvm.vm.qemu.argv import Boot, MemoryFile, inherited_ends, qemu_argv
+from pytest_kernelvm.vm.qemu.argv import Backends, Boot, MemoryFile, inherited_backends, qemu_argv
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.serial_line import named
 from pytest_kernelvm.vm.qemu.snapshot import Snapshot
-from pytest_kernelvm.vm.qemu.streams import Streams, connected
+from pytest_kernelvm.vm.qemu.streams import GuestEndpoints, Streams, connected
 
 # A guest takes two serial lines, two pairs of sockets, two logs, a state, and what asyncio and a
 # child need.
@@ -56,55 +56,71 @@ def launch(
     Raises ToolMissing if this QEMU is not installed, OSError if the host does not let us.
     """
     console_log, qemu_log = directory / "console.log", directory / "qemu.log"
-    _find_room()
-    with contextlib.ExitStack() as stack:
-        before: tuple[bytes, list[tuple[float, int]]] = (b"", [])
-        if snapshot:
-            # A kept guest that was booted for itself has its memory in its state.
-            memory = (
-                MemoryFile(path=snapshot.memory, written=False)
-                if snapshot.memory.exists()
-                else None
+    _require_descriptors()
+    with (
+        _streams(boot, console_log, snapshot, console_limit_bytes) as (streams, guest),
+        snapshot.state.open("rb") if snapshot else contextlib.nullcontext() as state,
+        _backends(guest, directory, link) as backends,
+    ):
+        memory = _memory_of(snapshot) if snapshot else memory
+        argv = qemu_argv(boot, backends, memory=memory, incoming=snapshot is not None)
+        inherited = [*guest.descriptors, *(each.fileno() for each in (state, link) if each)]
+        with spawn(argv, pass_fds=inherited, output=qemu_log) as process:
+            # Our copies of its ends would keep the streams open after QEMU's death.
+            guest.close()
+            streams.start()
+            yield Launch(
+                process=process,
+                streams=streams,
+                console_log=console_log,
+                qemu_log=qemu_log,
+                state_descriptor=state.fileno() if state else None,
             )
-            now = time.monotonic()
-            before = snapshot.console, [(now - age_s, at) for age_s, at in snapshot.console_ages_s]
-        streams, far = stack.enter_context(
-            connected(
-                splitter=FrameSplitter(boot.arch.endianness),
-                log=console_log,
-                shared=boot.shared_console,
-                before=before,
-                limit_bytes=console_limit_bytes,
-            )
-        )
-        inherited = [*far.console.descriptors, *far.channel.descriptors, far.qmp.fileno()]
-        state_descriptor = None
-        if snapshot:
-            state_descriptor = stack.enter_context(snapshot.state.open("rb")).fileno()
-            inherited.append(state_descriptor)
-        if link:
-            inherited.append(link.fileno())
-        ends = inherited_ends(
-            console=stack.enter_context(named(far.console, directory / "console")),
-            channel=stack.enter_context(named(far.channel, directory / "channel")),
-            qmp=far.qmp.fileno(),
+
+
+def _streams(
+    boot: Boot, console_log: Path, snapshot: Snapshot | None, console_limit_bytes: int
+) -> contextlib.AbstractContextManager[tuple[Streams, GuestEndpoints]]:
+    return connected(
+        splitter=FrameSplitter(boot.arch.endianness),
+        log=console_log,
+        shared=boot.shared_console,
+        before=_console_before(snapshot) if snapshot else (b"", ()),
+        limit_bytes=console_limit_bytes,
+    )
+
+
+def _memory_of(snapshot: Snapshot) -> MemoryFile | None:
+    """Return a snapshot's memory; a guest that was saved without a file has it in its state."""
+    if not snapshot.memory.exists():
+        return None
+    return MemoryFile(path=snapshot.memory, shared=False)
+
+
+def _console_before(snapshot: Snapshot) -> tuple[bytes, list[tuple[float, int]]]:
+    """Return what a snapshot's console had said, and when, as if that had just been."""
+    now = time.monotonic()
+    return snapshot.console, [(now - age_s, at) for age_s, at in snapshot.console_ages_s]
+
+
+@contextlib.contextmanager
+def _backends(
+    guest: GuestEndpoints, directory: Path, link: socket.socket | None
+) -> Iterator[Backends]:
+    """Give the backends of the guest's ends, whose serial lines have names in a directory."""
+    with (
+        named(guest.console, directory / "console") as console,
+        named(guest.channel, directory / "channel") as channel,
+    ):
+        yield inherited_backends(
+            console=console,
+            channel=channel,
+            qmp=guest.qmp.fileno(),
             link=link.fileno() if link else None,
         )
-        argv = qemu_argv(boot, ends, memory=memory, incoming=snapshot is not None)
-        process = stack.enter_context(spawn(argv, pass_fds=inherited, output=qemu_log))
-        # Our copies of its ends would keep the streams open after QEMU's death.
-        far.close()
-        streams.start()
-        yield Launch(
-            process=process,
-            streams=streams,
-            console_log=console_log,
-            qemu_log=qemu_log,
-            state_descriptor=state_descriptor,
-        )
 
 
-def _find_room() -> None:
+def _require_descriptors() -> None:
     """Raise OSError if this process has no room for a guest's descriptors.
 
     An event loop that gets only some of what it needs leaves them open.

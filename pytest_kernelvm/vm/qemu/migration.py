@@ -32,10 +32,10 @@ LAST_WORDS_S = 0.1
 
 _TIMESPEC = {"big": ">qq", "little": "<qq"}
 
-MEMORY_STAYS_OUT = [{"capability": "x-ignore-shared", "state": True}]
+IGNORE_SHARED = [{"capability": "x-ignore-shared", "state": True}]
 
 
-async def bring_in(streams: Streams, descriptor: int, first_frame: Callable[[], bytes]) -> None:
+async def load_state(streams: Streams, descriptor: int, first_frame: Callable[[], bytes]) -> None:
     """Have a waiting QEMU load a snapshot's state, and send the guest its first request.
 
     descriptor: of the state, as QEMU has it. first_frame: makes the request when the guest runs:
@@ -43,13 +43,13 @@ async def bring_in(streams: Streams, descriptor: int, first_frame: Callable[[], 
     """
     client = await streams.qmp_client()
     with client.listener("RESUME") as resumed:
-        await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
+        await client.execute("migrate-set-capabilities", {"capabilities": IGNORE_SHARED})
         await client.execute("migrate-incoming", {"uri": f"fd:{descriptor}"})
         await resumed.get()
     streams.send_channel(first_frame(), Deadline(1.0))
 
 
-async def write_out(streams: Streams, state: Path) -> None:
+async def save_state(streams: Streams, state: Path) -> None:
     """Have QEMU write the state of all but the memory into a file, and stop the guest for good.
 
     Raises QMPError if it refuses.
@@ -58,7 +58,7 @@ async def write_out(streams: Streams, state: Path) -> None:
     with state.open("wb") as file:
         client.send_fd_scm(file.fileno())
         await client.execute("getfd", {"fdname": "state"})
-        await client.execute("migrate-set-capabilities", {"capabilities": MEMORY_STAYS_OUT})
+        await client.execute("migrate-set-capabilities", {"capabilities": IGNORE_SHARED})
         await client.execute("migrate", {"uri": "fd:state"})
         while True:
             found = await client.execute("query-migrate")
@@ -70,7 +70,7 @@ async def write_out(streams: Streams, state: Path) -> None:
             await asyncio.sleep(0.002)
 
 
-async def hold_panicked(streams: Streams) -> None:
+async def pause_on_panic(streams: Streams) -> None:
     """Have QEMU stay when its guest panics and restarts, as long as nobody ends it.
 
     The kernel's command line has panic=-1, so that its panic is a restart, and QEMU's -no-reboot
@@ -81,11 +81,13 @@ async def hold_panicked(streams: Streams) -> None:
         await client.execute("set-action", {"shutdown": "pause"})
         await ends.get()
         await asyncio.sleep(LAST_WORDS_S)
-        if not any(splat.fatal for splat in read_splats(streams.said.told())):
+        if not any(splat.fatal for splat in read_splats(streams.console.excerpt())):
             await client.execute("quit")
 
 
-def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead_s: float) -> None:
+def add_refresh(
+    batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead_s: float
+) -> None:
     """Add to a batch what makes a restored guest unlike all others of its snapshot.
 
     Its random numbers start anew from the host's (RNDADDENTROPY credits the seed, RNDRESEEDCRNG
@@ -111,7 +113,7 @@ def refreshed(batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead
     batch.call(_with_64_bits("clock_nanosleep", abi), CLOCK_MONOTONIC, TIMER_ABSTIME, past, 0)
 
 
-def asks_for_clock(batch: Batch, abi: Abi) -> None:
+def add_clock_query(batch: Batch, abi: Abi) -> None:
     """Add to a batch the question for the guest's clock; `clock_offset_s` reads the answer."""
     answer = batch.space(16)
     batch.call(_with_64_bits("clock_gettime", abi), CLOCK_REALTIME, answer, out=(1, 16))

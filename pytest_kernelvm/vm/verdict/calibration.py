@@ -19,7 +19,7 @@ from typing import Any
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.errors import HarnessError, KernelvmError
-from pytest_kernelvm.guest.protocol import FrameSplitter
+from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import spawn
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.kinds import CALIBRATIONS

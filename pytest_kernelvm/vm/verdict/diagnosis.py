@@ -19,7 +19,7 @@ from pytest_kernelvm.errors import (
     LaunchFailed,
     NoOutput,
 )
-from pytest_kernelvm.process import said, tail
+from pytest_kernelvm.process import status_words, tail
 from pytest_kernelvm.vm.klog.splats import Splat
 from pytest_kernelvm.vm.klog.transcript import (
     HALTED,
@@ -229,7 +229,7 @@ def _found_wrong(symptoms: Symptoms, splat: Splat) -> GuestSplat:
 
 def _ended(symptoms: Symptoms, status: int) -> KernelvmError:
     """QEMU is gone: it never started, or it ended under the guest."""
-    end = f"QEMU {said(status)}"
+    end = f"QEMU {status_words(status)}"
     if not symptoms.console and not symptoms.ready and status != 0:
         return LaunchFailed(
             f"{symptoms.label}: {end}",
@@ -342,7 +342,7 @@ def _facts(symptoms: Symptoms) -> tuple[str, ...]:
         facts.append(f"{'time' if symptoms.splat else 'last word'}: {guest}{symptoms.arrived}")
     if symptoms.status is not None:
         cause = f", SHUTDOWN {symptoms.shutdown}" if symptoms.shutdown else ""
-        facts.append(f"QEMU: {said(symptoms.status)}{cause}")
+        facts.append(f"QEMU: {status_words(symptoms.status)}{cause}")
     words = " / ".join(tail(symptoms.qemu_log, 3).splitlines())
     if words:
         facts.append(f"QEMU's words: {words}")
@@ -363,7 +363,7 @@ def _guest_time(symptoms: Symptoms) -> float | None:
 def _hints(console: str) -> list[str]:
     found = [hint for pattern, hint in HINTS if pattern.search(console)]
     if init := re.search(r"Attempted to kill init! exitcode=0x([0-9a-f]{8})", console):
-        found.append(f"init {said(_status(int(init[1], 16)))}")
+        found.append(f"init {status_words(_status(int(init[1], 16)))}")
     return found
 
 

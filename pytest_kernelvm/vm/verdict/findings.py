@@ -141,7 +141,7 @@ class Findings:
         allowed = allowance(patterns, reason)
         if ask:
             self.may_look()
-        self._streams.settle()
+        self._streams.drain()
         allowed.places = SourceOffsets(start=self._ends())
         self._watch.allowances.append(allowed)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from pytest_kernelvm.guest.protocol import NR_TAINT, Batch, Reply, asks_for_log
+from pytest_kernelvm.guest.protocol import NR_TAINT, Batch, Reply, add_log_read
 from pytest_kernelvm.vm.klog.kernel_log import LIMIT_BYTES, MARK_RECORD, LogCopy, LogGap, may_go_on
 from pytest_kernelvm.vm.klog.taint import unexplained_taints
 from pytest_kernelvm.vm.klog.transcript import lines_between
@@ -64,7 +64,7 @@ class LogReader:
         while True:
             seen_bytes = len(self._streams.console_text)
             batch = Batch()
-            asks_for_log(batch, mark, anew=anew)
+            add_log_read(batch, mark, anew=anew)
             if with_taint:
                 batch.call(NR_TAINT, batch.space(_TAINT_BYTES), _TAINT_BYTES, out=(0, None))
             reply = ask(batch)

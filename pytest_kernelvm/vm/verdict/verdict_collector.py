@@ -171,7 +171,7 @@ class VerdictCollector:
     def let_finish(self) -> None:
         """Wait until a splat that is being printed is whole."""
         streams = self._launch.streams
-        streams.settle()
+        streams.drain()
         streams.wait_for(lambda: not self.watch.is_going_on or None, Deadline(GRACE_S))
 
     def splat_verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
@@ -190,7 +190,7 @@ class VerdictCollector:
     @property
     def is_flooded(self) -> bool:
         """Whether the console said more than is kept."""
-        return self._launch.streams.said.is_cut
+        return self._launch.streams.console.is_cut
 
     def verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
         """Return the error that says what became of the guest."""
@@ -233,7 +233,7 @@ class VerdictCollector:
         """Return the console's text; of a long one its ends and what the error may be about."""
         splats, refused = self.watch.console_splats, self.watch.refused_on_console
         about = [*[splat for splat in splats if splat.fatal][:1], *refused[:1]]
-        return self._launch.streams.said.told(*((each.start, each.end) for each in about))
+        return self._launch.streams.console.excerpt(*((each.start, each.end) for each in about))
 
     def _found_in_log(self, refused: tuple[Splat, ...], for_what: str) -> KernelvmError:
         """Return the error of splats that the kernel's log tells of."""
@@ -298,7 +298,7 @@ class VerdictCollector:
             oddities=self._channel.oddities,
             began_anew=self._channel.began_anew,
             log_trouble=streams.log_trouble,
-            console_limit_bytes=streams.said.limit_bytes,
+            console_limit_bytes=streams.console.limit_bytes,
             by_hand=self._about.by_hand,
             argv=self._about.argv_by_hand,
         )

@@ -175,7 +175,7 @@ class Watch:
             return trouble
         if self.refusing and self.is_refused:
             return Trouble.SPLAT
-        return Trouble.FLOOD if self._streams.said.is_cut else None
+        return Trouble.FLOOD if self._streams.console.is_cut else None
 
     def end_of_guest(self) -> Trouble | None:
         """Return why the guest cannot answer, by what is not its kernel's text."""

@@ -1,0 +1,105 @@
+"""A thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from pytest_kernelvm.errors import LaunchFailed
+
+T = TypeVar("T")
+
+# The thread does nothing that takes longer, but may be kept from running.
+_ROUND_S = 5.0
+_END_S = 5.0
+
+
+class LoopThread:
+    """A thread that runs an event loop, and the tasks in it.
+
+    loop: for its readers and writers, which only its own thread may change.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._name = name
+        self._tasks: list[asyncio.Future[Any]] = []
+        self._thread: threading.Thread | None = None
+
+    def start(self, begin: Callable[[], None]) -> None:
+        """Start the thread. begin: called in it, before its loop runs."""
+
+        def run() -> None:
+            asyncio.set_event_loop(self.loop)
+            begin()
+            self.loop.run_forever()
+
+        self._thread = threading.Thread(target=run, name=self._name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait_for_rounds(self) -> None:
+        """Return when all readers were called whose descriptors are readable by now."""
+        if not self.is_alive:
+            return
+        # The first may run in a round of the loop whose readers come behind it.
+        for _round in range(2):
+            done = threading.Event()
+            self.loop.call_soon_threadsafe(done.set)
+            done.wait(_ROUND_S)
+
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Run a coroutine in the loop and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
+
+    def begin(
+        self, coroutine: Coroutine[Any, Any, None], on_error: Callable[[BaseException], None]
+    ) -> None:
+        """Start a coroutine in the loop from another thread.
+
+        on_error: called in the loop's thread with what it raises.
+        """
+
+        def note(done: asyncio.Future[Any]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if error:
+                on_error(error)
+
+        self.loop.call_soon_threadsafe(lambda: self.create_task(coroutine).add_done_callback(note))
+
+    def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a coroutine in the loop, in its thread; it is cancelled at the latest by `close`.
+
+        Its exception may stay unread: asyncio does not report that.
+        """
+        task = self.loop.create_task(coroutine)
+        self._tasks.append(task)
+        task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        return task
+
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancel the tasks, run a last coroutine, and end the thread.
+
+        Raises LaunchFailed if the thread does not end.
+        """
+        if self._thread and self._thread.is_alive():
+            with contextlib.suppress(Exception):
+                self.call(self._finish(last), _END_S)
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(_END_S)
+            if self._thread.is_alive():
+                raise LaunchFailed("the thread that drains the console does not end")
+        self.loop.close()
+
+    async def _finish(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await last()
