@@ -17,7 +17,8 @@ from pytest_kernelvm.store.writing import remove_tree
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
     from pytest_kernelvm.session.cell import Cell
-    from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+    from pytest_kernelvm.vm.machine.bootable import Bootable
+    from pytest_kernelvm.vm.machine.vm import Vm
 
 # The file in the store with the lines given at prompts.
 HISTORY = "history"
@@ -131,7 +132,6 @@ def _boot(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
 
         def launched(vm: Vm) -> None:
-            stack.push(vm)
             shells.append(GuestShell(vm, sys.stdout))
             if arguments.gdb:
                 socket = serve_gdb(vm, stack.enter_context(stub_directory()))
@@ -144,7 +144,7 @@ def _boot(arguments: argparse.Namespace) -> int:
 
         guests = Guests(store, lambda: directory)
         get = guests.restored if arguments.from_snapshot else guests.booted
-        vm = get(bootable, launched)
+        vm = stack.enter_context(get(bootable, launched))
         if arguments.network:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
         how = "restored" if vm.snapshot else "booted"

@@ -19,7 +19,8 @@ from pytest_kernelvm.report.observer import Observer
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.vm.agent.network import USER_ADDRESS, USER_GATEWAY
-from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.machine.vm import Vm
 
 # What a test may ask to have its guest's card on; a link is asked for by asking for two guests.
 CARDS = ("user", "outside")
@@ -271,8 +272,9 @@ class GuestFactory:
         self.witness.see(vm, self.test, self.stack)
         self.bundle_writer.await_failure(vm)
 
-    def _added(self, vm: Vm) -> Vm:
-        self.stack.push(vm)
+    def _added(self, guest: contextlib.AbstractContextManager[Vm]) -> Vm:
+        """Return a guest that ends with the test."""
+        vm = self.stack.enter_context(guest)
         if vm.boot.network:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
         self.splat_policy.watch_over(vm)
