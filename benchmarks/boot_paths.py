@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measuring import compared, paired, scratch, timed
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.machine.vm import Vm
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.old_kernel import IMAGE_BYTES, MODULES, old_cell, with_image
 
 READS = 64
@@ -50,6 +50,6 @@ def _read(store: Store, directory: Path, image: Path, *, patched: bool) -> float
     made_of = with_image(cell, image, files={"read": cell.compile_program(READER)})
     machine = dataclasses.replace(made_of.boot.machine, fast_boot=False)
     boot = dataclasses.replace(made_of.boot, machine=machine)
-    with scratch() as logs, Vm(dataclasses.replace(made_of, boot=boot), logs) as vm:
+    with scratch() as logs, boot_guest(dataclasses.replace(made_of, boot=boot), logs) as vm:
         vm.modprobe("-a", *MODULES)
         return timed(lambda: vm.succeed("/read", timeout_s=60))

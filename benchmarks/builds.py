@@ -24,7 +24,7 @@ from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.session.smoke_tests import try_modules
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.toolchain.compiler import compiler_environment
-from pytest_kernelvm.vm.machine.vm import Vm
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.boot_variants import with_device_tree, without_kexec
 
 JOBS = 2
@@ -271,7 +271,7 @@ def bench_edits(config: CellConfig, store: Store, rounds: int, line: Line) -> No
             assert cell.kernel
             logs = directory / f"guest{number}"
             logs.mkdir()
-            with Vm(cell.bootable(modules=()), logs):
+            with boot_guest(cell.bootable(modules=()), logs):
                 ready_s.append(time.perf_counter() - started)
             make_s.append(_plain_make(edited, store, name))
     line(f"save to booted guest, {config.id}, plain: make", min(ready_s), min(make_s))

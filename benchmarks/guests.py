@@ -20,7 +20,8 @@ from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.machine.start import boot_guest
 from pytest_kernelvm.vm.qemu.argv import Backends, Boot, qemu_argv
 
 LAST_LINE_BEFORE_INIT = b"Run /init as init process"
@@ -68,7 +69,7 @@ def bench_boots(cells: Sequence[Cell], rounds: int) -> None:
 def _boot_ours(cell: Cell) -> float:
     """Return the seconds from launch to the agent's answer."""
     with scratch() as directory:
-        guest = Vm(cell.bootable(modules=()), directory)
+        guest = boot_guest(cell.bootable(modules=()), directory)
         started = time.perf_counter()
         with guest:
             return time.perf_counter() - started
@@ -94,7 +95,8 @@ def bench_restores(cells: Sequence[Cell], rounds: int) -> None:
         bootable = cell.bootable(modules=())
         with scratch() as directory:
             guests = _guests(directory)
-            guests.restored(bootable).__exit__(None, None, None)
+            with guests.restored(bootable):
+                pass
             stream = directory / "stream"
             _migrate(cell, directory, stream)
 
@@ -137,7 +139,7 @@ def _migrate(cell: Cell, directory: Path, stream: Path) -> None:
     bootable = dataclasses.replace(
         bootable, boot=dataclasses.replace(bootable.boot, machine=machine)
     )
-    with Vm(bootable, directory) as vm:
+    with boot_guest(bootable, directory) as vm:
         vm.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 40)
         vm.qmp.execute("migrate", uri=f"exec:cat > {stream}")
         while vm.qmp.execute("query-migrate")["status"] != "completed":
@@ -187,7 +189,7 @@ def bench_agent(cells: Sequence[Cell], rounds: int) -> None:
         echo = dataclasses.replace(echo, cmdline=f"{echo.cmdline} rdinit=/echo")
         with (
             scratch() as directory,
-            Vm(cell.bootable(modules=()), directory) as vm,
+            boot_guest(cell.bootable(modules=()), directory) as vm,
             _bare(echo) as (channel, _qmp),
         ):
             _await_echo(channel)

@@ -137,7 +137,6 @@ def _boot(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
 
         def launched(vm: Vm) -> None:
-            stack.push(vm)
             shells.append(GuestShell(vm, sys.stdout))
             if arguments.gdb:
                 socket = serve_gdb(vm, stack.enter_context(stub_directory()))
@@ -150,7 +149,7 @@ def _boot(arguments: argparse.Namespace) -> int:
 
         guests = Guests(store, lambda: directory)
         get = guests.restored if arguments.from_snapshot else guests.booted
-        vm = get(bootable, launched)
+        vm = stack.enter_context(get(bootable, launched))
         if request.network:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
         how = "restored" if vm.snapshot else "booted"

@@ -248,7 +248,7 @@ def _conclude(bundle: Bundle, comparison: Comparison) -> int:
 
 def _attach(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.failures.bundle import open_bundle
-    from pytest_kernelvm.failures.saved_state import AttachedVm
+    from pytest_kernelvm.failures.saved_state import attach, silence_of
     from pytest_kernelvm.shell.debugging import gdb_command, serve_gdb, stub_directory
     from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
     from pytest_kernelvm.store.writing import remove_tree
@@ -263,8 +263,7 @@ def _attach(arguments: argparse.Namespace) -> int:
         _say_sandbox(bundle, allowed)
         directory = store.new_log_directory(bundle.name)
         stack.callback(remove_tree, directory)
-        vm = AttachedVm(bootable, directory, snapshot=snapshot)
-        stack.enter_context(vm)
+        vm = stack.enter_context(attach(bootable, directory, snapshot))
         if arguments.gdb:
             socket = serve_gdb(vm, stack.enter_context(stub_directory()))
             _say(gdb_command(socket, kept.vmlinux(store)))
@@ -273,7 +272,7 @@ def _attach(arguments: argparse.Namespace) -> int:
         stack.enter_context(following(vm.console, shell.show_console, since=vm.console.size_bytes))
         if arguments.paused:
             _say(f"{vm.label} is stopped; `monitor cont` lets it go on")
-        elif silence := vm.silence():
+        elif silence := silence_of(vm):
             _say(f"{silence.verdict}: {silence.summary}; QEMU answers: `monitor info registers`")
         interact(shell, history=store.place(HISTORY), intro=LEAVE)
         return 0

@@ -37,7 +37,7 @@ from pytest_kernelvm.store.kinds import FAILURES, KERNELS
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.agent.journal import Act, Exchange
 from pytest_kernelvm.vm.agent.services import ServiceCatalogue
-from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.qemu.argv import Boot
 from pytest_kernelvm.vm.qemu.snapshot import (
     MEMORY,

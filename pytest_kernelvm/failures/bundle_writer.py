@@ -63,8 +63,8 @@ class BundleWriter:
     def await_failure(self, vm: Vm) -> None:
         """Make ready to keep a guest that was just launched, should it panic or never get ready."""
         if self.keep:
-            vm.on_failed_start = self.keep_state
-            vm.hold_panicked()
+            vm.control.readiness.on_failure = lambda: self.keep_state(vm)
+            vm.control.hold_panicked()
 
     def discard(self) -> None:
         """Remove what was kept for a failure that was none, at the end of the test."""
@@ -126,7 +126,7 @@ class BundleWriter:
         return Path(tempfile.mkdtemp(prefix=UNFINISHED_BUNDLE, dir=waiting))
 
     def _write(self, directory: Path, failure: Failure, guests: Sequence[Vm]) -> None:
-        first = min(vm.started for vm in guests)
+        first = min(vm.control.started for vm in guests)
         for number, vm in enumerate(guests):
             below = directory / f"guest-{number}"
             below.mkdir()
@@ -158,29 +158,30 @@ def _kernel_of(store: Store, image: Path) -> str:
 def _write_guest(
     directory: Path, vm: Vm, first_launch: float, kept: dict[str, Any] | str, kernel: str
 ) -> None:
+    limits = vm.control.bootable.limits
     about = {
         "label": vm.label,
         "boot": _noted_boot(vm.boot),
         "files": {name: _take(path, directory / name) for name, path in _files_of(vm.boot)},
         "abi": asdict(vm.abi),
-        "limits": {"boot_s": vm.limits.boot_s, "command_s": vm.limits.command_s},
-        "by_hand": vm.by_hand,
+        "limits": {"boot_s": limits.boot_s, "command_s": limits.command_s},
+        "by_hand": vm.control.by_hand,
         "qemu": qemu_version(vm.boot.arch.qemu_binary),
-        "argv": vm.argv_by_hand,
+        "argv": vm.control.argv_by_hand,
         "kernel": kernel,
-        "started_s": vm.started - first_launch,
+        "started_s": vm.control.started - first_launch,
         "ready_s": vm.ready_s,
         "snapshot": _take_snapshot(vm.snapshot, directory) if vm.snapshot else None,
         "left": None if isinstance(kept, str) else kept,
         "not_left": kept if isinstance(kept, str) else "",
     }
     with (directory / JOURNAL).open("w") as file:
-        file.writelines(vm.journal.lines(first_launch))
-    for log in (*vm.logs, vm.network.capture):
+        file.writelines(vm.control.journal.lines(first_launch))
+    for log in (*vm.control.logs, vm.network.capture):
         with contextlib.suppress(OSError):
             shutil.copyfile(log, directory / log.name)
     with (directory / "console.txt").open("w") as file:
-        file.writelines(clocked_lines(vm.console, vm.started))
+        file.writelines(clocked_lines(vm.console, vm.control.started))
     write_whole(directory / GUEST, json.dumps(about).encode())
 
 

@@ -15,7 +15,9 @@ from pytest_kernelvm.failures.bundle import Allowed, Bundle, KeptGuest
 from pytest_kernelvm.guest.protocol import Reply
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
-from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.machine.start import boot_guest, restore_guest
+from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.snapshot import SnapshotUnusable
 
 # Shorter pauses of the test are not waited for again.
@@ -120,17 +122,15 @@ def _again(
     link: socket.socket | None,
 ) -> Iterator[Vm]:
     snapshot = kept.snapshot() if fresh == "restore" else None
-    vm = Vm(bootable, logs, snapshot=snapshot, link=link)
-    vm.start()
-    started(vm)
-    try:
-        vm.__enter__()
-    except SnapshotUnusable:
-        vm = Vm(bootable, logs, link=link)
-        vm.start()
-        started(vm)
-        vm.__enter__()
-    with vm:
+    with contextlib.ExitStack() as stack:
+        vm = None
+        if snapshot:
+            with contextlib.suppress(SnapshotUnusable):
+                vm = stack.enter_context(
+                    restore_guest(bootable, logs, snapshot, started, link=link)
+                )
+        if vm is None:
+            vm = stack.enter_context(boot_guest(bootable, logs, started, link=link))
         yield vm
 
 
@@ -182,7 +182,7 @@ def acts_of(bundle: Bundle, allowed: Allowed) -> tuple[tuple[int, Act], ...]:
 def _exchanged(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
     """Make an exchange again and compare; return whether there is a point in going on."""
     try:
-        reply = vm.repeat(act)
+        reply = vm.control.transactions.repeat(act)
     except CommandFailed:
         # A program that was killed when its time was up.
         comparison.add(act.what, act.reply, None)
@@ -190,7 +190,7 @@ def _exchanged(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
     except KernelvmError as error:
         comparison.add(act.what, act.reply, None)
         comparison.error = error
-        return act.reply is None and not vm.ended
+        return act.reply is None and not vm.control.ended
     comparison.error = None
     comparison.add(act.what, act.reply, reply)
     return True

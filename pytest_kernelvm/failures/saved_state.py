@@ -7,13 +7,19 @@ restoring it. So it can be attached to again and again, each time as the failure
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import GuestDied, HarnessError, KernelvmError
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.machine.saving import note_state, write_state
+from pytest_kernelvm.vm.machine.start import launch_guest
 from pytest_kernelvm.vm.machine.vm import Vm
+from pytest_kernelvm.vm.qemu.launch import Launch
 from pytest_kernelvm.vm.qemu.migration import IGNORE_SHARED
 from pytest_kernelvm.vm.qemu.snapshot import MEMORY, Snapshot
 
@@ -27,58 +33,67 @@ def keep_state(vm: Vm, directory: Path) -> dict[str, Any]:
     directory: empty, takes the state. Returns what Snapshot is to know of it.
     Raises GuestDied if QEMU is gone or does not answer, HarnessError if it refuses, OSError.
     """
-    if vm.ended:
+    if vm.control.ended:
         raise GuestDied("QEMU has ended")
     ran = vm.qmp.query("query-status")["running"]
     stopped = time.monotonic()
     vm.qmp.query("stop")
-    vm.write_state(directory)
+    write_state(vm.control, directory)
     if vm.snapshot:
         # The memory is in the state, as the guest shares it with nobody; the file that QEMU maps
         # below it is one hole.
         with (directory / MEMORY).open("wb") as file:
             os.truncate(file.fileno(), vm.boot.machine.memory_mib << 20)
-    about = vm.note_state(directory, 0.0, stopped)
+    about = note_state(vm.control, directory, 0.0, stopped)
     if ran:
         vm.qmp.query("cont")
     return about
 
 
-class AttachedVm(Vm):
-    """A kept guest, back in a QEMU of its own; stopped until `go_on`."""
+@contextlib.contextmanager
+def attach(bootable: Bootable, directory: Path, snapshot: Snapshot) -> Iterator[Vm]:
+    """Give a kept guest, back in a QEMU of its own; stopped until `go_on`.
 
-    def _bring_in(self, _snapshot: Snapshot, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def _await_restored(self) -> None:
-        self.qmp.perform(self._load(), "the kept state")
+    bootable: what it is made of. directory: where its logs go. snapshot: as it was kept.
+    Raises GuestDied or HarnessError if QEMU does not take the state.
+    """
+    with launch_guest(bootable, directory, snapshot=snapshot) as vm:
+        vm.qmp.perform(_load(vm.control.launch), "the kept state")
         # It may have panicked before it was kept.
-        self._collector.watch.look_from(0, 0)
+        vm.control.collector.watch.look_from(0, 0)
+        vm.control.readiness.note_ready()
+        yield vm
 
-    async def _load(self) -> None:
-        client = await self._launch.streams.qmp_client()
-        await client.execute("migrate-set-capabilities", {"capabilities": IGNORE_SHARED})
-        await client.execute("migrate-incoming", {"uri": f"fd:{self._descriptor}"})
-        while True:
-            found = await client.execute("query-status")
-            assert isinstance(found, dict)
-            if found["status"] != "inmigrate":
-                return
-            await asyncio.sleep(0.002)
 
-    def go_on(self) -> None:
-        """Let it run. Raises the error that says why it cannot, or why its agent is silent."""
-        status = self.qmp.query("query-status")["status"]
-        try:
-            self.qmp.query("cont")
-        except HarnessError:
-            raise GuestDied(f"the guest is at its end ({status})") from None
-        self.ping(ANSWER_S)
+async def _load(launch: Launch) -> None:
+    client = await launch.streams.qmp_client()
+    await client.execute("migrate-set-capabilities", {"capabilities": IGNORE_SHARED})
+    await client.execute("migrate-incoming", {"uri": f"fd:{launch.state_descriptor}"})
+    while True:
+        found = await client.execute("query-status")
+        assert isinstance(found, dict)
+        if found["status"] != "inmigrate":
+            return
+        await asyncio.sleep(0.002)
 
-    def silence(self) -> KernelvmError | None:
-        """Let it run and return why nothing can be asked of it; None if its agent answers."""
-        try:
-            self.go_on()
-        except KernelvmError as error:
-            return error
-        return None
+
+def go_on(vm: Vm) -> None:
+    """Let an attached guest run.
+
+    Raises the error that says why it cannot, or why its agent is silent.
+    """
+    status = vm.qmp.query("query-status")["status"]
+    try:
+        vm.qmp.query("cont")
+    except HarnessError:
+        raise GuestDied(f"the guest is at its end ({status})") from None
+    vm.ping(ANSWER_S)
+
+
+def silence_of(vm: Vm) -> KernelvmError | None:
+    """Let an attached guest run and return why nothing can be asked of it; None if it answers."""
+    try:
+        go_on(vm)
+    except KernelvmError as error:
+        return error
+    return None

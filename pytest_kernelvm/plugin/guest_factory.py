@@ -144,8 +144,9 @@ class GuestFactory:
         self.observer.see(vm, self.test, self.stack)
         self.bundle_writer.await_failure(vm)
 
-    def _add(self, vm: Vm) -> Vm:
-        self.stack.push(vm)
+    def _add(self, guest: contextlib.AbstractContextManager[Vm]) -> Vm:
+        """Return a guest that ends with the test."""
+        vm = self.stack.enter_context(guest)
         if vm.boot.network:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
         self.splat_policy.watch_over(vm)

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.plugin.expected_errors import is_caught_by_name, is_reported, where_caught
 from pytest_kernelvm.vm.machine.vm import Vm
-from pytest_kernelvm.vm.verdict.watch import Allowance, allowance
+from pytest_kernelvm.vm.verdict.allowance import Allowance, allowance
 
 
 def allowed_by(*args: Any, **given: Any) -> Allowance:
@@ -53,9 +53,11 @@ class SplatPolicy:
         self.guests.append(vm)
         allowances = [allowed_by(**marker) for marker in self.markers]
         boot = not vm.snapshot or self._answers_for(vm.snapshot.directory)
-        vm.answer_for(allowances, boot=boot, refuse=self.mode == "fail")
-        if self.mode == "fail" and vm.splats and (error := vm.conclude("a boot", ask=False)):
-            raise error
+        vm.control.answer_for(allowances, boot=boot, refuse=self.mode == "fail")
+        if self.mode == "fail" and vm.splats:
+            error = vm.control.conclude("a boot", ask=False)
+            if error:
+                raise error
 
     def _answers_for(self, snapshot: Path) -> bool:
         """Whether the boot behind a snapshot counts for this test, which is then noted."""
@@ -71,13 +73,13 @@ class SplatPolicy:
         the test ended without an error, so that those that it caught must have been expected.
         """
         found = [_swallowed(error) for error in self._caught()] if is_over else []
-        found += [vm.conclude(for_what, ask=ask) for vm in self.guests]
+        found += [vm.control.conclude(for_what, ask=ask) for vm in self.guests]
         return [error for error in found if error]
 
     def _caught(self) -> Iterator[KernelvmError]:
         """Give, once, the verdicts that were raised and that the test has not failed for."""
         for vm in self.launched if self.mode == "fail" else ():
-            yield from vm.take_raised()
+            yield from vm.control.take_raised()
 
 
 def _swallowed(error: KernelvmError) -> KernelvmError | None:

@@ -38,13 +38,13 @@ def describe_failure(
         report.longrepr = _without_our_frames(excinfo, error)
     left = _left(report.nodeid, error, guests, bundle_writer) if bundle_writer else {}
     for guest in guests:
-        log, qemu_log = guest.logs
+        log, qemu_log = guest.control.logs
         lines = [
             f"verdict:    {verdict}",
             f"console:    {log}",
             f"QEMU's log: {qemu_log}",
-            f"boot it:    {guest.by_hand}",
-            f"or bare:    {guest.argv_by_hand}",
+            f"boot it:    {guest.control.by_hand}",
+            f"or bare:    {guest.control.argv_by_hand}",
             *([f"packets:    {guest.network.capture}"] if guest.boot.network else []),
             *left.get(guest, ()),
         ]

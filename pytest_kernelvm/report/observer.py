@@ -91,11 +91,11 @@ class Observer:
 def waited_for(vm: Vm) -> str:
     """Return what a guest is waited for and how long already; empty if that is not worth a word."""
     now = time.monotonic()
-    pending = vm.journal.pending
+    pending = vm.control.journal.pending
     if pending:
         waited_s, what = now - pending.at_s, pending.what
-    elif not vm.ready_s and not vm.ended:
-        waited_s, what = now - vm.started, "its agent to answer for the first time"
+    elif not vm.ready_s and not vm.control.ended:
+        waited_s, what = now - vm.control.started, "its agent to answer for the first time"
     else:
         return ""
     return f"{vm.label}: waiting for {what}, {waited_s:.0f} s" if waited_s >= PATIENCE_S else ""

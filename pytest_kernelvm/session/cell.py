@@ -30,7 +30,7 @@ from pytest_kernelvm.store.intact import require_intact, require_intact_below
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.agent.services import ServiceCatalogue
 from pytest_kernelvm.vm.bootpath.root import boot_into, erase_bytes
-from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.qemu.argv import Boot
 from pytest_kernelvm.vm.qemu.snapshot import require_intact_boot
 from pytest_kernelvm.vm.verdict.calibration import calibration_of

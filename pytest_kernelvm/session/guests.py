@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 from pytest_kernelvm.errors import Evidence, HarnessError, NotLeftClean
 from pytest_kernelvm.session.cleanliness import Leftovers, left_behind, traces_of
 from pytest_kernelvm.store.store import StagingDirectory, Store
-from pytest_kernelvm.vm.machine.vm import Bootable, Vm
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.machine.saving import save_guest
+from pytest_kernelvm.vm.machine.start import Launched, begin_restore, boot_guest, tell_nobody
+from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.snapshot import (
     MEMORY,
@@ -25,8 +29,6 @@ from pytest_kernelvm.vm.qemu.snapshot import (
 
 # Nothing is restored ahead on a host that could not hold as many guests as this.
 GUESTS_OF_ROOM = 4
-
-Launched = Callable[[Vm], None]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,6 +44,25 @@ class GuestCounts:
     waiting: int = 0
     shared: int = 0
     snapshots_made: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _AheadGuest:
+    """A guest that is restored ahead of its test. stack: ends it."""
+
+    bootable: Bootable
+    vm: Vm
+    stack: contextlib.ExitStack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SharedGuest:
+    """A guest that tests pass on to each other. before: how it was. stack: ends it."""
+
+    bootable: Bootable
+    vm: Vm
+    before: Leftovers
+    stack: contextlib.ExitStack
 
 
 def _has_room(memory_mib: int) -> bool:
@@ -70,35 +91,19 @@ class Guests:
         self._store = store
         self._new_directory = new_directory
         self._console_limit_bytes = console_limit_bytes
-        self._ahead: tuple[Bootable, Vm] | None = None
-        self._passed_on: tuple[Bootable, Vm, Leftovers] | None = None
+        self._ahead: _AheadGuest | None = None
+        self._passed_on: _SharedGuest | None = None
         self.counts = GuestCounts()
 
-    def _vm(
-        self,
-        bootable: Bootable,
-        *,
-        snapshot: Snapshot | None = None,
-        memory: Path | None = None,
-        link: socket.socket | None = None,
-    ) -> Vm:
-        return Vm(
-            bootable,
-            self._new_directory(),
-            snapshot=snapshot,
-            memory=memory,
-            link=link,
-            console_limit_bytes=self._console_limit_bytes,
-        )
-
+    @contextlib.contextmanager
     def booted(
         self,
         bootable: Bootable,
-        launched: Launched = lambda _vm: None,
+        launched: Launched = tell_nobody,
         *,
         link: socket.socket | None = None,
-    ) -> Vm:
-        """Return a ready guest that was booted for the caller, who ends it.
+    ) -> Iterator[Vm]:
+        """Give a ready guest that was booted for the caller; it ends with the context.
 
         launched: called with it before it is waited for. link: its end of a cable.
         Raises the error that says why it did not get ready, DamagedStore if that is the store's
@@ -106,36 +111,46 @@ class Guests:
         """
         require_intact_boot(bootable.boot)
         self.counts.booted += 1
-        vm = self._vm(bootable, link=link)
-        vm.start()
-        launched(vm)
-        return vm.__enter__()
+        with boot_guest(
+            bootable,
+            self._new_directory(),
+            launched,
+            link=link,
+            console_limit_bytes=self._console_limit_bytes,
+        ) as vm:
+            yield vm
 
+    @contextlib.contextmanager
     def restored(
         self,
         bootable: Bootable,
-        launched: Launched = lambda _vm: None,
+        launched: Launched = tell_nobody,
         *,
         link: socket.socket | None = None,
-    ) -> Vm:
-        """Return a ready guest in the state right after its boot; the caller ends it.
+    ) -> Iterator[Vm]:
+        """Give a ready guest in the state right after its boot; it ends with the context.
 
         The first one is booted and its snapshot stored, unless the store has it.
         launched: called with it before it is waited for. link: its end of a cable.
         Raises what a boot raises, and HarnessError if a fresh snapshot cannot be restored.
         """
-        vm = self._taken(bootable) or self._started(bootable, self._snapshot(bootable), link)
-        launched(vm)
-        try:
-            vm.__enter__()
-        except SnapshotUnusable as unusable:
-            vm = self._anew(bootable, vm, unusable, link)
+        with contextlib.ExitStack() as stack:
+            vm = self._taken(bootable, stack)
+            if vm is None:
+                vm = self._launched(stack, bootable, self._snapshot(bootable), link)
             launched(vm)
-        self.counts.restored += 1
-        return vm
+            try:
+                vm.control.readiness.wait()
+            except SnapshotUnusable as unusable:
+                stack.close()
+                vm = self._anew(stack, bootable, vm, unusable, link)
+                launched(vm)
+            self.counts.restored += 1
+            yield vm
 
     def _anew(
         self,
+        stack: contextlib.ExitStack,
         bootable: Bootable,
         failed: Vm,
         unusable: SnapshotUnusable,
@@ -147,25 +162,37 @@ class Guests:
             f"the snapshot of {bootable.label} does not restore ({unusable}); making it anew"
         )
         forget_snapshot(self._store, failed.snapshot)
-        vm = self._started(bootable, self._snapshot(bootable), link)
+        vm = self._launched(stack, bootable, self._snapshot(bootable), link)
         try:
-            return vm.__enter__()
+            vm.control.readiness.wait()
         except SnapshotUnusable as again:
             raise HarnessError(
                 f"{bootable.label}: a snapshot just made cannot be restored",
                 Evidence(
                     seen=str(again),
-                    where=tuple(str(log) for log in vm.logs),
+                    where=tuple(str(log) for log in vm.control.logs),
                     next_step="--kernelvm-fresh=boot does without snapshots",
                 ),
             ) from None
-
-    def _started(
-        self, bootable: Bootable, snapshot: Snapshot, link: socket.socket | None = None
-    ) -> Vm:
-        vm = self._vm(bootable, snapshot=snapshot, link=link)
-        vm.start()
         return vm
+
+    def _launched(
+        self,
+        stack: contextlib.ExitStack,
+        bootable: Bootable,
+        snapshot: Snapshot,
+        link: socket.socket | None = None,
+    ) -> Vm:
+        """Return a guest that is being restored and ends with a stack."""
+        return stack.enter_context(
+            begin_restore(
+                bootable,
+                self._new_directory(),
+                snapshot,
+                link=link,
+                console_limit_bytes=self._console_limit_bytes,
+            )
+        )
 
     def _snapshot(self, bootable: Bootable) -> Snapshot:
         found = find_snapshot(self._store, bootable.boot)
@@ -174,45 +201,60 @@ class Guests:
 
         def record(work: StagingDirectory) -> dict[str, Any]:
             self.counts.snapshots_made += 1
-            with self._vm(bootable, memory=work.directory / MEMORY) as vm:
-                return vm.save(work.entry)
+            memory = work.directory / MEMORY
+            with boot_guest(
+                bootable,
+                self._new_directory(),
+                memory=memory,
+                console_limit_bytes=self._console_limit_bytes,
+            ) as vm:
+                return save_guest(vm.control, memory, work.entry)
 
         label = f"the snapshot of {bootable.label}"
         return make_snapshot(self._store, bootable.boot, record, label=label)
 
     def restore_ahead(self, bootable: Bootable) -> None:
         """Have one guest restored ahead of the call that asks for it, if its snapshot is there."""
-        if self._ahead and self._ahead[0] == bootable:
+        if self._ahead and self._ahead.bootable == bootable:
             return
-        if self._ahead:
-            self._ahead[1].__exit__(None, None, None)
-            self._ahead = None
+        self._end_ahead()
         snapshot = find_snapshot(self._store, bootable.boot)
         if snapshot and _has_room(bootable.boot.machine.memory_mib):
-            self._ahead = bootable, self._started(bootable, snapshot)
+            with contextlib.ExitStack() as stack:
+                vm = self._launched(stack, bootable, snapshot)
+                self._ahead = _AheadGuest(bootable=bootable, vm=vm, stack=stack.pop_all())
 
-    def _taken(self, bootable: Bootable) -> Vm | None:
-        """Return the guest that was prepared, if it is such a one."""
-        if not self._ahead or self._ahead[0] != bootable:
+    def _taken(self, bootable: Bootable, stack: contextlib.ExitStack) -> Vm | None:
+        """Return the guest that was prepared, if it is such a one; it ends with a stack."""
+        ahead = self._ahead
+        if not ahead or ahead.bootable != bootable:
             return None
         self.counts.waiting += 1
-        _, vm = self._ahead
         self._ahead = None
-        return vm
+        stack.enter_context(ahead.stack)
+        return ahead.vm
 
-    def shared(self, bootable: Bootable, launched: Launched = lambda _vm: None) -> Vm:
+    def _end_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            ahead.stack.close()
+
+    def shared(self, bootable: Bootable, launched: Launched = tell_nobody) -> Vm:
         """Return the guest that tests pass on to each other; `give_back` ends the loan.
 
         launched: called with it. Raises what `restored` does.
         """
-        if self._passed_on is None or self._passed_on[0] != bootable:
+        if self._passed_on is None or self._passed_on.bootable != bootable:
             self._end_passed_on()
-            vm = self.restored(bootable, launched)
-            self._passed_on = bootable, vm, traces_of(vm)
+            with contextlib.ExitStack() as stack:
+                vm = stack.enter_context(self.restored(bootable, launched))
+                self._passed_on = _SharedGuest(
+                    bootable=bootable, vm=vm, before=traces_of(vm), stack=stack.pop_all()
+                )
         else:
             self.counts.shared += 1
-            launched(self._passed_on[1])
-        return self._passed_on[1]
+            launched(self._passed_on.vm)
+        return self._passed_on.vm
 
     def give_back(self, vm: Vm, *, usable: bool = True) -> None:
         """Take a shared guest back and look whether it can be passed on.
@@ -222,13 +264,13 @@ class Guests:
         does not answer raises.
         """
         assert self._passed_on is not None
-        assert self._passed_on[1] is vm
+        assert self._passed_on.vm is vm
         if not usable:
             self._end_passed_on()
             return
         found = ["the guest does not answer any more"]
         try:
-            found = left_behind(vm, self._passed_on[2])
+            found = left_behind(vm, self._passed_on.before)
         finally:
             if found:
                 self._end_passed_on()
@@ -242,13 +284,11 @@ class Guests:
             )
 
     def _end_passed_on(self) -> None:
-        if self._passed_on:
-            self._passed_on[1].__exit__(None, None, None)
-            self._passed_on = None
+        passed_on, self._passed_on = self._passed_on, None
+        if passed_on:
+            passed_on.stack.close()
 
     def close(self) -> None:
         """End the guests that nobody took, or takes any more."""
         self._end_passed_on()
-        if self._ahead:
-            self._ahead[1].__exit__(None, None, None)
-            self._ahead = None
+        self._end_ahead()

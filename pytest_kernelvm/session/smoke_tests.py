@@ -13,6 +13,7 @@ from pytest_kernelvm.kernel.out_of_tree.directory import ExternalModules, build_
 from pytest_kernelvm.modules.modinfo import read_modinfo
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.vm.klog.ktap import TestResults, first_lines, read_results, without_time
+from pytest_kernelvm.vm.machine.start import boot_guest
 from pytest_kernelvm.vm.machine.vm import Vm
 
 DIRECTORY = "/modules"
@@ -133,8 +134,8 @@ def _tried(
     packed |= {INSMOD: program, RMMOD: program}
     bootable = cell.bootable(modules=tuple(wanted), files=packed)
     staying = dict(_staying(cell, ordered))
-    with Vm(bootable, logs) as vm:
-        vm.answer_for()
+    with boot_guest(bootable, logs) as vm:
+        vm.control.answer_for()
         if wanted:
             vm.modprobe("-a", *wanted)
         attempt = _Attempt(vm, timeout_s)
@@ -144,7 +145,7 @@ def _tried(
         for file, _depends_on in reversed(ordered):
             if file not in staying:
                 attempt.succeed(RMMOD, _name(file))
-        if error := vm.conclude("loading and unloading modules", ask=True):
+        if error := vm.control.conclude("loading and unloading modules", ask=True):
             raise error
         log = attempt.said()
     results = read_results(log)

@@ -98,7 +98,7 @@ class GuestShell(cmd.Cmd):
         except (SyscallFailed, CommandFailed) as error:
             self._show(str(error.summary))
         except KernelvmError as error:
-            if self._vm.ended:
+            if self._vm.control.ended:
                 raise
             self._show(f"{error.verdict}: {error.summary}; QEMU runs: `monitor info registers`")
         except ValueError as error:

@@ -23,7 +23,8 @@ from pytest_kernelvm.errors import (
     Verdict,
 )
 from pytest_kernelvm.vm.klog.splats import read_splats
-from pytest_kernelvm.vm.verdict.diagnosis import Arrival, Symptoms, diagnose, launch_failed
+from pytest_kernelvm.vm.verdict.diagnosis import diagnose, launch_failed
+from pytest_kernelvm.vm.verdict.symptoms import Arrival, Symptoms
 from pytest_kernelvm.vm.verdict.watch import Trouble
 from tests.unit.test_transcript import CONSOLES, console
 

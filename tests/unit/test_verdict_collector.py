@@ -20,11 +20,8 @@ from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.qemu.launch import Launch
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.qemu.streams import connected
-from pytest_kernelvm.vm.verdict.verdict_collector import (
-    LONGEST_PAUSE_S,
-    RESTART_S,
-    VerdictCollector,
-)
+from pytest_kernelvm.vm.verdict.guest_end import LONGEST_PAUSE_S, RESTART_S
+from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 
 # It stands in QEMU's place: writes to the console at given times, and says in QMP what QEMU says
 # (docs/interop/qmp-spec.rst). Arguments: the descriptors of console and QMP, then steps: a number

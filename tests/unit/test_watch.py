@@ -20,9 +20,10 @@ from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.klog.splat_reader import MOST_SPLATS
 from pytest_kernelvm.vm.qemu.serial_line import SerialEndpoint
 from pytest_kernelvm.vm.qemu.streams import Streams, connected
+from pytest_kernelvm.vm.verdict.allowance import SourceOffsets, TextSource, allowance
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline
 from pytest_kernelvm.vm.verdict.log_reader import LogReader
-from pytest_kernelvm.vm.verdict.watch import SourceOffsets, TextSource, Trouble, Watch, allowance
+from pytest_kernelvm.vm.verdict.watch import Trouble, Watch
 from tests.unit.test_transcript import console
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]

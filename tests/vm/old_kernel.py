@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_kernelvm import Cell
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.qemu.argv import loader_argv
 from tests.vm.small_kernel_symbols import LEAST
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pytest_kernelvm import Cell, Vm
-from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.machine.start import boot_guest
 from pytest_kernelvm.vm.qemu.argv import Boot
 from pytest_kernelvm.vm.verdict.deadlines import Limits, work_of
 
@@ -45,7 +47,9 @@ def ready_to_crash(vm: Vm, *parameters: str) -> Vm:
     return vm
 
 
-def bare(cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0) -> Vm:
+def bare(
+    cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0
+) -> AbstractContextManager[Vm]:
     """Return a guest that is booted from what the test changed."""
     bootable = Bootable(
         label=cell.config.id,
@@ -55,7 +59,7 @@ def bare(cell: Cell, directory: Path, boot: Boot, boot_s: float = 30.0) -> Vm:
         by_hand=f"kernelvm boot {cell.config.id}",
         services=cell.services,
     )
-    return Vm(bootable, directory)
+    return boot_guest(bootable, directory)
 
 
 class Stopwatch:

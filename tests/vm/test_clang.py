@@ -11,7 +11,7 @@ from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.session.smoke_tests import try_modules
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.machine.vm import Vm
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.small_kernel_symbols import LEAST
 from tests.vm.test_own_modules import HELLO
 
@@ -50,7 +50,7 @@ def test_a_kernel_made_by_clang(kernelvm_store: Store, tmp_path: Path) -> None:
     assert kernel.llvm == "1"
     assert kernel.config["CC_IS_CLANG"] == "y"
     (tmp_path / "guest").mkdir()
-    with Vm(cell.bootable(modules=["loop"]), tmp_path / "guest") as vm:
+    with boot_guest(cell.bootable(modules=["loop"]), tmp_path / "guest") as vm:
         assert "clang version" in vm.read("/proc/version")
         assert "LLD" in vm.read("/proc/version")
         vm.modprobe("loop")

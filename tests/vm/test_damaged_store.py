@@ -94,7 +94,8 @@ def module_file(own: Cell) -> Path:
 def have_a_guest(own: Cell, guests: Guests, fresh: str) -> None:
     bootable = own.bootable(modules=[MODULE])
     assert own.kernel.config
-    (guests.booted if fresh == "boot" else guests.restored)(bootable).__exit__(None, None, None)
+    with (guests.booted if fresh == "boot" else guests.restored)(bootable):
+        pass
 
 
 @pytest.mark.slow
@@ -129,10 +130,10 @@ def test_a_file_that_changes_meanwhile(own: Cell, guests: Guests) -> None:
             assert vm.read("/proc/version")
     flip(own.kernel.image)
     os.utime(own.kernel.image)
-    with pytest.raises(DamagedStore):
-        guests.restored(bootable)
-    with pytest.raises(DamagedStore):
-        guests.booted(bootable)
+    with pytest.raises(DamagedStore), guests.restored(bootable):
+        pass
+    with pytest.raises(DamagedStore), guests.booted(bootable):
+        pass
 
 
 @pytest.mark.slow
@@ -141,7 +142,8 @@ def test_a_changed_snapshot_is_told_and_made_anew(
     name: str, own: Cell, guests: Guests, private: Store
 ) -> None:
     bootable = own.bootable(modules=[MODULE])
-    guests.restored(bootable).__exit__(None, None, None)
+    with guests.restored(bootable):
+        pass
     found = find_snapshot(private, bootable.boot)
     assert found
     flip(found.directory / name)
@@ -161,8 +163,9 @@ def test_a_disk_that_fills_while_a_snapshot_is_made(mib: int, cell: Cell, tmp_pa
     boot = replace(bootable.boot, machine=replace(bootable.boot.machine, memory_mib=128))
     with disk_of(f"{mib}m", tmp_path) as disk:
         store = Store(disk / "store", Told())
-        with pytest.raises(HarnessError, match="the disk of the store is full") as raised:
-            guests_in(store, tmp_path).restored(replace(bootable, boot=boot))
+        guest = guests_in(store, tmp_path).restored(replace(bootable, boot=boot))
+        with pytest.raises(HarnessError, match="the disk of the store is full") as raised, guest:
+            pass
         assert raised.value.evidence.where == (str(store.root),)
         assert "make room" in raised.value.evidence.next_step
         assert not [*store.root.glob("tmp/*"), *store.root.glob("snapshots/*")]

@@ -105,8 +105,8 @@ def test_guest_that_stops_answering(vm: Vm) -> None:
 def test_guest_without_a_word(cell: Cell, tmp_path: Path) -> None:
     """QEMU's -S starts a machine whose CPU stands still."""
     boot = dataclasses.replace(cell.boot(cell.initramfs()), extra=("-S",))
-    with pytest.raises(NoOutput) as silent:
-        bare(cell, tmp_path, boot, boot_s=1.0).__enter__()
+    with pytest.raises(NoOutput) as silent, bare(cell, tmp_path, boot, boot_s=1.0):
+        pass
     assert "nothing on the console within 1 s" in silent.value.summary
 
 
@@ -123,7 +123,7 @@ def test_killed_qemu(vm: Vm, number: signal.Signals) -> None:
 def test_qemu_that_does_not_start(cell: Cell, tmp_path: Path) -> None:
     machine = Machine(memory_mib=128, cpu="no-such-cpu", fast_boot=True)
     boot = dataclasses.replace(cell.boot(cell.initramfs()), machine=machine)
-    with pytest.raises(LaunchFailed) as failed:
-        bare(cell, tmp_path, boot).__enter__()
+    with pytest.raises(LaunchFailed) as failed, bare(cell, tmp_path, boot):
+        pass
     assert "no-such-cpu" in failed.value.evidence.excerpt
     assert cell.config.arch.qemu_binary in failed.value.evidence.command

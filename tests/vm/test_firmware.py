@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import lzma
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.modules.closure import Closure, resolve_closure
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.boot_variants import variant
 
 pytestmark = pytest.mark.slow
@@ -96,7 +98,9 @@ def by_zstd(content: bytes) -> bytes:
 class TestCompressed:
     """It is packed as it is, and the kernel unpacks it if it has FW_LOADER_COMPRESS."""
 
-    def start(self, cell: Cell, place: Path, suffix: str, content: bytes, tmp_path: Path) -> Vm:
+    def start(
+        self, cell: Cell, place: Path, suffix: str, content: bytes, tmp_path: Path
+    ) -> AbstractContextManager[Vm]:
         (place / "asking").mkdir(parents=True)
         (place / "asking" / f"first.bin.{suffix}").write_bytes(content)
         closure = packed(cell, place)
@@ -104,7 +108,7 @@ class TestCompressed:
             f"asking/first.bin.{suffix}"
         ]
         asking = cell.variant(external=EXTERNAL)
-        return Vm(asking.bootable(closure=closure), tmp_path)
+        return boot_guest(asking.bootable(closure=closure), tmp_path)
 
     def test_is_unpacked(
         self, cell: Cell, tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_kernelvm import Cell, Kernel
 from pytest_kernelvm.toolchain.image_tools import IMAGE_TOOLS
-from pytest_kernelvm.vm.machine.vm import Vm
+from pytest_kernelvm.vm.machine.start import boot_guest
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_all_images(cell: Cell, tmp_path: Path) -> None:
     stripped = (kernel.directory / "vmlinux.stripped").read_bytes()
     assert stripped.startswith(b"\x7fELF")
     assert len(stripped) < (kernel.directory / "vmlinux").stat().st_size
-    with Vm(every.bootable(modules=["nft_ct"]), tmp_path) as vm:
+    with boot_guest(every.bootable(modules=["nft_ct"]), tmp_path) as vm:
         assert vm.uname.release == kernel.release
         vm.modprobe("nft_ct")
         vm.power_off()

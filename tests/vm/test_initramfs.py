@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm import Cell, Initramfs, Vm
+from pytest_kernelvm import Cell, Initramfs
 from pytest_kernelvm.guest import cpio
+from pytest_kernelvm.vm.machine.start import boot_guest
 
 AGENT_ONLY_MOST_BYTES = 4096
 
@@ -56,6 +57,6 @@ def test_modprobe_is_what_the_cpu_can_execute(cell: Cell, tmp_path: Path) -> Non
     machine = dataclasses.replace(cell.config.machine, cpu=PLAIN_CPUS[arch.name])
     plain = Cell(dataclasses.replace(cell.config, machine=machine), cell.store)
     assert plain.programs.modprobe.stat().st_size > cell.programs.modprobe.stat().st_size
-    with Vm(plain.bootable(modules=["dummy"]), tmp_path) as vm:
+    with boot_guest(plain.bootable(modules=["dummy"]), tmp_path) as vm:
         vm.modprobe("dummy")
         assert [module.name for module in vm.modules] == ["dummy"]

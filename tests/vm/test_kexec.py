@@ -12,6 +12,7 @@ import pytest
 from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.errors import SyscallFailed
 from pytest_kernelvm.vm.bootpath.kexec import kexec_files
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.boot_variants import without_kexec
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
@@ -34,7 +35,9 @@ def start(second: Cell, tmp_path: Path) -> Iterator[Start]:
 
         def give(first: Cell) -> Vm:
             files = kexec_files(second.bootable(cmdline=WORDS).boot)
-            return stack.enter_context(Vm(first.bootable(modules=(), files=files), tmp_path))
+            return stack.enter_context(
+                boot_guest(first.bootable(modules=(), files=files), tmp_path)
+            )
 
         yield give
 

@@ -11,6 +11,7 @@ from pytest_kernelvm.errors import KernelvmError, Verdict
 from pytest_kernelvm.session.cmdline import BUILTIN, TREE, assert_cmdline_from
 from pytest_kernelvm.vm.bootpath.device_tree import set_property
 from pytest_kernelvm.vm.bootpath.kexec import kexec_files
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.boot_variants import with_device_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
@@ -34,7 +35,7 @@ def tree_of(vm: Vm) -> bytes:
 def test_with_the_patch(cell: Cell, tmp_path: Path) -> None:
     second = with_device_tree(cell, HANDS_OVER)
     files = kexec_files(second.bootable(cookie=False).boot)
-    with Vm(second.bootable(modules=(), files=files), tmp_path) as vm:
+    with boot_guest(second.bootable(modules=(), files=files), tmp_path) as vm:
         vm.kexec(second, cookie=False, device_tree=tree_of(vm))
         assert vm.read("/proc/device-tree/model") == "handed over\0"
         assert_cmdline_from(vm, TREE, BUILTIN)
@@ -46,7 +47,7 @@ def test_without_the_patch(cell: Cell, tmp_path: Path) -> None:
     first = with_device_tree(cell)
     files = kexec_files(second.bootable(cookie=False).boot)
     with (
-        Vm(first.bootable(modules=(), files=files), tmp_path) as vm,
+        boot_guest(first.bootable(modules=(), files=files), tmp_path) as vm,
         pytest.raises(KernelvmError) as failed,
     ):
         vm.kexec(second, cookie=False, device_tree=tree_of(vm))

@@ -38,7 +38,7 @@ def received(vm: Vm, descriptor: int) -> bytes:
     """Return what one read(2) gives; the guest waits for it."""
     batch = Batch()
     batch.call("read", descriptor, batch.space(256), 256, out=(1, None))
-    return vm.transact(batch).outputs[0]
+    return vm.control.transact(batch).outputs[0]
 
 
 def test_two_guests_ping_each_other(vms: LinkedVms) -> None:
@@ -170,10 +170,10 @@ def test_a_card_that_ran_in_the_snapshot_is_refused(vm: Vm) -> None:
     """As if a builtin driver had started it before the snapshot was made."""
     again = Network(
         vm,
-        vm.boot.arch.endianness,
+        vm.control,
         vm.boot.arch.network_modules,
         kind="user",
-        restored=lambda: vm.snapshot is not None,
+        restored=vm.snapshot is not None,
     )
     vm.qmp.query("object-del", id="dump")
     with pytest.raises(HarnessError, match="was running when the snapshot was made") as refused:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm import Cell, Vm
+from pytest_kernelvm import Cell
 from pytest_kernelvm.process import spawn
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.project import pytest_argv
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("no-false-pass")]
@@ -64,11 +65,11 @@ def test_no_clean_use_fails(cell: Cell, tmp_path: Path) -> None:
 
 def test_a_tests_end_is_one_round_trip(cell: Cell, tmp_path: Path) -> None:
     """With a boot's log to be read before; nothing is asked twice of a guest that nobody used."""
-    with Vm(cell.bootable(), tmp_path) as vm:
-        vm.answer_for()
+    with boot_guest(cell.bootable(), tmp_path) as vm:
+        vm.control.answer_for()
         assert "Linux version" in vm.dmesg
         vm.ping()
         for requests in (1, 0):
-            before = vm._channel.last_id
-            assert vm.conclude("the test", ask=True) is None
-            assert vm._channel.last_id - before == requests
+            before = vm.control.channel.last_id
+            assert vm.control.conclude("the test", ask=True) is None
+            assert vm.control.channel.last_id - before == requests

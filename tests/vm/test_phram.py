@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm import Cell, Vm
+from pytest_kernelvm import Cell
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.machine.vm import Bootable
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.machine.start import boot_guest
 from pytest_kernelvm.vm.qemu.argv import loader_argv
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
@@ -65,7 +66,7 @@ def bootable(cell: Cell, image: Path | None) -> Bootable:
 def test_a_file_system_outside_of_the_kernels_memory(
     cell: Cell, image: Path, tmp_path: Path
 ) -> None:
-    with Vm(bootable(cell, image), tmp_path) as vm:
+    with boot_guest(bootable(cell, image), tmp_path) as vm:
         vm.modprobe("-a", *MODULES)
         assert '"rootfs"' in vm.read("/proc/mtd")
         vm.mkdir("/persist")
@@ -80,7 +81,7 @@ def test_a_file_system_outside_of_the_kernels_memory(
 
 
 def test_without_the_image_it_is_no_file_system(cell: Cell, tmp_path: Path) -> None:
-    with Vm(bootable(cell, None), tmp_path) as vm:
+    with boot_guest(bootable(cell, None), tmp_path) as vm:
         vm.modprobe("-a", *MODULES)
         vm.mkdir("/persist")
         with pytest.raises(OSError, match="Invalid argument"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pytest_kernelvm import Vm
 from pytest_kernelvm.errors import CommandFailed, ToolMissing
 from pytest_kernelvm.store.store import Store
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.old_kernel import ADDRESS, IMAGE_BYTES, MODULES, RESERVED, old_cell, with_image
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
@@ -50,7 +52,7 @@ class Old:
         self.content = bytes(range(256)) * (IMAGE_BYTES // 256)
         (directory / "image").write_bytes(self.content)
 
-    def boot(self, *, patched: bool, cmdline: str) -> Vm:
+    def boot(self, *, patched: bool, cmdline: str) -> AbstractContextManager[Vm]:
         cell = old_cell(self.store, self.directory, patched=patched)
         try:
             assert cell.kernel
@@ -58,7 +60,7 @@ class Old:
             pytest.skip(str(missing))
         cell = cell.variant(external={"mapped": MAPPED})
         made_of = with_image(cell, self.directory / "image", "mapped", cmdline=cmdline)
-        return Vm(made_of, self.directory)
+        return boot_guest(made_of, self.directory)
 
     def mapped_at(self, vm: Vm) -> int:
         """Return the virtual address of the device, whose content is looked at before and after."""

@@ -10,7 +10,7 @@ from pytest_kernelvm.kernel.prebuilt.prebuilt import arch_of
 from pytest_kernelvm.process import run
 from pytest_kernelvm.session.cell import Cell
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.machine.vm import Vm
+from pytest_kernelvm.vm.machine.start import boot_guest
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -40,7 +40,7 @@ def test_a_kernel_of_debian(
     kernel = cell.kernel
     assert kernel.shared_console == shared
     assert len(cell.tree.modules) > 2500
-    with Vm(cell.bootable(modules=["nft_ct"]), tmp_path) as vm:
+    with boot_guest(cell.bootable(modules=["nft_ct"]), tmp_path) as vm:
         assert vm.uname.release == kernel.release
         vm.modprobe("nft_ct")
         assert {module.name for module in vm.modules} >= {"nft_ct", "nf_conntrack", "nf_tables"}
@@ -57,7 +57,7 @@ def test_a_signature_outlives_packing_but_not_strip(kernelvm_store: Store, tmp_p
     stripped = tmp_path / "stripped.ko"
     run([strip, "--strip-debug", "-o", stripped, tmp_path / "dummy.ko"], timeout_s=60)
     files = {"/stripped.ko": stripped.read_bytes()}
-    with Vm(cell.bootable(modules=["dummy"], files=files), tmp_path) as vm:
+    with boot_guest(cell.bootable(modules=["dummy"], files=files), tmp_path) as vm:
         vm.modprobe("dummy")
         assert not int(vm.read("/proc/sys/kernel/tainted")) & TAINT_UNSIGNED
         vm.modprobe("-r", "dummy")

@@ -75,7 +75,7 @@ def drawn(vm: Vm) -> bytes:
     """Return what getrandom(2) gives."""
     batch = Batch()
     batch.call("getrandom", batch.space(32), 32, 0, out=(0, 32))
-    return vm.transact(batch).outputs[0]
+    return vm.control.transact(batch).outputs[0]
 
 
 def test_random_numbers_differ(new_vm: BootVm) -> None:
@@ -89,7 +89,7 @@ def clock(vm: Vm) -> float:
     """Return the guest's time of day."""
     batch = Batch()
     add_clock_query(batch, vm.abi)
-    ahead_s = clock_offset_s(vm.transact(batch), vm.boot.arch.endianness)
+    ahead_s = clock_offset_s(vm.control.transact(batch), vm.boot.arch.endianness)
     return time.time() + ahead_s
 
 
@@ -168,7 +168,8 @@ def test_one_is_restored_while_another_is_tested(cell: Cell, private: tuple[Stor
 def test_damage_is_noticed(cell: Cell, private: tuple[Store, Guests], name: str, how: str) -> None:
     store, guests = private
     bootable = cell.bootable(modules=["dummy"])
-    guests.restored(bootable).__exit__(None, None, None)
+    with guests.restored(bootable):
+        pass
     found = find_snapshot(store, bootable.boot)
     assert found is not None
     damage(found.directory / name, how)
@@ -191,7 +192,8 @@ def test_what_does_not_restore_is_made_anew(cell: Cell, private: tuple[Store, Gu
     """Its bytes are those that were stored; this QEMU refuses them."""
     store, guests = private
     bootable = cell.bootable(modules=["dummy"])
-    guests.restored(bootable).__exit__(None, None, None)
+    with guests.restored(bootable):
+        pass
     found = find_snapshot(store, bootable.boot)
     assert found is not None
     found.state.write_bytes(found.state.read_bytes()[:64].ljust(found.state.stat().st_size, b"x"))

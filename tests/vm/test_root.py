@@ -16,6 +16,7 @@ from pytest_kernelvm.guest.root_image import find_tool
 from pytest_kernelvm.session.cmdline import BUILTIN, TREE, assert_cmdline_from
 from pytest_kernelvm.vm.bootpath.kexec import kexec_files
 from pytest_kernelvm.vm.bootpath.root import announced_by
+from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.boot_variants import with_device_tree
 from tests.vm.provoking import bare
 
@@ -184,7 +185,7 @@ def test_a_node_in_the_device_tree(cell: Cell, kind: str, boot_vm: BootVm, tmp_p
         check_node(vm)
         return
     passed = with_device_tree(cell).variant(root=root)
-    with Vm(passed.bootable(modules=(), cmdline="said.by=tree"), tmp_path) as vm:
+    with boot_guest(passed.bootable(modules=(), cmdline="said.by=tree"), tmp_path) as vm:
         assert_cmdline_from(vm, TREE, BUILTIN)
         assert "said.by=tree" in vm.cmdline
         check_node(vm)

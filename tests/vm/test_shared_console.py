@@ -103,7 +103,7 @@ def test_ten_thousand_commands_beside_a_thousand_lines_a_second(new_vm: BootVm, 
     written = bytearray()
     for number in range(COMMANDS):
         content = os.urandom(int(MOST_BYTES ** sizes.random()) - 1)
-        reply = vm.transact(appended(content, flags), what=f"command {number}")
+        reply = vm.control.transact(appended(content, flags), what=f"command {number}")
         assert min(reply.results) >= 0, (number, reply.results)
         assert b"".join(reply.outputs) == content, number
         written += content

@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from pytest_kernelvm.errors import (
     Verdict,
 )
 from pytest_kernelvm.process import spawn
+from pytest_kernelvm.vm.machine.start import boot_guest
 from pytest_kernelvm.vm.qemu.argv import Boot
 from tests.vm.project import pytest_argv
 from tests.vm.provoking import CRASH, PROVOKE, SLEEPER, Stopwatch, bare, ready_to_crash
@@ -395,8 +397,8 @@ def test_a_stopped_qemu_is_told_from_a_silent_guest(vm: Vm) -> None:
 
 def test_a_flag_that_qemu_does_not_know(cell: Cell, tmp_path: Path) -> None:
     boot = dataclasses.replace(cell.boot(cell.initramfs()), extra=("-no-such-flag",))
-    with pytest.raises(LaunchFailed) as failed:
-        bare(cell, tmp_path, boot).__enter__()
+    with pytest.raises(LaunchFailed) as failed, bare(cell, tmp_path, boot):
+        pass
     assert "-no-such-flag: invalid option" in failed.value.evidence.excerpt
     assert cell.config.arch.qemu_binary in failed.value.evidence.command
 
@@ -404,8 +406,8 @@ def test_a_flag_that_qemu_does_not_know(cell: Cell, tmp_path: Path) -> None:
 def test_a_qemu_that_is_not_installed(cell: Cell, tmp_path: Path) -> None:
     arch = dataclasses.replace(cell.config.arch, qemu_arch="nowhere")
     boot = dataclasses.replace(cell.boot(cell.initramfs()), arch=arch)
-    with pytest.raises(ToolMissing, match="qemu-system-nowhere"):
-        bare(cell, tmp_path, boot).__enter__()
+    with pytest.raises(ToolMissing, match="qemu-system-nowhere"), bare(cell, tmp_path, boot):
+        pass
 
 
 @pytest.fixture
@@ -438,8 +440,8 @@ def test_no_descriptors_left(
 ) -> None:
     guest = bare(cell, tmp_path, cell.boot(cell.initramfs()))
     few_descriptors(left)
-    with pytest.raises(LaunchFailed, match="Too many open files") as failed:
-        guest.__enter__()
+    with pytest.raises(LaunchFailed, match="Too many open files") as failed, guest:
+        pass
     assert "ulimit -n" in failed.value.evidence.next_step
 
 
@@ -477,9 +479,9 @@ def other_console(boot: Boot, *, early: bool) -> Boot:
     return dataclasses.replace(boot, cmdline=cmdline)
 
 
-def verdict_of(guest: Vm) -> KernelvmError:
-    with pytest.raises(KernelvmError) as raised:
-        guest.__enter__()
+def verdict_of(guest: AbstractContextManager[Vm]) -> KernelvmError:
+    with pytest.raises(KernelvmError) as raised, guest:
+        pass
     return raised.value
 
 
@@ -577,8 +579,8 @@ def test_an_initramfs_that_is_damaged_behind_init(cell: Cell, tmp_path: Path) ->
     damaged = tmp_path / "initramfs"
     damaged.write_bytes(before + b"X" * len(magic) + trailer)
     with bare(cell, tmp_path, dataclasses.replace(cell.boot(initramfs), initramfs=damaged)) as vm:
-        vm.answer_for(boot=True)
-        error = vm.conclude("the boot", ask=True)
+        vm.control.answer_for(boot=True)
+        error = vm.control.conclude("the boot", ask=True)
     assert type(error) is GuestSplat
     assert "Initramfs unpacking failed" in error.summary
     assert "the initramfs is damaged" in error.evidence.next_step
@@ -590,8 +592,8 @@ def test_an_initramfs_that_is_damaged_behind_init(cell: Cell, tmp_path: Path) ->
 def test_a_deadline_tells_what_it_is_made_of(cell: Cell, tmp_path: Path) -> None:
     program = cell.compile_program(SLEEPER)
     bootable = cell.bootable(files={"/sleeper": program}, cmdline="rdinit=/sleeper")
-    with pytest.raises(BootHang) as hang:
-        Vm(bootable, tmp_path).__enter__()
+    with pytest.raises(BootHang) as hang, boot_guest(bootable, tmp_path):
+        pass
     [waited] = [fact for fact in hang.value.evidence.facts if fact.startswith("waited: ")]
     assert re.search(r"limit: \S+ s without a sign of life \(\S+ s .*loops a second here", waited)
 

@@ -41,7 +41,7 @@ class Files(Requests):
         opened = batch.call("openat", AT_FDCWD, where, self.abi.guest_open_flags(flags), 0)
         batch.call(call, opened, buffer, size, out=(1, None), loop=True)
         what = f"{call} {path}"
-        reply = self.transact(batch, what=what)
+        reply = self._transact(batch, what=what)
         if reply.results[0] < 0:
             self._syscall_failed(f"open {path}", -reply.results[0])
         descriptor, step = reply.results[0], 1
@@ -59,7 +59,7 @@ class Files(Requests):
                 batch = Batch()
                 buffer = batch.space(size)
                 batch.call(call, descriptor, buffer, size, out=(1, None), loop=True)
-                reply, step = self.transact(batch, what=what), 0
+                reply, step = self._transact(batch, what=what), 0
         finally:
             self._stale.append(descriptor)
 

@@ -11,15 +11,14 @@ import os
 import re
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NoReturn, Protocol
 
 from pytest_kernelvm.arch.base import struct_order
 from pytest_kernelvm.errors import BadInput, Evidence, GuestHang, HarnessError, SyscallFailed
-from pytest_kernelvm.guest.programs import Abi
-from pytest_kernelvm.guest.protocol import Batch, Reply
+from pytest_kernelvm.guest.protocol import Batch
 from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.agent.requests import Agent
 from pytest_kernelvm.vm.qemu.argv import NETDEV
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 
@@ -51,10 +50,17 @@ _FORWARDED = re.compile(r"(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+([\d.]+)\s+(\d+)\s+(
 class NetworkGuest(Protocol):
     """What the network needs of a guest."""
 
-    abi: Abi
-    label: str
-    qmp: Qmp
-    directory: Path
+    @property
+    def label(self) -> str:
+        """The guest's name in messages."""
+
+    @property
+    def qmp(self) -> Qmp:
+        """QEMU's monitor."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the guest's logs go."""
 
     def list(self, path: str) -> tuple[str, ...]:
         """Return the names in a directory."""
@@ -67,9 +73,6 @@ class NetworkGuest(Protocol):
 
     def modprobe(self, *args: str) -> str:
         """Run modprobe."""
-
-    def transact(self, batch: Batch, timeout_s: float | None = None, what: str = "") -> Reply:
-        """Have the agent make system calls."""
 
 
 def new_mac() -> str:
@@ -86,14 +89,15 @@ class Network:
     def __init__(
         self,
         guest: NetworkGuest,
-        byteorder: Literal["big", "little"],
+        agent: Agent,
         modules: tuple[str, ...],
         *,
         kind: str,
-        restored: Callable[[], bool],
+        restored: bool,
     ) -> None:
         self._guest = guest
-        self._order = struct_order(byteorder)
+        self._agent = agent
+        self._order = struct_order(agent.byteorder)
         self._modules = modules
         self._kind = kind
         self._restored = restored
@@ -159,17 +163,20 @@ class Network:
             NLM_F_CREATE | NLM_F_REPLACE,
         )
         if gateway:
-            route = (AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0)
-            self._tell(
-                f"route by {gateway}",
-                RTM_NEWROUTE,
-                struct.pack(f"{self._order}8BI", *route)
-                + self._attribute(RTA_GATEWAY, ipaddress.IPv4Address(gateway).packed)
-                + self._attribute(RTA_OIF, struct.pack(f"{self._order}I", index)),
-                NLM_F_CREATE | NLM_F_REPLACE,
-            )
+            self._set_route(index, gateway)
         self._await_carrier()
         self._address = str(interface.ip)
+
+    def _set_route(self, index: int, gateway: str) -> None:
+        route = (AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0)
+        self._tell(
+            f"route by {gateway}",
+            RTM_NEWROUTE,
+            struct.pack(f"{self._order}8BI", *route)
+            + self._attribute(RTA_GATEWAY, ipaddress.IPv4Address(gateway).packed)
+            + self._attribute(RTA_OIF, struct.pack(f"{self._order}I", index)),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
 
     def _card(self) -> str:
         """Return the interface that has a device behind it, after loading its driver if need be."""
@@ -187,7 +194,7 @@ class Network:
 
     def _check_down(self) -> None:
         flags = int(self._guest.read(f"/sys/class/net/{self.name}/flags"), 0)
-        if self._restored() and flags & IFF_UP:
+        if self._restored and flags & IFF_UP:
             raise HarnessError(
                 f"{self._guest.label}: {self.name} was running when the snapshot was made",
                 Evidence(
@@ -223,14 +230,14 @@ class Network:
         batch.call("write", socket, given, len(message))
         batch.call("read", socket, answer, 256, out=(1, None))
         batch.call("close", socket, always=True)
-        reply = self._guest.transact(batch, what=what)
+        reply = self._agent.transact(batch, what=what)
         refused = [-result for result in reply.results if result < 0]
         if not refused:
             _, of_kind, error = struct.unpack_from(f"{self._order}IH10xi", reply.outputs[2])
             assert of_kind == NLMSG_ERROR
             refused = [-error] if error else []
         if refused:
-            number = self._guest.abi.host_errno(refused[0])
+            number = self._agent.abi.host_errno(refused[0])
             raise SyscallFailed(f"{what}: {os.strerror(number)}", errno=number)
 
     def forward(self, port: int, protocol: Literal["tcp", "udp"] = "tcp") -> int:
@@ -270,7 +277,7 @@ class Network:
         finally:
             batch = Batch()
             batch.call("close", socket)
-            self._guest.transact(batch, what="close")
+            self._agent.transact(batch, what="close")
         raise GuestHang(
             f"{self._guest.label}: {address} does not answer pings within {timeout_s:g} s",
             Evidence(where=(str(self.capture),)),
@@ -283,17 +290,17 @@ class Network:
         peer = batch.data(family + bytes(2) + ipaddress.IPv4Address(address).packed + bytes(8))
         socket = batch.call("socket", AF_INET, SOCK_RAW, IPPROTO_ICMP)
         batch.call("connect", socket, peer, 16)
-        batch.call("fcntl", socket, F_SETFL, self._guest.abi.guest_open_flags(os.O_NONBLOCK))
-        reply = self._guest.transact(batch, what=f"a socket for pings to {address}")
+        batch.call("fcntl", socket, F_SETFL, self._agent.abi.guest_open_flags(os.O_NONBLOCK))
+        reply = self._agent.transact(batch, what=f"a socket for pings to {address}")
         for result in reply.results:
             if result < 0:
-                number = self._guest.abi.host_errno(-result)
+                number = self._agent.abi.host_errno(-result)
                 raise SyscallFailed(f"ping {address}: {os.strerror(number)}", errno=number)
         return reply.results[0]
 
     def _echo(self, socket: int, sequence: int, address: str) -> bool:
         """Send one request; return whether its reply came before long."""
-        abi = self._guest.abi
+        abi = self._agent.abi
         poll = "ppoll_time64" if "ppoll_time64" in abi.syscalls else "ppoll"
         identifier = os.getpid() & 0xFFFF
         request = echo_request(identifier, sequence)
@@ -309,7 +316,7 @@ class Network:
                 batch.call("write", socket, packet, len(request))
             batch.call(poll, watched, 1, patience, 0, 0)
             batch.call("read", socket, buffer, PACKET_BYTES, out=(1, None))
-            reply = self._guest.transact(batch, what=f"ping {address}")
+            reply = self._agent.transact(batch, what=f"ping {address}")
             if not sent and reply.results[0] < 0:
                 # What an address without an answer so far gives (EHOSTUNREACH) may yet change.
                 return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import errno
 import os
 import struct
@@ -10,9 +9,18 @@ from pathlib import Path
 
 from pytest_kernelvm.arch.base import struct_order
 from pytest_kernelvm.errors import CommandFailed, Evidence, HarnessError
-from pytest_kernelvm.guest.protocol import NR_RUN, READ_BYTES, Batch, Reply, zero_terminated
+from pytest_kernelvm.guest.programs import Abi
+from pytest_kernelvm.guest.protocol import (
+    NR_RUN,
+    READ_BYTES,
+    Batch,
+    DataPointer,
+    StepResult,
+    zero_terminated,
+)
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.agent.files import AT_FDCWD, Files
+from pytest_kernelvm.vm.agent.requests import Agent
 from pytest_kernelvm.vm.agent.results import CommandResult
 
 SEEK_SET = 0
@@ -28,19 +36,78 @@ AT_REMOVEDIR = 0x200
 # Where a program without a slash in its name is looked for.
 PROGRAM_DIRECTORIES = ("/sbin", "/bin", "/usr/sbin", "/usr/bin")
 
-# How much of a program's output comes with its status; the rest is fetched behind it.
-FIRST_OUTPUT_BYTES = 32 * 1024
-FIRST_ERRORS_BYTES = 8 * 1024
+# A program's streams in the guest; they have no name any more when it runs.
+INPUT, OUTPUT, ERRORS, NO_INPUT = "/.input", "/.output", "/.errors", "/dev/null"
+# How much of a program's output and errors comes with its status; the rest is fetched behind it.
+FIRST_BYTES = FIRST_OUTPUT_BYTES, FIRST_ERRORS_BYTES = 32 * 1024, 8 * 1024
+
+
+class _ProgramRequest:
+    """The batch that runs one program, and where in its reply the answers are.
+
+    opened: the steps that open its input, output and errors. ran: the step that runs it.
+    reads: the steps that read the beginnings of its output and errors.
+    """
+
+    def __init__(
+        self, abi: Abi, path: str, argv: tuple[str, ...], *, has_input: bool, content: bytes
+    ) -> None:
+        self.batch = Batch()
+        self._fresh = abi.guest_open_flags(os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+        self._existing = abi.guest_open_flags(os.O_RDONLY | os.O_CLOEXEC)
+        program = self.batch.text(path)
+        words = self.batch.data(zero_terminated(argv))
+        names = (INPUT if has_input else NO_INPUT, OUTPUT, ERRORS)
+        files = [self.batch.text(name) for name in names]
+        given = self.batch.data(content)
+        buffers = [self.batch.space(size) for size in FIRST_BYTES]
+        self.opened = self._open(names, files)
+        if content:
+            self._put(program, given, len(content))
+        self.ran = self.batch.call(NR_RUN, program, words, len(argv), *self.opened)
+        if content:
+            self.batch.call("unlinkat", AT_FDCWD, program, 0, always=True)
+        self.reads = [
+            self._read(descriptor, buffer, size)
+            for descriptor, buffer, size in zip(self.opened[1:], buffers, FIRST_BYTES, strict=True)
+        ]
+
+    def _open(self, names: tuple[str, ...], files: list[DataPointer]) -> list[StepResult]:
+        opened = []
+        for name, file in zip(names, files, strict=True):
+            flags = self._existing if file is files[0] else self._fresh
+            opened.append(self.batch.call("openat", AT_FDCWD, file, flags, 0o600))
+            if name != NO_INPUT:
+                self.batch.call("unlinkat", AT_FDCWD, file, 0)
+        return opened
+
+    def _put(self, program: DataPointer, given: DataPointer, size: int) -> None:
+        """Add the steps that write the program itself into the guest."""
+        put = self.batch.call("openat", AT_FDCWD, program, self._fresh, 0o700)
+        self.batch.call("write", put, given, size, loop=True)
+        self.batch.call("close", put)
+
+    def _read(self, descriptor: StepResult, buffer: DataPointer, size: int) -> StepResult:
+        self.batch.call("lseek", descriptor, 0, SEEK_SET, always=True)
+        return self.batch.call(
+            "read", descriptor, buffer, size, out=(1, None), always=True, loop=True
+        )
 
 
 class Programs(Files):
     """Running programs and judging how they end.
 
-    label: the guest's, for messages. terminal: what gives a program a terminal, None without.
+    terminal: the program that gives others a terminal; None where the guest has none.
     """
 
-    label: str
-    terminal: Path | None = None
+    def __init__(self, agent: Agent, terminal: Path | None = None) -> None:
+        super().__init__(agent)
+        self._terminal = terminal
+
+    def _forget_other_kernel(self, terminal: Path | None) -> None:
+        """Go on with an agent that knows nothing of what was opened; terminal: as in the class."""
+        self._stale.clear()
+        self._terminal = terminal
 
     def run(
         self,
@@ -80,9 +147,9 @@ class Programs(Files):
         self, path: str, argv: tuple[str, ...], stdin: bytes, timeout_s: float | None
     ) -> CommandResult:
         """Run a program by way of guest/c/terminal.c, which says in the end how that went."""
-        assert self.terminal, "this guest's programs were compiled without one"
+        assert self._terminal, "this guest's programs were compiled without one"
         words = (TERMINAL, path, *argv)
-        content = self.terminal.read_bytes()
+        content = self._terminal.read_bytes()
         try:
             ended, output, report = self._execute(TERMINAL, words, stdin, timeout_s, content)
         except CommandFailed:
@@ -123,52 +190,23 @@ class Programs(Files):
 
         content: the program itself, which lies at its path for so long; none if it is there.
         """
-        batch = Batch()
-        program = batch.text(path)
-        words = batch.data(zero_terminated(argv))
-        names = ("/.input" if stdin else "/dev/null", "/.output", "/.errors")
-        files = [batch.text(name) for name in names]
-        bytes_of_it = batch.data(content)
-        buffers = batch.space(FIRST_OUTPUT_BYTES), batch.space(FIRST_ERRORS_BYTES)
-        fresh = self.abi.guest_open_flags(os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
-        existing = self.abi.guest_open_flags(os.O_RDONLY | os.O_CLOEXEC)
-        opened = []
+        request = _ProgramRequest(self.abi, path, argv, has_input=bool(stdin), content=content)
         if stdin:
-            self.write(names[0], stdin)
-        for name, file in zip(names, files, strict=True):
-            flags = fresh if file in files[1:] else existing
-            opened.append(batch.call("openat", AT_FDCWD, file, flags, 0o600))
-            if name != "/dev/null":
-                batch.call("unlinkat", AT_FDCWD, file, 0)
-        if content:
-            put = batch.call("openat", AT_FDCWD, program, fresh, 0o700)
-            batch.call("write", put, bytes_of_it, len(content), loop=True)
-            batch.call("close", put)
-        ran = batch.call(NR_RUN, program, words, len(argv), *opened)
-        if content:
-            batch.call("unlinkat", AT_FDCWD, program, 0, always=True)
-        reads = []
-        for descriptor, buffer, size in zip(
-            opened[1:], buffers, (FIRST_OUTPUT_BYTES, FIRST_ERRORS_BYTES), strict=True
-        ):
-            batch.call("lseek", descriptor, 0, SEEK_SET, always=True)
-            reads.append(
-                batch.call("read", descriptor, buffer, size, out=(1, None), always=True, loop=True)
-            )
+            self.write(INPUT, stdin)
         shown = argv[2:] if content else argv
-        reply = self._transact_program(batch, quoted(shown), timeout_s)
-        for step in opened:
+        reply = self._transact(request.batch, timeout_s, quoted(shown), program=True)
+        for step in request.opened:
             if reply.results[step.step] < 0:
                 self._syscall_failed(f"run {shown[0]}", -reply.results[step.step])
-        descriptors = [reply.results[step.step] for step in opened]
+        descriptors = [reply.results[step.step] for step in request.opened]
         self._stale += descriptors
         streams = [
             self._rest(descriptor, reply.outputs[read.step], size)
             for descriptor, read, size in zip(
-                descriptors[1:], reads, (FIRST_OUTPUT_BYTES, FIRST_ERRORS_BYTES), strict=True
+                descriptors[1:], request.reads, FIRST_BYTES, strict=True
             )
         ]
-        return reply.results[ran.step], streams[0], streams[1]
+        return reply.results[request.ran.step], streams[0], streams[1]
 
     def _command_result(
         self, argv: tuple[str, ...], ended: int, output: bytes, errors: bytes
@@ -192,13 +230,9 @@ class Programs(Files):
             buffer = batch.space(size)
             self._stale.remove(descriptor)
             batch.call("read", descriptor, buffer, size, out=(1, None), loop=True)
-            found.append(self.transact(batch, what="a program's output").outputs[0])
+            found.append(self._transact(batch, what="a program's output").outputs[0])
             self._stale.append(descriptor)
         return b"".join(found)
-
-    @abc.abstractmethod
-    def _transact_program(self, batch: Batch, what: str, timeout_s: float | None) -> Reply:
-        """Transact a batch that runs a program; have that killed when its time is up."""
 
     def succeed(
         self,

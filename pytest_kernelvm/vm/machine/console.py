@@ -26,7 +26,7 @@ SEARCHED_CHARACTERS = 1 << 20
 class Console:
     """The kernel's console of one guest.
 
-    log: the file with all its text. judge: says what became of the guest. typed: told what is
+    log: the file with all its text. collector: says what became of the guest. typed: told what is
     typed. confirm: returns whether the kernel's log has what looks wrong here.
     """
 
@@ -35,14 +35,14 @@ class Console:
         streams: Streams,
         log: Path,
         timeout_s: float,
-        judge: VerdictCollector,
+        collector: VerdictCollector,
         typed: Callable[[str], None],
         confirm: Callable[[], bool],
     ) -> None:
         self._streams = streams
         self._typed = typed
         self._timeout_s = timeout_s
-        self._collector = judge
+        self._collector = collector
         self._confirm = confirm
         self._spawn: Any = None
         self._passed = 0

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import time
-from dataclasses import dataclass
-from pathlib import Path
 
 from pytest_kernelvm.errors import (
     BootHang,
@@ -21,14 +18,9 @@ from pytest_kernelvm.errors import (
 )
 from pytest_kernelvm.process import status_words, tail
 from pytest_kernelvm.vm.klog.splats import Splat
-from pytest_kernelvm.vm.klog.transcript import (
-    HALTED,
-    chain,
-    last_lines,
-    milestone,
-    on_early_console,
-    shown,
-)
+from pytest_kernelvm.vm.klog.transcript import HALTED, last_lines, on_early_console, shown
+from pytest_kernelvm.vm.verdict.hints import hints_in
+from pytest_kernelvm.vm.verdict.symptoms import Symptoms
 from pytest_kernelvm.vm.verdict.watch import Trouble, tells_again
 
 # QEMU's ShutdownCause (qapi/run-state.json) in words.
@@ -49,126 +41,6 @@ MUTE = "too little memory for the kernel and its initramfs? `earlycon` may show 
 
 # What the kernel said right before a splat often says what it was doing.
 LINES_BEFORE = 3
-
-# What a line of the console means for whoever has to mend it.
-HINTS = tuple(
-    (re.compile(pattern), hint)
-    for pattern, hint in (
-        (
-            r"Initramfs unpacking failed: .*|RAMDISK: .*incomplete",
-            "the initramfs is damaged, or too large for the guest's memory",
-        ),
-        (
-            r"System is deadlocked on memory|Out of memory: Killed process 1\b"
-            r"|memblock_alloc\w*: Failed to allocate|Cannot allocate \d+ bytes|too small memory",
-            "give the guest more memory: machine: {memory_mib: …}",
-        ),
-        (
-            r"Requested init \S+ failed|No working init found|Failed to execute /init",
-            "there is no such program, or it is none of this CPU",
-        ),
-        (
-            r"Unable to mount root fs",
-            "the initramfs has no /init, or the kernel found no initramfs",
-        ),
-        (r"Wrong endian filesystem\?", "the JFFS2 image is of the other byte order"),
-        (
-            r"preinit: cannot mount \S+ as \S+: (?:EIO|EINVAL|EUCLEAN|EBADMSG)",
-            "there is no root file system of this kind, or a damaged one",
-        ),
-        (
-            r"preinit: cannot mount \S+ as \S+: ENODEV",
-            "the kernel has no such file system, and no module of it was loaded",
-        ),
-        (
-            r"preinit: cannot mount \S+ as \S+: (?:ENOENT|ENXIO|ENOTBLK)",
-            "there is no such device: look at the modules of its driver, or add rootwait",
-        ),
-        (
-            r"preinit: cannot find root=",
-            "the kernel did not heed the command line that says so: is the cookie on it?",
-        ),
-    )
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arrival:
-    """When the host got a piece of the console's text.
-
-    at_s: since the epoch. after_s: since the launch or the restore.
-    """
-
-    at_s: float
-    after_s: float
-
-    def __str__(self) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(self.at_s))
-        return (
-            f"host {clock}.{int(self.at_s * 1000) % 1000:03}, {self.after_s:.2f} s after the start"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Symptoms:
-    """What is known when an answer does not come.
-
-    ready: whether the agent had answered before. console: its whole text.
-    trouble: what ended the wait before its time, None if nothing did.
-    splats: since the test began, and refused: those of them that nobody allowed.
-    arrived: of the last splat or, without one, of the last text; None if none came.
-    status: QEMU's exit status, None as long as it runs. shutdown: QMP's reason, empty for none.
-    waited_s, told: for how long, in seconds of the limit and in words. for_what: what did not come.
-    cpu: what the guest's CPU does. oddities: what was wrong with frames that came.
-    began_anew: another boot's agent said hello. log_trouble: why the console's log is incomplete.
-    console_limit_bytes: how much of its text is kept.
-    by_hand: the command that boots the same guest. argv: QEMU's, with the console on a terminal.
-    """
-
-    label: str
-    ready: bool
-    console: str
-    console_log: Path
-    qemu_log: Path
-    trouble: Trouble | None
-    splats: tuple[Splat, ...]
-    refused: tuple[Splat, ...]
-    arrived: Arrival | None
-    status: int | None
-    shutdown: str
-    paused: bool
-    waited_s: float
-    told: str
-    for_what: str
-    cpu: str
-    kernel_log: str
-    oddities: str
-    began_anew: bool
-    log_trouble: str
-    console_limit_bytes: int
-    by_hand: str
-    argv: str
-
-    @property
-    def reached(self) -> str:
-        """The last milestone."""
-        return "ready" if self.ready else milestone(self.console)
-
-    @property
-    def when(self) -> str:
-        """Which part of the guest's life it was, in words."""
-        return "while it was tested" if self.ready else f"while booting, after {self.reached}"
-
-    @property
-    def splat(self) -> Splat | None:
-        """The one that the error is about: a panic, else the first that nobody allowed, or None."""
-        panics = (splat for splat in self.splats if splat.fatal)
-        return (*panics, *self.refused, None)[0]
-
-    @property
-    def shown_splats(self) -> tuple[Splat, ...]:
-        """The splats that the error shows."""
-        return chain(self.splats, self.splat) if self.splat else ()
 
 
 def diagnose(symptoms: Symptoms) -> KernelvmError:
@@ -321,7 +193,7 @@ def _evidence(symptoms: Symptoms, expected: str, seen: str, next_step: str = "")
         excerpt = f"{before}\n{shown(splats)}" if before else shown(splats)
     else:
         excerpt = last_lines(symptoms.console)
-    steps = [next_step, *_hints(symptoms.console), f"to boot it by hand: {symptoms.by_hand}"]
+    steps = [next_step, *hints_in(symptoms.console), f"to boot it by hand: {symptoms.by_hand}"]
     incomplete = f" (incomplete: {symptoms.log_trouble})" if symptoms.log_trouble else ""
     return Evidence(
         expected=expected,
@@ -358,18 +230,6 @@ def _guest_time(symptoms: Symptoms) -> float | None:
         return symptoms.splat.guest_time_s
     stamps = re.findall(r"^\[ *(\d+\.\d+)\]", symptoms.console.replace("\r", ""), re.MULTILINE)
     return float(stamps[-1]) if stamps else None
-
-
-def _hints(console: str) -> list[str]:
-    found = [hint for pattern, hint in HINTS if pattern.search(console)]
-    if init := re.search(r"Attempted to kill init! exitcode=0x([0-9a-f]{8})", console):
-        found.append(f"init {status_words(_status(int(init[1], 16)))}")
-    return found
-
-
-def _status(code: int) -> int:
-    """Return wait(2)'s code as an exit status, or minus the signal."""
-    return -(code & 0x7F) if code & 0x7F else code >> 8 & 0xFF
 
 
 def launch_failed(label: str, error: OSError, argv: str) -> LaunchFailed:

@@ -12,16 +12,11 @@ from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.agent.channel import Channel, NoReply
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.qemu.streams import Streams
+from pytest_kernelvm.vm.verdict.allowance import Allowance, SourceOffsets, TextSource, allowance
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, Limits
 from pytest_kernelvm.vm.verdict.log_reader import LogReader
 from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
-from pytest_kernelvm.vm.verdict.watch import (
-    LONGEST_S,
-    Allowance,
-    SourceOffsets,
-    TextSource,
-    allowance,
-)
+from pytest_kernelvm.vm.verdict.watch import LONGEST_S
 
 # The guest's own time for its last answer: reading its log takes a thousandth of that.
 ANSWER_S = 2.0
@@ -39,7 +34,7 @@ class Findings:
 
     def __init__(
         self,
-        judge: VerdictCollector,
+        collector: VerdictCollector,
         channel: Channel,
         streams: Streams,
         copy: LogCopy,
@@ -47,9 +42,9 @@ class Findings:
         limits: Limits,
     ) -> None:
         self.copy = copy
-        self.reader = LogReader(streams, judge.watch, copy, taint)
-        self._collector = judge
-        self._watch = judge.watch
+        self.reader = LogReader(streams, collector.watch, copy, taint)
+        self._collector = collector
+        self._watch = collector.watch
         self._channel = channel
         self._streams = streams
         self._limits = limits

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import re
 import time
 from pathlib import Path
 from typing import Protocol
@@ -13,40 +11,20 @@ from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.agent.channel import Channel
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.klog.splats import Splat
-from pytest_kernelvm.vm.klog.transcript import HALTED
 from pytest_kernelvm.vm.qemu.launch import Launch
 from pytest_kernelvm.vm.qemu.qmp import Qmp
-from pytest_kernelvm.vm.qemu.streams import Streams
+from pytest_kernelvm.vm.verdict.allowance import TextSource, is_same_event
 from pytest_kernelvm.vm.verdict.deadlines import (
     BootDeadline,
     Calibration,
     GuestDeadline,
     Limits,
-    work_of,
 )
-from pytest_kernelvm.vm.verdict.diagnosis import Arrival, Symptoms, diagnose
+from pytest_kernelvm.vm.verdict.diagnosis import diagnose
+from pytest_kernelvm.vm.verdict.guest_end import GRACE_S, GuestEnd
 from pytest_kernelvm.vm.verdict.hang_probe import cpu_state, kernel_log
-from pytest_kernelvm.vm.verdict.watch import QUIET_S, TextSource, Trouble, Watch, is_same_event
-
-# Behind a splat a panic may follow at once; for so much of the guest's time it is waited for.
-GRACE_S = 0.7
-# When it was silent already, it may have been kept from running.
-LEAST_QUIET_S = 0.1
-# From a panic to QEMU's end, in the guest's time: other CPUs are given a second to stop
-# (arch/arm64/kernel/smp.c, crash_smp_send_stop), and some machines fail to restart.
-RESTART_S = 5.0
-# A kernel that restarts so much later (panic=SECONDS) is not waited for.
-LONGEST_PAUSE_S = 5
-# QEMU closes its streams before it ends; writing a core file in between takes time.
-END_S = 30.0
-# QMP's event of the end, or QMP's own end, is under way when QEMU has ended.
-EVENT_S = 5.0
-
-# kernel/panic.c: what a kernel says last that stays, or restarts after a pause; of those that
-# restart at once (panic=-1) the next thing is QEMU's end. The halt: arch/*/kernel/reset.c and such.
-_STAYS = re.compile(rb"---\[ end Kernel panic|" + HALTED.pattern.encode())
-_PAUSES = re.compile(rb"Rebooting in (\d{1,9}) seconds")
-
+from pytest_kernelvm.vm.verdict.symptoms import Arrival, Symptoms
+from pytest_kernelvm.vm.verdict.watch import Trouble, Watch
 
 # After these a guest may not answer any more: a CPU is stuck, or a task died with what it held.
 STOPPING = frozenset(
@@ -57,8 +35,13 @@ STOPPING = frozenset(
 class GuestDescription(Protocol):
     """What an error says of a guest besides what happened to it."""
 
-    label: str
-    by_hand: str
+    @property
+    def label(self) -> str:
+        """Its name in messages."""
+
+    @property
+    def by_hand(self) -> str:
+        """The command that boots the same guest interactively."""
 
     @property
     def argv_by_hand(self) -> str:
@@ -86,6 +69,7 @@ class VerdictCollector:
         log_start: int,
     ) -> None:
         self.watch = Watch(launch.streams, launch.process.pid, start, log, log_start)
+        self._end = GuestEnd(launch, self.watch)
         self.ready = False
         self.told_flood = False
         self.raised: list[KernelvmError] = []
@@ -199,35 +183,46 @@ class VerdictCollector:
     def _verdict(
         self, deadline: GuestDeadline, for_what: str, trouble: Trouble | None
     ) -> KernelvmError:
-        streams = self._launch.streams
         deadline.freeze()
-        # Behind an oops there may come a panic, and behind that QEMU's end.
-        if trouble in (Trouble.HALTED, Trouble.SPLAT):
-            self._await_silence()
-            trouble = self.trouble() or trouble
-        if trouble is Trouble.PANIC:
-            self._await_restart()
-        status = self._launch.process.wait(END_S) if streams.console_ended else None
-        console = self._console()
-        hangs = trouble is None and status is None
-        silent = hangs and not self.ready and not console.strip()
+        trouble = self._await_what_follows(trouble)
+        status = self._end.status()
         if trouble is Trouble.SPLAT and (logged := self.watch.refused_in_log):
             return self._found_in_log(logged, for_what)
         self.told_flood = self.told_flood or trouble is Trouble.FLOOD
+        console = self._console()
+        hangs = trouble is None and status is None
+        is_silent = hangs and not self.ready and not console.strip()
         symptoms = self._symptoms(
             trouble=trouble,
             console=console,
             status=status,
             deadline=deadline,
             for_what=for_what,
-            ready=self.ready,
             cpu=cpu_state(self._qmp, self._image, deadline) if hangs else "",
-            logged=kernel_log(self._qmp, self._image, self._launch.qemu_log.with_name("log_buf"))
-            if silent
-            else "",
+            logged=self._log_in_memory() if is_silent else "",
         )
         self.watch.tell(TextSource.CONSOLE, symptoms.shown_splats)
         return self._noted(diagnose(symptoms))
+
+    def _await_what_follows(self, trouble: Trouble | None) -> Trouble | None:
+        """Wait for what may come behind a trouble, and return what is wrong then.
+
+        Behind an oops there may come a panic, and behind that QEMU's end.
+        """
+        if trouble in (Trouble.HALTED, Trouble.SPLAT):
+            self._end.await_silence()
+            trouble = self.trouble() or trouble
+        if trouble is Trouble.PANIC:
+            self._end.await_restart()
+        return trouble
+
+    def _log_in_memory(self) -> str:
+        """Return what the kernel logged in its memory; for one whose console never spoke."""
+        return kernel_log(self._qmp, self._image, self._launch.qemu_log.with_name("log_buf"))
+
+    def is_paused(self) -> bool:
+        """Whether QMP's stop holds the guest."""
+        return self._end.is_paused()
 
     def _console(self) -> str:
         """Return the console's text; of a long one its ends and what the error may be about."""
@@ -246,7 +241,6 @@ class VerdictCollector:
             status=None,
             deadline=self.deadline(0.0),
             for_what=for_what,
-            ready=self.ready,
             in_log=in_log,
         )
         self.watch.tell(TextSource.CONSOLE if shown else TextSource.LOG, symptoms.shown_splats)
@@ -271,7 +265,6 @@ class VerdictCollector:
         status: int | None,
         deadline: GuestDeadline,
         for_what: str,
-        ready: bool,
         cpu: str = "",
         logged: str = "",
         in_log: tuple[tuple[Splat, ...], tuple[Splat, ...]] | None = None,
@@ -279,7 +272,7 @@ class VerdictCollector:
         streams = self._launch.streams
         return Symptoms(
             label=self._about.label,
-            ready=ready,
+            ready=self.ready,
             console=console,
             console_log=self._launch.console_log,
             qemu_log=self._launch.qemu_log,
@@ -288,7 +281,7 @@ class VerdictCollector:
             refused=in_log[1] if in_log else self.watch.refused_on_console,
             arrived=self._arrived(in_log[1] if in_log else ()),
             status=status,
-            shutdown=self._shutdown() if status is not None else "",
+            shutdown=self._end.shutdown() if status is not None else "",
             paused=self.is_paused(),
             waited_s=deadline.waited_s,
             told=deadline.told,
@@ -302,43 +295,6 @@ class VerdictCollector:
             by_hand=self._about.by_hand,
             argv=self._about.argv_by_hand,
         )
-
-    def _guest_time(self, timeout_s: float) -> GuestDeadline:
-        """Return a deadline whose figures are those of now; no command's."""
-        pid = self._launch.process.pid
-        deadline = GuestDeadline(timeout_s, pid)
-        deadline.note(work_of(pid))
-        return deadline
-
-    def _await_silence(self) -> None:
-        """Wait until the guest has said nothing for QUIET_S, and had a processor in the end."""
-        streams = self._launch.streams
-        whole = self._guest_time(GRACE_S)
-        while not (streams.console_ended or whole.passed):
-            seen = streams.last_sign
-            quiet_s = max(LEAST_QUIET_S, QUIET_S - (time.monotonic() - seen))
-            streams.wait_for(functools.partial(_has_news, streams, seen), self._guest_time(quiet_s))
-            if streams.last_sign == seen:
-                return
-
-    def _await_restart(self) -> None:
-        """Wait for QEMU's end behind a panic, unless the kernel says that it stays."""
-        streams = self._launch.streams
-        panic = next((each.start for each in self.watch.console_splats if each.fatal), 0)
-
-        def is_over() -> bool | None:
-            # Who keeps a panicked guest has QEMU stop it instead of ending.
-            stays = _STAYS.search(streams.console_text, panic) or self.is_paused()
-            return streams.console_ended or bool(stays) or None
-
-        def pause_s() -> int | None:
-            found = _PAUSES.search(streams.console_text, panic)
-            return int(found[1]) if found else None
-
-        streams.wait_for(lambda: is_over() or pause_s(), self._guest_time(RESTART_S))
-        seconds = streams.now(pause_s)
-        if seconds is not None and seconds <= LONGEST_PAUSE_S:
-            streams.wait_for(is_over, self._guest_time(seconds + RESTART_S))
 
     def _arrived(self, logged: tuple[Splat, ...]) -> Arrival | None:
         """Return when the last splat came to the console or, without one, the last text.
@@ -358,27 +314,6 @@ class VerdictCollector:
                 return None
         at = streams.arrival_of(splats[-1].start) if splats else streams.console_times[-1][0]
         return Arrival(at_s=time.time() - time.monotonic() + at, after_s=at - self._started)
-
-    def _shutdown(self) -> str:
-        """Return QMP's reason of the end, empty where QEMU was killed or gave none."""
-        streams = self._launch.streams
-
-        def reason() -> str | None:
-            for event in streams.qmp_events:
-                if event["event"] == "SHUTDOWN":
-                    return str(event.get("data", {}).get("reason", ""))
-            return "" if streams.qmp_ended else None
-
-        return streams.wait_for(reason, Deadline(EVENT_S)) or ""
-
-    def is_paused(self) -> bool:
-        """Whether QMP's stop holds the guest."""
-        names = [event["event"] for event in self._launch.streams.qmp_events]
-        return [name for name in names if name in ("STOP", "RESUME")][-1:] == ["STOP"]
-
-
-def _has_news(streams: Streams, since: float) -> bool | None:
-    return streams.last_sign != since or None
 
 
 def _scaled(limit_s: float, calibration: Calibration) -> str:

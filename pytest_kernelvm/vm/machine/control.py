@@ -1,0 +1,333 @@
+"""The harness' side of one guest: how it starts and ends, and what is found wrong with it.
+
+Tests use a Vm (vm.py). What watches over tests uses its `control`, which is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_kernelvm.errors import GuestDied, KernelvmError
+from pytest_kernelvm.guest.programs import Abi
+from pytest_kernelvm.guest.protocol import Batch, Reply
+from pytest_kernelvm.vm.agent.channel import Channel
+from pytest_kernelvm.vm.agent.journal import Journal
+from pytest_kernelvm.vm.klog.kernel_log import LogCopy
+from pytest_kernelvm.vm.klog.splats import Splat
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.machine.console import Console
+from pytest_kernelvm.vm.machine.readiness import Readiness
+from pytest_kernelvm.vm.machine.transactions import Transactions
+from pytest_kernelvm.vm.qemu.launch import Launch
+from pytest_kernelvm.vm.qemu.migration import pause_on_panic
+from pytest_kernelvm.vm.qemu.qmp import Qmp
+from pytest_kernelvm.vm.qemu.snapshot import Snapshot
+from pytest_kernelvm.vm.verdict.allowance import Allowance
+from pytest_kernelvm.vm.verdict.findings import Findings
+from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
+
+# How long a guest that the test has ended may take for it.
+LET_GO_S = 2.0
+# QMP commands that end a guest, or what it runs.
+ENDING_COMMANDS = ("quit", "system_reset", "system_powerdown")
+
+
+class GuestControl:
+    """The harness' side of a guest whose QEMU runs; it carries requests to the guest's agent.
+
+    bootable: what it is made of; a kexec changes that. directory: where its logs go.
+    launch: its QEMU. release: ends that. started: when QEMU was launched, on the monotonic clock.
+    snapshot: what it is restored from, None if it boots.
+    journal: all that is done with it. readiness: the wait for its agent's first answer.
+    """
+
+    def __init__(
+        self,
+        bootable: Bootable,
+        directory: Path,
+        launch: Launch,
+        release: Callable[[], None],
+        *,
+        started: float,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        self.bootable = bootable
+        self.started = started
+        self.directory = directory
+        self.launch = launch
+        self.snapshot = snapshot
+        self.journal = Journal(directory / "journal.jsonl")
+        self.qmp = Qmp(launch.streams, self._note_command)
+        self.channel = Channel(
+            launch.streams,
+            bootable.boot.arch,
+            bootable.abi.syscalls,
+            self._is_gone,
+            last_id=snapshot.request_id if snapshot else 0,
+            boot_id=snapshot.boot_id if snapshot else 0,
+        )
+        log = LogCopy.read_before(snapshot.log) if snapshot else LogCopy()
+        self.collector = self._new_collector(log)
+        self.findings = self._new_findings(log)
+        self.console = self._new_console()
+        self.transactions = self._new_transactions()
+        self.readiness = Readiness(
+            bootable, launch, self.channel, self.collector, snapshot, started=started
+        )
+        self._release = release
+        self._is_held = False
+        # Whether it counts what the kernel finds wrong; after how many requests the guest was last
+        # asked for that.
+        self._answers = False
+        self._looked_after = -1
+        self._taken = 0
+        self._has_ended = self._is_let_go = False
+
+    def _is_gone(self) -> bool:
+        return self.collector.gone()
+
+    def _new_collector(self, log: LogCopy) -> VerdictCollector:
+        return VerdictCollector(
+            self,
+            self.launch,
+            self.channel,
+            self.qmp,
+            self.bootable.boot.image,
+            start=len(self.snapshot.console) if self.snapshot else 0,
+            log=log,
+            log_start=len(log.text),
+        )
+
+    def _new_findings(self, log: LogCopy) -> Findings:
+        taint = self.snapshot.taint if self.snapshot else 0
+        streams, limits = self.launch.streams, self.bootable.limits
+        return Findings(self.collector, self.channel, streams, log, taint, limits)
+
+    def _new_console(self) -> Console:
+        return Console(
+            self.launch.streams,
+            self.launch.console_log,
+            self.bootable.limits.command_s,
+            self.collector,
+            self.journal.typed,
+            self.findings.confirm,
+        )
+
+    def _new_transactions(self) -> Transactions:
+        return Transactions(
+            lambda: self.bootable,
+            self.launch.streams,
+            self.journal,
+            self.channel,
+            self.collector,
+            self.findings,
+        )
+
+    # What it is
+
+    @property
+    def label(self) -> str:
+        """The guest's name in messages."""
+        return self.bootable.label
+
+    @property
+    def abi(self) -> Abi:
+        """The numbers of the headers of the kernel that runs."""
+        return self.bootable.abi
+
+    @property
+    def byteorder(self) -> Literal["big", "little"]:
+        """The guest's byte order."""
+        return self.bootable.boot.arch.endianness
+
+    @property
+    def by_hand(self) -> str:
+        """The command that boots the same guest interactively."""
+        return self.bootable.by_hand
+
+    @property
+    def argv_by_hand(self) -> str:
+        """The QEMU command that boots the same with its console on the terminal."""
+        return self.bootable.argv_by_hand
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process."""
+        return self.launch.process.pid
+
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        """The console's and QEMU's log."""
+        return self.launch.console_log, self.launch.qemu_log
+
+    @property
+    def ended(self) -> bool:
+        """Whether QEMU has ended."""
+        return self.launch.process.poll() is not None
+
+    # Requests
+
+    def transact(
+        self,
+        batch: Batch,
+        timeout_s: float | None = None,
+        what: str = "",
+        *,
+        program: bool = False,
+    ) -> Reply:
+        """Have the agent make a batch of system calls; see Transactions.transact."""
+        return self.transactions.transact(batch, timeout_s, what, program=program)
+
+    def run_other_kernel(self, second: Bootable) -> None:
+        """Go on with a guest whose agent answered from another kernel.
+
+        second: what that kernel is of; label and limits stay those of the first.
+        """
+        self.collector.ready = True
+        self.findings.begin_anew()
+        self.bootable = replace(
+            self.bootable,
+            boot=second.boot,
+            abi=second.abi,
+            services=second.services,
+            terminal=second.terminal,
+        )
+
+    # Splats
+
+    @property
+    def splats(self) -> tuple[Splat, ...]:
+        """What the kernel found wrong so far, allowed or not, as its log and console tell."""
+        self.launch.streams.drain()
+        return self.collector.watch.splats
+
+    @contextlib.contextmanager
+    def allow_splats(self, patterns: tuple[str, ...], reason: str) -> Iterator[Allowance]:
+        """Allow what the commands inside provoke; see Vm.allow_splats."""
+        with self.findings.allow(patterns, reason, ask=self._can_be_asked) as allowed:
+            yield allowed
+
+    def answer_for(
+        self, allowances: Iterable[Allowance] = (), *, boot: bool = False, refuse: bool = True
+    ) -> None:
+        """Have splats from now on count, but for those that are allowed.
+
+        boot: whether those of the boot count as well. refuse: whether each ends what is waited
+        for; else they are only told by `conclude`.
+        """
+        self._answers = True
+        self._taken = 0
+        self.findings.answer_for(allowances, boot=boot, refuse=refuse)
+
+    @property
+    def _can_be_asked(self) -> bool:
+        return self.readiness.is_ready and not self._has_ended and not self.journal.pending
+
+    def conclude(self, for_what: str, *, ask: bool) -> KernelvmError | None:
+        """Return the error of what nobody was told of this guest yet, None if all is well.
+
+        for_what: the moment, in words. ask: whether the guest is asked for its log, its taint and
+        a sign of life; where nothing was asked of it since it was last asked so, it is not again.
+        """
+        if not self.readiness.is_ready:
+            return None
+        ask = self._is_worth_asking() and ask
+        if ask:
+            self._go_on()
+            self.transactions.end_program()
+        error = self.findings.conclude(for_what, ask=ask, aside=self.transactions.owes_end)
+        self._looked_after = self.transactions.made
+        # The end of a test that went well is not content with a flood that the test has swallowed.
+        is_flooded = self.collector.is_flooded and (ask or not self.collector.told_flood)
+        if not error and is_flooded:
+            return self.collector.flood_verdict(self.collector.deadline(0.0), for_what)
+        return error
+
+    def _is_worth_asking(self) -> bool:
+        """Whether the guest can answer, and may have something to tell that was not asked yet."""
+        is_fresh = self._looked_after != self.transactions.made
+        is_fresh = is_fresh or self.collector.trouble() is not None
+        if self._is_let_go:
+            self.launch.process.wait(LET_GO_S)
+        return is_fresh and self._can_be_asked and not (self._is_let_go and self.ended)
+
+    def take_raised(self) -> tuple[KernelvmError, ...]:
+        """Return the verdicts on this guest that were raised since it was last asked for them."""
+        raised = tuple(self.collector.raised[self._taken :])
+        self._taken = len(self.collector.raised)
+        return raised
+
+    def _go_on(self) -> None:
+        """Let a guest run that QMP's stop holds: its log is to be read."""
+        if self.collector.is_paused():
+            with contextlib.suppress(KernelvmError):
+                self.qmp.query("cont")
+
+    # Ends
+
+    def look_before_end(self) -> None:
+        """Look once more at a guest that is about to end, if it answers."""
+        if self._answers and self._can_be_asked and not self.ended:
+            self._go_on()
+            self.findings.may_look()
+
+    def tell_before_end(self, what: str) -> None:
+        """Raise what the kernel found wrong before the test ends it. what: the end, in words."""
+        if self._answers:
+            self.transactions.read_log(self.findings.look)
+            self.findings.refuse(self.collector.deadline(0.0), what)
+
+    def let_go(self) -> None:
+        """Note that the test has ended the guest."""
+        self._is_let_go = True
+
+    def _note_command(self, command: str, arguments: dict[str, Any]) -> None:
+        """Note a QMP command of the test's before it is run."""
+        if command in ENDING_COMMANDS:
+            self.look_before_end()
+            self.let_go()
+        self.journal.ordered(command, arguments)
+
+    def wait_end(self, timeout_s: float) -> int | None:
+        """Wait for QEMU's end; see Vm.wait_end."""
+        self.look_before_end()
+        if self._is_held and self.collector.trouble():
+            with contextlib.suppress(GuestDied):
+                self.qmp.query("quit")
+        status = self.launch.process.wait(timeout_s)
+        if status is not None:
+            self.let_go()
+        return status
+
+    def hold_panicked(self) -> None:
+        """Have QEMU stay, with a guest that panicked, until somebody asks for its end."""
+        if self._is_held:
+            return
+        self._is_held = True
+        self.launch.streams.begin(pause_on_panic(self.launch.streams))
+
+    def kill(self, number: int) -> None:
+        """Send QEMU a signal."""
+        if number not in (signal.SIGSTOP, signal.SIGCONT):
+            self.look_before_end()
+            self.let_go()
+        self.journal.signalled(number)
+        os.kill(self.pid, number)
+
+    def end(self, *, look: bool) -> None:
+        """End QEMU and leave nothing behind, unless that was done already.
+
+        look: whether the guest is looked at before, where something was asked of it since.
+        """
+        try:
+            if look and self._looked_after != self.transactions.made:
+                self.look_before_end()
+        finally:
+            self._has_ended = True
+            self._release()

@@ -1,0 +1,147 @@
+"""Requests to the agent of one guest: each is noted, has a deadline, and ends with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytest_kernelvm.errors import CommandFailed, Evidence
+from pytest_kernelvm.guest.protocol import Batch, Reply, without_log
+from pytest_kernelvm.vm.agent.channel import Channel, NoReply
+from pytest_kernelvm.vm.agent.journal import Exchange, Journal
+from pytest_kernelvm.vm.machine.bootable import Bootable
+from pytest_kernelvm.vm.qemu.streams import Streams
+from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline
+from pytest_kernelvm.vm.verdict.findings import Findings
+from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
+from pytest_kernelvm.vm.verdict.watch import Trouble
+
+LONGER = "give it a longer timeout_s"
+# How long a guest may take to kill a program; a spinning one leaves it little time.
+CANCEL_S = 5.0
+
+
+class Transactions:
+    """Makes requests to the agent of one guest.
+
+    bootable: returns what the guest is made of now; a kexec changes that.
+    made: how many requests were made. owes_end: whether the agent still waits for the end of a
+    program that was given up.
+    """
+
+    def __init__(
+        self,
+        bootable: Callable[[], Bootable],
+        streams: Streams,
+        journal: Journal,
+        channel: Channel,
+        collector: VerdictCollector,
+        findings: Findings,
+    ) -> None:
+        self._bootable = bootable
+        self._streams = streams
+        self._journal = journal
+        self._channel = channel
+        self._collector = collector
+        self._findings = findings
+        self.made = 0
+        self.owes_end = False
+
+    def transact(
+        self,
+        batch: Batch,
+        timeout_s: float | None = None,
+        what: str = "",
+        *,
+        program: bool = False,
+    ) -> Reply:
+        """Transact as vm/agent/requests.py's Agent does.
+
+        A reply does not count where the kernel found something wrong that it may not.
+        """
+        what = what or "a system call"
+        if self.owes_end and not self.cancel():
+            deadline = self._collector.deadline(CANCEL_S)
+            raise self._collector.verdict(deadline, "the end of the program before")
+        deadline = self._collector.command_deadline(self._bootable().limits, timeout_s)
+        self.made += 1
+        reply = None
+        noted = self._journal.begin(batch, what, deadline.timeout_s, program=program)
+        try:
+            reply = self._with_log(batch, deadline)
+        except NoReply:
+            raise self._unanswered(deadline, what, program=program) from None
+        finally:
+            self._journal.end(noted, reply)
+        self._findings.refuse(deadline, what)
+        return reply
+
+    def _unanswered(self, deadline: GuestDeadline, what: str, *, program: bool) -> Exception:
+        """Return the error of a request without a reply; its program is killed, if there is one."""
+        deadline.freeze()
+        trouble = self._collector.trouble()
+        self.owes_end = program and trouble in (None, Trouble.SPLAT)
+        if program and trouble is None and self.cancel():
+            return CommandFailed(
+                f"{self._bootable().label}: {what} did not end within {deadline.timeout_s:g} s "
+                "and was killed",
+                Evidence(facts=(f"waited: {deadline.told}",), next_step=LONGER),
+            )
+        return self._collector.verdict(deadline, what)
+
+    def _with_log(self, batch: Batch, deadline: GuestDeadline) -> Reply:
+        """Have a batch made, and take what of the kernel's log comes with the reply.
+
+        Raises NoReply.
+        """
+        # A console that is the agent's channel as well has shown it all, and is busy enough.
+        longer = None if self._bootable().boot.shared_console else batch.with_log()
+        seen_bytes = len(self._streams.console_text)
+        reply = self._made_or_resumed(longer or batch, deadline)
+        if longer:
+            reply, result, raw = without_log(reply)
+            self._findings.take(result, raw, seen_bytes)
+        return reply
+
+    def _made_or_resumed(self, batch: Batch, deadline: GuestDeadline) -> Reply:
+        """Have a batch made; what the console alone shows, and not the log, ends no wait."""
+        ask = self._channel.transact
+        while True:
+            try:
+                return ask(batch, deadline)
+            except NoReply:
+                doubtful = self._collector.trouble() in (Trouble.SPLAT, Trouble.PANIC)
+                if not doubtful or deadline.passed or self._findings.confirm():
+                    raise
+                ask = self._channel.resume
+
+    def repeat(self, exchange: Exchange) -> Reply:
+        """Make the exchange of another guest's journal with this one; raises as `transact`."""
+        return self.transact(
+            exchange.batch, exchange.timeout_s, exchange.what, program=exchange.program
+        )
+
+    def cancel(self) -> bool:
+        """Have the agent kill the program that runs; False if the guest does not even do that."""
+        try:
+            self._channel.cancel(self._collector.deadline(CANCEL_S))
+        except NoReply:
+            return False
+        self.owes_end = False
+        return True
+
+    def end_program(self) -> None:
+        """Have a program killed that was given up."""
+        if self.owes_end:
+            self.cancel()
+
+    def read_log(self, read: Callable[[GuestDeadline], None]) -> None:
+        """Read the guest's log. Raises what became of the guest if it does not answer.
+
+        read: reads it within a deadline, or raises NoReply.
+        """
+        self.end_program()
+        deadline = self._collector.command_deadline(self._bootable().limits)
+        try:
+            read(deadline)
+        except NoReply:
+            raise self._collector.verdict(deadline, "its kernel's log") from None
