@@ -12,7 +12,7 @@ from pytest_kernelvm.process import tail
 from pytest_kernelvm.vm.agent.channel import Channel, NoReply
 from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.qemu.launch import Launch
-from pytest_kernelvm.vm.qemu.migration import load_state
+from pytest_kernelvm.vm.qemu.migration import add_refresh, load_state
 from pytest_kernelvm.vm.qemu.snapshot import Snapshot, SnapshotUnusable
 from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 
