@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.config.model import Patch
-from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
+from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, KernelvmError, ToolMissing
 from pytest_kernelvm.fetch.patching import apply_patch
 from pytest_kernelvm.fetch.tarball import unpack_tarball
 from pytest_kernelvm.foreign.archive_rules import UnpackOptions
@@ -249,29 +249,39 @@ class _Apt:
         return {"APT_CONFIG": str(conf), "DEBIAN_FRONTEND": "noninteractive"}
 
     def update(self, where: str) -> None:
-        """Fetch the lists of the suite."""
+        """Fetch the lists of the suite.
+
+        where: who asked for it. Raises BadInput if the suite does not exist, ToolMissing if it can't
+        be reached.
+        """
         env = self._environment()
-        log = self.directory / "update.log"
         self.store.progress.say(f"asking Debian for the packages of {self.suite} ({self.arch})")
-        for pause_s in (*PAUSES_S, 0.0):
-            log.unlink(missing_ok=True)
-            argv = ["apt-get", "update", "--error-on=any"]
-            done = run(argv, env=env, timeout_s=UPDATE_TIMEOUT_S, check=False, log=log)
-            said = tail(log)
-            if done.status == 0:
+        for pause_s in (*PAUSES_S, None):
+            said = self._failed_update(env)
+            if said is None:
                 return
             raise_if_full(said)
-            if "mirror sync in progress" not in said.lower() or not pause_s:
-                break
+            if "mirror sync in progress" not in said.lower() or pause_s is None:
+                raise self._not_updated(said, where)
             self.store.progress.say("the mirror is being synchronised; trying again soon")
             time.sleep(pause_s)
+
+    def _failed_update(self, env: Mapping[str, str]) -> str | None:
+        """Try once to fetch the lists; return what apt said if it failed, None if it did not."""
+        log = self.directory / "update.log"
+        log.unlink(missing_ok=True)
+        argv = ["apt-get", "update", "--error-on=any"]
+        done = run(argv, env=env, timeout_s=UPDATE_TIMEOUT_S, check=False, log=log)
+        return tail(log) if done.status != 0 else None
+
+    def _not_updated(self, said: str, where: str) -> KernelvmError:
         errors = "\n".join(
             line for line in said.splitlines() if line.startswith(("E:", "Err:", "W:"))
         )
         absent = "does not have a Release file" in said or " 404 " in said
         kind = BadInput if absent else ToolMissing
         problem = "is not on the mirror" if absent else "can't be reached"
-        raise kind(
+        return kind(
             f"the Debian suite {self.suite} {problem}",
             Evidence(
                 excerpt=errors or said,

@@ -100,19 +100,29 @@ def _transfer(url: str, part: Path, show: Callable[[str], None]) -> None:
         with contextlib.closing(urllib.request.urlopen(request, timeout=SILENCE_S)) as answer:
             _append(answer, part, start, show)
     except urllib.error.HTTPError as error:
-        # 416: nothing lies behind our last byte, so the file is complete or another one.
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            _end_or_restart(error, part, start)
-        elif error.code in _AGAIN:
-            raise Broken(f"the server said {error.code} {error.reason}") from None
-        else:
-            raise BadInput(f"the server does not give {url}: {error.code} {error.reason}") from None
+        _refused(error, url, part, start)
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.filename and Path(error.filename) == part:
+        if _is_of_file(error, part):
             raise
         raise Broken(str(getattr(error, "reason", "")) or str(error) or repr(error)) from None
     except ValueError as error:
         raise BadInput(f"{url!r} is no address: {error}") from None
+
+
+def _refused(error: urllib.error.HTTPError, url: str, part: Path, start: int) -> None:
+    """Return if the server refused because nothing is missing; else raise Broken or BadInput."""
+    # 416: nothing lies behind our last byte, so the file is complete or another one.
+    if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        _end_or_restart(error, part, start)
+    elif error.code in _AGAIN:
+        raise Broken(f"the server said {error.code} {error.reason}") from None
+    else:
+        raise BadInput(f"the server does not give {url}: {error.code} {error.reason}") from None
+
+
+def _is_of_file(error: Exception, path: Path) -> bool:
+    """Whether an error is of our own disk and not of the network."""
+    return isinstance(error, OSError) and bool(error.filename) and Path(error.filename) == path
 
 
 def _end_or_restart(error: urllib.error.HTTPError, part: Path, start: int) -> None:

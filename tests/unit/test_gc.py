@@ -17,9 +17,10 @@ import pytest
 from pytest_kernelvm.process import Spawned, spawn
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import Digest, digest_of
-from pytest_kernelvm.store.gc import clean, clean_kernel, collect_garbage
+from pytest_kernelvm.store.gc import clean, clean_kernel, collect_garbage, evict
 from pytest_kernelvm.store.inventory import items
 from pytest_kernelvm.store.kinds import (
+    FAILURES,
     INITRAMFS,
     KERNELS,
     LOGS,
@@ -27,6 +28,7 @@ from pytest_kernelvm.store.kinds import (
     TEMPORARY,
     USES,
     Kind,
+    Limits,
     kind_of,
 )
 from pytest_kernelvm.store.metadata import ENTRY

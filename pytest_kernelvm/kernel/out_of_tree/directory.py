@@ -100,7 +100,19 @@ def make_modules(
         )
     log.unlink(missing_ok=True)
     require_intact_below(kernel.devel)
-    argv = [
+    env = PINNED | compiler_environment(store, kernel.arch, kernel.llvm, answers=log.parent)
+    argv = _make_argv(kernel, directory, jobs)
+    done = run(argv, env=env, timeout_s=MAKE_TIMEOUT_S, check=False, log=log)
+    said = log.read_text(errors="replace").replace(str(directory), str(shown_as))
+    if done.status != 0:
+        raise_if_full(said)
+        raise _build_failed(kernel, shown_as, said, failure(done, log))
+    listed = (directory / "modules.order").read_text().split()
+    return tuple(_ko(directory, name) for name in listed), said
+
+
+def _make_argv(kernel: Kernel, directory: Path, jobs: int | None) -> list[str]:
+    return [
         "make",
         f"--directory={kernel.devel}",
         f"M={directory}",
@@ -110,25 +122,19 @@ def make_modules(
         f"-j{jobs or os.cpu_count() or 1}",
         "modules",
     ]
-    answers = log.parent
-    env = PINNED | compiler_environment(store, kernel.arch, kernel.llvm, answers=answers)
-    done = run(argv, env=env, timeout_s=MAKE_TIMEOUT_S, check=False, log=log)
-    said = log.read_text(errors="replace").replace(str(directory), str(shown_as))
-    if done.status != 0:
-        raise_if_full(said)
-        evidence = failure(done, log)
-        complaints = compiler_complaints(said, shown_as)
-        raise BuildFailed(
-            f"{shown_as.name} does not compile for {kernel.release}",
-            Evidence(
-                seen=complaints[0] if complaints else evidence.seen,
-                excerpt="\n".join(complaints) or evidence.excerpt,
-                where=(str(shown_as),),
-                command=evidence.command,
-            ),
-        )
-    listed = (directory / "modules.order").read_text().split()
-    return tuple(_ko(directory, name) for name in listed), said
+
+
+def _build_failed(kernel: Kernel, shown_as: Path, said: str, evidence: Evidence) -> BuildFailed:
+    complaints = compiler_complaints(said, shown_as)
+    return BuildFailed(
+        f"{shown_as.name} does not compile for {kernel.release}",
+        Evidence(
+            seen=complaints[0] if complaints else evidence.seen,
+            excerpt="\n".join(complaints) or evidence.excerpt,
+            where=(str(shown_as),),
+            command=evidence.command,
+        ),
+    )
 
 
 def _ko(copy: Path, listed: str) -> Path:
