@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.model import CellConfig, Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
@@ -42,7 +43,6 @@ _ZLIB_GZIP_WINDOW = 31
 UNPACK = {".deb": unpack_deb, ".rpm": unpack_rpm}
 HOST_ROOT = Path("/")
 MODULE_ROOTS = ("lib/modules", "usr/lib/modules", "modules/lib/modules", "modules")
-IMAGE_NAMES = ("Image", "vmlinuz", "vmlinux", "Image.gz")
 
 _PACKAGE = re.compile(
     r"(?P<name>linux-[a-z0-9.+~-]+?)(?::(?P<arch>[a-z0-9]+))?(?:@(?P<suite>[a-z][a-z0-9-]*))?"
@@ -302,7 +302,7 @@ def _find(root: Path, source: Source) -> _Found:
             f"there is no kernel in {source.value}",
             Evidence(
                 expected=f"boot/vmlinuz-RELEASE and lib/modules/RELEASE, or an image called "
-                f"{', '.join(IMAGE_NAMES)}",
+                f"{', '.join(_image_names())}",
                 where=tuple(place for place in (source.where, str(root)) if place),
             ),
         )
@@ -325,7 +325,7 @@ def _kernels_in(root: Path) -> Iterator[_Found]:
     }
     # Fedora and openSUSE keep the image with its modules, and copy it to /boot at installation.
     images = {release: image for release, tree in trees.items() if (image := _image_in(tree))}
-    for name in reversed(IMAGE_NAMES):
+    for name in reversed(_image_names()):
         for image in (root / "boot").glob(f"{name}-*"):
             if image.is_file():
                 images[image.name.removeprefix(f"{name}-")] = image
@@ -337,8 +337,14 @@ def _kernels_in(root: Path) -> Iterator[_Found]:
         yield _Found(release=release, image=flat, modules=tree)
 
 
+def _image_names() -> list[str]:
+    """Return how images are called: as make calls them, and as distributions do."""
+    made = [arch.default_image for arch in ARCHES.values() if arch.image_magic]
+    return list(dict.fromkeys([*made, "vmlinuz", "vmlinux", "Image.gz"]))
+
+
 def _image_in(directory: Path) -> Path | None:
-    paths = (directory / name for name in IMAGE_NAMES)
+    paths = (directory / name for name in _image_names())
     return next((path for path in paths if path.is_file()), None)
 
 

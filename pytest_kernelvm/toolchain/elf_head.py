@@ -6,14 +6,19 @@ from pathlib import Path
 
 from pytest_kernelvm.arch.base import Arch
 
+_ELF_BYTES = 20
+
 
 def fits(file: Path, arch: Arch) -> bool:
     """Whether an object file, a program or an image is one of an architecture."""
+    magic = arch.image_magic
+    size = max(_ELF_BYTES, magic.offset + len(magic.content) if magic else 0)
     with file.open("rb") as opened:
-        head = opened.read(64).ljust(64, b"\0")
+        head = opened.read(size)
     if head.startswith(b"\x7fELF"):
+        head = head.ljust(_ELF_BYTES, b"\0")
         order = {1: "little", 2: "big"}.get(head[5])
         machine = int.from_bytes(head[18:20], arch.endianness)
         bits = {1: 32, 2: 64}.get(head[4])
         return (order, bits, machine) == (arch.endianness, arch.elf_class, arch.elf_machine)
-    return bool(arch.image_magic) and head[56:60] == arch.image_magic
+    return magic is not None and head.startswith(magic.content, magic.offset)

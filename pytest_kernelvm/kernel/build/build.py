@@ -130,7 +130,7 @@ def _kernel(entry: Path, note: KernelNote, cell: CellConfig) -> Kernel:
         headers_digest=note.headers_digest,
         # Not of the entry: whoever names a feature anew does not build a kernel for it.
         features=() if is_prebuilt(cell) else cell.kernel.features_for(note.version),
-        shared_console=note.shared_console,
+        shared_console=note.shared_console or not note.arch.channel,
         llvm=note.llvm,
     )
     wanted = cell.kernel.release

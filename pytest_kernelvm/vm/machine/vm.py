@@ -208,6 +208,7 @@ class Vm(Programs):
             self._launch,
             self._channel,
             self.qmp,
+            self.boot.arch,
             self.boot.image,
             start=before,
             log=log,

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import GuestSplat, KernelvmError
 from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.agent.channel import Channel
@@ -68,8 +69,9 @@ class GuestDescription(Protocol):
 class VerdictCollector:
     """Watches one guest and says what became of it.
 
-    about: the guest. image: its kernel. channel: its agent's. start: the offset into the console's
-    text from which on splats count. log: the copy of its kernel's log; log_start: likewise.
+    about: the guest. arch: its architecture. image: its kernel. channel: its agent's.
+    start: the offset into the console's text from which on splats count. log: the copy of its
+    kernel's log; log_start: likewise.
     ready: whether the guest's agent answered once. raised: the verdicts that there were.
     told_flood: whether one said that the console was cut.
     """
@@ -80,6 +82,7 @@ class VerdictCollector:
         launch: Launch,
         channel: Channel,
         qmp: Qmp,
+        arch: Arch,
         image: Path,
         start: int,
         log: LogCopy,
@@ -94,6 +97,7 @@ class VerdictCollector:
         self._launch = launch
         self._channel = channel
         self._qmp = qmp
+        self._arch = arch
         self._image = image
         self._started = time.monotonic()
 
@@ -221,7 +225,7 @@ class VerdictCollector:
             deadline=deadline,
             for_what=for_what,
             ready=self.ready,
-            cpu=cpu_state(self._qmp, self._image, deadline) if hangs else "",
+            cpu=cpu_state(self._qmp, self._arch, self._image, deadline) if hangs else "",
             logged=kernel_log(self._qmp, self._image, self._launch.qemu_log.with_name("log_buf"))
             if silent
             else "",
