@@ -9,6 +9,8 @@ from collections import defaultdict
 import pytest
 from hypothesis import settings
 
+from pytest_kernelvm.config.model import CellConfig
+
 pytest_plugins = ["pytester"]
 
 # On a busy machine an example takes as long as it takes.
@@ -27,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--spread",
         action="store_true",
-        help="run each slow test on one MIPS and one aarch64 cell, other ones for other tests; "
+        help="run each slow test on one cell of each ARCH=, other ones for other tests; "
         "those marked spread(NAME) go together, those marked every_cell have all, those marked "
         "any_cell one",
     )
@@ -39,13 +41,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     groups: dict[tuple[str, str, str], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        cell = _cell_id(item)
+        cell = _cell(item)
         if cell and item.get_closest_marker("slow") and not item.get_closest_marker("every_cell"):
             together = item.get_closest_marker("spread")
-            test = item.nodeid.replace(cell, "", 1)
+            name_of_cell = cell if isinstance(cell, str) else cell.id
+            test = item.nodeid.replace(name_of_cell, "", 1)
             name = together.args[0] if together else test
-            kind = "any" if item.get_closest_marker("any_cell") else cell.partition("-")[0]
-            groups[test, name, kind.removesuffix("el")].append(item)
+            kind = "any" if item.get_closest_marker("any_cell") else _kind_of(cell)
+            groups[test, name, kind].append(item)
     left_out = set()
     for (_test, name, _kind), alike in groups.items():
         left_out |= {*alike} - {alike[zlib.crc32(name.encode()) % len(alike)]}
@@ -53,7 +56,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=[*left_out])
 
 
-def _cell_id(item: pytest.Item) -> str:
+def _cell(item: pytest.Item) -> CellConfig | str:
+    """Return a test's cell, or its id where the test names cells itself; empty for none."""
     params = getattr(getattr(item, "callspec", None), "params", {})
-    cell = params.get("kernelvm_cell", params.get("config", ""))
-    return str(getattr(cell, "id", cell))
+    cell: CellConfig | str = params.get("kernelvm_cell", params.get("config", ""))
+    return cell
+
+
+def _kind_of(cell: CellConfig | str) -> str:
+    """Return what cells have in common of which one is enough."""
+    return cell.partition("-")[0] if isinstance(cell, str) else cell.arch.linux_arch

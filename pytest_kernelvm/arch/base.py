@@ -1,27 +1,95 @@
-"""Facts of each architecture that nobody can choose, one row an architecture."""
+"""What a row says of an architecture: the facts that nobody can choose.
+
+The fields without a default are what every machine has. The others default to what most machines
+lack, so that a row is short. The rows are in the other files of this package, one file for each
+family of architectures; `registry.py` finds them.
+"""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
-
-from pytest_kernelvm.errors import BadInput, Evidence
 
 
 def struct_order(byteorder: Literal["big", "little"]) -> str:
-    """Return the sign that stands for a byte order in the formats of the module `struct`."""
+    """Return the character that stands for a byte order in the formats of the module `struct`."""
     return ">" if byteorder == "big" else "<"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FixedInitramfs:
-    """Where the initramfs lies when the kernel must not read its address from the bootloader.
+class Packages:
+    """The package that has a program, in each package system; empty where there is none.
 
-    address: physical address, in bytes from 0.
-    size_bytes: the room reserved; zero bytes behind the archive are skipped by the kernel
-        (init/initramfs.c, unpack_to_rootfs).
-    cmdline: the words of the built-in command line that tell the kernel.
+    Attributes:
+        apt: Debian's name.
+        dnf: Fedora's name.
+        pacman: Arch Linux's name.
+        nix: The attribute in nixpkgs.
+        brew: Homebrew's name.
+    """
+
+    apt: str
+    dnf: str = ""
+    pacman: str = ""
+    nix: str = ""
+    brew: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageMagic:
+    """The bytes by which an image that is no ELF file is recognised.
+
+    Attributes:
+        offset: Where they are, in bytes from the beginning of the file.
+        content: The bytes.
+    """
+
+    offset: int
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpinLoop:
+    """A program that counts in a register forever; it measures how fast QEMU runs here.
+
+    Attributes:
+        code: Machine code; QEMU's -bios puts it where the processor starts.
+        register: A pattern for QEMU's `info registers`; its group is the counter, hexadecimal.
+        spins_per_s: Rounds a second of the host for which the default timeouts were chosen.
+    """
+
+    code: bytes
+    register: str
+    spins_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cookie:
+    """How a kernel is told the word without which it ignores the bootloader's command line.
+
+    Attributes:
+        patch: Its patch in kernel/patches/, without .patch.
+        require_symbol: A bool symbol: the cookie is required.
+        symbol: The text symbol that holds the cookie.
+        word_symbol: A bool symbol: the cookie must be a word of its own.
+    """
+
+    patch: str
+    require_symbol: str
+    symbol: str
+    word_symbol: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedInitramfs:
+    """Where the initramfs is when the kernel must not read its address from the bootloader.
+
+    Attributes:
+        address: Physical address.
+        size_bytes: The size that is reserved; the kernel skips zero bytes behind the archive
+            (init/initramfs.c, unpack_to_rootfs).
+        cmdline: The words of the built-in command line that tell the kernel.
     """
 
     address: int
@@ -29,7 +97,11 @@ class FixedInitramfs:
     cmdline: str
 
     def announced(self, line: str) -> str:
-        """Return the words of a command line that say where an initramfs lies, but for these."""
+        """Return the words of a command line that announce an initramfs at another place.
+
+        Args:
+            line: The whole command line of a guest.
+        """
         words = (word for word in line.split() if word.startswith(("rd_start=", "rd_size=")))
         return " ".join(word for word in words if word not in self.cmdline.split())
 
@@ -38,25 +110,44 @@ class FixedInitramfs:
 class FirstStage:
     """A bootloader of ours that enters the kernel with registers of our choice.
 
-    source: its file in guest/c/. address: physical, where it lies. virtual: what the kernel's
-    addresses have besides.
+    Attributes:
+        source: Its file in guest/c/.
+        address: Physical address where it is put.
+        virtual: What is added to a physical address to get the kernel's address of it.
+        cmdline_bytes: The longest command line that it can pass, without a zero byte.
+        tree_patch: The patch in kernel/patches/ with which a kernel takes a passed device tree.
+        kexec_tree_patch: The patch there with which a kernel passes a tree on by kexec.
+        tree_cmdline_symbol: The symbol with which the tree's bootargs are the command line.
+        loader_cmdline_symbol: The symbol, of the same choice, with which the bootloader's are.
     """
 
     source: str
     address: int
     virtual: int
+    cmdline_bytes: int
+    tree_patch: str
+    kexec_tree_patch: str
+    tree_cmdline_symbol: str
+    loader_cmdline_symbol: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UBoot:
     """How U-Boot is built for the machine, and what it takes for granted there.
 
-    defconfig: of its configs/. image: what QEMU takes as firmware. memory_mib: the machine's.
-    script: physical, where it finds its commands; from there on it leaves memory alone up to end,
-        behind which it moves itself. virtual: what its addresses have besides.
+    Attributes:
+        defconfig: The file in U-Boot's configs/.
+        symbols: What is set in addition, by symbol without CONFIG_.
+        image: The file of its build that QEMU takes as firmware.
+        memory_mib: The memory that the machine must have.
+        script: Physical address where it finds its commands. It does not use memory from there
+            up to `end`.
+        end: Physical address behind which it moves itself.
+        virtual: What is added to a physical address to get U-Boot's address of it.
     """
 
     defconfig: str
+    symbols: Mapping[str, str]
     image: str
     memory_mib: int
     script: int
@@ -64,47 +155,89 @@ class UBoot:
     virtual: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FactsForTests:
+    """What only the project's own tests take for granted; a test skips where its value is missing.
+
+    Attributes:
+        compressed_image: An image target that QEMU boots and that unpacks itself or is unpacked.
+        incompatible_cpu: A model for QEMU's -cpu that cannot run kernels for the default one.
+        cpu_without_compact_code: A model that runs them, but not code of `compact_cflags`.
+        too_little_memory_mib: Memory in which a kernel of vm-configs/ starts and panics.
+        earlycon: The words that give the kernel an early console; empty where it has one in any
+            case, None where nothing is known.
+        compatible: The first `compatible` of the device tree that kernels have built in.
+        modprobe_most_bytes: The largest size of our modprobe that is accepted.
+        preinit_most_bytes: The largest size of our preinit that is accepted.
+    """
+
+    compressed_image: str = ""
+    incompatible_cpu: str = ""
+    cpu_without_compact_code: str = ""
+    too_little_memory_mib: int = 0
+    earlycon: str | None = None
+    compatible: str = ""
+    modprobe_most_bytes: int = 0
+    preinit_most_bytes: int = 0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Arch:
     """One architecture on one QEMU machine.
 
-    name: ours, as in vm-configs and `--kernelvm-arch`.
-    linux_arch: the kernel's ARCH=.
-    qemu_arch: the suffix of qemu-system-.
-    uname: what uname(2) says in `machine`.
-    endianness, elf_class (bits), elf_machine (e_machine): what its ELF files say.
-    toolchain_prefix: the default CROSS_COMPILE.
-    debian_packages: what Debian calls the compiler and QEMU.
-    debian_arch: Debian's name of it, empty where Debian 12 has no such port.
-    debian_libc: its packages of a C library and its headers for the cross compiler.
-    machine: QEMU's -M; cpu: the default -cpu.
-    image: the default make target and, below the build directory, the file it makes.
-    images: every image target and its file.
-    console: the kernel's console device; channel: the agent's device, a second serial port.
-    channel_argv: the QEMU flags that attach the chardev `channel`; console_argv likewise.
-    channel_symbols: what must be built in for the channel to be there when the agent starts.
-    image_magic: what is in bytes 56 to 59 of an image that is no ELF file.
-    network_argv: the QEMU flags that attach the netdev `net0`; network_modules: its driver's.
-    fast_boot_argv: QEMU flags that shorten the boot and change nothing a test can see.
-    spin: machine code at the reset vector that counts in a register forever; spin_register: how
-        QEMU's monitor shows that; spins_per_s: of the machine that suits default timeouts.
-    agent_cflags: what makes a static nolibc program small here.
-    nolibc_cflags: what makes nolibc's system calls right here.
-    compact_cflags: a denser instruction set that has no system calls, on the CPUs of compact_cpus
-        (models of QEMU's -cpu) only.
-    max_memory_mib: the most that the machine has in one piece.
-    builtin_cmdline_symbols: bool symbols that make CONFIG_CMDLINE count without a bootloader's.
-    cookie_patch, cookie_require_symbol, cookie_symbol: how the kernel learns the cmdline cookie;
-        cookie_word_symbol: that it must be a word of its own.
-    cmdline_bytes: the longest command line that reaches the kernel, without a zero byte.
-    fixed_initramfs: set where the initramfs' address travels on the command line.
-    kexec_symbol: what lets a kernel load another one by the system call that suits it.
-    first_stage: set where a command line or tree reaches a kernel in its registers.
-    uboot: set where U-Boot can be firmware in front of such a kernel.
-    memory_address: where memory begins, physical. initramfs_above: how far above that QEMU's
-        bootloader puts the initramfs at most, 0 for memory's end.
-    reads_uncached: whether memory that ioremap() maps may be read at any address; phram without a
-        device tree's node maps it so.
+    Attributes:
+        name: Our name, as in vm-configs and `--kernelvm-arch`.
+        linux_arch: The kernel's ARCH=.
+        qemu_arch: The suffix of qemu-system-.
+        uname: What uname(2) says in `machine`.
+        endianness: The byte order of its ELF files.
+        elf_class: The bits of an address in its ELF files.
+        elf_machine: The e_machine of its ELF files (include/uapi/linux/elf-em.h).
+        toolchain_prefix: The default CROSS_COMPILE.
+        compiler_packages: The packages with the cross compiler.
+        qemu_packages: The packages with QEMU.
+        machine: QEMU's -M.
+        cpu: The default of QEMU's -cpu.
+        images: The file below the build directory that each image target of make writes; the
+            first target is what QEMU boots by default.
+        console: The kernel's console device.
+        pc_register: A pattern for QEMU's `info registers`; its group is the program counter,
+            hexadecimal.
+        max_memory_mib: The most memory that the machine has in one piece.
+        cmdline_bytes: The longest command line that reaches the kernel, without a zero byte.
+        debian_arch: Debian's name of the architecture; empty where Debian 12 has no such port.
+        debian_libc: Debian's packages of a C library and its headers for the cross compiler.
+        console_argv: QEMU's flags that attach the chardev `console`.
+        channel: The agent's device; empty where the machine has no second port, so that the
+            agent shares the console.
+        channel_argv: QEMU's flags that attach the chardev `channel`.
+        channel_symbols: What must be built in for the channel to be there when the agent starts.
+        network_argv: QEMU's flags that attach the netdev `net0`.
+        network_modules: The modules of that card's driver.
+        fast_boot_argv: QEMU's flags that shorten the boot and change nothing a test can see.
+        spin: What measures the speed of guests; without it the default timeouts hold as they are.
+        image_magic: How images are recognised that are no ELF files.
+        agent_cflags: The compiler's flags that make a static nolibc program small.
+        nolibc_cflags: The compiler's flags that make nolibc's system calls right.
+        compact_cflags: The compiler's flags for a denser instruction set that has no system calls.
+        compact_cpus: The models for QEMU's -cpu that execute it.
+        builtin_cmdline_symbols: Bool symbols that make CONFIG_CMDLINE count where the bootloader
+            says nothing.
+        cookie: How a kernel is told the cookie; None where no patch of ours does that.
+        fixed_initramfs: Set where the initramfs' address travels on the command line.
+        kexec_symbol: The symbol of the system call that loads another kernel; empty where we know
+            no way to do that.
+        first_stage: Set where a command line or tree reaches a kernel in its registers.
+        uboot: Set where U-Boot can be firmware in front of such a kernel.
+        memory_address: Physical address where memory begins.
+        initramfs_above: How far above that, in bytes, QEMU's bootloader puts the initramfs at
+            most; 0 for memory's end.
+        reads_uncached: Whether memory that ioremap() maps may be read at any address; phram
+            without a device tree's node maps it so.
+        sock_stream: SOCK_STREAM of socket(2).
+        sock_dgram: SOCK_DGRAM of socket(2).
+        sigusr1: SIGUSR1 of signal(7).
+        for_tests: What the project's own tests take for granted.
     """
 
     name: str
@@ -115,42 +248,44 @@ class Arch:
     elf_class: Literal[32, 64]
     elf_machine: int
     toolchain_prefix: str
-    debian_packages: tuple[str, ...]
-    debian_arch: str
-    debian_libc: tuple[str, ...]
+    compiler_packages: Packages
+    qemu_packages: Packages
     machine: str
     cpu: str
-    images: dict[str, str]
+    images: Mapping[str, str]
     console: str
-    channel: str
-    console_argv: tuple[str, ...]
-    channel_argv: tuple[str, ...]
-    network_argv: tuple[str, ...]
-    network_modules: tuple[str, ...]
-    fast_boot_argv: tuple[str, ...]
-    spin: bytes
-    spin_register: str
-    spins_per_s: float
-    agent_cflags: tuple[str, ...]
-    nolibc_cflags: tuple[str, ...]
-    compact_cflags: tuple[str, ...]
-    compact_cpus: tuple[str, ...]
+    pc_register: str
     max_memory_mib: int
-    builtin_cmdline_symbols: tuple[str, ...]
-    cookie_patch: str
-    cookie_require_symbol: str
-    cookie_symbol: str
-    cookie_word_symbol: str
-    channel_symbols: tuple[str, ...]
     cmdline_bytes: int
-    kexec_symbol: str
-    image_magic: bytes = b""
+    debian_arch: str = ""
+    debian_libc: tuple[str, ...] = ()
+    console_argv: tuple[str, ...] = ("-serial", "chardev:console")
+    channel: str = ""
+    channel_argv: tuple[str, ...] = ()
+    channel_symbols: tuple[str, ...] = ()
+    # Without its option ROM, which Debian has in another package.
+    network_argv: tuple[str, ...] = ("-device", "virtio-net-pci,netdev=net0,romfile=")
+    network_modules: tuple[str, ...] = ("virtio_pci", "virtio_net")
+    fast_boot_argv: tuple[str, ...] = ()
+    spin: SpinLoop | None = None
+    image_magic: ImageMagic | None = None
+    agent_cflags: tuple[str, ...] = ()
+    nolibc_cflags: tuple[str, ...] = ()
+    compact_cflags: tuple[str, ...] = ()
+    compact_cpus: tuple[str, ...] = ()
+    builtin_cmdline_symbols: tuple[str, ...] = ()
+    cookie: Cookie | None = None
     fixed_initramfs: FixedInitramfs | None = None
+    kexec_symbol: str = ""
     first_stage: FirstStage | None = None
     uboot: UBoot | None = None
     memory_address: int = 0
     initramfs_above: int = 0
     reads_uncached: bool = True
+    sock_stream: int = 1
+    sock_dgram: int = 2
+    sigusr1: int = 10
+    for_tests: FactsForTests = field(default_factory=FactsForTests)
 
     @property
     def qemu_binary(self) -> str:
@@ -170,213 +305,5 @@ class Arch:
 
     @property
     def default_image(self) -> str:
-        """The image target that QEMU boots."""
+        """The image target that QEMU boots by default."""
         return next(iter(self.images))
-
-
-# Malta: two 16550s on the ISA bus are -serial 0 and 1 (hw/mips/malta.c). A boot spends its time
-# in estimate_frequencies() (arch/mips/mti-malta/malta-time.c) waiting for RTC ticks; a clock that
-# counts instructions makes them come at once. `sleep=off` would starve an idle QEMU's main loop.
-_MALTA_FAST_BOOT = ("-icount", "shift=7", "-rtc", "clock=vm")
-# addiu a0, a0, 1; b .-4; nop. QEMU swaps the words of -bios for a little-endian CPU (malta.c).
-_MALTA_SPIN = bytes.fromhex("24840001 1000fffe 00000000")
-_MALTA_SERIAL = ("-serial", "chardev:console")
-_MALTA_CHANNEL = ("-serial", "chardev:channel")
-_MALTA_AGENT_CFLAGS = (
-    *("-mno-abicalls", "-fno-pic", "-G0", "-msoft-float", "-mips32r2"),
-    "-Wl,-z,common-page-size=64",
-)
-# my_syscall5 and 6 (tools/include/nolibc/arch-mips.h) move the stack's pointer before they store an
-# argument; one that is that very register, the address of a leaf function's first variable, would
-# be wrong. With a frame pointer it is another register.
-_MALTA_NOLIBC_CFLAGS = ("-fno-omit-frame-pointer",)
-
-# MIPS16e, and who has it (target/mips/cpu-defs.c.inc, ASE_MIPS16).
-_MALTA_COMPACT_CFLAGS = ("-mips16", "-minterlink-mips16")
-_MALTA_COMPACT_CPUS = ("24Kc", "24KEc", "24Kf", "34Kf", "74Kf")
-
-# The initramfs goes to 96 MiB, below the 128 MiB that a Malta has at least.
-_MALTA_INITRAMFS = FixedInitramfs(
-    address=0x0600_0000,
-    size_bytes=0x0020_0000,
-    cmdline="rd_start=0xffffffff86000000 rd_size=0x200000",
-)
-
-# Where the processor sees memory as it is, and caches it.
-_MALTA_KSEG0 = 0x8000_0000
-
-# Below the initramfs, with room for a command line or a tree.
-_MALTA_FIRST_STAGE = FirstStage(
-    source="mips_first_stage.S", address=0x05F0_0000, virtual=_MALTA_KSEG0
-)
-
-
-def _malta_uboot(board: str, image: str) -> UBoot:
-    """The size of its memory is a constant of include/configs/malta.h; below 4 MiB is its stack."""
-    return UBoot(
-        defconfig=f"{board}_defconfig",
-        image=image,
-        memory_mib=256,
-        script=0x0080_0000,
-        end=0x0F00_0000,
-        virtual=_MALTA_KSEG0,
-    )
-
-
-def _malta(
-    *,
-    name: str,
-    endianness: Literal["big", "little"],
-    prefix: str,
-    packages: tuple[str, ...],
-    debian_arch: str,
-    uboot: UBoot,
-) -> Arch:
-    return Arch(
-        name=name,
-        linux_arch="mips",
-        qemu_arch=name,
-        uname="mips",
-        endianness=endianness,
-        elf_class=32,
-        elf_machine=8,
-        toolchain_prefix=prefix,
-        debian_packages=packages,
-        debian_arch=debian_arch,
-        debian_libc=(f"libc6-dev-{name}-cross", f"linux-libc-dev-{name}-cross"),
-        machine="malta",
-        cpu="24Kf",
-        images={
-            "vmlinux": "vmlinux",
-            "vmlinuz": "vmlinuz",
-            "vmlinux.bin": "arch/mips/boot/vmlinux.bin",
-            "uImage": "arch/mips/boot/uImage",
-        },
-        console="ttyS0",
-        channel="ttyS1",
-        console_argv=_MALTA_SERIAL,
-        channel_argv=_MALTA_CHANNEL,
-        # Without its option ROM, which Debian has in another package.
-        network_argv=("-device", "virtio-net-pci,netdev=net0,romfile="),
-        network_modules=("virtio_pci", "virtio_net"),
-        fast_boot_argv=_MALTA_FAST_BOOT,
-        spin=_MALTA_SPIN,
-        spin_register=r"\ba0 ([0-9a-f]{8})\b",
-        spins_per_s=240e6,
-        agent_cflags=_MALTA_AGENT_CFLAGS,
-        nolibc_cflags=_MALTA_NOLIBC_CFLAGS,
-        compact_cflags=_MALTA_COMPACT_CFLAGS,
-        compact_cpus=_MALTA_COMPACT_CPUS,
-        max_memory_mib=256,
-        builtin_cmdline_symbols=("CMDLINE_BOOL", "MIPS_CMDLINE_FROM_BOOTLOADER"),
-        cookie_patch="mips-cmdline-cookie",
-        cookie_require_symbol="MIPS_BOOTLOADER_CMDLINE_REQUIRE_COOKIE",
-        cookie_symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE",
-        cookie_word_symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE_WORD",
-        channel_symbols=("SERIAL_8250",),
-        # QEMU's bootloader has entries of 256 bytes for it (malta.c, ENVP_ENTRY_SIZE).
-        cmdline_bytes=255,
-        kexec_symbol="KEXEC",
-        fixed_initramfs=_MALTA_INITRAMFS,
-        first_stage=_MALTA_FIRST_STAGE,
-        uboot=uboot,
-    )
-
-
-ARCHES: dict[str, Arch] = {
-    arch.name: arch
-    for arch in (
-        _malta(
-            name="mips",
-            endianness="big",
-            prefix="mips-linux-gnu-",
-            packages=("gcc-mips-linux-gnu", "qemu-system-mips"),
-            debian_arch="",
-            uboot=_malta_uboot("malta", "u-boot.bin"),
-        ),
-        _malta(
-            name="mipsel",
-            endianness="little",
-            prefix="mipsel-linux-gnu-",
-            packages=("gcc-mipsel-linux-gnu", "qemu-system-mips"),
-            debian_arch="mipsel",
-            # With its words swapped, which QEMU swaps back (hw/mips/malta.c).
-            uboot=_malta_uboot("maltael", "u-boot-swap.bin"),
-        ),
-        Arch(
-            name="aarch64",
-            linux_arch="arm64",
-            qemu_arch="aarch64",
-            uname="aarch64",
-            endianness="little",
-            elf_class=64,
-            elf_machine=183,
-            toolchain_prefix="aarch64-linux-gnu-",
-            debian_packages=("gcc-aarch64-linux-gnu", "qemu-system-arm"),
-            debian_arch="arm64",
-            debian_libc=("libc6-dev-arm64-cross", "linux-libc-dev-arm64-cross"),
-            machine="virt",
-            cpu="cortex-a57",
-            images={"Image": "arch/arm64/boot/Image", "Image.gz": "arch/arm64/boot/Image.gz"},
-            console="ttyAMA0",
-            channel="vport0p1",
-            console_argv=("-serial", "chardev:console"),
-            channel_argv=(
-                "-device",
-                "virtio-serial-device",
-                "-device",
-                "virtserialport,chardev=channel",
-            ),
-            network_argv=("-device", "virtio-net-device,netdev=net0"),
-            network_modules=("virtio_net",),
-            fast_boot_argv=(),
-            # add x0, x0, #1; b .-4
-            spin=bytes.fromhex("00040091 ffffff17"),
-            spin_register=r"\bX00=([0-9a-f]{16})\b",
-            spins_per_s=3.8e9,
-            agent_cflags=(
-                "-mno-outline-atomics",
-                "-fno-pic",
-                "-no-pie",
-                "-Wl,-z,max-page-size=4096,-z,common-page-size=64",
-            ),
-            nolibc_cflags=(),
-            compact_cflags=(),
-            compact_cpus=(),
-            max_memory_mib=4096,
-            builtin_cmdline_symbols=("CMDLINE_FROM_BOOTLOADER",),
-            cookie_patch="of-cmdline-cookie",
-            cookie_require_symbol="OF_BOOTARGS_REQUIRE_COOKIE",
-            cookie_symbol="OF_BOOTARGS_COOKIE",
-            cookie_word_symbol="OF_BOOTARGS_COOKIE_WORD",
-            channel_symbols=("VIRTIO_MMIO", "VIRTIO_CONSOLE"),
-            # COMMAND_LINE_SIZE (arch/arm64/include/uapi/asm/setup.h).
-            cmdline_bytes=2047,
-            kexec_symbol="KEXEC_FILE",
-            # Documentation/arch/arm64/booting.rst, `magic number`.
-            image_magic=b"ARM\x64",
-            # hw/arm/virt.c; hw/arm/boot.c puts the initramfs 128 MiB up, or half way.
-            memory_address=0x4000_0000,
-            initramfs_above=0x0800_0000,
-            # Device memory: unaligned accesses fault (QEMU 7.2 lets them pass).
-            reads_uncached=False,
-        ),
-    )
-}
-
-
-def arch_named(name: str) -> Arch:
-    """Return the row of one architecture.
-
-    name: `mips`, `mipsel` or `aarch64`.
-    Raises BadInput, with near matches, for another name.
-    """
-    try:
-        return ARCHES[name]
-    except KeyError:
-        near = difflib.get_close_matches(name, ARCHES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else ""
-        raise BadInput(
-            f"unknown arch {name!r}",
-            Evidence(expected=f"one of {', '.join(ARCHES)}", next_step=hint),
-        ) from None

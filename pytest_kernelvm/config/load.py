@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.files import read_base_config
 from pytest_kernelvm.config.model import (
     BUILTIN_PATCHES,
@@ -19,6 +20,7 @@ from pytest_kernelvm.config.model import (
 )
 from pytest_kernelvm.config.patches import read_patches
 from pytest_kernelvm.config.requests import (
+    cookie_facts,
     cookie_of,
     implied_symbols,
     read_conditional,
@@ -39,7 +41,7 @@ def _kernel(raw: dict[str, Any], arch: Arch, file: Path, version: str) -> Kernel
     cookie, _whole_word = cookie_of(raw)
     patches = read_patches(base, kernel.get("patches", ()), version)
     if cookie:
-        name = arch.cookie_patch
+        name = cookie_facts(arch, file).patch
         place = f"{file} (cookie)"
         patches.append(Patch(name=name, file=BUILTIN_PATCHES / f"{name}.patch", where=place))
     images = kernel.get("image", ())

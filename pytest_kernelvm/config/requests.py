@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.base import Arch, Cookie
 from pytest_kernelvm.config.files import existing_file
 from pytest_kernelvm.config.model import Conditional, Fragment, Requested
 from pytest_kernelvm.config.typed_yaml import Located
 from pytest_kernelvm.config.versions import EVERY_VERSION, VersionRange
+from pytest_kernelvm.errors import BadInput, Evidence
 
 
 def symbol_value(value: Located) -> str:
@@ -92,6 +93,22 @@ def cookie_of(raw: dict[str, Any]) -> tuple[str, bool]:
     return given["text"], given.get("whole_word", False)
 
 
+def cookie_facts(arch: Arch, file: Path) -> Cookie:
+    """Return how an architecture's kernels are told a cookie.
+
+    file: the vm-config. Raises BadInput where no patch of ours does that.
+    """
+    if not arch.cookie:
+        raise BadInput(
+            f"a kernel for {arch.name} cannot be told a cookie",
+            Evidence(
+                where=(f"{file} (cookie)",),
+                next_step="leave out `cookie:`; the kernel heeds the bootloader's command line",
+            ),
+        )
+    return arch.cookie
+
+
 def implied_symbols(arch: Arch, raw: dict[str, Any], file: Path) -> list[Requested]:
     """Symbols that the cookie and the built-in command line stand for."""
     cookie, whole_word = cookie_of(raw)
@@ -106,8 +123,9 @@ def implied_symbols(arch: Arch, raw: dict[str, Any], file: Path) -> list[Request
     implied.append(Requested(name="CMDLINE", value=f'"{line}"', where=where))
     where = f"{file} (cookie)"
     if cookie:
-        implied.append(Requested(name=arch.cookie_require_symbol, value="y", where=where))
-        implied.append(Requested(name=arch.cookie_symbol, value=f'"{cookie}"', where=where))
-    if whole_word:
-        implied.append(Requested(name=arch.cookie_word_symbol, value="y", where=where))
+        facts = cookie_facts(arch, file)
+        implied.append(Requested(name=facts.require_symbol, value="y", where=where))
+        implied.append(Requested(name=facts.symbol, value=f'"{cookie}"', where=where))
+        if whole_word:
+            implied.append(Requested(name=facts.word_symbol, value="y", where=where))
     return implied

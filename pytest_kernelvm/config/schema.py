@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES, IMAGE_TARGETS
 from pytest_kernelvm.config.model import (
     CIRCUMSTANCES,
     CPU_PATTERN,
@@ -170,7 +170,7 @@ SCHEMA = Record(
     doc="A machine of pytest-kernelvm, with one or several kernels.",
     required=("arch", "kernel"),
     keys={
-        "arch": Text(doc="The architecture.", allowed=tuple(ARCHES)),
+        "arch": Text(doc="The architecture.", allowed=ARCHES.keys()),
         "kernel": Record(
             doc="How the kernel is made.",
             required=("version",),
@@ -230,16 +230,7 @@ SCHEMA = Record(
                 "image": ListOf(
                     doc="Make targets of images; the first is booted. vmlinux is always kept.",
                     or_one=True,
-                    item=Placed(
-                        text=Text(
-                            doc="A make target.",
-                            allowed=tuple(
-                                dict.fromkeys(
-                                    image for arch in ARCHES.values() for image in arch.images
-                                )
-                            ),
-                        )
-                    ),
+                    item=Placed(text=Text(doc="A make target.", allowed=IMAGE_TARGETS)),
                 ),
                 "release": Text(
                     doc="What `uname -r` must be; a build that differs is stopped.",

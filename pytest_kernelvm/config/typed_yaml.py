@@ -10,7 +10,7 @@ import abc
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -122,7 +122,7 @@ class Text(Expected):
     """
 
     doc: str
-    allowed: tuple[str, ...] = ()
+    allowed: Collection[str] = ()
     pattern: str = ""
     shape: str = ""
 

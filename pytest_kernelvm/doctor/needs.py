@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from pytest_kernelvm.doctor.probes import (
     probe_program,
 )
 from pytest_kernelvm.doctor.tables import (
-    ARCH_PROGRAMS,
     BUILD_PROGRAMS,
     IMAGE_PROGRAMS,
     NARROW_BASES,
     Program,
+    known_packages,
     packages_row,
 )
 from pytest_kernelvm.toolchain.compiler import llvm_suffix
@@ -133,7 +133,7 @@ def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
             reason=f"boots {arch.name} kernels",
             cells=ids,
             minimum="7.0",
-            packages={"apt": arch.debian_packages[1:], **ARCH_PROGRAMS.get(arch.qemu_binary, {})},
+            packages=known_packages(arch.qemu_packages),
             notes={},
         )
 
@@ -141,8 +141,8 @@ def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
 def _compiler_packages(arch: Arch) -> Mapping[System, tuple[str, ...]]:
     # On the same architecture Debian's plain gcc also has the prefixed name, and no cross package.
     native = platform.machine() == arch.uname and sys.byteorder == arch.endianness
-    apt = ("gcc",) if native else arch.debian_packages[:1]
-    return {"apt": apt, **ARCH_PROGRAMS.get(f"{arch.toolchain_prefix}gcc", {})}
+    packages = arch.compiler_packages
+    return known_packages(replace(packages, apt="gcc") if native else packages)
 
 
 def _compiler_notes(arch: Arch) -> Mapping[System, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pytest_kernelvm.arch.base import Packages
 from pytest_kernelvm.doctor.finding import SYSTEMS, System
 from pytest_kernelvm.guest.root_image import TOOLS
 
@@ -124,38 +125,14 @@ IMAGE_PROGRAMS = {
     for kind, tool in TOOLS.items()
 }
 
-# What the programs of an architecture are called outside Debian, whose names are in arch/.
-_NIX_CROSS = "pkgsCross.{}.buildPackages.gcc"
-ARCH_PROGRAMS: dict[str, dict[System, tuple[str, ...]]] = {
-    "qemu-system-mips": {
-        "dnf": ("qemu-system-mips-core",),
-        "pacman": ("qemu-system-mips",),
-        "nix": ("qemu",),
-        "brew": ("qemu",),
-    },
-    "qemu-system-mipsel": {
-        "dnf": ("qemu-system-mips-core",),
-        "pacman": ("qemu-system-mips",),
-        "nix": ("qemu",),
-        "brew": ("qemu",),
-    },
-    "qemu-system-aarch64": {
-        "dnf": ("qemu-system-aarch64-core",),
-        "pacman": ("qemu-system-aarch64",),
-        "nix": ("qemu",),
-        "brew": ("qemu",),
-    },
-    "mips-linux-gnu-gcc": {"nix": (_NIX_CROSS.format("mips-linux-gnu"),)},
-    "mipsel-linux-gnu-gcc": {"nix": (_NIX_CROSS.format("mipsel-linux-gnu"),)},
-    "aarch64-linux-gnu-gcc": {
-        "dnf": ("gcc-aarch64-linux-gnu",),
-        "pacman": ("aarch64-linux-gnu-gcc",),
-        "nix": (_NIX_CROSS.format("aarch64-multiplatform"),),
-    },
-}
-
 
 def packages_row(*names: str) -> Mapping[System, tuple[str, ...]]:
     """Return the packages of a program, one column for each system."""
     each = names * len(SYSTEMS) if len(names) == 1 else names
     return {system: (name,) for system, name in zip(SYSTEMS, each, strict=True)}
+
+
+def known_packages(packages: Packages) -> Mapping[System, tuple[str, ...]]:
+    """Return the packages of a program of an architecture, for the systems that have one."""
+    named = {system: getattr(packages, system) for system in SYSTEMS}
+    return {system: (name,) for system, name in named.items() if name}

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.model import CPU_PATTERN, LEAST_MEMORY_MIB, Machine
 from pytest_kernelvm.errors import BadInput, Evidence, Verdict
 from pytest_kernelvm.foreign.files import file_kind, read_regular

@@ -192,11 +192,14 @@ def is_built_for(path: Path, arch: Arch) -> bool:
         path: An ELF file, or an image that is known by `Arch.image_magic`.
         arch: The architecture.
     """
+    magic = arch.image_magic
+    size = max(_LONGEST_HEADER_BYTES, magic.offset + len(magic.content) if magic else 0)
     with path.open("rb") as file:
-        head = file.read(_LONGEST_HEADER_BYTES).ljust(_LONGEST_HEADER_BYTES, b"\0")
+        head = file.read(size)
     if not head.startswith(_MAGIC):
-        return bool(arch.image_magic) and head[56:60] == arch.image_magic
+        return magic is not None and head.startswith(magic.content, magic.offset)
+    header = head[:_LONGEST_HEADER_BYTES].ljust(_LONGEST_HEADER_BYTES, b"\0")
     try:
-        return ElfFile(head, str(path)).kind == ElfKind.of_arch(arch)
+        return ElfFile(header, str(path)).kind == ElfKind.of_arch(arch)
     except BadInput:
         return False

@@ -89,18 +89,18 @@ def no_uboot(arch: Arch) -> BadInput:
 def _settings(board: UBoot) -> dict[str, str]:
     """Return what differs from the board's defconfig.
 
-    Nobody is waited for or asked, trees are passed as UHI says, no disk or network is looked for.
+    Nobody is waited for or asked, no disk or network is looked for.
     """
     return {
         "AUTOBOOT": "y",
         "BOOTDELAY": "-2",
         "USE_BOOTCOMMAND": "y",
         "BOOTCOMMAND": f'"source {board.virtual + board.script:#x}"',
-        "MIPS_BOOT_FDT": "y",
         "ENV_IS_NOWHERE": "y",
         "ENV_IS_IN_FLASH": "n",
         "CMD_IDE": "n",
         "NET": "n",
+        **board.symbols,
     }
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.foreign.json_fields import (
     Fields,

@@ -99,7 +99,7 @@ def compiler_version(arch: Arch, llvm: str = "") -> str:
         find_program(f"llvm-ar{suffix}", hint)
     else:
         tools = (f"{arch.toolchain_prefix}gcc", f"{arch.toolchain_prefix}ld")
-        hint = f"apt-get install {arch.debian_packages[0]}"
+        hint = f"apt-get install {arch.compiler_packages.apt}"
     lines = []
     for tool in tools:
         program = find_program(tool, hint)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.process import Completed
 
@@ -119,8 +120,8 @@ def make_scratch(root: Path) -> Scratch:
     for name in ("inside", "outside", "bin", "tmp"):
         (root / name).mkdir()
     scratch.canary.write_text("canary\n")
-    for arch in ("aarch64", "mips", "mipsel"):
-        script = root / "bin" / f"qemu-system-{arch}"
+    for arch in ARCHES.values():
+        script = root / "bin" / arch.qemu_binary
         script.write_text(QEMU.format(started=root / "started"))
         script.chmod(0o755)
     return scratch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.process import Completed, run

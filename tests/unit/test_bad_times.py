@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.errors import HarnessError, ToolMissing
 from pytest_kernelvm.kernel.build.build_directories import NOTE, BuildRequest, open_build_directory
 from pytest_kernelvm.kernel.source.mirror import mirrored

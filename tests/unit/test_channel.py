@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.errors import GuestDied, HarnessError
 from pytest_kernelvm.guest.frames import FrameSplitter, encode_frame
 from pytest_kernelvm.guest.protocol import PROTOCOL_VERSION, Batch

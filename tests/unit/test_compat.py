@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing, Verdict
 from pytest_kernelvm.kernel.build.build import Kernel

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES, struct_order
+from pytest_kernelvm.arch.base import struct_order
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.foreign.elf import ElfFile, ElfKind, LoadSegment, is_built_for
 

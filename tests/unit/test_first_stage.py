@@ -7,10 +7,10 @@ import struct
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.vm.bootpath.first_stage import (
-    COMMAND_LINE_SIZE,
     UHI,
     WORDS_AT,
     LoadedBytes,
@@ -28,7 +28,7 @@ ORDERS = {"big": ">", "little": "<"}
 def arch(request: pytest.FixtureRequest) -> Arch:
     found = ARCHES[request.param]
     if not shutil.which(f"{found.toolchain_prefix}gcc"):
-        pytest.skip(f"apt-get install {found.debian_packages[0]}")
+        pytest.skip(f"apt-get install {found.compiler_packages.apt}")
     return found
 
 
@@ -75,9 +75,11 @@ def test_the_first_instruction_is_a_branch_over_the_words(arch: Arch) -> None:
 
 
 def test_a_line_that_the_kernel_would_cut_off(arch: Arch) -> None:
-    by_yamon(arch, ENTRY, cmdline="x" * (COMMAND_LINE_SIZE - 1), memory_bytes=MEMORY_BYTES)
+    assert arch.first_stage is not None
+    longest = arch.first_stage.cmdline_bytes
+    by_yamon(arch, ENTRY, cmdline="x" * longest, memory_bytes=MEMORY_BYTES)
     with pytest.raises(BadInput, match="4096 bytes"):
-        by_yamon(arch, ENTRY, cmdline="x" * COMMAND_LINE_SIZE, memory_bytes=MEMORY_BYTES)
+        by_yamon(arch, ENTRY, cmdline="x" * (longest + 1), memory_bytes=MEMORY_BYTES)
 
 
 def test_others_have_none() -> None:

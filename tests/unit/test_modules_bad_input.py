@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.cli.main import main
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.closure import resolve_closure

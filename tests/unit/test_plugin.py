@@ -372,7 +372,7 @@ def test_a_failure_of_ours_is_shown_without_our_frames(pytester: pytest.Pytester
         """
         from pathlib import Path
 
-        from pytest_kernelvm.arch.base import arch_named
+        from pytest_kernelvm.arch.registry import arch_named
 
         def test_x(cell):
             arch_named("mpis")  # the test's line

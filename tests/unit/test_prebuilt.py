@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.config.sources import prebuilt_cell, source_named
 from pytest_kernelvm.errors import BadInput, ToolMissing

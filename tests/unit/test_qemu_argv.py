@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.vm.qemu.argv import (
     ON_TERMINAL,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import arch_named
+from pytest_kernelvm.arch.registry import arch_named
 from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
 from pytest_kernelvm.report.observer import LineLabeller
@@ -89,6 +89,7 @@ class Line:
             started,
             channel,
             Qmp(self.streams),
+            arch_named("aarch64"),
             directory / "Image",
             start=0,
             log=LogCopy(),

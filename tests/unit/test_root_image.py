@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.config.roots import KINDS, Pseudofile, Root
 from pytest_kernelvm.errors import BadInput, ToolMissing

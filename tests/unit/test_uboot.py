@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.kernel.uboot import obtain_uboot
 from pytest_kernelvm.progress import Silent

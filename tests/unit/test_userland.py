@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.guest.userland import Userland, entries_of, obtain_userland

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import arch_named
+from pytest_kernelvm.arch.registry import arch_named
 from pytest_kernelvm.errors import GuestDied, GuestPanic, GuestSplat, KernelvmError
 from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
@@ -92,6 +92,7 @@ def judged(directory: Path, *steps: str) -> Iterator[VerdictCollector]:
                 started,
                 channel,
                 Qmp(streams),
+                arch_named("aarch64"),
                 directory / "Image",
                 start=0,
                 log=LogCopy(),

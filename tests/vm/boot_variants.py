@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from pytest_kernelvm import Cell
 from pytest_kernelvm.config.model import BUILTIN_PATCHES, Patch, Requested
 
@@ -44,20 +46,25 @@ def variant(
     return Cell(dataclasses.replace(config, kernel=kernel), cell.store)
 
 
-# A tree's bootargs count where there are some; otherwise it is as FROM_BOOTLOADER.
-FROM_TREE = {"MIPS_CMDLINE_FROM_DTB": "y"}
-NOT_FROM_TREE = ("MIPS_CMDLINE_FROM_BOOTLOADER",)
+def with_device_tree(cell: Cell, *, hands_over: bool = False) -> Cell:
+    """Return a cell whose kernel takes the bootloader's device tree; skips where none can.
 
+    A tree's bootargs count where there are some, otherwise the bootloader's line.
 
-def with_device_tree(cell: Cell, *further_patches: str) -> Cell:
-    """Return a cell of a Malta whose kernel takes the bootloader's device tree.
-
-    further_patches: names of those that we ship.
+    hands_over: whether the kernel gives the next one a tree when it enters that by kexec.
     """
-    patches = ("malta-device-tree", *further_patches)
-    return variant(cell, FROM_TREE, without=NOT_FROM_TREE, builtin_patches=patches)
+    arch = cell.config.arch
+    stage = arch.first_stage
+    if not stage:
+        pytest.skip(f"{arch.name} gets its tree from QEMU")
+    patches = (stage.tree_patch, *([stage.kexec_tree_patch] if hands_over else []))
+    symbols, without = {stage.tree_cmdline_symbol: "y"}, (stage.loader_cmdline_symbol,)
+    return variant(cell, symbols, without=without, builtin_patches=patches)
 
 
 def without_kexec(cell: Cell) -> Cell:
-    """Return a cell whose kernel cannot load another one."""
-    return variant(cell, {cell.config.arch.kexec_symbol: "n"})
+    """Return a cell whose kernel cannot load another one; skips where none can."""
+    arch = cell.config.arch
+    if not arch.kexec_symbol:
+        pytest.skip(f"kexec is not known to work on {arch.name}")
+    return variant(cell, {arch.kexec_symbol: "n"})

@@ -39,7 +39,6 @@ class Mode:
     """
 
     name: str
-    linux_arch: str
     symbol: str
     heeded: tuple[str, ...]
     ignored: tuple[str, ...]
@@ -50,7 +49,6 @@ class Mode:
 MODES = (
     Mode(
         name="builtin-extend",
-        linux_arch="mips",
         symbol="MIPS_CMDLINE_BUILTIN_EXTEND",
         heeded=(BUILTIN, BOOTLOADER),
         ignored=(BUILTIN,),
@@ -58,7 +56,6 @@ MODES = (
     ),
     Mode(
         name="from-dtb",
-        linux_arch="mips",
         symbol="MIPS_CMDLINE_FROM_DTB",
         heeded=(TREE, BUILTIN),
         ignored=(TREE, BUILTIN),
@@ -67,7 +64,6 @@ MODES = (
     # Without bootargs in the tree what is left is the built-in line alone.
     Mode(
         name="builtin-only",
-        linux_arch="mips",
         symbol="MIPS_CMDLINE_FROM_DTB",
         heeded=(BOOTLOADER,),
         ignored=(BUILTIN,),
@@ -76,7 +72,6 @@ MODES = (
     ),
     Mode(
         name="dtb-extend",
-        linux_arch="mips",
         symbol="MIPS_CMDLINE_DTB_EXTEND",
         heeded=(TREE, BOOTLOADER),
         ignored=(TREE, BUILTIN),
@@ -84,7 +79,6 @@ MODES = (
     ),
     Mode(
         name="from-bootloader",
-        linux_arch="mips",
         symbol="MIPS_CMDLINE_FROM_BOOTLOADER",
         heeded=(BOOTLOADER,),
         ignored=(BUILTIN,),
@@ -93,7 +87,6 @@ MODES = (
     ),
     Mode(
         name="override",
-        linux_arch="mips",
         symbol="CMDLINE_OVERRIDE",
         heeded=(BUILTIN,),
         ignored=(BUILTIN,),
@@ -101,7 +94,6 @@ MODES = (
     ),
     Mode(
         name="arm64-from-bootloader",
-        linux_arch="arm64",
         symbol="CMDLINE_FROM_BOOTLOADER",
         heeded=(BOOTLOADER,),
         ignored=(BUILTIN,),
@@ -110,7 +102,6 @@ MODES = (
     ),
     Mode(
         name="arm64-force",
-        linux_arch="arm64",
         symbol="CMDLINE_FORCE",
         heeded=(BUILTIN,),
         ignored=(BUILTIN,),
@@ -150,18 +141,28 @@ def start_of_line(cell: Cell, contributing: tuple[str, ...]) -> str:
     return f"{where} {cell.config.arch.base_cmdline}".strip()
 
 
+def offers(cell: Cell, symbol: str) -> bool:
+    """Whether a cell's configuration may have a symbol, be it set or not."""
+    lines = (cell.kernel.directory / "config").read_text().splitlines()
+    return f"CONFIG_{symbol}=y" in lines or f"# CONFIG_{symbol} is not set" in lines
+
+
 def of_mode(cell: Cell, mode: Mode, *, required: bool = True, whole_word: bool = False) -> Cell:
     """Return the cell with a kernel of this mode; the base cell's own where it is that."""
     arch = cell.config.arch
-    if mode.linux_arch != arch.linux_arch:
-        pytest.skip(f"{mode.name} is not of {arch.linux_arch}")
+    if not arch.cookie:
+        pytest.skip(f"a kernel for {arch.name} cannot be told a cookie")
+    if not offers(cell, mode.symbol):
+        pytest.skip(f"the kernel has no {mode.symbol}")
+    if mode.tree and not arch.first_stage:
+        pytest.skip(f"kernels for {arch.name} have no tree built in")
     own = mode.symbol in arch.builtin_cmdline_symbols
     if own and required and not whole_word:
         return cell
-    cookie = (arch.cookie_require_symbol, arch.cookie_symbol)
+    cookie = (arch.cookie.require_symbol, arch.cookie.symbol)
     symbols = {mode.symbol: "y"}
     if whole_word:
-        symbols[arch.cookie_word_symbol] = "y"
+        symbols[arch.cookie.word_symbol] = "y"
     return variant(
         cell,
         symbols,

@@ -14,7 +14,6 @@ from pytest_kernelvm.errors import BadInput, GuestPanic
 from pytest_kernelvm.session.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cmdline_from
 from pytest_kernelvm.vm.bootpath.device_tree import get_property, reserve, set_property
 from pytest_kernelvm.vm.bootpath.first_stage import (
-    COMMAND_LINE_SIZE,
     LoadedBytes,
     by_uhi,
     by_yamon,
@@ -58,6 +57,13 @@ def yamon(cell: Cell, line: str) -> LoadedBytes:
     return by_yamon(config.arch, entry, cmdline=line, memory_bytes=config.machine.memory_mib << 20)
 
 
+def longest(cell: Cell) -> int:
+    """Return how many bytes a command line may have."""
+    stage = cell.config.arch.first_stage
+    assert stage is not None
+    return stage.cmdline_bytes
+
+
 def line_of(cell: Cell, size_bytes: int, end: str) -> str:
     fixed = cell.config.arch.fixed_initramfs
     assert fixed is not None
@@ -67,20 +73,20 @@ def line_of(cell: Cell, size_bytes: int, end: str) -> str:
 
 def test_the_longest_line_with_the_cookie(cell: Cell, enter: Enter) -> None:
     """Sixteen times as long as QEMU's bootloader can pass."""
-    line = line_of(cell, COMMAND_LINE_SIZE - 1, cell.config.cookie)
-    assert len(line) == COMMAND_LINE_SIZE - 1
+    line = line_of(cell, longest(cell), cell.config.cookie)
+    assert len(line) == longest(cell)
     vm = enter(cell, yamon(cell, line), line)
     assert_cmdline_from(vm, BOOTLOADER)
 
 
 def test_the_longest_line_without_it(cell: Cell, enter: Enter) -> None:
-    line = line_of(cell, COMMAND_LINE_SIZE - 1, "said.by=bootloader")
+    line = line_of(cell, longest(cell), "said.by=bootloader")
     assert_cmdline_from(enter(cell, yamon(cell, line), line), BUILTIN)
 
 
 def test_no_longer_line_is_passed(cell: Cell) -> None:
     with pytest.raises(BadInput, match="4096 bytes"):
-        yamon(cell, "x" * COMMAND_LINE_SIZE)
+        yamon(cell, "x" * (longest(cell) + 1))
 
 
 def test_bytes_that_are_no_text(cell: Cell, enter: Enter) -> None:
@@ -101,7 +107,8 @@ def uhi(cell: Cell, tree: bytes) -> LoadedBytes:
 def test_without_the_patch_a_tree_is_ignored(cell: Cell, enter: Enter) -> None:
     """The kernel takes its own; what UHI passes means an impossible argc to it."""
     vm = enter(cell, uhi(cell, b"no tree at all"), "")
-    assert vm.read("/sys/firmware/devicetree/base/compatible") == "mti,malta\0"
+    own = cell.config.arch.for_tests.compatible
+    assert vm.read("/sys/firmware/devicetree/base/compatible") == f"{own}\0"
     assert_cmdline_from(vm, BUILTIN)
 
 

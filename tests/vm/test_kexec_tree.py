@@ -16,8 +16,6 @@ from tests.vm.boot_variants import with_device_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread("boot paths")]
 
-HANDS_OVER = "mips-kexec-tree"
-
 
 @pytest.fixture(autouse=True)
 def _has_first_stage(cell: Cell) -> None:
@@ -33,7 +31,7 @@ def tree_of(vm: Vm) -> bytes:
 
 
 def test_with_the_patch(cell: Cell, tmp_path: Path) -> None:
-    second = with_device_tree(cell, HANDS_OVER)
+    second = with_device_tree(cell, hands_over=True)
     files = kexec_files(second.bootable(cookie=False).boot)
     with boot_guest(second.bootable(modules=(), files=files), tmp_path) as vm:
         vm.kexec(second, cookie=False, device_tree=tree_of(vm))
@@ -43,7 +41,7 @@ def test_with_the_patch(cell: Cell, tmp_path: Path) -> None:
 
 def test_without_the_patch(cell: Cell, tmp_path: Path) -> None:
     """The second kernel has no tree but its own, and no word of how much memory there is."""
-    second = with_device_tree(cell, HANDS_OVER)
+    second = with_device_tree(cell, hands_over=True)
     first = with_device_tree(cell)
     files = kexec_files(second.bootable(cookie=False).boot)
     with (

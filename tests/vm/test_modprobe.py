@@ -7,7 +7,7 @@ from typing import Unpack
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Closure, Vm
-from pytest_kernelvm.arch.base import ARCHES
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import USERLANDS
 from pytest_kernelvm.errors import BadInput, SyscallFailed, ToolMissing

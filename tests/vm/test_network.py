@@ -15,10 +15,6 @@ from pytest_kernelvm.vm.agent.network import AF_INET, Network
 
 pytestmark = pytest.mark.slow
 
-# include/uapi/asm-generic/socket.h and, for mips, arch/mips/include/asm/socket.h
-SOCK_STREAM = {"mips": 2, "arm64": 1}
-SOCK_DGRAM = {"mips": 1, "arm64": 2}
-
 
 def order(vm: Vm) -> str:
     return ">" if vm.boot.arch.endianness == "big" else "<"
@@ -53,7 +49,7 @@ def test_two_guests_ping_each_other(vms: LinkedVms) -> None:
 
 def test_they_speak_udp(vms: LinkedVms) -> None:
     a, b = vms("a", "b")
-    kind = SOCK_DGRAM[a.boot.arch.linux_arch]
+    kind = a.boot.arch.sock_dgram
     ear = b.syscall("socket", AF_INET, kind, 0)
     b.syscall("bind", ear, sockaddr(b, 7), 16)
     mouth = a.syscall("socket", AF_INET, kind, 0)
@@ -106,7 +102,7 @@ def test_an_end_of_the_cable_that_is_gone(vms: LinkedVms) -> None:
 
 @pytest.mark.kernelvm(network="user")
 def test_the_host_reaches_a_forwarded_port(vm: Vm) -> None:
-    listener = vm.syscall("socket", AF_INET, SOCK_STREAM[vm.boot.arch.linux_arch], 0)
+    listener = vm.syscall("socket", AF_INET, vm.boot.arch.sock_stream, 0)
     vm.syscall("bind", listener, sockaddr(vm, 80), 16)
     vm.syscall("listen", listener, 1)
     port = vm.network.forward(80)
@@ -133,7 +129,7 @@ def test_nothing_else_gets_out(vm: Vm) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.5)
         port = server.getsockname()[1]
-        mouth = vm.syscall("socket", AF_INET, SOCK_STREAM[vm.boot.arch.linux_arch], 0)
+        mouth = vm.syscall("socket", AF_INET, vm.boot.arch.sock_stream, 0)
         with pytest.raises(OSError, match="connect"):
             vm.syscall("connect", mouth, sockaddr(vm, port, "10.0.2.2"), 16)
         with pytest.raises(TimeoutError):
@@ -144,7 +140,7 @@ def test_nothing_else_gets_out(vm: Vm) -> None:
 def test_outside_is_what_the_host_reaches(vm: Vm) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(20)
-        mouth = vm.syscall("socket", AF_INET, SOCK_STREAM[vm.boot.arch.linux_arch], 0)
+        mouth = vm.syscall("socket", AF_INET, vm.boot.arch.sock_stream, 0)
         vm.syscall("connect", mouth, sockaddr(vm, server.getsockname()[1], "10.0.2.2"), 16)
         peer, _ = server.accept()
         with peer:

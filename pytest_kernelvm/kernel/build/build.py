@@ -134,7 +134,7 @@ def _kernel(entry: Path, metadata: KernelMetadata, config: CellConfig) -> Kernel
         headers_digest=metadata.headers_digest,
         # Not of the entry: whoever names a feature anew does not build a kernel for it.
         features=() if is_prebuilt(config) else config.kernel.features_for(metadata.version),
-        shared_console=metadata.shared_console,
+        shared_console=metadata.shared_console or not metadata.arch.channel,
         llvm=metadata.llvm,
     )
     wanted = config.kernel.release

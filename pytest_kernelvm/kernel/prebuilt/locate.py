@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
@@ -19,7 +20,6 @@ from pytest_kernelvm.store.store import StagingDirectory, Store
 UNPACK = {".deb": unpack_deb, ".rpm": unpack_rpm}
 HOST_ROOT = Path("/")
 MODULE_ROOTS = ("lib/modules", "usr/lib/modules", "modules/lib/modules", "modules")
-IMAGE_NAMES = ("Image", "vmlinuz", "vmlinux", "Image.gz")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ def find_kernel_files(root: Path, source: Source) -> KernelFiles:
             f"there is no kernel in {source.value}",
             Evidence(
                 expected=f"boot/vmlinuz-RELEASE and lib/modules/RELEASE, or an image called "
-                f"{', '.join(IMAGE_NAMES)}",
+                f"{', '.join(_image_names())}",
                 where=where,
             ),
         )
@@ -121,7 +121,7 @@ def _kernels_in(root: Path) -> Iterator[KernelFiles]:
     }
     # Fedora and openSUSE keep the image with its modules, and copy it to /boot at installation.
     images = {release: image for release, tree in trees.items() if (image := _image_in(tree))}
-    for name in reversed(IMAGE_NAMES):
+    for name in reversed(_image_names()):
         for image in (root / "boot").glob(f"{name}-*"):
             if image.is_file():
                 images[image.name.removeprefix(f"{name}-")] = image
@@ -134,5 +134,11 @@ def _kernels_in(root: Path) -> Iterator[KernelFiles]:
 
 
 def _image_in(directory: Path) -> Path | None:
-    paths = (directory / name for name in IMAGE_NAMES)
+    paths = (directory / name for name in _image_names())
     return next((path for path in paths if path.is_file()), None)
+
+
+def _image_names() -> list[str]:
+    """Return how images are called: as make calls them, and as distributions do."""
+    made = [arch.default_image for arch in ARCHES.values() if arch.image_magic]
+    return list(dict.fromkeys([*made, "vmlinuz", "vmlinux", "Image.gz"]))

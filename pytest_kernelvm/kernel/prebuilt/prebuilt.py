@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch.base import ARCHES, Arch
+from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.model import CellConfig, Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb

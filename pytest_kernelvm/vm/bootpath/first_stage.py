@@ -25,8 +25,6 @@ SOURCES = Path(__file__).parents[2] / "guest" / "c"
 ASSEMBLER_TIMEOUT_S = 60.0
 KERNEL = "kernel"
 UHI = 0xFFFFFFFE
-# arch/mips/include/asm/setup.h
-COMMAND_LINE_SIZE = 4096
 ALIGN_BYTES = 8
 # Behind a branch and its delay slot.
 WORDS_AT = 8
@@ -96,10 +94,11 @@ def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> Load
     entry: the kernel's, virtual. Raises BadInput for a line that the kernel would cut off.
     """
     line = cmdline.encode("utf-8", "surrogateescape")
-    if len(line) >= COMMAND_LINE_SIZE:
+    most_bytes = _first_stage(arch).cmdline_bytes
+    if len(line) > most_bytes:
         raise BadInput(
             f"the command line has {len(line)} bytes",
-            Evidence(expected=f"at most {COMMAND_LINE_SIZE - 1}"),
+            Evidence(expected=f"at most {most_bytes}"),
         )
     arguments = _vector(arch, _behind_code(arch), (b"kernel", line))
     at = _behind_code(arch) + len(arguments)

@@ -55,8 +55,10 @@ def load_of(boot: Boot, device_tree: bytes = b"") -> KexecImage:
 
     device_tree: what the second kernel finds in its registers; empty for none. Without one, a
     first stage of ours passes the command line where the architecture wants that in registers.
-    Raises BadInput where there is no way to pass a tree.
+    Raises BadInput where there is no way to pass a tree, or to load a kernel.
     """
+    if not boot.arch.kexec_symbol:
+        raise BadInput(f"kexec is not known to work on {boot.arch.name}")
     if boot.initramfs is None:
         raise BadInput("a kernel that is to be entered by kexec has no initramfs")
     initramfs = boot.initramfs.read_bytes()

@@ -98,6 +98,7 @@ class GuestControl:
             self.launch,
             self.channel,
             self.qmp,
+            self.bootable.boot.arch,
             self.bootable.boot.image,
             start=len(self.snapshot.console) if self.snapshot else 0,
             log=log,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.base import Arch, SpinLoop
 from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.errors import HarnessError, KernelvmError
 from pytest_kernelvm.guest.frames import FrameSplitter
@@ -40,20 +40,26 @@ def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
 
     What hinders the measurement will hinder a boot in the same way, and is told there.
     """
+    spin = arch.spin
+    if not spin:
+        return Calibration()
     argv = _argv(arch, machine)
     try:
         key = {"argv": argv, "qemu": qemu_version(arch.qemu_binary), "host": _host()}
         label = f"how fast {arch.qemu_binary} runs here"
         entry = store.obtain(
-            CALIBRATIONS, digest_of(key), lambda work: _measured(work, arch, argv), label=label
+            CALIBRATIONS,
+            digest_of(key),
+            lambda work: _measured(work, arch, spin, argv),
+            label=label,
         )
         spins_per_s = float(store.describe(entry)["spins_per_s"])
     except (KernelvmError, OSError, ValueError, KeyError):
         return Calibration()
     return Calibration(
-        factor=round(min(MOST_FACTOR, max(LEAST_FACTOR, arch.spins_per_s / spins_per_s)), 1),
+        factor=round(min(MOST_FACTOR, max(LEAST_FACTOR, spin.spins_per_s / spins_per_s)), 1),
         told=f"{spins_per_s / 1e6:.0f} million loops a second here, "
-        f"{arch.spins_per_s / 1e6:.0f} where limits were set",
+        f"{spin.spins_per_s / 1e6:.0f} where limits were set",
     )
 
 
@@ -72,30 +78,32 @@ def _argv(arch: Arch, machine: Machine) -> tuple[str, ...]:
     return (*argv, *(arch.fast_boot_argv if machine.fast_boot else ()))
 
 
-def _measured(work: StagingDirectory, arch: Arch, argv: tuple[str, ...]) -> dict[str, Any]:
+def _measured(
+    work: StagingDirectory, arch: Arch, spin: SpinLoop, argv: tuple[str, ...]
+) -> dict[str, Any]:
     program = work.directory / "spin"
-    program.write_bytes(arch.spin)
+    program.write_bytes(spin.code)
     with _monitored((*argv, "-bios", str(program)), arch) as (pid, qmp):
-        counted, ran_s = _look(qmp, pid, arch)
+        counted, ran_s = _look(qmp, pid, spin)
         rates = []
         for _round in range(ROUNDS):
             qmp.query("cont")
             time.sleep(ROUND_S)
             qmp.query("stop")
             before, ran_before_s = counted, ran_s
-            counted, ran_s = _look(qmp, pid, arch)
+            counted, ran_s = _look(qmp, pid, spin)
             rates.append(((counted - before) % (1 << arch.elf_class)) / (ran_s - ran_before_s))
     (work.entry / "rates").write_text("".join(f"{rate:.0f}\n" for rate in rates))
     return {"spins_per_s": max(rates)}
 
 
-def _look(qmp: Qmp, pid: int, arch: Arch) -> tuple[int, float]:
+def _look(qmp: Qmp, pid: int, spin: SpinLoop) -> tuple[int, float]:
     """Return the counting register, and how long QEMU ran until now."""
     shown = qmp.monitor("info registers")
-    found = re.search(arch.spin_register, shown)
+    found = re.search(spin.register, shown)
     done = work_of(pid)
     if not found or not done:
-        raise HarnessError(f"no {arch.spin_register} in QEMU's registers")
+        raise HarnessError(f"no {spin.register} in QEMU's registers")
     return int(found[1], 16), done.ran_s
 
 

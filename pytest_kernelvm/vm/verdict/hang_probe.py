@@ -8,13 +8,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.store.intact import require_intact
 from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline
 
-# QEMU's `info registers`: `pc=0xffffffff80105d1c` (MIPS), ` PC=ffff800080010000`, `R15=` (ARM).
-_PC = re.compile(r"\b(?:pc|r15) ?= ?(?:0x)?([0-9a-f]+)", re.IGNORECASE)
 # The text that the kernel's log buffer holds, among the bytes of its records' ids.
 _WORDS = re.compile(rb"[\t\n\x20-\x7e]{4,}")
 _LOG_BYTES = 1 << 16
@@ -59,7 +58,16 @@ def _system_map(image: Path) -> str:
     return beside(image).read_text()
 
 
-def cpu_state(qmp: Qmp, image: Path, deadline: GuestDeadline) -> str:
+def program_counter(shown: str, arch: Arch) -> int | None:
+    """Return where a CPU is, None if its registers do not say.
+
+    shown: what QEMU's monitor answers to `info registers`.
+    """
+    found = re.search(arch.pc_register, shown)
+    return int(found[1], 16) if found else None
+
+
+def cpu_state(qmp: Qmp, arch: Arch, image: Path, deadline: GuestDeadline) -> str:
     """Return in words whether the CPU works and where it is; empty if QEMU does not tell.
 
     image: the kernel. deadline: the one that passed.
@@ -70,18 +78,17 @@ def cpu_state(qmp: Qmp, image: Path, deadline: GuestDeadline) -> str:
         return ""
     had_s = deadline.elapsed_s - deadline.uncounted_s
     state = "works" if deadline.ran_s > had_s / 2 else "sleeps"
-    found = _PC.search(shown)
-    where = _place(found[1], image) if found else ""
+    address = program_counter(shown, arch)
+    where = "" if address is None else _place(address, image)
     return f"{state} (QEMU ran {deadline.ran_s:.1f} s of {had_s:.1f} s that it could){where}"
 
 
-def _place(address: str, image: Path) -> str:
-    number = int(address, 16)
+def _place(address: int, image: Path) -> str:
     try:
-        name = parse_system_map(_system_map(image)).name_at(number)
+        name = parse_system_map(_system_map(image)).name_at(address)
     except (KernelvmError, OSError, ValueError):
-        return f", at {number:#x}"
-    return f", at {name}" if name else f", at {number:#x}, outside the kernel's image"
+        return f", at {address:#x}"
+    return f", at {name}" if name else f", at {address:#x}, outside the kernel's image"
 
 
 def kernel_log(qmp: Qmp, image: Path, scratch: Path) -> str:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import GuestSplat, KernelvmError
 from pytest_kernelvm.process import Deadline
 from pytest_kernelvm.vm.agent.channel import Channel
@@ -51,8 +52,9 @@ class GuestDescription(Protocol):
 class VerdictCollector:
     """Watches one guest and says what became of it.
 
-    about: the guest. image: its kernel. channel: its agent's. start: the offset into the console's
-    text from which on splats count. log: the copy of its kernel's log; log_start: likewise.
+    about: the guest. arch: its architecture. image: its kernel. channel: its agent's.
+    start: the offset into the console's text from which on splats count. log: the copy of its
+    kernel's log; log_start: likewise.
     ready: whether the guest's agent answered once. raised: the verdicts that there were.
     told_flood: whether one said that the console was cut.
     """
@@ -63,6 +65,7 @@ class VerdictCollector:
         launch: Launch,
         channel: Channel,
         qmp: Qmp,
+        arch: Arch,
         image: Path,
         start: int,
         log: LogCopy,
@@ -78,6 +81,7 @@ class VerdictCollector:
         self._launch = launch
         self._channel = channel
         self._qmp = qmp
+        self._arch = arch
         self._image = image
         self._started = time.monotonic()
 
@@ -198,7 +202,7 @@ class VerdictCollector:
             status=status,
             deadline=deadline,
             for_what=for_what,
-            cpu=cpu_state(self._qmp, self._image, deadline) if hangs else "",
+            cpu=cpu_state(self._qmp, self._arch, self._image, deadline) if hangs else "",
             logged=self._log_in_memory() if is_silent else "",
         )
         self.watch.tell(TextSource.CONSOLE, symptoms.shown_splats)
