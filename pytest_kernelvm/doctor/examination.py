@@ -36,4 +36,4 @@ def examine(
     )
     # Each look is mostly a wait for `PROGRAM --version`.
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return tuple(pool.map(Need.found, needs))
+        return tuple(pool.map(Need.find, needs))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pytest_kernelvm.doctor.probes import numbers
+from pytest_kernelvm.doctor.probes import version_numbers
 
 System = Literal["apt", "dnf", "pacman", "nix", "brew"]
 SYSTEMS: tuple[System, ...] = get_args(System)
@@ -39,7 +39,7 @@ class Finding:
         """Whether it is here, but older than the minimum."""
         if self.path is None or self.version is None:
             return False
-        return numbers(self.version) < numbers(self.minimum)
+        return version_numbers(self.version) < version_numbers(self.minimum)
 
     @property
     def satisfied(self) -> bool:

@@ -37,12 +37,12 @@ from pytest_kernelvm.toolchain.image_tools import IMAGE_TOOLS
 class Need:
     """One thing that cells need of the machine.
 
-    look: finds it. reason: what it is for. minimum: the least version. notes: what to do on a
+    probe: finds it. reason: what it is for. minimum: the least version. notes: what to do on a
     system that has no package of it.
     """
 
     name: str
-    look: Callable[[], ProbeResult]
+    probe: Callable[[], ProbeResult]
     reason: str
     cells: tuple[str, ...]
     packages: Mapping[System, tuple[str, ...]]
@@ -50,12 +50,12 @@ class Need:
     required: bool = True
     notes: Mapping[System, str]
 
-    def found(self) -> Finding:
-        seen = self.look()
+    def find(self) -> Finding:
+        result = self.probe()
         return Finding(
             name=self.name,
-            path=seen.path,
-            version=seen.version,
+            path=result.path,
+            version=result.version,
             minimum=self.minimum,
             reason=self.reason,
             cells=self.cells,
@@ -70,7 +70,7 @@ def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
     ids = tuple(cell.id for cell in cells)
     python = Need(
         name="python",
-        look=lambda: ProbeResult(path=Path(sys.executable), version=platform.python_version()),
+        probe=lambda: ProbeResult(path=Path(sys.executable), version=platform.python_version()),
         reason="runs all this",
         cells=ids,
         minimum="3.11",
@@ -79,7 +79,7 @@ def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
     )
     headers = Need(
         name="libc headers",
-        look=partial(probe_header, "sys/types.h"),
+        probe=partial(probe_header, "sys/types.h"),
         reason="compile the kernel's own build tools",
         cells=ids,
         packages=packages_row("libc6-dev", "glibc-devel", "glibc", "gcc", "glibc"),
@@ -94,7 +94,7 @@ def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
     """What kernels with certificates or assembler in Perl need: hardly the narrow ones."""
     openssl = Need(
         name="openssl headers",
-        look=partial(probe_header, "openssl/bio.h"),
+        probe=partial(probe_header, "openssl/bio.h"),
         reason="build kernels with trusted keys (CFG80211, MODULE_SIG)",
         cells=wide,
         required=bool(wide),
@@ -103,7 +103,7 @@ def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
     )
     perl = Need(
         name="perl",
-        look=partial(probe_program, "perl", ("-e", 'printf "%vd", $^V')),
+        probe=partial(probe_program, "perl", ("-e", 'printf "%vd", $^V')),
         reason="generates crypto code and object identifiers of kernels that have them",
         cells=wide,
         required=bool(wide),
@@ -120,7 +120,7 @@ def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
         compiler = f"{arch.toolchain_prefix}gcc"
         yield Need(
             name=compiler,
-            look=partial(probe_program, compiler, ("-dumpfullversion",)),
+            probe=partial(probe_program, compiler, ("-dumpfullversion",)),
             reason=f"compiles {arch.name} kernels and the agent",
             cells=ids,
             minimum="5.1",
@@ -129,7 +129,7 @@ def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
         )
         yield Need(
             name=arch.qemu_binary,
-            look=partial(probe_program, arch.qemu_binary, ("--version",)),
+            probe=partial(probe_program, arch.qemu_binary, ("--version",)),
             reason=f"boots {arch.name} kernels",
             cells=ids,
             minimum="7.0",
@@ -174,7 +174,7 @@ def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[
         instead = f"{package} is a package of Debian; give the vm-config a kernel.source.tarball"
         yield Need(
             name=package,
-            look=partial(probe_debian_source, package, debian_sources),
+            probe=partial(probe_debian_source, package, debian_sources),
             reason="kernel source",
             cells=tuple(ids),
             packages={"apt": (package,)},
@@ -183,7 +183,7 @@ def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[
     for path, ids in files.items():
         yield Need(
             name=path,
-            look=partial(probe_file, Path(path)),
+            probe=partial(probe_file, Path(path)),
             reason="kernel source, named by the vm-config",
             cells=tuple(ids),
             packages={},
@@ -236,7 +236,7 @@ def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
     # Optional: whoever reads this has a virtual environment or needs none.
     yield Need(
         name="python's ensurepip",
-        look=probe_ensurepip,
+        probe=probe_ensurepip,
         reason="makes virtual environments, as the Makefile does",
         cells=ids,
         required=False,
@@ -264,7 +264,7 @@ def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
 def _program_need(program: Program, cells: tuple[str, ...], *, required: bool = True) -> Need:
     return Need(
         name=program.name,
-        look=partial(probe_program, program.name, (program.flag,) if program.flag else ()),
+        probe=partial(probe_program, program.name, (program.flag,) if program.flag else ()),
         reason=program.reason,
         cells=cells,
         minimum=program.minimum,

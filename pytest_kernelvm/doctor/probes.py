@@ -84,6 +84,6 @@ def _version_in(text: str) -> str | None:
     return found[0] if found else None
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """Return a version's numbers, to compare it with another."""
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version, to compare it with another."""
     return tuple(int(number) for number in re.findall(r"\d+", version))

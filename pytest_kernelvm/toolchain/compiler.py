@@ -19,18 +19,18 @@ KIND = "compilers"
 # Debug information is never absent: the vDSO has some (arch/mips/vdso/Makefile), and its build ID,
 # which the kernel holds, is a digest over it. So the source's path in it, which is the directory
 # above the build's (see build_directories.py), is given a name that is the same everywhere.
-BLIND = "-fdebug-prefix-map=${PWD%/*}=/kernelvm"
+PREFIX_MAP_FLAG = "-fdebug-prefix-map=${PWD%/*}=/kernelvm"
 
 
 # At each start of make kbuild asks the compiler for some 70 flags, one after the other, whether it
 # knows them (scripts/Makefile.compiler, cc-option). What was answered is answered again from the
 # directory that this variable names, a file a flag; it belongs to one compiler. A no is kept if the
 # compiler said that it does not know the flag: a full disk, say, makes it fail too.
-ASKED = "KERNELVM_ASKED"
+ANSWERS_VARIABLE = "KERNELVM_ASKED"
 _WRAPPER = """\
 #!/bin/sh
 # {identity}
-case "${ASKED}:$*" in
+case "${variable}:$*" in
 :*) ;;
 *:-Werror\\ *' -c -x c /dev/null -o '*tmp)
 	asked=${{*%% -o *}}
@@ -39,8 +39,8 @@ case "${ASKED}:$*" in
 	case $flag:$asked in
 	*\\'* | */*:*) ;;
 	*)
-		[ ! -f "${ASKED}/$flag" ] || . "${ASKED}/$flag"
-		if said=$(LC_ALL=C "{program}" "$@" "{blind}" 2>&1); then
+		[ ! -f "${variable}/$flag" ] || . "${variable}/$flag"
+		if said=$(LC_ALL=C "{program}" "$@" "{prefix_map}" 2>&1); then
 			status=0
 		else
 			status=$?
@@ -50,14 +50,14 @@ case "${ASKED}:$*" in
 			*) exit $status ;;
 			esac
 		fi
-		mkdir -p "${ASKED}"
-		printf "[ \\"\\$asked\\" != '%s' ] || exit %s\\n" "$asked" $status >>"${ASKED}/$flag"
+		mkdir -p "${variable}"
+		printf "[ \\"\\$asked\\" != '%s' ] || exit %s\\n" "$asked" $status >>"${variable}/$flag"
 		exit $status
 		;;
 	esac
 	;;
 esac
-exec {ccache} "{program}" "$@" "{blind}"
+exec {ccache} "{program}" "$@" "{prefix_map}"
 """
 
 
@@ -148,12 +148,12 @@ def compiler_directory(store: Store, arch: Arch, llvm: str = "") -> Path:
     ccache = shutil.which("ccache") or ""
     about = Path(program).stat()
     text = _WRAPPER.format(
-        ASKED=ASKED,
+        variable=ANSWERS_VARIABLE,
         program=program,
         # Another one of that name has other answers.
         identity=f"{about.st_size} bytes of {about.st_mtime_ns}",
         ccache=ccache,
-        blind=BLIND,
+        prefix_map=PREFIX_MAP_FLAG,
     )
 
     def make(work: StagingDirectory) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def compiler_environment(
     directory = compiler_directory(store, arch, llvm)
     found = {"PATH": f"{directory}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     if answers:
-        found[ASKED] = str(answers / f".asked-{directory.name[:16]}")
+        found[ANSWERS_VARIABLE] = str(answers / f".asked-{directory.name[:16]}")
     return found
 
 

@@ -48,18 +48,18 @@ CONFIG_TOOLS = (
 )
 
 
-def wanted_tools(values: Mapping[str, str]) -> frozenset[str]:
+def needed_tools(values: Mapping[str, str]) -> frozenset[str]:
     """Return the variables of the programs that a configuration needs. values: by symbol."""
     return frozenset(tool.variable for tool in CONFIG_TOOLS if values.get(tool.symbol) == "y")
 
 
-def hiding(wanted: Iterable[str]) -> tuple[str, ...]:
+def hiding_settings(wanted: Iterable[str]) -> tuple[str, ...]:
     """Return the settings for make that hide all programs but some. wanted: their variables."""
     shown = frozenset(wanted)
     return tuple(f"{tool.variable}={HIDDEN}" for tool in CONFIG_TOOLS if tool.variable not in shown)
 
 
-def versions_of(settings: Collection[str]) -> tuple[str, ...]:
+def tool_versions(settings: Collection[str]) -> tuple[str, ...]:
     """Return what the programs say of their versions that some of make's settings do not hide.
 
     It is empty for one that is not installed.
@@ -87,7 +87,7 @@ def lacks_program(symbol: str) -> bool:
     return any(tool.symbol == symbol and not _version_text(tool) for tool in CONFIG_TOOLS)
 
 
-def told_missing(symbols: Collection[str]) -> tuple[str, ...]:
+def missing_tool_notes(symbols: Collection[str]) -> tuple[str, ...]:
     """Return, in words, which symbols cannot be y as a program is not installed."""
     return tuple(
         f"{tool.symbol} is off as {tool.program} is not installed (apt-get install {tool.package})"

@@ -45,8 +45,13 @@ from pytest_kernelvm.store.kernel_note import KernelNote, requested_kernel, stor
 from pytest_kernelvm.store.remote import remote_of_environment
 from pytest_kernelvm.store.store import REQUESTS, StagingDirectory, Store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
-from pytest_kernelvm.toolchain.compiler import BLIND, ccache_summary, compiler_version, require_arch
-from pytest_kernelvm.toolchain.config_tools import require_tools, wanted_tools
+from pytest_kernelvm.toolchain.compiler import (
+    PREFIX_MAP_FLAG,
+    ccache_summary,
+    compiler_version,
+    require_arch,
+)
+from pytest_kernelvm.toolchain.config_tools import needed_tools, require_tools
 from pytest_kernelvm.toolchain.image_tools import require_image_tools
 
 
@@ -230,7 +235,7 @@ def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str)
             series=".".join(version.split(".")[:2]),
             state=run.tree.parent.name,
             config=final,
-            toolchain=digest_of([compiler, BLIND, run.variables]),
+            toolchain=digest_of([compiler, PREFIX_MAP_FLAG, run.variables]),
             files=run.files,
         ),
     )
@@ -254,7 +259,7 @@ def _configured(
 ) -> tuple[MakeRun, str]:
     """Return the final .config, and how make is run with the programs that it needs."""
     final = final_config(store, run, located, compiler, version)
-    variables = make_variables(run.cell, wanted_tools(dot_config.parse_config(final)))
+    variables = make_variables(run.cell, needed_tools(dot_config.parse_config(final)))
     if variables == run.variables:
         return run, final
     # Something else made it need a program, or nothing did in the end.

@@ -23,10 +23,10 @@ from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import read_sealed, write_sealed
 from pytest_kernelvm.toolchain.compiler import compiler_environment, compiler_version
 from pytest_kernelvm.toolchain.config_tools import (
+    missing_tool_notes,
+    needed_tools,
     require_tools,
-    told_missing,
-    versions_of,
-    wanted_tools,
+    tool_versions,
 )
 
 
@@ -99,7 +99,7 @@ def _expected_tools(cell: CellConfig, tree: Path) -> frozenset[str]:
     except OSError:
         values = {}
     requests = requests_of(cell.kernel, kernel_version(tree))
-    return wanted_tools(values | {name: each.value for name, each in requests.items()})
+    return needed_tools(values | {name: each.value for name, each in requests.items()})
 
 
 def final_config(
@@ -111,7 +111,7 @@ def final_config(
     """
     cell = build.cell
     key = request_key(cell, located.config_digest, compiler)
-    tools = versions_of(build.variables)
+    tools = tool_versions(build.variables)
     noted = store.root / "configs" / digest_of([key, build.variables, *tools])
     if known := read_sealed(noted):
         return known.decode()
@@ -156,7 +156,7 @@ def _put_conf_programs(store: Store, build: MakeRun, compiler: str) -> None:
         there = replace(build, directory=directory)
         _asking_once(store, there, answers).make("allnoconfig")
 
-    tools = versions_of(build.variables)
+    tools = tool_versions(build.variables)
     decided_by = (str(build.tree.resolve()), compiler, *build.variables, *tools)
     put_conf_programs(store, decided_by, build.directory, answers_of(build), configure)
 
@@ -179,7 +179,7 @@ def _configure(store: Store, build: MakeRun, compiler: str) -> None:
             f"{len(changed)} symbols of {base} came out otherwise; "
             f"`kernelvm config diff {base} {build.cell.id}` shows them"
         )
-        for told in told_missing(changed):
+        for told in missing_tool_notes(changed):
             store.progress.say(told)
     for request in decision.dropped:
         store.progress.say(f"{build.cell.id} goes without {request}, {request.where}")
