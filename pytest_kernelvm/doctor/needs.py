@@ -37,8 +37,15 @@ from pytest_kernelvm.toolchain.image_tools import IMAGE_TOOLS
 class Need:
     """One thing that cells need of the machine.
 
-    probe: finds it. reason: what it is for. minimum: the least version. notes: what to do on a
-    system that has no package of it.
+    Attributes:
+        name: A program, a header or a package.
+        probe: Looks for it.
+        reason: What it is needed for.
+        cells: The ids of the cells that need it.
+        packages: The packages to install, by package system.
+        minimum: The oldest version that is new enough; empty if every version is.
+        required: Whether those cells cannot be built or booted without it.
+        notes: What to do instead, by package system, where no package solves it.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Need:
     notes: Mapping[System, str]
 
     def find(self) -> Finding:
+        """Look for it and return what was found."""
         result = self.probe()
         return Finding(
             name=self.name,
@@ -66,7 +74,7 @@ class Need:
 
 
 def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
-    """Return what every cell needs."""
+    """Return what every cell needs, and what all cells with wide configurations need."""
     ids = tuple(cell.id for cell in cells)
     python = Need(
         name="python",
@@ -91,7 +99,7 @@ def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
 
 
 def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
-    """What kernels with certificates or assembler in Perl need: hardly the narrow ones."""
+    """Return what kernels with certificates or generated crypto code need."""
     openssl = Need(
         name="openssl headers",
         probe=partial(probe_header, "openssl/bio.h"),
@@ -114,7 +122,7 @@ def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
 
 
 def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Return what the architectures of cells need: compilers and QEMU."""
+    """Yield what the architectures of some cells need: compilers and QEMU."""
     for arch in {cell.arch.name: cell.arch for cell in cells}.values():
         ids = tuple(cell.id for cell in cells if cell.arch.name == arch.name)
         compiler = f"{arch.toolchain_prefix}gcc"
@@ -139,7 +147,7 @@ def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
 
 
 def _compiler_packages(arch: Arch) -> Mapping[System, tuple[str, ...]]:
-    # On the same architecture Debian's plain gcc also has the prefixed name, and no cross package.
+    # Debian's cross compiler for the host's own architecture is gcc, which has both names.
     native = platform.machine() == arch.uname and sys.byteorder == arch.endianness
     packages = arch.compiler_packages
     return known_packages(replace(packages, apt="gcc") if native else packages)
@@ -161,7 +169,15 @@ def _compiler_notes(arch: Arch) -> Mapping[System, str]:
 
 
 def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[Need]:
-    """Return what the sources of cells need."""
+    """Yield what the sources of some cells need.
+
+    Args:
+        cells: The cells that are to be built.
+        debian_sources: The directory where Debian's linux-source packages put their tarballs.
+
+    Yields:
+        A need for each package or file.
+    """
     packages: dict[str, list[str]] = {}
     files: dict[str, list[str]] = {}
     for cell in cells:
@@ -192,7 +208,7 @@ def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[
 
 
 def choice_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Programs that only some sources, compilers and images want."""
+    """Yield the programs that only some sources, compilers and images need."""
     users: dict[Program, list[str]] = {}
     for cell in cells:
         for program in _chosen_programs(cell.kernel):
@@ -208,7 +224,7 @@ def _chosen_programs(kernel: KernelConfig) -> Iterable[Program]:
             yield Program(
                 name=f"{name}{suffix}",
                 reason="compiles and links kernels with LLVM in their vm-config",
-                # Others than Debian have one version of it.
+                # Only Debian has several versions of it.
                 packages=(f"{package}{suffix}", package, package, package, package),
             )
     if kernel.source.kind == "git":
@@ -231,9 +247,9 @@ def _chosen_programs(kernel: KernelConfig) -> Iterable[Program]:
 
 
 def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Return what is of use and may be missing."""
+    """Yield what is useful and may be missing."""
     ids = tuple(cell.id for cell in cells)
-    # Optional: whoever reads this has a virtual environment or needs none.
+    # Optional, because this program runs: there is a virtual environment, or none is needed.
     yield Need(
         name="python's ensurepip",
         probe=probe_ensurepip,
@@ -248,7 +264,7 @@ def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
         reason="makes a second build of similar kernels cheap",
         packages=("ccache",),
     )
-    # Debian's plain gdb knows its own architecture only; the others' knows all.
+    # Debian's package gdb supports the host's architecture only; in other systems it supports all.
     gdb = Program(
         name="gdb-multiarch" if shutil.which("apt-get") else "gdb",
         reason="debugs a guest's kernel",

@@ -1,4 +1,4 @@
-"""Whose machine code a file holds, by its first bytes."""
+"""For which architecture a file was made, by its first bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ _ELF_BYTES = 20
 
 
 def fits(file: Path, arch: Arch) -> bool:
-    """Whether an object file, a program or an image is one of an architecture."""
+    """Return whether a file was made for an architecture.
+
+    Args:
+        file: An object file, a program or a kernel's image.
+        arch: The architecture. For ELF files its class, byte order and machine count (elf(5)), for
+            others its `image_magic`.
+    """
     magic = arch.image_magic
     size = max(_ELF_BYTES, magic.offset + len(magic.content) if magic else 0)
     with file.open("rb") as opened:

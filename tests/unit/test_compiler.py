@@ -1,4 +1,4 @@
-"""The compiler that builds are given: what it makes does not depend on where."""
+"""The compiler's wrapper: what it makes does not depend on the directory."""
 
 from __future__ import annotations
 

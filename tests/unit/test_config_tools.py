@@ -1,4 +1,4 @@
-"""pahole and rustc: hidden from Kconfig unless a configuration needs them, and missed in time."""
+"""pahole and rustc: hidden from Kconfig where they are not needed, else reported if missing."""
 
 from __future__ import annotations
 
