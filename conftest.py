@@ -13,19 +13,22 @@ from pytest_kernelvm.config.model import CellConfig
 
 pytest_plugins = ["pytester"]
 
-# On a busy machine an example takes as long as it takes.
+# Without a time limit for an example, as the machine may be busy.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
 def pytest_configure() -> None:
-    """Heed SIGINT, as what tests start will: a run in the background begins with ignoring it."""
+    """Make SIGINT interrupt a run in the background too, which begins with ignoring it.
+
+    What tests start inherits that.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add this repository's own option."""
+    """Add the option that only this repository has."""
     parser.addoption(
         "--spread",
         action="store_true",

@@ -52,10 +52,10 @@ ROWS = (
         network_modules=("virtio_net",),
         pc_register=r"\bPC=([0-9a-f]{16})\b",
         max_memory_mib=4096,
-        # hw/arm/virt.c; hw/arm/boot.c puts the initramfs 128 MiB up, or half way.
+        # hw/arm/virt.c. hw/arm/boot.c puts the initramfs 128 MiB above, or in the middle of less.
         memory_address=0x4000_0000,
         initramfs_above=0x0800_0000,
-        # Device memory: unaligned accesses fault (QEMU 7.2 lets them pass).
+        # ioremap() gives device memory, where unaligned accesses fault (not in QEMU 7.2).
         reads_uncached=False,
         spin=SpinLoop(
             # add x0, x0, #1; b .-4

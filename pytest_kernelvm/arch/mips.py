@@ -15,7 +15,7 @@ from pytest_kernelvm.arch.base import (
     UBoot,
 )
 
-# Where the processor sees memory as it is, and caches it.
+# Begin of the addresses that the processor maps to memory one to one, with caches.
 _KSEG0 = 0x8000_0000
 _QEMU = Packages(
     apt="qemu-system-mips",
@@ -66,9 +66,9 @@ _BIG = Arch(
     channel_symbols=("SERIAL_8250",),
     pc_register=r"\bpc=0x([0-9a-f]+)",
     max_memory_mib=256,
-    # A boot spends its time in estimate_frequencies() (arch/mips/mti-malta/malta-time.c) waiting
-    # for RTC ticks; a clock that counts instructions makes them come at once. `sleep=off` would
-    # starve an idle QEMU's main loop.
+    # Most of a boot is spent in estimate_frequencies() (arch/mips/mti-malta/malta-time.c), which
+    # waits for ticks of the RTC. With a clock that counts instructions they come at once.
+    # `sleep=off` would starve the main loop of a QEMU whose guest is idle.
     fast_boot_argv=("-icount", "shift=7", "-rtc", "clock=vm"),
     spin=SpinLoop(
         # addiu a0, a0, 1; b .-4; nop. QEMU swaps the words of -bios for a little-endian CPU
@@ -81,11 +81,12 @@ _BIG = Arch(
         *("-mno-abicalls", "-fno-pic", "-G0", "-msoft-float", "-mips32r2"),
         "-Wl,-z,common-page-size=64",
     ),
-    # my_syscall5 and 6 (tools/include/nolibc/arch-mips.h) move the stack's pointer before they
-    # store an argument; one that is that very register, the address of a leaf function's first
-    # variable, would be wrong. With a frame pointer it is another register.
+    # my_syscall5() and my_syscall6() (tools/include/nolibc/arch-mips.h) move the stack pointer
+    # before they store an argument. An argument that the compiler has in the stack pointer itself,
+    # such as the address of a leaf function's first variable, would be wrong. With a frame pointer
+    # it is in another register.
     nolibc_cflags=("-fno-omit-frame-pointer",),
-    # MIPS16e, and who has it (target/mips/cpu-defs.c.inc, ASE_MIPS16).
+    # MIPS16e, and the models that have it (QEMU's target/mips/cpu-defs.c.inc, ASE_MIPS16).
     compact_cflags=("-mips16", "-minterlink-mips16"),
     compact_cpus=("24Kc", "24KEc", "24Kf", "34Kf", "74Kf"),
     builtin_cmdline_symbols=("CMDLINE_BOOL", "MIPS_CMDLINE_FROM_BOOTLOADER"),

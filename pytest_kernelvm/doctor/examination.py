@@ -24,8 +24,12 @@ def examine(
 ) -> tuple[Finding, ...]:
     """Look for all that some cells need, from the interpreter to the kernels' source.
 
-    debian_sources: where linux-source packages put their tarballs.
-    Returns one finding a thing, found or not.
+    Args:
+        cells: The cells that are to be built and booted.
+        debian_sources: The directory where Debian's linux-source packages put their tarballs.
+
+    Returns:
+        A finding for each thing, whether it is there or not.
     """
     needs = (
         *general_needs(cells),
@@ -34,6 +38,6 @@ def examine(
         *choice_needs(cells),
         *optional_needs(cells),
     )
-    # Each look is mostly a wait for `PROGRAM --version`.
+    # Most of the time is spent on waiting for `PROGRAM --version`.
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return tuple(pool.map(Need.found, needs))
+        return tuple(pool.map(Need.find, needs))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pytest_kernelvm.doctor.probes import numbers
+from pytest_kernelvm.doctor.probes import version_numbers
 
 System = Literal["apt", "dnf", "pacman", "nix", "brew"]
 SYSTEMS: tuple[System, ...] = get_args(System)
@@ -17,11 +17,16 @@ SYSTEMS: tuple[System, ...] = get_args(System)
 class Finding:
     """One thing that the machine must or may have, and what was found.
 
-    name: a program, a header or a package. path: where it is, None if it is missing.
-    version: None if it is missing or does not tell. minimum: the oldest that does, empty for any.
-    reason: what it is needed for. cells: ids of the cells that need it.
-    required: whether those cells are impossible without it.
-    packages: what to install, by package system. notes: what to do where no package will do.
+    Attributes:
+        name: A program, a header or a package.
+        path: Where it is; None if it is missing.
+        version: Its version; None if it is missing or prints none.
+        minimum: The oldest version that is new enough; empty if every version is.
+        reason: What it is needed for.
+        cells: The ids of the cells that need it.
+        required: Whether those cells cannot be built or booted without it.
+        packages: The packages to install, by package system.
+        notes: What to do instead, by package system, where no package solves it.
     """
 
     name: str
@@ -39,7 +44,7 @@ class Finding:
         """Whether it is here, but older than the minimum."""
         if self.path is None or self.version is None:
             return False
-        return numbers(self.version) < numbers(self.minimum)
+        return version_numbers(self.version) < version_numbers(self.minimum)
 
     @property
     def satisfied(self) -> bool:

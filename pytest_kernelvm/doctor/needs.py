@@ -37,12 +37,19 @@ from pytest_kernelvm.toolchain.image_tools import IMAGE_TOOLS
 class Need:
     """One thing that cells need of the machine.
 
-    look: finds it. reason: what it is for. minimum: the least version. notes: what to do on a
-    system that has no package of it.
+    Attributes:
+        name: A program, a header or a package.
+        probe: Looks for it.
+        reason: What it is needed for.
+        cells: The ids of the cells that need it.
+        packages: The packages to install, by package system.
+        minimum: The oldest version that is new enough; empty if every version is.
+        required: Whether those cells cannot be built or booted without it.
+        notes: What to do instead, by package system, where no package solves it.
     """
 
     name: str
-    look: Callable[[], ProbeResult]
+    probe: Callable[[], ProbeResult]
     reason: str
     cells: tuple[str, ...]
     packages: Mapping[System, tuple[str, ...]]
@@ -50,12 +57,13 @@ class Need:
     required: bool = True
     notes: Mapping[System, str]
 
-    def found(self) -> Finding:
-        seen = self.look()
+    def find(self) -> Finding:
+        """Look for it and return what was found."""
+        result = self.probe()
         return Finding(
             name=self.name,
-            path=seen.path,
-            version=seen.version,
+            path=result.path,
+            version=result.version,
             minimum=self.minimum,
             reason=self.reason,
             cells=self.cells,
@@ -66,11 +74,11 @@ class Need:
 
 
 def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
-    """Return what every cell needs."""
+    """Return what every cell needs, and what all cells with wide configurations need."""
     ids = tuple(cell.id for cell in cells)
     python = Need(
         name="python",
-        look=lambda: ProbeResult(path=Path(sys.executable), version=platform.python_version()),
+        probe=lambda: ProbeResult(path=Path(sys.executable), version=platform.python_version()),
         reason="runs all this",
         cells=ids,
         minimum="3.11",
@@ -79,7 +87,7 @@ def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
     )
     headers = Need(
         name="libc headers",
-        look=partial(probe_header, "sys/types.h"),
+        probe=partial(probe_header, "sys/types.h"),
         reason="compile the kernel's own build tools",
         cells=ids,
         packages=packages_row("libc6-dev", "glibc-devel", "glibc", "gcc", "glibc"),
@@ -91,10 +99,10 @@ def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
 
 
 def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
-    """What kernels with certificates or assembler in Perl need: hardly the narrow ones."""
+    """Return what kernels with certificates or generated crypto code need."""
     openssl = Need(
         name="openssl headers",
-        look=partial(probe_header, "openssl/bio.h"),
+        probe=partial(probe_header, "openssl/bio.h"),
         reason="build kernels with trusted keys (CFG80211, MODULE_SIG)",
         cells=wide,
         required=bool(wide),
@@ -103,7 +111,7 @@ def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
     )
     perl = Need(
         name="perl",
-        look=partial(probe_program, "perl", ("-e", 'printf "%vd", $^V')),
+        probe=partial(probe_program, "perl", ("-e", 'printf "%vd", $^V')),
         reason="generates crypto code and object identifiers of kernels that have them",
         cells=wide,
         required=bool(wide),
@@ -114,13 +122,13 @@ def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
 
 
 def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Return what the architectures of cells need: compilers and QEMU."""
+    """Yield what the architectures of some cells need: compilers and QEMU."""
     for arch in {cell.arch.name: cell.arch for cell in cells}.values():
         ids = tuple(cell.id for cell in cells if cell.arch.name == arch.name)
         compiler = f"{arch.toolchain_prefix}gcc"
         yield Need(
             name=compiler,
-            look=partial(probe_program, compiler, ("-dumpfullversion",)),
+            probe=partial(probe_program, compiler, ("-dumpfullversion",)),
             reason=f"compiles {arch.name} kernels and the agent",
             cells=ids,
             minimum="5.1",
@@ -129,7 +137,7 @@ def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
         )
         yield Need(
             name=arch.qemu_binary,
-            look=partial(probe_program, arch.qemu_binary, ("--version",)),
+            probe=partial(probe_program, arch.qemu_binary, ("--version",)),
             reason=f"boots {arch.name} kernels",
             cells=ids,
             minimum="7.0",
@@ -139,7 +147,7 @@ def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
 
 
 def _compiler_packages(arch: Arch) -> Mapping[System, tuple[str, ...]]:
-    # On the same architecture Debian's plain gcc also has the prefixed name, and no cross package.
+    # Debian's cross compiler for the host's own architecture is gcc, which has both names.
     native = platform.machine() == arch.uname and sys.byteorder == arch.endianness
     packages = arch.compiler_packages
     return known_packages(replace(packages, apt="gcc") if native else packages)
@@ -161,7 +169,15 @@ def _compiler_notes(arch: Arch) -> Mapping[System, str]:
 
 
 def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[Need]:
-    """Return what the sources of cells need."""
+    """Yield what the sources of some cells need.
+
+    Args:
+        cells: The cells that are to be built.
+        debian_sources: The directory where Debian's linux-source packages put their tarballs.
+
+    Yields:
+        A need for each package or file.
+    """
     packages: dict[str, list[str]] = {}
     files: dict[str, list[str]] = {}
     for cell in cells:
@@ -174,7 +190,7 @@ def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[
         instead = f"{package} is a package of Debian; give the vm-config a kernel.source.tarball"
         yield Need(
             name=package,
-            look=partial(probe_debian_source, package, debian_sources),
+            probe=partial(probe_debian_source, package, debian_sources),
             reason="kernel source",
             cells=tuple(ids),
             packages={"apt": (package,)},
@@ -183,7 +199,7 @@ def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[
     for path, ids in files.items():
         yield Need(
             name=path,
-            look=partial(probe_file, Path(path)),
+            probe=partial(probe_file, Path(path)),
             reason="kernel source, named by the vm-config",
             cells=tuple(ids),
             packages={},
@@ -192,7 +208,7 @@ def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[
 
 
 def choice_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Programs that only some sources, compilers and images want."""
+    """Yield the programs that only some sources, compilers and images need."""
     users: dict[Program, list[str]] = {}
     for cell in cells:
         for program in _chosen_programs(cell.kernel):
@@ -208,7 +224,7 @@ def _chosen_programs(kernel: KernelConfig) -> Iterable[Program]:
             yield Program(
                 name=f"{name}{suffix}",
                 reason="compiles and links kernels with LLVM in their vm-config",
-                # Others than Debian have one version of it.
+                # Only Debian has several versions of it.
                 packages=(f"{package}{suffix}", package, package, package, package),
             )
     if kernel.source.kind == "git":
@@ -231,12 +247,12 @@ def _chosen_programs(kernel: KernelConfig) -> Iterable[Program]:
 
 
 def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Return what is of use and may be missing."""
+    """Yield what is useful and may be missing."""
     ids = tuple(cell.id for cell in cells)
-    # Optional: whoever reads this has a virtual environment or needs none.
+    # Optional, because this program runs: there is a virtual environment, or none is needed.
     yield Need(
         name="python's ensurepip",
-        look=probe_ensurepip,
+        probe=probe_ensurepip,
         reason="makes virtual environments, as the Makefile does",
         cells=ids,
         required=False,
@@ -248,7 +264,7 @@ def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
         reason="makes a second build of similar kernels cheap",
         packages=("ccache",),
     )
-    # Debian's plain gdb knows its own architecture only; the others' knows all.
+    # Debian's package gdb supports the host's architecture only; in other systems it supports all.
     gdb = Program(
         name="gdb-multiarch" if shutil.which("apt-get") else "gdb",
         reason="debugs a guest's kernel",
@@ -264,7 +280,7 @@ def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
 def _program_need(program: Program, cells: tuple[str, ...], *, required: bool = True) -> Need:
     return Need(
         name=program.name,
-        look=partial(probe_program, program.name, (program.flag,) if program.flag else ()),
+        probe=partial(probe_program, program.name, (program.flag,) if program.flag else ()),
         reason=program.reason,
         cells=cells,
         minimum=program.minimum,

@@ -13,21 +13,34 @@ from pathlib import Path
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, run
 
-# Those may be where their users do not have them in PATH.
+# These may be in directories that are only in the administrator's PATH.
 _ADMIN_PROGRAMS = ("depmod", "mkfs.jffs2", "mke2fs")
 _VERSION_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeResult:
-    """Where something was found, and its version; None for what is not known."""
+    """Where something was found, and its version.
+
+    Attributes:
+        path: Where it is; None if it is missing.
+        version: Its version; None if it is missing or prints none.
+    """
 
     path: Path | None = None
     version: str | None = None
 
 
 def probe_program(name: str, version_flags: tuple[str, ...]) -> ProbeResult:
-    """Look for a program, and ask it for its version."""
+    """Look for a program in PATH, and have it print its version.
+
+    Args:
+        name: The program's name.
+        version_flags: The arguments with which it prints its version; empty not to run it.
+
+    Returns:
+        Its path, and the first number in its output that looks like a version.
+    """
     places = os.pathsep.join([os.environ.get("PATH", os.defpath), *ADMIN_DIRECTORIES])
     path = shutil.which(name, path=places if name in _ADMIN_PROGRAMS else None)
     if path is None:
@@ -37,7 +50,14 @@ def probe_program(name: str, version_flags: tuple[str, ...]) -> ProbeResult:
 
 
 def probe_header(name: str) -> ProbeResult:
-    """Ask the compiler, who knows best where headers are."""
+    """Look for a header where the compiler does, or below /usr/include without a compiler.
+
+    Args:
+        name: As in `#include`, such as `sys/types.h`.
+
+    Returns:
+        The path of the first one, without a version.
+    """
     gcc = shutil.which("gcc")
     text = _output([gcc, "-M", "-x", "c", "-"], f"#include <{name}>\n") if gcc else ""
     found = [word for word in text.split() if word.endswith(f"/{name}")]
@@ -48,7 +68,15 @@ def probe_header(name: str) -> ProbeResult:
 
 
 def probe_debian_source(package: str, directory: Path) -> ProbeResult:
-    """Look for the tarball of a Debian source package."""
+    """Look for the tarball of a Debian source package.
+
+    Args:
+        package: The package's name, such as `linux-source-6.12`.
+        directory: Where such packages put their tarballs.
+
+    Returns:
+        The tarball's path, and the version without Debian's part of it.
+    """
     tarball = next(iter(sorted(directory.glob(f"{package}.tar.*"))), None)
     query = shutil.which("dpkg-query")
     if tarball is None or query is None:
@@ -63,13 +91,13 @@ def probe_file(path: Path) -> ProbeResult:
 
 
 def probe_ensurepip() -> ProbeResult:
-    """Look for what makes virtual environments."""
+    """Look for the module that makes virtual environments."""
     spec = importlib.util.find_spec("ensurepip")
     return ProbeResult(path=Path(spec.origin)) if spec and spec.origin else ProbeResult()
 
 
 def _output(argv: Sequence[str], stdin: str = "") -> str:
-    """What a program prints, empty if it fails: then the machine is examined all the same."""
+    """Return what a program prints; empty if it fails, so that the others are still looked for."""
     try:
         done = run(argv, timeout_s=_VERSION_TIMEOUT_S, check=False, stdin=stdin.encode())
     except (KernelvmError, OSError):
@@ -78,12 +106,12 @@ def _output(argv: Sequence[str], stdin: str = "") -> str:
 
 
 def _version_in(text: str) -> str | None:
-    # In parentheses stands who packaged it, with digits of its own.
+    # Parentheses contain the name of the package, which has digits too.
     first = re.sub(r"\(.*?\)", "", text.partition("\n")[0])
     found = re.search(r"\b\d+(?:\.\d+)*", first)
     return found[0] if found else None
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """Return a version's numbers, to compare it with another."""
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version, to be compared with those of another one."""
     return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -11,10 +11,12 @@ from pytest_kernelvm.doctor.systems import detected_system, install_command, not
 def rendered(
     findings: Sequence[Finding], *, system: System | None = None, all_systems: bool = False
 ) -> str:
-    """Return the findings as a table for people, and what to do about what is missing.
+    """Return the findings as a table, and below it what to do about what is missing.
 
-    system: whose command to show, by default this machine's.
-    all_systems: show, for every package system, what it takes to start from nothing.
+    Args:
+        findings: What was looked for.
+        system: The package system whose command is shown; None for that of this machine.
+        all_systems: Show also, for every package system, how to install everything.
     """
     lines = _table(findings)
     system = system or detected_system()

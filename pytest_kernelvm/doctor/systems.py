@@ -1,4 +1,4 @@
-"""Systems of packages: which one this machine has, and how it installs what is missing."""
+"""Package systems: which one this machine has, and how it installs what is missing."""
 
 from __future__ import annotations
 
@@ -42,16 +42,20 @@ _SYSTEM_PROGRAMS: dict[System, str] = {
 
 
 def missing_packages(findings: Iterable[Finding], system: System) -> tuple[str, ...]:
-    """Return the packages of one system that bring what is required and not here."""
+    """Return the packages of one system that contain what is required and missing."""
     return _packages((f for f in findings if f.required and not f.satisfied), system)
 
 
 def install_command(
     findings: Iterable[Finding], system: System, *, everything: bool = False
 ) -> str:
-    """Return the command that installs what is required and not here, empty if there is nothing.
+    """Return the command that installs what is required and missing, empty if nothing is.
 
-    everything: name all that is required, here or not: for another machine.
+    Args:
+        findings: What was looked for.
+        system: The package system whose command it is.
+        everything: Name the packages of all that is required, be it here or not: for another
+            machine.
     """
     findings = tuple(findings)
     packages = (
@@ -68,9 +72,12 @@ def install_command(
 def notes(
     findings: Iterable[Finding], system: System, *, everything: bool = False
 ) -> tuple[str, ...]:
-    """Return what a system's packages do not solve and what to do instead, one sentence each.
+    """Return what the packages of a system do not solve and what to do instead, in sentences.
 
-    everything: as in install_command.
+    Args:
+        findings: What was looked for.
+        system: The package system.
+        everything: As in `install_command`.
     """
     wanted = [f for f in findings if f.required and (everything or not f.satisfied)]
     general = [_LINUX_ONLY[system]] if wanted and system in _LINUX_ONLY else []
@@ -79,9 +86,10 @@ def notes(
 
 
 def detected_system(os_release: Path = Path("/etc/os-release")) -> System | None:
-    """Return this machine's package system, None if it is none that we know.
+    """Return the package system of this machine, None if it is none of SYSTEMS.
 
-    os_release: the file that names the distribution, see os-release(5).
+    Args:
+        os_release: The file that names the distribution (os-release(5)).
     """
     for name in _os_names(os_release):
         if name in _SYSTEM_OF_OS:

@@ -9,15 +9,20 @@ from pytest_kernelvm.arch.base import Packages
 from pytest_kernelvm.doctor.finding import SYSTEMS, System
 from pytest_kernelvm.guest.root_image import TOOLS
 
-# These switch everything off, so that only what a fragment names is compiled.
+# These switch everything off, so that only what vm-configs and fragments name is compiled.
 NARROW_BASES = ("allnoconfig", "tinyconfig")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """A row of the table below.
+    """A program, what it is for, and who packages it.
 
-    packages: one name for all systems, or one each. flag: asks for the version, empty not to ask.
+    Attributes:
+        name: Its name in PATH.
+        reason: What it is needed for.
+        packages: One name for all package systems, or one for each, in the order of SYSTEMS.
+        flag: The argument with which it prints its version; empty not to run it.
+        minimum: The oldest version that is new enough; empty if every version is.
     """
 
     name: str
@@ -28,8 +33,8 @@ class Program:
 
 
 # Minima: Documentation/process/changes.rst of 6.12; setpriv has --pdeathsig since util-linux 2.33.
-# Packages are in the order of SYSTEMS. The list was found by building 6.1 and 6.12 for mips and
-# arm64 on a minimal Debian 12, where the last four are always there.
+# The list is what it takes to build 6.1 and 6.12 on a minimal Debian 12, which always has the last
+# four.
 BUILD_PROGRAMS = (
     Program(
         name="setpriv",
@@ -127,12 +132,16 @@ IMAGE_PROGRAMS = {
 
 
 def packages_row(*names: str) -> Mapping[System, tuple[str, ...]]:
-    """Return the packages of a program, one column for each system."""
+    """Return the packages of a program, by package system.
+
+    Args:
+        names: One name for all systems, or one for each, in the order of SYSTEMS.
+    """
     each = names * len(SYSTEMS) if len(names) == 1 else names
     return {system: (name,) for system, name in zip(SYSTEMS, each, strict=True)}
 
 
 def known_packages(packages: Packages) -> Mapping[System, tuple[str, ...]]:
-    """Return the packages of a program of an architecture, for the systems that have one."""
+    """Return the packages of a program, by package system, for the systems that have one."""
     named = {system: getattr(packages, system) for system in SYSTEMS}
     return {system: (name,) for system, name in named.items() if name}

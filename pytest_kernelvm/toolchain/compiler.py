@@ -1,4 +1,7 @@
-"""The compiler as a build meets it: under its own name, but blind to where the build happens."""
+"""The compiler as builds call it: under its own name, through a wrapper that adds one flag.
+
+The flag keeps the path of the build directory out of what is built.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,22 @@ from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.kinds import COMPILERS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
-# Debug information is never absent: the vDSO has some (arch/mips/vdso/Makefile), and its build ID,
-# which the kernel holds, is a digest over it. So the source's path in it, which is the directory
-# above the build's (see build_directories.py), is given a name that is the same everywhere.
-BLIND = "-fdebug-prefix-map=${PWD%/*}=/kernelvm"
+# No kernel is without debug information: the vDSO has some (arch/mips/vdso/Makefile), and its build
+# ID, which the kernel contains, is a digest over it. So the path of the source in it, which is the
+# directory above the build's (see build_directories.py), is replaced by one that never changes.
+PREFIX_MAP_FLAG = "-fdebug-prefix-map=${PWD%/*}=/kernelvm"
 
 
-# At each start of make kbuild asks the compiler for some 70 flags, one after the other, whether it
-# knows them (scripts/Makefile.compiler, cc-option). What was answered is answered again from the
-# directory that this variable names, a file a flag; it belongs to one compiler. A no is kept if the
-# compiler said that it does not know the flag: a full disk, say, makes it fail too.
-ASKED = "KERNELVM_ASKED"
+# At each start of make, kbuild tries some 70 flags, one after the other, to find out whether the
+# compiler knows them (scripts/Makefile.compiler, cc-option). The wrapper stores each answer in the
+# directory that this variable names, one file a flag, and gives it again next time. The directory
+# belongs to one compiler. A failure is stored only if the compiler said that it does not know the
+# flag, because other things, such as a full disk, make it fail too.
+ANSWERS_VARIABLE = "KERNELVM_ASKED"
 _WRAPPER = """\
 #!/bin/sh
 # {identity}
-case "${ASKED}:$*" in
+case "${variable}:$*" in
 :*) ;;
 *:-Werror\\ *' -c -x c /dev/null -o '*tmp)
 	asked=${{*%% -o *}}
@@ -38,8 +42,8 @@ case "${ASKED}:$*" in
 	case $flag:$asked in
 	*\\'* | */*:*) ;;
 	*)
-		[ ! -f "${ASKED}/$flag" ] || . "${ASKED}/$flag"
-		if said=$(LC_ALL=C "{program}" "$@" "{blind}" 2>&1); then
+		[ ! -f "${variable}/$flag" ] || . "${variable}/$flag"
+		if said=$(LC_ALL=C "{program}" "$@" "{prefix_map}" 2>&1); then
 			status=0
 		else
 			status=$?
@@ -49,53 +53,72 @@ case "${ASKED}:$*" in
 			*) exit $status ;;
 			esac
 		fi
-		mkdir -p "${ASKED}"
-		printf "[ \\"\\$asked\\" != '%s' ] || exit %s\\n" "$asked" $status >>"${ASKED}/$flag"
+		mkdir -p "${variable}"
+		printf "[ \\"\\$asked\\" != '%s' ] || exit %s\\n" "$asked" $status >>"${variable}/$flag"
 		exit $status
 		;;
 	esac
 	;;
 esac
-exec {ccache} "{program}" "$@" "{blind}"
+exec {ccache} "{program}" "$@" "{prefix_map}"
 """
 
 
 def compiler_name(arch: Arch, llvm: str = "") -> str:
     """Return the name of the compiler, native or cross.
 
-    llvm: what make is told as LLVM=, a suffix of programs being one; empty for gcc
-    (Documentation/kbuild/llvm.rst).
+    Args:
+        arch: The architecture that it compiles for.
+        llvm: The value of make's LLVM= (Documentation/kbuild/llvm.rst): `1`, or a suffix of LLVM's
+            programs such as `-16`; empty for gcc.
     """
     prefix = "" if llvm else arch.toolchain_prefix
     return f"{prefix}{host_compiler(llvm)}"
 
 
 def host_compiler(llvm: str = "") -> str:
-    """Return the name of the compiler for programs of this machine (Makefile, HOSTCC)."""
+    """Return the name of the compiler for programs that run here (HOSTCC in the kernel's Makefile).
+
+    Args:
+        llvm: As in `compiler_name`.
+    """
     return f"clang{llvm_suffix(llvm)}" if llvm else "gcc"
 
 
 def llvm_suffix(llvm: str) -> str:
-    """Return what the names of LLVM's programs end with, of what make is told as LLVM=."""
+    """Return the suffix of the names of LLVM's programs, empty where they have none.
+
+    Args:
+        llvm: As in `compiler_name`.
+    """
     return llvm if llvm.startswith("-") else ""
 
 
 def tool_variables(arch: Arch, llvm: str = "") -> tuple[str, ...]:
-    """Return the variables that name the tools to make."""
+    """Return the settings that tell make which compiler and binutils to use.
+
+    Args:
+        arch: The architecture that is compiled for.
+        llvm: As in `compiler_name`.
+    """
     cross = f"CROSS_COMPILE={arch.toolchain_prefix}"
     return (cross, f"LLVM={llvm}") if llvm else (cross,)
 
 
 def compiler_version(arch: Arch, llvm: str = "") -> str:
-    """Return the first lines of the compiler's and linker's --version.
+    """Return the first lines of what compiler and linker print for --version.
 
-    llvm: as in compiler_name. Raises ToolMissing if one of the tools is not installed.
+    If one of the tools is not installed, ToolMissing is raised and names its package.
+
+    Args:
+        arch: The architecture that is compiled for.
+        llvm: As in `compiler_name`.
     """
     if llvm:
         suffix = llvm_suffix(llvm)
         tools = (f"clang{suffix}", f"ld.lld{suffix}")
         hint = "apt-get install " + " ".join(f"{name}{suffix}" for name in ("clang", "lld", "llvm"))
-        # The first of LLVM's other tools that a build asks for.
+        # The first of LLVM's other tools that a build calls.
         find_program(f"llvm-ar{suffix}", hint)
     else:
         tools = (f"{arch.toolchain_prefix}gcc", f"{arch.toolchain_prefix}ld")
@@ -108,9 +131,15 @@ def compiler_version(arch: Arch, llvm: str = "") -> str:
 
 
 def require_arch(arch: Arch, llvm: str, directory: Path) -> None:
-    """Compile nothing, and look whether what comes out is an architecture's.
+    """Check that the compiler makes object files for an architecture, by compiling an empty file.
 
-    directory: for what comes out. Raises ToolMissing with the compiler's words if it is not.
+    Args:
+        arch: The architecture.
+        llvm: As in `compiler_name`.
+        directory: Where the object file is written.
+
+    Raises:
+        ToolMissing: The compiler fails, or compiles for another machine.
     """
     made = directory / "nothing.o"
     name = compiler_name(arch, llvm)
@@ -135,24 +164,30 @@ def require_arch(arch: Arch, llvm: str, directory: Path) -> None:
 
 
 def compiler_directory(store: Store, arch: Arch, llvm: str = "") -> Path:
-    """Return a directory for the head of PATH, with a program that stands for the compiler.
+    """Return the directory of the compiler's wrapper, to be put first in PATH.
 
-    It adds one flag, so that what is built does not depend on the build directory's path, and goes
-    through ccache where that is installed. kbuild's notes keep the compiler's plain name: it must
-    neither see the flag (Kconfig compares $(CC) with what it noted, and a path would differ in a
-    copied build directory) nor the program's path.
+    The wrapper has the compiler's own name. It adds one flag, so that what is built does not depend
+    on the path of the build directory, and it calls the compiler through ccache where that is
+    installed. Make gets neither flag nor path: Kconfig compares $(CC) with the text that it stored
+    before, which would differ in a copied build directory.
+    If the compiler is not installed, ToolMissing is raised.
+
+    Args:
+        store: Where the wrapper is stored.
+        arch: The architecture that is compiled for.
+        llvm: As in `compiler_name`.
     """
     name = compiler_name(arch, llvm)
     program = find_program(name)
     ccache = shutil.which("ccache") or ""
     about = Path(program).stat()
     text = _WRAPPER.format(
-        ASKED=ASKED,
+        variable=ANSWERS_VARIABLE,
         program=program,
-        # Another one of that name has other answers.
+        # Another program of this name gives other answers.
         identity=f"{about.st_size} bytes of {about.st_mtime_ns}",
         ccache=ccache,
-        blind=BLIND,
+        prefix_map=PREFIX_MAP_FLAG,
     )
 
     def make(work: StagingDirectory) -> dict[str, Any]:
@@ -167,21 +202,30 @@ def compiler_directory(store: Store, arch: Arch, llvm: str = "") -> Path:
 def compiler_environment(
     store: Store, arch: Arch, llvm: str = "", *, answers: Path | None = None
 ) -> dict[str, str]:
-    """Return what makes a kernel's make take the program that stands for the compiler.
+    """Return the environment in which a kernel's make calls the wrapper.
 
-    answers: a directory for what the compiler answered, for makes of one kernel; None to ask again.
+    If the compiler is not installed, ToolMissing is raised.
+
+    Args:
+        store: Where the wrapper is stored.
+        arch: The architecture that is compiled for.
+        llvm: As in `compiler_name`.
+        answers: A directory for the answers about flags, for the makes of one kernel; None to try
+            all flags again.
     """
     directory = compiler_directory(store, arch, llvm)
     found = {"PATH": f"{directory}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     if answers:
-        found[ASKED] = str(answers / f".asked-{directory.name[:16]}")
+        found[ANSWERS_VARIABLE] = str(answers / f".asked-{directory.name[:16]}")
     return found
 
 
 def ccache_summary(log: Path) -> str:
-    """Return how much of a build came from ccache, empty if nothing was asked of it.
+    """Return how many objects of a build came from ccache, in words; empty if it was not used.
 
-    log: what ccache wrote for CCACHE_STATSLOG: a comment and counters for each call (ccache(1)).
+    Args:
+        log: The file that ccache wrote for CCACHE_STATSLOG: a comment and counters for each call
+            (ccache(1)).
     """
     try:
         counters = log.read_text(errors="replace").split()

@@ -1,7 +1,7 @@
 """Programs that a kernel is built with only if its configuration says so.
 
-Kconfig writes their versions into every .config. They are hidden from it where nobody wants them,
-so that two machines, of which one has them, come to the same kernel.
+Kconfig writes their versions into every .config. They are hidden from Kconfig where a configuration
+does not need them, so that a machine that has them and one that has not build the same kernel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pytest_kernelvm.config.model import Requested
 from pytest_kernelvm.errors import Evidence, ToolMissing
 from pytest_kernelvm.process import run
 
-# What make is told instead of a program's name; there is none of that name.
+# Make gets this instead of a program's name; no program has it.
 HIDDEN = "not-used"
 
 
@@ -24,7 +24,13 @@ HIDDEN = "not-used"
 class ConfigTool:
     """A program that is needed where a symbol is y.
 
-    variable: make's, which names it. package: Debian's. least: the oldest version that will do.
+    Attributes:
+        symbol: The symbol, without CONFIG_.
+        variable: The variable of the kernel's make that names the program.
+        program: Its name in PATH.
+        package: Debian's package of it.
+        least: The oldest version that is new enough, as major and minor number
+            (Documentation/process/changes.rst).
     """
 
     symbol: str
@@ -36,8 +42,8 @@ class ConfigTool:
 
 CONFIG_TOOLS = (
     ConfigTool(symbol="RUST", variable="RUSTC", program="rustc", package="rustc"),
-    # Before 6.12 no symbol depends on it: conf says y, and scripts/link-vmlinux.sh fails when all
-    # is compiled.
+    # Before 6.12 the symbol does not depend on the program: conf sets it to y, and
+    # scripts/link-vmlinux.sh fails after everything has been compiled.
     ConfigTool(
         symbol="DEBUG_INFO_BTF",
         variable="PAHOLE",
@@ -48,21 +54,33 @@ CONFIG_TOOLS = (
 )
 
 
-def wanted_tools(values: Mapping[str, str]) -> frozenset[str]:
-    """Return the variables of the programs that a configuration needs. values: by symbol."""
+def needed_tools(values: Mapping[str, str]) -> frozenset[str]:
+    """Return the make variables of the programs that a configuration needs.
+
+    Args:
+        values: Values by symbol, as in a .config.
+    """
     return frozenset(tool.variable for tool in CONFIG_TOOLS if values.get(tool.symbol) == "y")
 
 
-def hiding(wanted: Iterable[str]) -> tuple[str, ...]:
-    """Return the settings for make that hide all programs but some. wanted: their variables."""
-    shown = frozenset(wanted)
+def hiding_settings(needed: Iterable[str]) -> tuple[str, ...]:
+    """Return the settings for make that hide all programs but some.
+
+    Args:
+        needed: The make variables of the programs that are not hidden.
+    """
+    shown = frozenset(needed)
     return tuple(f"{tool.variable}={HIDDEN}" for tool in CONFIG_TOOLS if tool.variable not in shown)
 
 
-def versions_of(settings: Collection[str]) -> tuple[str, ...]:
-    """Return what the programs say of their versions that some of make's settings do not hide.
+def tool_versions(settings: Collection[str]) -> tuple[str, ...]:
+    """Return what the programs that are not hidden print as their versions.
 
-    It is empty for one that is not installed.
+    Args:
+        settings: Make's settings, such as those of `hiding_settings`.
+
+    Returns:
+        One text a program, empty for one that is not installed.
     """
     shown = (tool for tool in CONFIG_TOOLS if f"{tool.variable}={HIDDEN}" not in settings)
     return tuple(_version_text(tool) for tool in shown)
@@ -71,10 +89,15 @@ def versions_of(settings: Collection[str]) -> tuple[str, ...]:
 def require_tools(
     label: str, values: Mapping[str, str], requests: Mapping[str, Requested], *, where: str
 ) -> None:
-    """Raise ToolMissing, with its package, if a program is not here that a configuration needs.
+    """Check that the programs that a configuration needs are installed and new enough.
 
-    label: whose it is. values: the final ones, or those asked for. requests: who asked for what.
-    where: the base configuration, from which the rest comes.
+    If one is missing or too old, ToolMissing is raised and names its package.
+
+    Args:
+        label: Whose configuration it is, for the message.
+        values: Values by symbol, those of a final .config or those that are requested.
+        requests: By symbol, the requests; the message names where one was made.
+        where: What the message names for symbols that nobody requested: the base configuration.
     """
     for tool in CONFIG_TOOLS:
         if values.get(tool.symbol) == "y":
@@ -83,12 +106,16 @@ def require_tools(
 
 
 def lacks_program(symbol: str) -> bool:
-    """Whether a symbol cannot be y, as the program that it needs is not installed."""
+    """Return whether a symbol cannot be y because the program that it needs is not installed."""
     return any(tool.symbol == symbol and not _version_text(tool) for tool in CONFIG_TOOLS)
 
 
-def told_missing(symbols: Collection[str]) -> tuple[str, ...]:
-    """Return, in words, which symbols cannot be y as a program is not installed."""
+def missing_tool_notes(symbols: Collection[str]) -> tuple[str, ...]:
+    """Return a sentence for each symbol that is off because its program is not installed.
+
+    Args:
+        symbols: The symbols to look at; others are passed over.
+    """
     return tuple(
         f"{tool.symbol} is off as {tool.program} is not installed (apt-get install {tool.package})"
         for tool in CONFIG_TOOLS

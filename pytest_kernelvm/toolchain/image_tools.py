@@ -1,4 +1,4 @@
-"""Images that only a program makes which kernels do not bring themselves."""
+"""Programs that make some images of a kernel and are not part of the kernel's source."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from pytest_kernelvm.process import find_program
 class ImageTool:
     """A program that makes an image.
 
-    packages: one name each for apt, dnf, pacman, nix and brew, or one for all. version_flag: has it
-    tell its version.
+    Attributes:
+        program: Its name in PATH.
+        packages: Its packages for apt, dnf, pacman, nix and brew, in this order, or one name that
+            all of them use.
+        version_flag: The flag with which it prints its version.
     """
 
     program: str
@@ -31,9 +34,12 @@ IMAGE_TOOLS = {"uImage": _MKIMAGE}
 
 
 def require_image_tools(images: Iterable[str]) -> None:
-    """Raise ToolMissing, with its package, if a program is not here that makes an image.
+    """Check that the programs that make some images are installed.
 
-    images: make targets.
+    If one is not, ToolMissing is raised and names its package.
+
+    Args:
+        images: Targets of the kernel's make.
     """
     for image in images:
         if image in IMAGE_TOOLS:

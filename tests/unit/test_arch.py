@@ -149,7 +149,7 @@ def test_vm_configs_cannot_ask_for_what_it_lacks(text: str, words: str, tmp_path
     assert words in str(refused.value)
 
 
-def test_without_its_row_no_vm_config_may_name_it(tmp_path: Path) -> None:
+def test_a_vm_config_cannot_name_it_without_its_row(tmp_path: Path) -> None:
     (tmp_path / "pc.yaml").write_text(CONFIG)
     with pytest.raises(BadInput, match="'x86_64': "):
         read_config(tmp_path / "pc.yaml")
@@ -196,7 +196,9 @@ def test_its_images_are_recognised(content: bytes, x86_64: Arch, store: Store) -
     assert prebuilt_cell(source, x86_64).machine.memory_mib == 512
 
 
-def test_so_is_an_image_as_make_calls_it(x86_64: Arch, store: Store) -> None:
+def test_an_image_with_the_name_of_its_make_target_is_recognised(
+    x86_64: Arch, store: Store
+) -> None:
     root = store.root.parent / "root"
     root.mkdir()
     (root / "bzImage").write_bytes(BZIMAGE)
@@ -204,7 +206,7 @@ def test_so_is_an_image_as_make_calls_it(x86_64: Arch, store: Store) -> None:
 
 
 @pytest.mark.usefixtures("x86_64")
-def test_so_are_its_packages() -> None:
+def test_its_debian_packages_are_recognised() -> None:
     package = named_package(source_named("prebuilt:debian:linux-image-amd64@bookworm"))
     assert package is not None
     assert package.arch == "amd64"

@@ -1,4 +1,4 @@
-"""The compiler that builds are given: what it makes does not depend on where."""
+"""The compiler's wrapper: what it makes does not depend on the directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.digest import file_digest
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.toolchain.compiler import (
-    ASKED,
+    ANSWERS_VARIABLE,
     ccache_summary,
     compiler_directory,
     compiler_version,
@@ -47,7 +47,7 @@ def test_debug_information_does_not_know_the_directory(arch: Arch, tmp_path: Pat
     assert compiler_directory(store, arch) == directory
 
 
-def test_what_ccache_had(tmp_path: Path) -> None:
+def test_hits_and_misses_of_ccache_are_counted(tmp_path: Path) -> None:
     """Lines of ccache 4.7's log."""
     log = tmp_path / "log"
     assert ccache_summary(log) == ""
@@ -84,9 +84,9 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
     return compiler_directory(store, ARCHES["mips"]) / f"{prefix}gcc", log
 
 
-def test_a_flag_that_it_knows_is_asked_for_once(counted: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_known_flag_is_tried_once(counted: tuple[Path, Path], tmp_path: Path) -> None:
     compiler, log = counted
-    answers = {ASKED: str(tmp_path / "answers")}
+    answers = {ANSWERS_VARIABLE: str(tmp_path / "answers")}
     for number in range(3):
         run(
             [compiler, *FLAG, tmp_path / f".tmp_{number}/tmp"],
@@ -104,9 +104,9 @@ def test_a_flag_that_it_knows_is_asked_for_once(counted: tuple[Path, Path], tmp_
     assert len(log.read_text().splitlines()) == 5
 
 
-def test_what_it_does_not_know_is_asked_once(counted: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_unknown_flag_is_tried_once(counted: tuple[Path, Path], tmp_path: Path) -> None:
     compiler, log = counted
-    answers = {ASKED: str(tmp_path / "answers")}
+    answers = {ANSWERS_VARIABLE: str(tmp_path / "answers")}
     (tmp_path / ".tmp_1").mkdir()
     for asked, flag in enumerate(("-fnot-known", "-Wnot-known", "-Wa,-mnot-known"), start=1):
         argv: list[str | Path] = [compiler, "-Werror", flag, *FLAG[2:], tmp_path / ".tmp_1/tmp"]
@@ -115,10 +115,10 @@ def test_what_it_does_not_know_is_asked_once(counted: tuple[Path, Path], tmp_pat
         assert len(log.read_text().splitlines()) == asked
 
 
-def test_an_answer_is_for_all_that_was_asked(counted: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_answer_is_for_the_whole_command(counted: tuple[Path, Path], tmp_path: Path) -> None:
     """The last flag may be known only because of another one."""
     compiler, log = counted
-    answers = {ASKED: str(tmp_path / "answers")}
+    answers = {ANSWERS_VARIABLE: str(tmp_path / "answers")}
     (tmp_path / ".tmp_1").mkdir()
     for first, status in (("-O2", 0), ("-fnot-known", 1), ("-O2", 0), ("-fnot-known", 1)):
         argv: list[str | Path] = [compiler, "-Werror", first, *FLAG[1:], tmp_path / ".tmp_1/tmp"]
@@ -128,7 +128,7 @@ def test_an_answer_is_for_all_that_was_asked(counted: tuple[Path, Path], tmp_pat
 
 @pytest.mark.parametrize("llvm", ["", "1"])
 @pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES)
-def test_compilers_for_all(arch: Arch, llvm: str, tmp_path: Path) -> None:
+def test_compilers_of_all_architectures(arch: Arch, llvm: str, tmp_path: Path) -> None:
     try:
         version = compiler_version(arch, llvm)
     except ToolMissing as missing:
@@ -157,7 +157,7 @@ def test_a_compiler_without_the_architecture(
         assert failed.value.evidence.excerpt.startswith("error: un")
 
 
-def test_a_version_of_llvm_that_is_not_installed() -> None:
+def test_llvm_of_a_version_that_is_not_installed() -> None:
     with pytest.raises(ToolMissing) as missing:
         compiler_version(ARCHES["mips"], "-3")
     assert missing.value.evidence.next_step == "apt-get install clang-3 lld-3 llvm-3"

@@ -1,4 +1,4 @@
-"""pahole and rustc: hidden from Kconfig unless a configuration needs them, and missed in time."""
+"""pahole and rustc: hidden from Kconfig where they are not needed, else reported if missing."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ BASE = "CONFIG_DEBUG_INFO_BTF=y\nCONFIG_OTHER=y\n"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class Case:
     """A cell that comes to BTF, or may. where: the place that an error names."""
 
     name: str
@@ -107,11 +107,11 @@ class Wish:
     symbols: str = ""
 
 
-WISHES = [
-    Wish(name="asked for, before 6.12", makefile=LATE, symbols="DEBUG_INFO_BTF: y", where="yaml:6"),
-    Wish(name="asked for, 6.12", makefile=EARLY, symbols="DEBUG_INFO_BTF: y", where="yaml:6"),
-    Wish(name="of a complete .config", makefile=LATE, base=BASE, where="complete.config"),
-    Wish(
+CASES = [
+    Case(name="asked for, before 6.12", makefile=LATE, symbols="DEBUG_INFO_BTF: y", where="yaml:6"),
+    Case(name="asked for, 6.12", makefile=EARLY, symbols="DEBUG_INFO_BTF: y", where="yaml:6"),
+    Case(name="of a complete .config", makefile=LATE, base=BASE, where="complete.config"),
+    Case(
         name="of nothing that is known before",
         makefile=LATE.replace(
             "@sort -u $(O)/new", "@(cat $(O)/new; echo CONFIG_DEBUG_INFO_BTF=y) | sort -u"
@@ -122,24 +122,24 @@ WISHES = [
 
 
 @pytest.mark.usefixtures("programs")
-@pytest.mark.parametrize("wish", WISHES, ids=lambda wish: wish.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_without_pahole_nothing_is_compiled(
-    wish: Wish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = tmp_path / "compiled"
     monkeypatch.setenv("COMPILED", str(compiled))
-    cell = write_cell(tmp_path, wish.makefile, base=wish.base, symbols=wish.symbols)
+    cell = write_cell(tmp_path, case.makefile, base=case.base, symbols=case.symbols)
     with pytest.raises(ToolMissing, match="pahole is not installed, and DEBUG_INFO_BTF=y") as gone:
         build_kernel(Store(tmp_path / "store", Silent()), cell)
     assert "apt-get install dwarves" in gone.value.evidence.next_step
-    assert wish.where in gone.value.evidence.where[0]
+    assert case.where in gone.value.evidence.where[0]
     assert not compiled.exists()
 
 
-@pytest.mark.parametrize("wish", WISHES, ids=lambda wish: wish.name)
-def test_with_pahole_it_is_used(wish: Wish, programs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_with_pahole_it_is_used(case: Case, programs: Path, tmp_path: Path) -> None:
     install(programs, "v1.25")
-    cell = write_cell(tmp_path, wish.makefile, base=wish.base, symbols=wish.symbols)
+    cell = write_cell(tmp_path, case.makefile, base=case.base, symbols=case.symbols)
     kernel = build_kernel(Store(tmp_path / "store", Silent()), cell)
     assert kernel.config["DEBUG_INFO_BTF"] == "y"
     assert kernel.config["PAHOLE_VERSION"] == "125"
@@ -155,7 +155,7 @@ def test_pahole_is_installed_after_the_error(programs: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_complete_config_of_6_12_goes_without(tmp_path: Path) -> None:
+def test_a_complete_config_of_6_12_loses_the_symbol_without_pahole(tmp_path: Path) -> None:
     """conf drops it; that is told, as all that comes out otherwise than the base has it."""
     told = Told()
     kernel = build_kernel(Store(tmp_path / "store", told), write_cell(tmp_path, EARLY, base=BASE))
@@ -166,7 +166,7 @@ def test_a_complete_config_of_6_12_goes_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("programs")
-def test_who_may_go_without_it_does(tmp_path: Path) -> None:
+def test_an_optional_symbol_is_dropped_without_its_program(tmp_path: Path) -> None:
     told = Told()
     cell = write_cell(tmp_path, LATE, symbols="DEBUG_INFO_BTF: {value: y, optional: true}")
     kernel = build_kernel(Store(tmp_path / "store", told), cell)
@@ -175,7 +175,7 @@ def test_who_may_go_without_it_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["v1.15", "what?"])
-def test_a_pahole_that_will_not_do(version: str, programs: Path, tmp_path: Path) -> None:
+def test_pahole_is_too_old_or_says_no_version(version: str, programs: Path, tmp_path: Path) -> None:
     install(programs, version)
     cell = write_cell(tmp_path, LATE, base=BASE)
     with pytest.raises(ToolMissing, match="too old, or says no version") as gone:
@@ -184,7 +184,9 @@ def test_a_pahole_that_will_not_do(version: str, programs: Path, tmp_path: Path)
     assert gone.value.evidence.seen == version
 
 
-def test_who_needs_none_comes_to_the_same_kernel_with_it(programs: Path, tmp_path: Path) -> None:
+def test_a_program_that_is_not_needed_does_not_change_the_kernel(
+    programs: Path, tmp_path: Path
+) -> None:
     cell = write_cell(tmp_path, LATE, base="CONFIG_OTHER=y\n# CONFIG_DEBUG_INFO_BTF is not set\n")
     first = build_kernel(Store(tmp_path / "first", Silent()), cell)
     install(programs, "v1.25")

@@ -365,7 +365,7 @@ def test_the_system_is_known_by_os_release(
     assert detected_system(file) == system
 
 
-def test_or_by_its_package_program(tmp_path: Path, machine: Machine) -> None:
+def test_the_system_is_known_by_its_package_program(tmp_path: Path, machine: Machine) -> None:
     machine({"brew": "true"})
     assert detected_system(tmp_path / "missing") == "brew"
 

@@ -49,8 +49,13 @@ from pytest_kernelvm.store.kinds import DEVEL, KERNELS, REQUESTS
 from pytest_kernelvm.store.remote import remote_of_environment
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
-from pytest_kernelvm.toolchain.compiler import BLIND, ccache_summary, compiler_version, require_arch
-from pytest_kernelvm.toolchain.config_tools import require_tools, wanted_tools
+from pytest_kernelvm.toolchain.compiler import (
+    PREFIX_MAP_FLAG,
+    ccache_summary,
+    compiler_version,
+    require_arch,
+)
+from pytest_kernelvm.toolchain.config_tools import needed_tools, require_tools
 from pytest_kernelvm.toolchain.image_tools import require_image_tools
 
 
@@ -236,7 +241,7 @@ def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str)
             series=".".join(version.split(".")[:2]),
             state=run.tree.parent.name,
             config=final,
-            toolchain=digest_of([compiler, BLIND, run.variables]),
+            toolchain=digest_of([compiler, PREFIX_MAP_FLAG, run.variables]),
             files=run.files,
         ),
     )
@@ -260,7 +265,7 @@ def _configured(
 ) -> tuple[MakeRun, str]:
     """Return the final .config, and how make is run with the programs that it needs."""
     final = final_config(store, run, located, compiler, version)
-    variables = make_variables(run.config, wanted_tools(dot_config.parse_config(final)))
+    variables = make_variables(run.config, needed_tools(dot_config.parse_config(final)))
     if variables == run.variables:
         return run, final
     # Something else made it need a program, or nothing did in the end.

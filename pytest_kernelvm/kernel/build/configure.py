@@ -27,10 +27,10 @@ from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import read_sealed, write_sealed
 from pytest_kernelvm.toolchain.compiler import compiler_environment, compiler_version
 from pytest_kernelvm.toolchain.config_tools import (
+    missing_tool_notes,
+    needed_tools,
     require_tools,
-    told_missing,
-    versions_of,
-    wanted_tools,
+    tool_versions,
 )
 
 
@@ -103,7 +103,7 @@ def _expected_tools(config: CellConfig, tree: Path) -> frozenset[str]:
     except OSError:
         values = {}
     requests = requests_of(config.kernel, kernel_version(tree))
-    return wanted_tools(values | {name: each.value for name, each in requests.items()})
+    return needed_tools(values | {name: each.value for name, each in requests.items()})
 
 
 def final_config(
@@ -115,7 +115,7 @@ def final_config(
     """
     config = build.config
     key = request_key(config, located.config_digest, compiler)
-    tools = versions_of(build.variables)
+    tools = tool_versions(build.variables)
     noted = store.place(CONFIGS) / digest_of([key, build.variables, *tools])
     if known := read_sealed(noted):
         return known.decode()
@@ -160,7 +160,7 @@ def _install_conf_programs(store: Store, build: MakeRun, compiler: str) -> None:
         there = replace(build, directory=directory)
         _asking_once(store, there, answers).make("allnoconfig")
 
-    tools = versions_of(build.variables)
+    tools = tool_versions(build.variables)
     decided_by = (str(build.tree.resolve()), compiler, *build.variables, *tools)
     install_conf_programs(store, decided_by, build.directory, answers_of(build), configure)
 
@@ -183,7 +183,7 @@ def _configure(store: Store, build: MakeRun, compiler: str) -> None:
             f"{len(changed)} symbols of {base} came out otherwise; "
             f"`kernelvm config diff {base} {build.config.id}` shows them"
         )
-        for told in told_missing(changed):
+        for told in missing_tool_notes(changed):
             store.progress.say(told)
     for request in decision.dropped:
         store.progress.say(f"{build.config.id} goes without {request}, {request.where}")

@@ -11,7 +11,7 @@ from pytest_kernelvm.config.model import CellConfig, Patch
 from pytest_kernelvm.kernel.kconfig.requests import requests_key
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.toolchain.compiler import tool_variables
-from pytest_kernelvm.toolchain.config_tools import hiding
+from pytest_kernelvm.toolchain.config_tools import hiding_settings
 
 # Counts up whenever the way of building changes what comes out.
 RECIPE = 3
@@ -58,13 +58,13 @@ def _patch_key(patch: Patch, version: str) -> Any:
 def make_variables(config: CellConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the variables that make is given for a cell's kernel, besides where it builds.
 
-    wanted: of programs that the configuration needs, as `wanted_tools` names them.
+    wanted: of programs that the configuration needs, as `needed_tools` names them.
     """
     return (
         f"ARCH={config.arch.linux_arch}",
         *tool_variables(config.arch, config.kernel.llvm),
         "LOCALVERSION=",
-        *hiding(wanted),
+        *hiding_settings(wanted),
     )
 
 
