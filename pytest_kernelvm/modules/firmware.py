@@ -83,13 +83,13 @@ def firmware_names(
 
     Raises BadInput for a module file that is none, or cannot be unpacked.
     """
-    kernels_own = set(builtin)
+    builtin_names = set(builtin)
     for module in modules:
         for key, value in read_modinfo(module.path):
             if key == "firmware":
                 yield module.name, value
     for name, value in tree.builtin_values("firmware"):
-        if name in kernels_own:
+        if name in builtin_names:
             yield name, value
 
 
