@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.diagnostics import (
     dependency_cycle,
     dependency_unlisted,
@@ -137,29 +138,38 @@ class ClosureWalk(Walk[ClosureModule, Requirer]):
 
         That is depmod's own order, and also right for lists that are incomplete or in no order.
         """
+        if not root.file.dependencies:
+            yield root
+            return
         modules = self._direct_requirers(root)
-        done: set[str] = set()
-        path = {root.name: (root, reversed(root.file.dependencies))}
-        while path:
-            owner, names = next(reversed(path.values()))
-            name = next((each for each in names if each not in done), None)
+        entered, done = {root.name}, set[str]()
+        stack = [(root, reversed(root.file.dependencies))]
+        while stack:
+            owner, names = stack[-1]
+            name = next(names, None)
             if name is None:
-                del path[owner.name]
+                stack.pop()
                 done.add(owner.name)
                 yield owner
+            elif name in done:
+                continue
             elif name in self.placed:
                 # In a loop of softdeps, softdeps of this one may not be placed yet.
                 if owner is root and name in self._softdeps:
                     yield self.placed[name]
-            elif name in path:
-                cycle = list(path)
-                raise dependency_cycle(self._tree, cycle[cycle.index(name) :])
+            elif name in entered:
+                raise self._cycle([module.name for module, _ in stack], name)
             elif name not in self._modules:
                 done.add(name)
                 self._without_file(name, owner)
             else:
                 module = modules.get(name) or self._module(name, "depends", owner)
-                path[name] = module, reversed(module.file.dependencies)
+                entered.add(name)
+                stack.append((module, reversed(module.file.dependencies)))
+
+    def _cycle(self, path: list[str], name: str) -> BadInput:
+        """Return the error for a path of dependencies that comes back to a name in it."""
+        return dependency_cycle(self._tree, path[path.index(name) :])
 
     def _direct_requirers(self, root: ClosureModule) -> dict[str, ClosureModule]:
         """Return what a module's line in modules.dep lists, each with who needs it directly.

@@ -167,13 +167,13 @@ class _Search:
             below = Path(parent).relative_to(base)
             for file in files:
                 relative = str(below / file)
-                plain = next(
+                uncompressed = next(
                     relative.removesuffix(suffix)
                     for suffix in reversed(_SUFFIXES)
                     if relative.endswith(suffix)
                 )
-                if fits(plain):
-                    found.add(f"{place}/{plain}")
+                if fits(uncompressed):
+                    found.add(f"{place}/{uncompressed}")
         yield from sorted(found)
 
     def _with_suffix(self, path: str) -> list[str]:
