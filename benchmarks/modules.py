@@ -27,7 +27,7 @@ from benchmarks.measuring import (
     timed,
 )
 from pytest_kernelvm.modules.closure import resolve_closure
-from pytest_kernelvm.modules.probe import probe
+from pytest_kernelvm.modules.modprobe import simulate_modprobe
 from pytest_kernelvm.modules.pruned import pruned_metadata
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
@@ -85,7 +85,7 @@ def bench_modules(directory: Path, rounds: int) -> None:
     def probe_all() -> None:
         tree = ModuleTree(directory)
         for name in names:
-            assert probe(tree, name).found
+            assert simulate_modprobe(tree, name).found
 
     with scratch() as nothing:
         kmod = Kmod(ModuleTree(directory), nothing)

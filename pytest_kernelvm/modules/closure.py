@@ -11,7 +11,7 @@ from pytest_kernelvm.modules.closure_walk import ClosureWalk
 from pytest_kernelvm.modules.fast_path import LazyModules
 from pytest_kernelvm.modules.firmware import NO_FIRMWARE, Firmware, WhenMissing, find_firmware
 from pytest_kernelvm.modules.names import checked_name
-from pytest_kernelvm.modules.plan import Insertion, Plan
+from pytest_kernelvm.modules.plan import InsmodStep, Plan
 from pytest_kernelvm.modules.provenance import ClosureModule, Relation
 from pytest_kernelvm.modules.tree import ModuleTree
 
@@ -62,7 +62,7 @@ class Closure:
         return Plan(
             directory=self.directory,
             load=tuple(
-                Insertion(
+                InsmodStep(
                     name=module.name,
                     relative=module.file.relative,
                     options=options.get(module.name, ""),
@@ -154,8 +154,8 @@ def _walked(
 ) -> Closure:
     walk = ClosureWalk(tree, allow_missing)
     for name in names:
-        walk.want(name)
-    walk.want_on_request()
+        walk.add_wanted(name)
+    walk.add_on_request()
     if not walk.placed and not allow_empty:
         raise _empty(tree, names, walk)
     return Closure(

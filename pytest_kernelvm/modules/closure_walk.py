@@ -1,13 +1,15 @@
 """The walk that finds a closure.
 
-Beside what modprobe does it takes all softdep lines of a module, places each module once, completes
-and orders a modules.dep that depmod did not write, and goes on to what is asked for at run time.
+It differs from modprobe: all softdep lines of a module count, each module is placed once, a
+modules.dep that depmod did not write is completed and ordered, and what may be requested at run
+time is placed too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.diagnostics import (
     dependency_cycle,
     dependency_unlisted,
@@ -18,64 +20,76 @@ from pytest_kernelvm.modules.diagnostics import (
     unknown_name,
 )
 from pytest_kernelvm.modules.metadata import Softdep
-from pytest_kernelvm.modules.provenance import ClosureModule, Origin, Relation, Requirer
+from pytest_kernelvm.modules.provenance import ClosureModule, Relation, RequiredName, Requirer
 from pytest_kernelvm.modules.tree import Classification, ModuleTree
-from pytest_kernelvm.modules.walk import Walk, take
+from pytest_kernelvm.modules.walk import Walk, run_steps
 
 
 class ClosureWalk(Walk[ClosureModule, Requirer]):
-    """One walk through a tree; its findings grow with every name that it is sent for.
+    """One walk through a tree; each call of `add_wanted` adds to what it has found.
 
-    tree: the tree. allow_missing: normalised names that may be missing, or without a file.
-    placed: the modules found, in load order. builtin: what the kernel satisfies itself.
-    missing: allowed names that are missing. warnings: sentences for people.
-    edges: (requirer, relation, module) for what modules.dep does not say: softdeps, weakdeps and
-        wanted aliases that lead to a module.
+    Attributes:
+        placed: The modules found, in load order.
+        builtin: What was required and is built into the kernel.
+        missing: Missing names that may be missing.
+        warnings: Sentences for people.
+        edges: (requirer, relation, module) for all that modules.dep does not say: softdeps,
+            weakdeps and wanted aliases.
     """
 
     def __init__(self, tree: ModuleTree, allow_missing: frozenset[str]) -> None:
+        """Start with no module.
+
+        Args:
+            tree: The module tree.
+            allow_missing: Normalised names that may be missing, or without a file.
+        """
         super().__init__()
         self._tree = tree
         self._modules = tree.modules
         self._softdeps = tree.softdeps
         self._allow_missing = allow_missing
         self._on_request = False
-        self._found: list[Requirer] = []
+        self._requirers: list[Requirer] = []
         self.placed: dict[str, ClosureModule] = {}
-        self.builtin: dict[str, Origin] = {}
+        self.builtin: dict[str, RequiredName] = {}
         self.missing: dict[str, None] = {}
         self.warnings: dict[str, None] = {}
         self.edges: dict[tuple[str, Relation, str], None] = {}
 
-    def want(self, name: str) -> None:
+    def add_wanted(self, name: str) -> None:
         """Place a module and all that modprobe would load with it.
 
-        name: a module's name or an alias. Raises BadInput if it, a dependency or the file of either
-        is missing, and for dependencies in a cycle.
+        Args:
+            name: A module or an alias.
+
+        Raises:
+            BadInput: If the module, a dependency or the file of either is missing, and for
+                dependencies in a cycle.
         """
         for module in self._resolved(name, "wanted", None):
             if module.relation == "alias":
                 self.edges[name, "alias", module.name] = None
-            take(self._probe(module))
+            run_steps(self._probe(module))
 
-    def want_on_request(self) -> None:
-        """Place what the modules placed so far, and the builtin ones, may ask for at run time."""
+    def add_on_request(self) -> None:
+        """Place what the modules placed so far and the builtin ones may request at run time."""
         if not (self.builtin or self._tree.weakdeps):
             return
         self._on_request = True
-        # The list grows while it is read: what comes in has wishes of its own.
-        for requirer in self._found:
-            for relation, names in self._wishes(requirer):
-                take(self._probe_each(names, relation, requirer))
+        # The list grows while it is read: what is placed now may request modules too.
+        for requirer in self._requirers:
+            for relation, names in self._requests_of(requirer):
+                run_steps(self._probe_each(names, relation, requirer))
 
-    def _wishes(self, requirer: Requirer) -> Iterator[tuple[Relation, tuple[str, ...]]]:
+    def _requests_of(self, requirer: Requirer) -> Iterator[tuple[Relation, tuple[str, ...]]]:
         tree = self._tree
         if isinstance(requirer, ClosureModule):
             yield "weakdep", tree.weakdeps.get(requirer.name, ())
         elif softdep := tree.builtin_softdeps.get(requirer.name):
             yield "softdep pre", softdep.pre
             yield "softdep post", softdep.post
-        if isinstance(requirer, Origin):
+        if isinstance(requirer, RequiredName):
             yield "weakdep", tree.builtin_weakdeps.get(requirer.name, ())
 
     def _modules_named(
@@ -108,10 +122,10 @@ class ClosureWalk(Walk[ClosureModule, Requirer]):
     def _place(self, module: ClosureModule) -> None:
         if module.name not in self.placed:
             self.placed[module.name] = module
-            self._found.append(module)
+            self._requirers.append(module)
 
     def _lacks_file(self, module: ClosureModule) -> bool:
-        """Tell whether a module has no file though it may be so; complain if it may not."""
+        """Whether a module has no file and is allowed to have none; raise if it is not allowed."""
         if self._tree.has_file(module.name):
             return False
         if module.name not in self._allow_missing:
@@ -122,46 +136,40 @@ class ClosureWalk(Walk[ClosureModule, Requirer]):
     def _behind_dependencies(self, root: ClosureModule) -> Iterator[ClosureModule]:
         """Yield what a module needs and is not placed, each behind what it needs, then itself.
 
-        That is depmod's own order, and stays right for lists that are in none, or not complete.
+        That is depmod's own order, and also right for lists that are incomplete or in no order.
         """
         if not root.file.dependencies:
             yield root
             return
         modules = self._direct_requirers(root)
-        done: set[str] = set()
-        path = {root.name: None}
+        entered, done = {root.name}, set[str]()
         stack = [(root, reversed(root.file.dependencies))]
         while stack:
             owner, names = stack[-1]
-            for name in names:
-                if name in done:
-                    continue
-                if name in self.placed:
-                    # In a loop of softdeps some of its own may still wait for their turn.
-                    if owner is root and name in self._softdeps:
-                        yield self.placed[name]
-                    continue
-                if name in path:
-                    cycle = list(path)
-                    raise dependency_cycle(self._tree, cycle[cycle.index(name) :])
-                if name not in self._modules:
-                    done.add(name)
-                    self._without_file(name, owner)
-                    continue
-                if name not in modules:
-                    modules[name] = self._module(name, "depends", owner)
-                module = modules[name]
-                if module.file.dependencies:
-                    path[name] = None
-                    stack.append((module, reversed(module.file.dependencies)))
-                    break
-                done.add(name)
-                yield module
-            else:
+            name = next(names, None)
+            if name is None:
                 stack.pop()
-                del path[owner.name]
                 done.add(owner.name)
                 yield owner
+            elif name in done:
+                continue
+            elif name in self.placed:
+                # In a loop of softdeps, softdeps of this one may not be placed yet.
+                if owner is root and name in self._softdeps:
+                    yield self.placed[name]
+            elif name in entered:
+                raise self._cycle([module.name for module, _ in stack], name)
+            elif name not in self._modules:
+                done.add(name)
+                self._without_file(name, owner)
+            else:
+                module = modules.get(name) or self._module(name, "depends", owner)
+                entered.add(name)
+                stack.append((module, reversed(module.file.dependencies)))
+
+    def _cycle(self, path: list[str], name: str) -> BadInput:
+        """Return the error for a path of dependencies that comes back to a name in it."""
+        return dependency_cycle(self._tree, path[path.index(name) :])
 
     def _direct_requirers(self, root: ClosureModule) -> dict[str, ClosureModule]:
         """Return what a module's line in modules.dep lists, each with who needs it directly.
@@ -202,7 +210,7 @@ class ClosureWalk(Walk[ClosureModule, Requirer]):
         found = self._tree.classify(name)
         by, how = requirer, relation
         if found.is_alias:
-            by, how = Origin(name=name, relation=relation, requirer=requirer), "alias"
+            by, how = RequiredName(name=name, relation=relation, requirer=requirer), "alias"
         known = False
         for target in found.targets:
             if target in self._modules:
@@ -212,14 +220,14 @@ class ClosureWalk(Walk[ClosureModule, Requirer]):
                 known = True
                 self._builtin(target, how, by)
         if not known:
-            self._nowhere(found, relation, requirer)
+            self._not_found(found, relation, requirer)
 
     def _builtin(self, name: str, relation: Relation, requirer: Requirer | None) -> None:
         if name not in self.builtin:
-            self.builtin[name] = Origin(name=name, relation=relation, requirer=requirer)
-            self._found.append(self.builtin[name])
+            self.builtin[name] = RequiredName(name=name, relation=relation, requirer=requirer)
+            self._requirers.append(self.builtin[name])
 
-    def _nowhere(
+    def _not_found(
         self, found: Classification, relation: Relation, requirer: Requirer | None
     ) -> None:
         if found.name in self._allow_missing:

@@ -1,8 +1,8 @@
-"""What became of the modules from one kernel to another."""
+"""What differs between the module trees of two kernels."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,13 +11,19 @@ from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.modinfo import read_modinfo
 from pytest_kernelvm.modules.tree import ModuleTree
 
-# How much of what a module is known by must come back under another name to call it renamed.
-_RENAMED_SHARE = 0.5
+# A module is renamed or split if this share of its aliases and symbols belongs to others now.
+_MOVED_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleChange:
-    """What became of one module. was, now: what it had and has; what stayed is not among it."""
+    """What changed about one module.
+
+    Attributes:
+        name: The module.
+        was: What it had and has no more.
+        now: What it has and did not have.
+    """
 
     name: str
     was: tuple[str, ...] = ()
@@ -25,8 +31,14 @@ class ModuleChange:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Growth:
-    """A module whose size changed. was_bytes, now_bytes: of the file, compressed if it is."""
+class SizeChange:
+    """A module whose size changed.
+
+    Attributes:
+        name: The module.
+        was_bytes: The size of its file before, compressed if the file is.
+        now_bytes: The size after.
+    """
 
     name: str
     was_bytes: int
@@ -35,12 +47,22 @@ class Growth:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TreeDiff:
-    """What differs between two trees; each module is in one of the first six at most.
+    """What differs between two trees; each module is in one of the first six parts at most.
 
-    before, after: the releases. added, removed: modules. renamed, split: `was` and its heirs.
-    turned_builtin, turned_loadable: modules. resized: by how much they grew, most first.
-    aliases, firmware: of modules that are in both. dependencies: of modules that are in both, all
-    that they need. closures: of the names that were asked for: files that they load.
+    Attributes:
+        before: The release of the first tree.
+        after: The release of the second tree.
+        added: New modules.
+        removed: Modules that are gone.
+        renamed: Modules with other names, in `now`.
+        split: Modules that became several, in `now`; the module itself may be among these.
+        turned_builtin: Modules that the kernel has built in now.
+        turned_loadable: Modules that the kernel had built in.
+        resized: Modules of both trees whose size changed; those that grew most come first.
+        aliases: Changed aliases of modules of both trees.
+        firmware: Changed firmware names of modules of both trees.
+        dependencies: Changes in all that modules of both trees need.
+        closures: The closures that were asked for.
     """
 
     before: str
@@ -51,7 +73,7 @@ class TreeDiff:
     split: tuple[ModuleChange, ...] = ()
     turned_builtin: tuple[str, ...] = ()
     turned_loadable: tuple[str, ...] = ()
-    resized: tuple[Growth, ...] = ()
+    resized: tuple[SizeChange, ...] = ()
     aliases: tuple[ModuleChange, ...] = ()
     firmware: tuple[ModuleChange, ...] = ()
     dependencies: tuple[ModuleChange, ...] = ()
@@ -60,7 +82,15 @@ class TreeDiff:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClosureDiff:
-    """What became of one closure. error: why it is none in the later tree, if so."""
+    """What changed in one closure.
+
+    Attributes:
+        name: The name that was asked for.
+        change: The modules that it lost and got.
+        was_bytes: The size of its files in the first tree.
+        now_bytes: The size in the second tree.
+        error: Why it cannot be resolved in the second tree, empty if it can.
+    """
 
     name: str
     change: ModuleChange
@@ -76,105 +106,129 @@ def diff_trees(
     closures: Iterable[str] = (),
     with_firmware: bool = False,
 ) -> TreeDiff:
-    """Return what became of a tree's modules.
+    """Return what differs between two module trees.
 
-    closures: names whose closures are compared. with_firmware: compare what the modules' files
-        name, which takes reading all of them.
-    A module is renamed if what it is known by (aliases, exported symbols) went for the greater
-    part to one that is new, and split if it went to several, itself perhaps among them.
-    Raises BadInput for a damaged tree.
+    A module is renamed if at least half of its aliases and exported symbols belong to one new
+    module now, and split if they belong to several, perhaps itself among them.
+
+    Args:
+        before: The first tree.
+        after: The second tree.
+        closures: Names whose closures are compared.
+        with_firmware: Whether to compare the firmware names too, for which all module files have
+            to be read.
+
+    Raises:
+        BadInput: For a damaged tree.
     """
-    traits = _traits(before), _traits(after)
-    gone = [name for name in before.modules if name not in after.modules]
-    new = [name for name in after.modules if name not in before.modules]
-    builtin = [name for name in gone if name in after.builtin]
-    loadable = [name for name in new if name in before.builtin]
-    heirs = _heirs(*traits, [*before.modules], set(new) - set(loadable))
-    split = {name: found for name, found in heirs.items() if len(found) > 1}
-    renamed = {
-        name: found
-        for name, found in heirs.items()
-        if name in gone and name not in builtin and len(found) == 1
-    }
-    known = {heir for found in (*split.values(), *renamed.values()) for heir in found}
+    was, now = _identifiers(before), _identifiers(after)
+    moved = _moved(before, after, was, now)
     common = [name for name in before.modules if name in after.modules]
     return TreeDiff(
         before=before.release,
         after=after.release,
-        added=tuple(sorted(set(new) - set(loadable) - known)),
-        removed=tuple(sorted(set(gone) - set(builtin) - split.keys() - renamed.keys())),
-        renamed=_changes(renamed),
-        split=_changes(split),
-        turned_builtin=tuple(sorted(builtin)),
-        turned_loadable=tuple(sorted(loadable)),
+        added=moved.added,
+        removed=moved.removed,
+        renamed=_changes(moved.renamed),
+        split=_changes(moved.split),
+        turned_builtin=moved.turned_builtin,
+        turned_loadable=moved.turned_loadable,
         resized=_resized(before, after, common),
-        aliases=_differences(traits[0].aliases, traits[1].aliases, common),
+        aliases=_differences(was.aliases, now.aliases, common),
         firmware=_firmware(before, after, common) if with_firmware else (),
-        dependencies=_differences(
-            {name: set(before.modules.needs(name)) for name in common},
-            {name: set(after.modules.needs(name)) for name in common},
-            common,
-        ),
+        dependencies=_differences(_needs(before, common), _needs(after, common), common),
         closures=tuple(_closure(before, after, name) for name in closures),
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Traits:
-    """What the modules of a tree are known by."""
+class _Identifiers:
+    """The aliases and exported symbols of each module of a tree."""
 
     aliases: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     symbols: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def of(self, name: str) -> set[str]:
-        """Return all traits of a module."""
         return self.aliases.get(name, set()) | self.symbols.get(name, set())
 
 
-def _traits(tree: ModuleTree) -> _Traits:
-    traits = _Traits()
+def _identifiers(tree: ModuleTree) -> _Identifiers:
+    found = _Identifiers()
     for pattern, module in tree.aliases.lines():
-        traits.aliases[module].add(pattern)
+        found.aliases[module].add(pattern)
     for pattern, module in tree.symbols.lines():
-        traits.symbols[module].add(pattern)
-    return traits
+        found.symbols[module].add(pattern)
+    return found
 
 
-def _heirs(
-    was: _Traits, now: _Traits, modules: Iterable[str], new: set[str]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Moved:
+    """The first six parts of a TreeDiff."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    renamed: Mapping[str, tuple[str, ...]]
+    split: Mapping[str, tuple[str, ...]]
+    turned_builtin: tuple[str, ...]
+    turned_loadable: tuple[str, ...]
+
+
+def _moved(before: ModuleTree, after: ModuleTree, was: _Identifiers, now: _Identifiers) -> _Moved:
+    gone, new = before.modules.keys() - after.modules, after.modules.keys() - before.modules
+    builtin, loadable = gone & after.builtin.keys(), new & before.builtin.keys()
+    successors = _successors(was, now, before.modules, new - loadable)
+    split = {name: found for name, found in successors.items() if len(found) > 1}
+    renamed = {
+        name: found
+        for name, found in successors.items()
+        if len(found) == 1 and name in gone - builtin
+    }
+    known = {successor for found in (*split.values(), *renamed.values()) for successor in found}
+    return _Moved(
+        added=tuple(sorted(new - loadable - known)),
+        removed=tuple(sorted(gone - builtin - split.keys() - renamed.keys())),
+        renamed=renamed,
+        split=split,
+        turned_builtin=tuple(sorted(builtin)),
+        turned_loadable=tuple(sorted(loadable)),
+    )
+
+
+def _successors(
+    was: _Identifiers, now: _Identifiers, modules: Iterable[str], new: set[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Return module → those that have its traits now, if a new one is among them."""
+    """Return module → those that have its identifiers now, if a new one is among them."""
     owners: dict[str, set[str]] = defaultdict(set)
     for owned in (now.aliases, now.symbols):
-        for name, traits in owned.items():
-            for trait in traits:
-                owners[trait].add(name)
-    heirs: dict[str, tuple[str, ...]] = {}
+        for name, identifiers in owned.items():
+            for identifier in identifiers:
+                owners[identifier].add(name)
+    successors: dict[str, tuple[str, ...]] = {}
     for module in modules:
-        traits = was.of(module)
-        inherited: dict[str, int] = defaultdict(int)
-        for trait in traits:
-            # What many have says nothing of where a module went.
-            found = owners.get(trait, set()) & (new | {module})
-            if len(found) == 1:
-                inherited[next(iter(found))] += 1
-        to_new = {name for name in inherited if name in new}
-        if to_new and sum(inherited.values()) >= _RENAMED_SHARE * len(traits):
-            heirs[module] = tuple(sorted(inherited))
-    return heirs
+        identifiers = was.of(module)
+        # An identifier that several modules have does not tell where the module went.
+        candidates = (owners.get(each, set()) & (new | {module}) for each in identifiers)
+        inherited = Counter(name for found in candidates if len(found) == 1 for name in found)
+        if inherited.keys() & new and inherited.total() >= _MOVED_SHARE * len(identifiers):
+            successors[module] = tuple(sorted(inherited))
+    return successors
+
+
+def _needs(tree: ModuleTree, names: Iterable[str]) -> dict[str, set[str]]:
+    return {name: set(tree.modules.needs(name)) for name in names}
 
 
 def _changes(found: Mapping[str, tuple[str, ...]]) -> tuple[ModuleChange, ...]:
     return tuple(ModuleChange(name=name, now=found[name]) for name in sorted(found))
 
 
-def _resized(before: ModuleTree, after: ModuleTree, names: Iterable[str]) -> tuple[Growth, ...]:
+def _resized(before: ModuleTree, after: ModuleTree, names: Iterable[str]) -> tuple[SizeChange, ...]:
     changed = []
     for name in names:
         if before.has_file(name) and after.has_file(name):
             was, now = before.modules[name].size_bytes, after.modules[name].size_bytes
             if was != now:
-                changed.append(Growth(name=name, was_bytes=was, now_bytes=now))
+                changed.append(SizeChange(name=name, was_bytes=was, now_bytes=now))
     return tuple(sorted(changed, key=lambda each: (each.was_bytes - each.now_bytes, each.name)))
 
 

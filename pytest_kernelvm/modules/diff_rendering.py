@@ -6,8 +6,8 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 
-from pytest_kernelvm.modules.diff import ClosureDiff, Growth, ModuleChange, TreeDiff
-from pytest_kernelvm.modules.rendering import size_text
+from pytest_kernelvm.modules.diff import ClosureDiff, ModuleChange, SizeChange, TreeDiff
+from pytest_kernelvm.modules.tree_text import size_text
 
 # A new kernel changes hundreds of modules; the rest is in the JSON.
 _MOST_SHOWN = 20
@@ -23,8 +23,8 @@ def diff_text(diff: TreeDiff, most: int = _MOST_SHOWN) -> str:
     sections: tuple[tuple[str, Sequence[object]], ...] = (
         ("added", diff.added),
         ("removed", diff.removed),
-        ("renamed", [_heirs(change) for change in diff.renamed]),
-        ("split", [_heirs(change) for change in diff.split]),
+        ("renamed", [_successors(change) for change in diff.renamed]),
+        ("split", [_successors(change) for change in diff.split]),
         ("turned builtin", diff.turned_builtin),
         ("turned loadable", diff.turned_loadable),
         ("dependencies changed", diff.dependencies),
@@ -50,7 +50,7 @@ def _entry(entry: object) -> str:
     match entry:
         case ModuleChange():
             return " ".join([entry.name, *_plus_and_minus(entry)])
-        case Growth():
+        case SizeChange():
             sizes = f"{size_text(entry.was_bytes)} → {size_text(entry.now_bytes)}"
             return f"{entry.name} {entry.now_bytes - entry.was_bytes:+d} B ({sizes})"
         case ClosureDiff():
@@ -62,7 +62,7 @@ def _entry(entry: object) -> str:
             return str(entry)
 
 
-def _heirs(change: ModuleChange) -> str:
+def _successors(change: ModuleChange) -> str:
     return f"{change.name} → {', '.join(change.now)}"
 
 

@@ -68,7 +68,7 @@ class FastLoadOrders:
         if needs is _ABSENT:
             modules = self._modules
             known = name in modules and name not in self._excluded
-            if known and self._presence.has(modules.relative(name)):
+            if known and self._presence.has_file(modules.relative(name)):
                 needs = modules.needs(name)
             else:
                 needs = None
@@ -79,7 +79,7 @@ class FastLoadOrders:
         """Compute the load orders of all modules, which costs half as much for each."""
         modules = self._modules
         complete = modules.whole_lines()
-        present = self._presence.learn(map(modules.relative, complete))
+        present = self._presence.look_up(map(modules.relative, complete))
         absent = [name for name in complete if not present[modules.relative(name)]]
         for name in (*self._excluded, *absent):
             complete.pop(name, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.errors import BadInput, Evidence
@@ -17,41 +18,56 @@ from pytest_kernelvm.modules.unpack import unpacked
 _SIGNED = b"~Module signature appended~\n"
 _MOST_NAMED = 10
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileFacts:
     """What the kernel looks at in a module file.
 
-    vermagic: its first word is the release. versions: whether symbols have CRCs (MODVERSIONS).
-    signed: whether a signature is appended. symbols: whether there is a symbol table, which a
-    module keeps unless something stripped it away, and its signature's worth with it.
+    Attributes:
+        module: The module.
+        kind: For which machine its file is.
+        vermagic: Its first word is the release; the rest are flags of the build.
+        has_symbol_versions: Whether its symbols have CRCs (MODVERSIONS).
+        is_signed: Whether a signature is appended.
+        has_symbol_table: Whether it has a .symtab. A module without one was stripped, which also
+            makes its signature invalid.
     """
 
     module: ClosureModule
     kind: ElfKind
     vermagic: str
-    versions: bool
-    signed: bool
-    symbols: bool
+    has_symbol_versions: bool
+    is_signed: bool
+    has_symbol_table: bool
 
     @property
     def release(self) -> str:
         """The release that the module was built for."""
         return self.vermagic.partition(" ")[0]
 
+    @property
+    def flags(self) -> str:
+        """What vermagic says behind the release, such as `SMP mod_unload`."""
+        return self.vermagic.partition(" ")[2]
+
 
 def file_facts(module: ClosureModule) -> FileFacts:
-    """Return what a module's file says. Raises BadInput for a file that is no module."""
+    """Return what the file of a module says.
+
+    Raises:
+        BadInput: For a file that is no module.
+    """
     data = unpacked(module.path)
     elf = module_of(data, str(module.path))
-    fields = dict(modinfo(elf))
     return FileFacts(
         module=module,
         kind=elf.kind,
-        vermagic=fields.get("vermagic", ""),
-        versions=elf.has_section("__versions"),
-        signed=data.endswith(_SIGNED),
-        symbols=elf.has_section(".symtab"),
+        vermagic=dict(modinfo(elf)).get("vermagic", ""),
+        has_symbol_versions=elf.has_section("__versions"),
+        is_signed=data.endswith(_SIGNED),
+        has_symbol_table=elf.has_section(".symtab"),
     )
 
 
@@ -62,53 +78,79 @@ def check_files(
     arch: Arch | None = None,
     signed: bool = False,
 ) -> None:
-    """Raise BadInput, with all faults, if the kernel would refuse some module's file.
+    """Raise an error that has all faults, if the kernel would refuse the file of some module.
 
-    release: the kernel's. arch: what the guest is; by default what most of the files are for.
-    signed: whether the kernel takes none without a signature (MODULE_SIG_FORCE).
-    Checked are the machine, class and byte order, vermagic's release and its further words, which
-    must be the same in all, MODVERSIONS in all or none, signatures, and symbol tables.
+    Checked are: machine, class and byte order; the release in vermagic; the flags in vermagic and
+    MODVERSIONS, which have to be the same in all files; signatures; symbol tables.
     Source: the kernel's kernel/module/main.c, elf_validity_check and check_modinfo.
+
+    Args:
+        modules: The modules.
+        release: The release of the kernel.
+        arch: The architecture of the guest; None for the one that most of the files are for.
+        signed: Whether the kernel refuses modules without a signature (MODULE_SIG_FORCE).
+
+    Raises:
+        BadInput: If there is a fault, or a file that is no module.
     """
     facts = [file_facts(module) for module in modules]
     if not facts:
         return
-    kinds = Counter(each.kind for each in facts)
-    kind = kinds.most_common(1)[0][0] if arch is None else ElfKind.of_arch(arch)
-    flags = Counter(each.vermagic.partition(" ")[2] for each in facts).most_common(1)[0][0]
-    versions = Counter(each.versions for each in facts).most_common(1)[0][0]
-    faults = [
-        (each, fault)
-        for each in facts
-        for fault in _faults(each, kind, release, flags, versions=versions, signed=signed)
-    ]
+    expected = _expected(facts, release, arch, signed=signed)
+    faults = [(each.module, fault) for each in facts for fault in _faults(each, expected)]
     if faults:
+        count = len({module.name for module, _ in faults})
         raise BadInput(
-            f"the kernel {release} would refuse {len({each.module.name for each, _ in faults})} "
-            f"of {len(facts)} modules",
+            f"the kernel {release} would refuse {count} of {len(facts)} modules",
             Evidence(
                 expected=f"modules of {release}",
-                seen="; ".join(f"{each.module.name}: {fault}" for each, fault in faults[:5]),
-                where=tuple(str(each.module.path) for each, _ in faults[:_MOST_NAMED]),
+                seen="; ".join(f"{module.name}: {fault}" for module, fault in faults[:5]),
+                where=tuple(str(module.path) for module, _ in faults[:_MOST_NAMED]),
                 next_step="install the modules of this very kernel, and strip with --strip-debug",
             ),
         )
 
 
-def _faults(
-    facts: FileFacts, kind: ElfKind, release: str, flags: str, *, versions: bool, signed: bool
-) -> Iterator[str]:
-    if facts.kind != kind:
-        yield f"for {_words(facts.kind)}, not for {_words(kind)}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Expected:
+    """What all files have to be like; see FileFacts."""
+
+    kind: ElfKind
+    release: str
+    flags: str
+    symbol_versions: bool
+    signed: bool
+
+
+def _expected(
+    facts: Sequence[FileFacts], release: str, arch: Arch | None, *, signed: bool
+) -> _Expected:
+    return _Expected(
+        kind=_most_common(each.kind for each in facts) if arch is None else ElfKind.of_arch(arch),
+        release=release,
+        flags=_most_common(each.flags for each in facts),
+        symbol_versions=_most_common(each.has_symbol_versions for each in facts),
+        signed=signed,
+    )
+
+
+def _most_common(values: Iterable[T]) -> T:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _faults(facts: FileFacts, expected: _Expected) -> Iterator[str]:
+    release, flags = expected.release, expected.flags
+    if facts.kind != expected.kind:
+        yield f"for {_words(facts.kind)}, not for {_words(expected.kind)}"
     if facts.release != release:
         yield f"vermagic names {facts.release or 'no release'}, the tree is of {release}"
-    elif facts.vermagic.partition(" ")[2] != flags:
+    elif facts.flags != flags:
         yield f"vermagic {facts.vermagic!r}, the others have {release} {flags}"
-    if facts.versions != versions:
-        yield "with symbol versions" if facts.versions else "without symbol versions"
-    if signed and not facts.signed:
+    if facts.has_symbol_versions != expected.symbol_versions:
+        yield "with symbol versions" if facts.has_symbol_versions else "without symbol versions"
+    if expected.signed and not facts.is_signed:
         yield "without a signature"
-    if not facts.symbols:
+    if not facts.has_symbol_table:
         yield "stripped of its symbol table"
 
 

@@ -83,13 +83,13 @@ def firmware_names(
 
     Raises BadInput for a module file that is none, or cannot be unpacked.
     """
-    kernels_own = set(builtin)
+    builtin_names = set(builtin)
     for module in modules:
         for key, value in read_modinfo(module.path):
             if key == "firmware":
                 yield module.name, value
     for name, value in tree.builtin_values("firmware"):
-        if name in kernels_own:
+        if name in builtin_names:
             yield name, value
 
 
@@ -167,13 +167,13 @@ class _Search:
             below = Path(parent).relative_to(base)
             for file in files:
                 relative = str(below / file)
-                plain = next(
+                uncompressed = next(
                     relative.removesuffix(suffix)
                     for suffix in reversed(_SUFFIXES)
                     if relative.endswith(suffix)
                 )
-                if fits(plain):
-                    found.add(f"{place}/{plain}")
+                if fits(uncompressed):
+                    found.add(f"{place}/{uncompressed}")
         yield from sorted(found)
 
     def _with_suffix(self, path: str) -> list[str]:

@@ -7,8 +7,14 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Insertion:
-    """One module to insert. relative: its path below the tree. options: its parameters."""
+class InsmodStep:
+    """One module to insert.
+
+    Attributes:
+        name: The module.
+        relative: The path of its file below the tree.
+        options: Its parameters, as insmod takes them.
+    """
 
     name: str
     relative: str
@@ -17,12 +23,15 @@ class Insertion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How a closure gets into a kernel and out of it, for loaders that know nothing (insmod).
+    """How to load and unload a closure with insmod and rmmod, which resolve nothing themselves.
 
-    directory: the tree. load: in order, each behind what it needs.
-    unload: names, each before what it needs; a use count or another holder stops it.
+    Attributes:
+        directory: The tree.
+        load: What to insert, in order; each module comes behind what it needs.
+        unload: The modules to remove, in order; each comes before what it needs. The kernel
+            refuses to remove a module that is in use.
     """
 
     directory: Path
-    load: tuple[Insertion, ...] = ()
+    load: tuple[InsmodStep, ...] = ()
     unload: tuple[str, ...] = ()

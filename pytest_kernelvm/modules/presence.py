@@ -19,12 +19,12 @@ class Presence:
         self._directory = directory
         self._known: dict[str, bool] = {}
 
-    def has(self, file: str) -> bool:
+    def has_file(self, file: str) -> bool:
         """Whether a file is there. file: its path below the tree."""
         there = self._known.get(file)
-        return self.learn([file])[file] if there is None else there
+        return self.look_up([file])[file] if there is None else there
 
-    def learn(self, files: Iterable[str]) -> Mapping[str, bool]:
+    def look_up(self, files: Iterable[str]) -> Mapping[str, bool]:
         """Look for some files; return all that is known."""
         descriptor, access = self._descriptor, os.access
         if descriptor < 0:

@@ -12,7 +12,7 @@ Relation = Literal["wanted", "alias", "depends", "softdep pre", "softdep post", 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
+class RequiredName:
     """A name on the way to a module that is no module file itself: an alias, a builtin module.
 
     name: as it was written. relation: how its requirer names it.
@@ -70,4 +70,4 @@ class ClosureModule:
         return tuple(reversed(chain))
 
 
-Requirer = Origin | ClosureModule
+Requirer = RequiredName | ClosureModule

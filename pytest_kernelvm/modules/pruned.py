@@ -34,18 +34,20 @@ def pruned_metadata(
     metadata = tree.metadata
     files = {
         "modules.dep": _dependencies(closure, tree),
-        "modules.alias": _lines(metadata.text("modules.alias"), kept, _aliased),
-        "modules.softdep": _lines(metadata.text("modules.softdep"), kept, _softly_depending),
-        "modules.symbols": _lines(metadata.text("modules.symbols"), kept, _aliased),
+        "modules.alias": _lines(metadata.text("modules.alias"), kept, _module_of_alias),
+        "modules.softdep": _lines(metadata.text("modules.softdep"), kept, _module_of_softdep),
+        "modules.symbols": _lines(metadata.text("modules.symbols"), kept, _module_of_alias),
         "modules.builtin": metadata.data("modules.builtin"),
         "modules.builtin.modinfo": metadata.data("modules.builtin.modinfo"),
     }
     if for_depmod:
         files["modules.order"] = _lines(metadata.text("modules.order"), kept, name_of_file)
-        files["modules.devname"] = _lines(metadata.text("modules.devname"), kept, _named_first)
+        files["modules.devname"] = _lines(
+            metadata.text("modules.devname"), kept, _module_of_devname
+        )
         if metadata.exists("modules.weakdep"):
             weak = metadata.text("modules.weakdep")
-            files["modules.weakdep"] = _lines(weak, kept, _softly_depending)
+            files["modules.weakdep"] = _lines(weak, kept, _module_of_softdep)
         files |= _binary(tree, files)
     return files
 
@@ -96,18 +98,18 @@ def _lines(text: str, kept: Container[str], module_of: Callable[[str], str]) -> 
     return "".join(f"{line}\n" for line in lines if module_of(line) in kept).encode()
 
 
-def _aliased(line: str) -> str:
+def _module_of_alias(line: str) -> str:
     """Return the module of a line of modules.alias; a comment's last word is none."""
     return "" if line.startswith("#") else line.rpartition(" ")[2].replace("-", "_")
 
 
-def _softly_depending(line: str) -> str:
+def _module_of_softdep(line: str) -> str:
     """Return the module of a line of modules.softdep or modules.weakdep."""
     words = line.split(maxsplit=2)
     known = len(words) > 1 and words[0] in ("softdep", "weakdep")
     return words[1].replace("-", "_") if known else ""
 
 
-def _named_first(line: str) -> str:
+def _module_of_devname(line: str) -> str:
     """Return the module of a line of modules.devname."""
     return line.partition(" ")[0]

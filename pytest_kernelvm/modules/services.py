@@ -1,14 +1,14 @@
-"""What services want of a kernel, and who holds which module: no guest in it."""
+"""What services require of a kernel, and which modules they use; no guest is needed here."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from pytest_kernelvm.config.services import Service, When, no_parameter
+from pytest_kernelvm.config.services import Parameter, Service, When, no_parameter
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules.closure import Closure, resolve_closure
-from pytest_kernelvm.modules.plan import Insertion
+from pytest_kernelvm.modules.plan import InsmodStep
 from pytest_kernelvm.modules.tree import ModuleTree
 
 Value = str | int | bool
@@ -16,16 +16,19 @@ Value = str | int | bool
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirement:
-    """What a service with its parameters comes down to.
+    """What a service with its parameters requires of a kernel.
 
-    modules: names and aliases. options: (module, parameters).
-    demanding: the modules to which the user himself gave parameters.
+    Attributes:
+        service: Its name.
+        modules: Names and aliases of modules.
+        options: (module, its parameters); a module may come several times.
+        with_parameters: The modules to which the user, not a default, gave parameters.
     """
 
     service: str
     modules: tuple[str, ...]
     options: tuple[tuple[str, str], ...] = ()
-    demanding: tuple[str, ...] = ()
+    with_parameters: tuple[str, ...] = ()
 
 
 def requirement(
@@ -33,71 +36,89 @@ def requirement(
 ) -> Requirement:
     """Return what a service requires.
 
-    values: of its parameters, others keep their defaults. symbols: the kernel's configuration,
-    CONFIG_ left away. Raises BadInput for a parameter or value that does not fit.
+    Args:
+        service: The service.
+        values: Its parameters by name; those that are absent keep their defaults.
+        symbols: The configuration of the kernel: values by symbol, without CONFIG_.
+
+    Raises:
+        BadInput: For a parameter or value that the service does not have.
     """
-    chosen = _chosen(service, values)
-    holding = [each for each in service.when if _holds(each, chosen, symbols)]
-    options = [
-        (parameter.sets.partition(".")[0], parameter.as_option(chosen[parameter.name]))
-        for parameter in service.parameters
-        if parameter.sets and chosen[parameter.name]
-    ]
-    options += [option for each in holding for option in each.options]
-    modules = [*service.modules, *(name for each in holding for name in each.modules)]
+    chosen = _parameter_values(service, values)
+    conditional = [each for each in service.when if _holds(each, chosen, symbols)]
+    modules = [*service.modules, *(name for each in conditional for name in each.modules)]
+    options = _parameter_options(service, chosen)
+    options += [option for each in conditional for option in each.options]
+    given = [parameter for parameter in service.parameters if parameter.name in values]
     return Requirement(
         service=service.name,
         modules=tuple(dict.fromkeys(modules)),
         options=tuple(options),
-        demanding=tuple(
-            parameter.sets.partition(".")[0]
-            for parameter in service.parameters
-            if parameter.sets and parameter.name in values
-        ),
+        with_parameters=tuple(_module_of(parameter) for parameter in given if parameter.sets),
     )
 
 
-def closure_of(tree: ModuleTree, needed: Requirement) -> Closure:
-    """Return the closure of a requirement, its options in it; raises as `resolve_closure`."""
-    closure = resolve_closure(tree, needed.modules, allow_empty=True)
+def _parameter_options(service: Service, chosen: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return (module, its parameter) for the parameters of a service that have a value."""
+    return [
+        (_module_of(parameter), parameter.as_option(chosen[parameter.name]))
+        for parameter in service.parameters
+        if parameter.sets and chosen[parameter.name]
+    ]
+
+
+def closure_of(tree: ModuleTree, required: Requirement) -> Closure:
+    """Return the closure of a requirement, with its options.
+
+    Raises:
+        BadInput: As `resolve_closure`.
+    """
+    closure = resolve_closure(tree, required.modules, allow_empty=True)
     options = dict(closure.options)
-    for module, text in needed.options:
-        # A module takes the last of several values, and the service's is the closer one.
+    for module, text in required.options:
+        # A module takes the last of several values, which has to be that of the service.
         options[module] = " ".join(filter(None, [options.get(module, ""), text]))
     return replace(closure, options=tuple(options.items()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ledger:
-    """Who holds which module.
+class LoadedServices:
+    """The loaded services of one guest, and the modules that they use.
 
-    held: service → the modules of its closure in load order. loaded: modules that the services
-    brought in, in the order in which they came; others' modules are never taken out.
+    Attributes:
+        closures: Service → the modules of its closure, in load order.
+        inserted: The modules that were inserted for services, in their order. All other modules
+            of the kernel are never removed.
     """
 
-    held: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    loaded: tuple[str, ...] = ()
+    closures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inserted: tuple[str, ...] = ()
 
     def load(
         self,
         service: str,
         closure: Closure,
         present: Collection[str],
-        demanding: Collection[str] = (),
-    ) -> tuple[Ledger, tuple[Insertion, ...]]:
-        """Return the ledger with a service held, and what is to be inserted for it, in order.
+        with_parameters: Collection[str] = (),
+    ) -> tuple[LoadedServices, tuple[InsmodStep, ...]]:
+        """Return what is loaded with one more service, and what to insert for it, in order.
 
-        present: the modules that the kernel has now. demanding: see Requirement.
-        Raises BadInput if the service is held already, or if one of the demanding modules is
-        loaded.
+        Args:
+            service: Its name.
+            closure: Its closure.
+            present: The modules that the kernel has now.
+            with_parameters: See Requirement.
+
+        Raises:
+            BadInput: If the service is loaded already, or a module that is to get parameters.
         """
-        if service in self.held:
+        if service in self.closures:
             raise BadInput(
                 f"the service {service} is loaded already",
                 Evidence(next_step="unload it first to load it with other parameters"),
             )
         steps = tuple(step for step in closure.plan.load if step.name not in present)
-        late = [name for name in closure.load_order if name in present and name in demanding]
+        late = [name for name in closure.load_order if name in present and name in with_parameters]
         if late:
             raise BadInput(
                 f"the service {service} has parameters for modules that are loaded already",
@@ -107,34 +128,40 @@ class Ledger:
                     next_step="unload what loaded them first",
                 ),
             )
-        came = tuple(step.name for step in steps)
-        held = {**self.held, service: closure.load_order}
-        return Ledger(held=held, loaded=(*self.loaded, *came)), steps
+        closures = {**self.closures, service: closure.load_order}
+        inserted = (*self.inserted, *(step.name for step in steps))
+        return LoadedServices(closures=closures, inserted=inserted), steps
 
-    def unload(self, service: str) -> tuple[Ledger, tuple[str, ...]]:
-        """Return the ledger without a service, and what to remove: what nobody else holds, last in
-        first out.
+    def unload(self, service: str) -> tuple[LoadedServices, tuple[str, ...]]:
+        """Return what is loaded without a service, and the modules to remove.
 
-        Raises BadInput if the service is not held.
+        These are the inserted modules that no other service uses, the last one first.
+
+        Raises:
+            BadInput: If the service is not loaded.
         """
-        if service not in self.held:
+        if service not in self.closures:
             raise BadInput(
                 f"the service {service} is not loaded",
-                Evidence(expected=f"one of {', '.join(self.held) or 'none'}", seen=service),
+                Evidence(expected=f"one of {', '.join(self.closures) or 'none'}", seen=service),
             )
-        held = {name: modules for name, modules in self.held.items() if name != service}
-        wanted = {module for modules in held.values() for module in modules}
-        gone = tuple(name for name in reversed(self.loaded) if name not in wanted)
-        kept = tuple(name for name in self.loaded if name in wanted)
-        return Ledger(held=held, loaded=kept), gone
+        closures = {name: used for name, used in self.closures.items() if name != service}
+        used = {module for modules in closures.values() for module in modules}
+        gone = tuple(name for name in reversed(self.inserted) if name not in used)
+        inserted = tuple(name for name in self.inserted if name in used)
+        return LoadedServices(closures=closures, inserted=inserted), gone
 
-    def keeping(self, names: Iterable[str]) -> Ledger:
-        """Return the ledger with modules that could not be removed: they may go another time."""
-        kept = set(names)
-        return replace(self, loaded=(*self.loaded, *sorted(kept - set(self.loaded))))
+    def with_unremoved(self, names: Iterable[str]) -> LoadedServices:
+        """Return the same with modules that could not be removed; a later unload removes them."""
+        more = set(names) - set(self.inserted)
+        return replace(self, inserted=(*self.inserted, *sorted(more)))
 
 
-def _chosen(service: Service, values: Mapping[str, Value]) -> dict[str, str]:
+def _module_of(parameter: Parameter) -> str:
+    return parameter.sets.partition(".")[0]
+
+
+def _parameter_values(service: Service, values: Mapping[str, Value]) -> dict[str, str]:
     parameters = {parameter.name: parameter for parameter in service.parameters}
     chosen = {name: parameter.default for name, parameter in parameters.items()}
     for name, value in values.items():

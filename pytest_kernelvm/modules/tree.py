@@ -198,7 +198,7 @@ class ModuleTree:
 
     def has_file(self, name: str) -> bool:
         """Whether the file of a module that modules.dep lists is on the disk and readable."""
-        return self._presence.has(self.modules.relative(name))
+        return self._presence.has_file(self.modules.relative(name))
 
     @cached_property
     def fast_load_orders(self) -> FastLoadOrders:

@@ -2,8 +2,8 @@
 
 The order is kmod's (libkmod-module.c, __kmod_module_get_probe_list and __kmod_module_fill_softdep):
 a module's dependencies from the last of its modules.dep line to the first, each between its own
-softdeps, then the module between its own. Which names count and what is done with a module, the
-two modes know: ClosureWalk (closure_walk.py) and ModprobeWalk (probe.py).
+softdeps, then the module between its own. What a name stands for and what is done with a module is
+up to the two subclasses: ClosureWalk (closure_walk.py) and ModprobeWalk (modprobe.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pytest_kernelvm.modules.provenance import Relation
 M = TypeVar("M")
 R = TypeVar("R")
 
-# A step yields the steps to take before its own next one: recursion, but on a stack of ours.
+# A step yields the steps to run before it goes on: recursion that Python's stack does not limit.
 Step = Iterator["Step"]
 
 
 class Walk(abc.ABC, Generic[M, R]):
-    """One walk through a tree; M is what a module is to the mode, R what may require one."""
+    """One walk through a tree; M is the type of a module, R that of what requires one."""
 
     def __init__(self) -> None:
         self._visited: set[str] = set()
@@ -34,7 +34,7 @@ class Walk(abc.ABC, Generic[M, R]):
                 yield self._probe(module)
 
     def _probe(self, module: M) -> Step:
-        """Place a module that is itself wanted or softly depended on."""
+        """Place a module that is wanted itself, or by a softdep."""
         key = self._identity(module)
         if key in self._visited:
             return
@@ -70,15 +70,15 @@ class Walk(abc.ABC, Generic[M, R]):
 
     @abc.abstractmethod
     def _softdep(self, module: M) -> Softdep | None:
-        """Return what is to be loaded around a module."""
+        """Return what is to be loaded before and after a module."""
 
     @abc.abstractmethod
     def _place(self, module: M) -> None:
-        """Take a module: it is its turn to be loaded."""
+        """Add a module to the load order."""
 
 
-def take(first: Step) -> None:
-    """Take a step with all that it asks for, however deep."""
+def run_steps(first: Step) -> None:
+    """Run a step with all steps that it yields, however deep."""
     stack = [first]
     while stack:
         step = next(stack[-1], None)

@@ -20,7 +20,7 @@ from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.file_check import check_files
 from pytest_kernelvm.modules.firmware import Firmware
 from pytest_kernelvm.modules.ko_files import read_ko_files, tree_of_files
-from pytest_kernelvm.modules.probe import probe
+from pytest_kernelvm.modules.modprobe import simulate_modprobe
 from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.test_modules_modinfo import KINDS, X86_64, make_module
@@ -53,7 +53,7 @@ def use(tree: ModuleTree) -> None:
     """Ask a tree for all that it knows."""
     for name in ("a", "x", "nosuch", "symbol:s"):
         tree.classify(name)
-        probe(tree, name)
+        simulate_modprobe(tree, name)
     resolve_closure(tree, ["a"], allow_missing=["b"])
 
 

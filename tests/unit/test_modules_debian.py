@@ -12,8 +12,8 @@ import pytest
 
 from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.ko_files import tree_of_files
+from pytest_kernelvm.modules.modprobe import KMOD_VERSIONS, simulate_modprobe
 from pytest_kernelvm.modules.names import normalise
-from pytest_kernelvm.modules.probe import KMOD_VERSIONS, probe
 from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
@@ -106,7 +106,7 @@ def test_modprobe_is_matched_word_for_word(
     for directory in trees:
         tree = ModuleTree(directory)
         names = list(asked_of(tree))
-        ours = "".join(probe(tree, name, kmod=kmod).output for name in names)
+        ours = "".join(simulate_modprobe(tree, name, kmod=kmod).output for name in names)
         assert ours == shown(modprobe, directory, names, tmp_path), directory.name
 
 
@@ -129,7 +129,7 @@ def test_closures_hold_all_that_modprobe_loads(trees: list[Path]) -> None:
         for name in tree.modules:
             closure = resolve_closure(tree, [name])
             order = closure.load_order
-            assert set(probe(tree, name).load_order) <= set(order)
+            assert set(simulate_modprobe(tree, name).load_order) <= set(order)
             place = {module: at for at, module in enumerate(order)}
             for module in order:
                 assert all(place[need] < place[module] for need in tree.modules.needs(module))
@@ -161,7 +161,7 @@ def test_pruned_trees_answer_as_the_whole(trees: list[Path], tmp_path: Path) -> 
         again = shown(modprobe, pruned, names, tmp_path)
         assert sorted(again.splitlines()) == sorted(expected.splitlines())
         for name in kept:
-            order = probe(ModuleTree(pruned), name).load_order
+            order = simulate_modprobe(ModuleTree(pruned), name).load_order
             place = {module: at for at, module in enumerate(order)}
             for module in order:
                 assert all(place[need] < place[module] for need in tree.modules.needs(module))

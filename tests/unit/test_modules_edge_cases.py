@@ -21,8 +21,8 @@ from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.file_check import check_files
 from pytest_kernelvm.modules.ko_files import read_ko_files, tree_of_files
+from pytest_kernelvm.modules.modprobe import ModprobeResult, simulate_modprobe
 from pytest_kernelvm.modules.modprobe_d import read_modprobe_d
-from pytest_kernelvm.modules.probe import Probe, probe
 from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
 from pytest_kernelvm.modules.rendering import load_script, unload_script
 from pytest_kernelvm.modules.tree import Kind, ModuleTree
@@ -76,9 +76,9 @@ class BuildDirectory:
         run(["depmod", "-b", self.path, RELEASE], timeout_s=30)
         return self.reread()
 
-    def modprobe(self, name: str, *flags: str, **ours: Any) -> Probe:
+    def modprobe(self, name: str, *flags: str, **ours: Any) -> ModprobeResult:
         """Return our answer, which is the real modprobe's word for word."""
-        found = probe(self.tree, name, **ours)
+        found = simulate_modprobe(self.tree, name, **ours)
         said = show_depends(self.path, *flags, name, conf=self._conf)
         assert found.output == said.stdout
         assert found.found == (said.status == 0)
@@ -115,9 +115,9 @@ def file_of(build_directory: BuildDirectory, name: str) -> Path:
     return build_directory.tree.directory / "kernel" / f"{name}.ko"
 
 
-def left_out(found: Probe) -> dict[str, str]:
+def skipped(found: ModprobeResult) -> dict[str, str]:
     """Return name → why of what modprobe passed over."""
-    return {each.name: each.why for each in found.left_out}
+    return {each.name: each.why for each in found.skipped}
 
 
 # Dependencies and softdeps
@@ -128,7 +128,7 @@ def several_softdep_lines(build_directory: BuildDirectory) -> None:
     build_directory.install({"a": Source(softdep=("pre: b", "pre: c")), "b": NONE, "c": NONE})
     found = build_directory.modprobe("a")
     assert found.load_order == ("b", "a")
-    assert "only the first softdep line" in left_out(found)["c"]
+    assert "only the first softdep line" in skipped(found)["c"]
     assert build_directory.closure("a").load_order == ("b", "c", "a")
 
 
@@ -184,7 +184,7 @@ def softdep_of_a_builtin(build_directory: BuildDirectory) -> None:
 @case(6, "mkosi#4185")
 def softdep_of_nothing(build_directory: BuildDirectory) -> None:
     build_directory.install({"a": Source(softdep=("pre: nowhere",))})
-    assert left_out(build_directory.modprobe("a"))["nowhere"]
+    assert skipped(build_directory.modprobe("a"))["nowhere"]
     closure = build_directory.closure("a")
     assert closure.load_order == ("a",)
     assert "nowhere is neither a module" in closure.warnings[0]
@@ -336,7 +336,7 @@ def alias_of_several(build_directory: BuildDirectory) -> None:
     }
     build_directory.install(modules, conf={"x.conf": "blacklist arm\n"})
     assert build_directory.modprobe("sha256").load_order == ("z_generic",)
-    assert left_out(build_directory.modprobe("sha256"))["arm"] == "blacklisted"
+    assert skipped(build_directory.modprobe("sha256"))["arm"] == "blacklisted"
     assert build_directory.closure("sha256").load_order == ("z_generic", "arm")
     plain = BuildDirectory(build_directory.path / "plain")
     plain.install(modules)
@@ -363,7 +363,7 @@ def alias_off(build_directory: BuildDirectory) -> None:
     )
     found = build_directory.modprobe("net-pf-10")
     assert (found.found, found.actions) == (True, ())
-    assert left_out(found)["off"] == "the alias net_pf_10 is switched off"
+    assert skipped(found)["off"] == "the alias net_pf_10 is switched off"
     assert build_directory.tree.classify("net-pf-10").kind is Kind.OFF
     with pytest.raises(BadInput, match="leads to no module") as error:
         build_directory.closure("net-pf-10")
@@ -378,7 +378,7 @@ def what_is_no_name(build_directory: BuildDirectory) -> None:
         with pytest.raises(BadInput):
             build_directory.closure(name)
     with pytest.raises(BadInput, match="is a path"):
-        probe(build_directory.tree, "./a.ko", kmod=34)
+        simulate_modprobe(build_directory.tree, "./a.ko", kmod=34)
 
 
 # Missing, builtin, policy
@@ -391,7 +391,7 @@ def dependency_without_a_file(build_directory: BuildDirectory) -> None:
     build_directory.reread()
     found = build_directory.modprobe("a")
     assert found.load_order == ("a",)
-    assert "the file of b is absent" in next(iter(left_out(found).values()))
+    assert "the file of b is absent" in next(iter(skipped(found).values()))
     with pytest.raises(BadInput, match="the file of module b is absent") as error:
         build_directory.closure("a")
     assert str(file_of(build_directory, "b")) in error.value.evidence.where
@@ -639,7 +639,7 @@ def pruned_tree(build_directory: BuildDirectory) -> None:
             said = show_depends(root, name).stdout
             full = show_depends(build_directory.path, name).stdout
             assert said == full.replace(str(build_directory.path), str(root))
-            assert probe(pruned, name).output == said
+            assert simulate_modprobe(pruned, name).output == said
     assert resolve_closure(pruned, ["a"]).load_order == closure.load_order
 
 

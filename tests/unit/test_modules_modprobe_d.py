@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.modules.modprobe import simulate_modprobe
 from pytest_kernelvm.modules.modprobe_d import (
     cmdline_parameters,
     modprobe_d_of_root,
     read_modprobe_d,
 )
-from pytest_kernelvm.modules.probe import probe
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import run
 from tests.unit.test_modules_depmod import install, random_sources, show_depends
@@ -169,10 +169,11 @@ def test_random_configurations_are_obeyed_as_modprobe_does(tmp_path: Path, seed:
         said = show_depends(tmp_path, "-a", *flags, *asked, conf=conf)
         blacklist, ignore = "-b" in flags, "-i" in flags
         ours = [
-            probe(tree, name, use_blacklist=blacklist, ignore_commands=ignore) for name in asked
+            simulate_modprobe(tree, name, use_blacklist=blacklist, ignore_commands=ignore)
+            for name in asked
         ]
         assert "".join(each.output for each in ours) == said.stdout
         assert all(each.found for each in ours) == (said.status == 0)
     for name in names[:4]:
         alone = show_depends(tmp_path, name, "n=1", conf=conf)
-        assert probe(tree, name, parameters="n=1").output == alone.stdout
+        assert simulate_modprobe(tree, name, parameters="n=1").output == alone.stdout

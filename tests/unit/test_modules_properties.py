@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from pytest_kernelvm.modules.closure import resolve_closure
 from pytest_kernelvm.modules.fast_path import LazyModules
-from pytest_kernelvm.modules.probe import probe
+from pytest_kernelvm.modules.modprobe import simulate_modprobe
 from pytest_kernelvm.modules.tree import ModuleTree
 from tests.unit.test_modules_closure import Graph, graphs, root, tree_of
 
@@ -88,7 +88,7 @@ def test_modprobe_loads_no_more_than_the_closure_and_never_before_its_needs(
         ),
     )
     for name in graph.wanted:
-        found = probe(tree, name)
+        found = simulate_modprobe(tree, name)
         assert found.found
         assert set(found.load_order) <= set(resolve_closure(tree, [name]).load_order)
         kernel = Kernel(graph.hard)
@@ -138,4 +138,4 @@ def test_a_chain_of_100000_modules(root: Path) -> None:
     assert len(closure.modules[0].reason) == 2 * LONG - 1
     tree = long_chain(directory, softly=True)
     assert resolve_closure(tree, ["m0"]).load_order == tuple(reversed(names))
-    assert probe(tree, "m0").load_order == tuple(reversed(names))
+    assert simulate_modprobe(tree, "m0").load_order == tuple(reversed(names))

@@ -15,7 +15,7 @@ from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.config.services import Service, shipped_services
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.closure import resolve_closure
-from pytest_kernelvm.modules.services import Ledger, closure_of, requirement
+from pytest_kernelvm.modules.services import LoadedServices, closure_of, requirement
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.modules.unpack import unpacked
 from tests.unit.debian_packages import module_root, unreachable_is_skipped
@@ -58,10 +58,10 @@ def test_what_a_service_requires(tmp_path: Path) -> None:
     plain = requirement(own, {}, {})
     assert plain.modules == ("a",)
     assert plain.options == (("a", "size=7"), ("b", "loud=0"))
-    assert plain.demanding == ()
+    assert plain.with_parameters == ()
     full = requirement(own, {"loud": True, "label": "x y", "size": 9}, {"IPV6": "y", "MTD": "m"})
     assert full.modules == ("a", "b", "c")
-    assert full.demanding == ("a", "b", "a")
+    assert full.with_parameters == ("a", "b", "a")
     assert full.options == (
         ("a", "size=9"),
         ("b", "loud=1"),
@@ -155,33 +155,33 @@ def test_options_reach_the_plan(tree: ModuleTree, tmp_path: Path) -> None:
 
 
 def test_shared_modules_stay_until_the_last_holder_goes(tree: ModuleTree) -> None:
-    ledger = Ledger()
-    ledger, steps = ledger.load("one", resolve_closure(tree, ["a"]), present=())
+    loaded = LoadedServices()
+    loaded, steps = loaded.load("one", resolve_closure(tree, ["a"]), present=())
     assert [step.name for step in steps] == ["shared", "a"]
-    ledger, steps = ledger.load("two", resolve_closure(tree, ["b", "c"]), present={"shared", "a"})
+    loaded, steps = loaded.load("two", resolve_closure(tree, ["b", "c"]), present={"shared", "a"})
     assert [step.name for step in steps] == ["b", "c"]
-    ledger, gone = ledger.unload("one")
+    loaded, gone = loaded.unload("one")
     assert gone == ("a",)
-    ledger, gone = ledger.unload("two")
+    loaded, gone = loaded.unload("two")
     assert gone == ("c", "b", "shared")
-    assert ledger == Ledger()
+    assert loaded == LoadedServices()
 
 
 def test_what_was_there_before_is_nobodys(tree: ModuleTree) -> None:
-    ledger, steps = Ledger().load("one", resolve_closure(tree, ["a"]), present={"shared"})
+    loaded, steps = LoadedServices().load("one", resolve_closure(tree, ["a"]), present={"shared"})
     assert [step.name for step in steps] == ["a"]
-    assert ledger.unload("one")[1] == ("a",)
+    assert loaded.unload("one")[1] == ("a",)
 
 
 def test_misuse_of_the_ledger(tree: ModuleTree, tmp_path: Path) -> None:
-    ledger, _ = Ledger().load("one", resolve_closure(tree, ["a"]), present=())
+    loaded, _ = LoadedServices().load("one", resolve_closure(tree, ["a"]), present=())
     with pytest.raises(BadInput, match="one is loaded already"):
-        ledger.load("one", resolve_closure(tree, ["a"]), present=())
+        loaded.load("one", resolve_closure(tree, ["a"]), present=())
     with pytest.raises(BadInput, match="two is not loaded"):
-        ledger.unload("two")
+        loaded.unload("two")
     late = closure_of(tree, requirement(service_of(tmp_path, OWN), {}, {}))
     with pytest.raises(BadInput, match="has parameters for modules that are loaded already"):
-        ledger.load("two", late, present={"shared", "a"}, demanding={"a"})
+        loaded.load("two", late, present={"shared", "a"}, with_parameters={"a"})
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=25))
@@ -189,28 +189,28 @@ def test_any_sequence_keeps_what_is_held_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, int]]
 ) -> None:
     """The kernel is a set here: what is inserted must be new with its needs there, and back."""
-    root = tmp_path_factory.getbasetemp() / "ledger"
+    root = tmp_path_factory.getbasetemp() / "loaded"
     needs = {"a": ["s", "t"], "b": ["s", "t"], "s": ["t"], "t": [], "c": ["t"]}
     tree = make_tree(root, needs)
     wanted = (("a",), ("b", "c"), ("s",), ("c",))
-    ledger, kernel = Ledger(), dict[str, None]()
+    loaded, kernel = LoadedServices(), dict[str, None]()
     for load, number in steps:
         service = str(number)
-        if load and service not in ledger.held:
-            ledger, came = ledger.load(
+        if load and service not in loaded.closures:
+            loaded, came = loaded.load(
                 service, resolve_closure(tree, wanted[number]), kernel.keys()
             )
             for step in came:
                 assert step.name not in kernel
                 assert set(needs[step.name]) <= kernel.keys()
                 kernel[step.name] = None
-        elif not load and service in ledger.held:
-            ledger, gone = ledger.unload(service)
+        elif not load and service in loaded.closures:
+            loaded, gone = loaded.unload(service)
             for name in gone:
                 del kernel[name]
                 assert not any(name in needs[other] for other in kernel)
-        held = {name for modules in ledger.held.values() for name in modules}
-        assert set(kernel) == held == set(ledger.loaded)
+        held = {name for modules in loaded.closures.values() for name in modules}
+        assert set(kernel) == held == set(loaded.inserted)
 
 
 def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def _of_fragment(fragment: Fragment) -> Iterable[Requested]:
         )
 
 
-def _asked(kernel: KernelConfig) -> list[Requested]:
+def _all_requests(kernel: KernelConfig) -> list[Requested]:
     """Return all that fragments and vm-config ask of any version, conditional symbols left out."""
     fragments = (request for each in kernel.fragments for request in _of_fragment(each))
     return [*fragments, *kernel.symbols]
@@ -72,7 +72,7 @@ def requests_of(kernel: KernelConfig, version: str = "") -> dict[str, Requested]
     version: of the source, by default what the vm-config says about it.
     Raises BadInput that names both places where two of them ask for different values.
     """
-    return merge(for_version(_asked(kernel), version or kernel.version))
+    return merge(for_version(_all_requests(kernel), version or kernel.version))
 
 
 def conditionals_of(kernel: KernelConfig, version: str) -> tuple[Conditional, ...]:
@@ -93,7 +93,7 @@ def requests_key(kernel: KernelConfig) -> dict[str, Any]:
     Places are left out: a request that moves to another file stays the same.
     """
     return {
-        "symbols": _keys(_asked(kernel)),
+        "symbols": _keys(_all_requests(kernel)),
         "conditional": sorted(
             [each.name, each.value, _keys(each.symbols)] for each in kernel.conditional
         ),
@@ -119,10 +119,10 @@ def merge(requests: Iterable[Requested]) -> dict[str, Requested]:
         by_name.setdefault(request.name, []).append(request)
     conflicts = []
     merged = {}
-    for name, asked in by_name.items():
-        counting = [request for request in asked if request.force] or asked
+    for name, of_symbol in by_name.items():
+        counting = [request for request in of_symbol if request.force] or of_symbol
         if all(same_value(counting[0].value, other.value) for other in counting):
-            # Whoever may not be lost counts: only if all agree may the symbol be.
+            # The symbol may be lost only if all of its requests are optional.
             merged[name] = min(counting, key=lambda request: request.optional)
         else:
             conflicts.append(counting)
@@ -133,7 +133,7 @@ def merge(requests: Iterable[Requested]) -> dict[str, Requested]:
 
 def _contradiction(conflicts: list[list[Requested]]) -> BadInput:
     count = len(conflicts)
-    shown = [request for asked in conflicts for request in asked]
+    shown = [request for conflict in conflicts for request in conflict]
     width = max(len(str(request)) for request in shown)
     forced = any(request.force for request in shown)
     example = conflicts[0][-1]

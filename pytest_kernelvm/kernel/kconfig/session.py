@@ -161,8 +161,8 @@ class KconfigSession:
 
         answers: values for symbols that nobody names, which come before.
         """
-        asked = as_config(answers or {}) + as_config(values)
-        self.file.write_text(f"{self._base}\n{asked}")
+        requested = as_config(answers or {}) + as_config(values)
+        self.file.write_text(f"{self._base}\n{requested}")
         self._make.make("olddefconfig")
         return self.file.read_text()
 

@@ -43,10 +43,10 @@ def cached_answer(question: str) -> str | None:
     if not directory:
         return None
     try:
-        asked, _, answer = Path(directory, _file_name(raw)).read_bytes().partition(b"\0")
+        stored, _, answer = Path(directory, _file_name(raw)).read_bytes().partition(b"\0")
     except OSError:
         return None
-    return answer.decode(errors="replace") if asked == raw else None
+    return answer.decode(errors="replace") if stored == raw else None
 
 
 def _shell(kconfig: Any, name: str, command: str) -> str:

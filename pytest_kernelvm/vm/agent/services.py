@@ -9,8 +9,14 @@ from typing import Protocol
 from pytest_kernelvm.config.services import Service
 from pytest_kernelvm.errors import BadInput, CommandFailed, Evidence
 from pytest_kernelvm.modules.closure import Closure
-from pytest_kernelvm.modules.plan import Insertion
-from pytest_kernelvm.modules.services import Ledger, Requirement, Value, closure_of, requirement
+from pytest_kernelvm.modules.plan import InsmodStep
+from pytest_kernelvm.modules.services import (
+    LoadedServices,
+    Requirement,
+    Value,
+    closure_of,
+    requirement,
+)
 from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.vm.agent.results import LoadedModule
 
@@ -60,12 +66,12 @@ class Services:
     def __init__(self, guest: ServiceGuest, catalogue: ServiceCatalogue) -> None:
         self._guest = guest
         self._catalogue = catalogue
-        self._ledger = Ledger()
+        self._loaded = LoadedServices()
 
     @property
     def loaded(self) -> tuple[str, ...]:
         """The services that are loaded, in the order in which they were."""
-        return tuple(self._ledger.held)
+        return tuple(self._loaded.closures)
 
     def load(self, name: str, **values: Value) -> Closure:
         """Load all that a service requires, and return it.
@@ -78,17 +84,17 @@ class Services:
         needed = self._catalogue.requirement(name, **values)
         closure = closure_of(tree, needed)
         present = {module.name for module in self._guest.modules}
-        ledger, steps = self._ledger.load(name, closure, present, needed.demanding)
+        loaded, steps = self._loaded.load(name, closure, present, needed.with_parameters)
         done: list[str] = []
         try:
             for step in steps:
-                self._guest.succeed("insmod", *self._insertion(tree, step))
+                self._guest.succeed("insmod", *self._insmod_arguments(tree, step))
                 done.append(step.name)
         except CommandFailed:
             for module in reversed(done):
                 self._guest.succeed("rmmod", module)
             raise
-        self._ledger = ledger
+        self._loaded = loaded
         return closure
 
     def unload(self, name: str) -> tuple[str, ...]:
@@ -97,7 +103,7 @@ class Services:
         Others are the loaded services, modules that are no service's, and the kernel's users of a
         module. Raises BadInput if the service is not loaded.
         """
-        ledger, ahead = self._ledger.unload(name)
+        loaded, ahead = self._loaded.unload(name)
         gone, kept = [], []
         for module in ahead:
             uses = {each.name: each.use_count for each in self._guest.modules}
@@ -106,10 +112,10 @@ class Services:
             elif module in uses:
                 self._guest.succeed("rmmod", module)
                 gone.append(module)
-        self._ledger = ledger.keeping(kept)
+        self._loaded = loaded.with_unremoved(kept)
         return tuple(gone)
 
     @staticmethod
-    def _insertion(tree: ModuleTree, step: Insertion) -> tuple[str, ...]:
+    def _insmod_arguments(tree: ModuleTree, step: InsmodStep) -> tuple[str, ...]:
         words = re.findall(r'(?:[^\s"]|"[^"]*"?)+', step.options)
         return f"/lib/modules/{tree.release}/{step.relative}", *words

@@ -1,7 +1,7 @@
-"""What kmod's modprobe does with a name, quirks included.
+"""What modprobe of kmod does with a name, quirks included.
 
-`probe` is `modprobe --show-depends` without a process; the order is walk.py's. For what a set of
-modules may want at run time, see closure.py.
+`simulate_modprobe` gives what `modprobe --show-depends` prints, without a process; the order is
+that of walk.py. For all that a set of modules may need at run time, see closure.py.
 """
 
 from __future__ import annotations
@@ -15,30 +15,37 @@ from pytest_kernelvm.modules.metadata import Softdep
 from pytest_kernelvm.modules.names import OpenBracket, normalise, pattern_regex
 from pytest_kernelvm.modules.provenance import Relation
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.modules.walk import Walk, take
+from pytest_kernelvm.modules.walk import Walk, run_steps
 
 KMOD_VERSIONS = range(30, 35)
 
+# A module, the alias that led to it, and whether it is builtin.
+_Target = tuple[str, str, bool]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probed:
-    """A module as modprobe sees it: by its name, or by a name and the alias that led to it.
+class ProbedModule:
+    """A module as modprobe sees it: by its name, or by its name and the alias that led to it.
 
-    name: of the module, which may be none. alias: empty without one. builtin: found as such.
-    relation: how its requirer names it. requirer: who does; None if the user does.
+    Attributes:
+        name: The module; there may be no such module.
+        alias: The alias, empty without one.
+        builtin: Whether it was found among the builtin modules.
+        relation: What it is to its requirer.
+        requirer: What requires it, None for the user. Not part of equality.
     """
 
     name: str
     alias: str = ""
     builtin: bool = False
     relation: Relation = "wanted"
-    requirer: Probed | None = field(default=None, repr=False, compare=False)
+    requirer: ProbedModule | None = field(default=None, repr=False, compare=False)
 
     @property
     def reason(self) -> tuple[str, ...]:
         """The chain from what the user asked for, as ClosureModule.reason has it."""
         chain: list[str] = []
-        link: Probed | None = self
+        link: ProbedModule | None = self
         while link is not None:
             chain.append(link.name)
             if link.alias:
@@ -53,13 +60,18 @@ class Probed:
 class Action:
     """One thing that modprobe does.
 
-    kind: `insmod` a file, run an `install` command, or nothing, for what is `builtin`.
-    module: see Probed. path: of the file. command: of install. options: what follows either, with
-        the blank that kmod leaves behind them.
+    Attributes:
+        kind: Whether it inserts a file (`insmod`), runs an `install` command, or does nothing, as
+            the module is `builtin`.
+        module: The module.
+        path: The path of the file, for `insmod`.
+        command: The command, for `install`.
+        options: The parameters behind the path or command, with the blank that kmod leaves behind
+            them.
     """
 
     kind: Literal["insmod", "install", "builtin"]
-    module: Probed
+    module: ProbedModule
     path: str = ""
     command: str = ""
     options: str = ""
@@ -73,10 +85,14 @@ class Action:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut:
-    """A name that modprobe passes over. why: a sentence. requirer: who wanted it, if not the user.
+class SkippedName:
+    """A name that modprobe skips.
 
-    error: whether modprobe says so on stderr.
+    Attributes:
+        name: As it was found.
+        why: A sentence.
+        requirer: The module that requires it, empty for the user.
+        error: Whether modprobe prints an error about it.
     """
 
     name: str
@@ -86,18 +102,20 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class ModprobeResult:
     """What modprobe does for one name.
 
-    name: as it was given. found: whether modprobe knows it; if not, it exits with status 1.
-    actions: in order; a module may come up several times, and is loaded the first time.
-    left_out: what is passed over, and why.
+    Attributes:
+        name: As it was given.
+        found: Whether modprobe knows it; if not, it exits with status 1.
+        actions: In order. A module may come several times; it is inserted the first time.
+        skipped: What is skipped, and why.
     """
 
     name: str
     found: bool
     actions: tuple[Action, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    skipped: tuple[SkippedName, ...] = ()
 
     @property
     def load_order(self) -> tuple[str, ...]:
@@ -112,7 +130,7 @@ class Probe:
         return "".join(f"{action.line}\n" for action in self.actions)
 
 
-def probe(
+def simulate_modprobe(
     tree: ModuleTree,
     name: str,
     *,
@@ -120,15 +138,23 @@ def probe(
     kmod: int = 30,
     use_blacklist: bool = False,
     ignore_commands: bool = False,
-) -> Probe:
-    """Return what `modprobe --show-depends NAME [PARAMETERS]` of a kmod version does.
+) -> ModprobeResult:
+    """Return what `modprobe --show-depends NAME [PARAMETERS]` does.
 
-    tree: with its modprobe.d. parameters: for the module itself, behind those of modprobe.d.
-    kmod: the version; 30 to 34 differ in nothing that is told here but paths as names, which 32
-        and later take, and weakdeps, which 33 and later have and never load.
-    use_blacklist: -b. ignore_commands: -i, which skips the module's own softdeps too.
-    Raises BadInput for a version that is not known, a path, or a damaged tree. Source: kmod,
-    tools/modprobe.c, insmod; libkmod/libkmod-module.c, kmod_module_probe_insert_module.
+    Source: kmod, tools/modprobe.c, insmod; libkmod/libkmod-module.c,
+    kmod_module_probe_insert_module.
+
+    Args:
+        tree: The module tree, with its modprobe.d.
+        name: A module or an alias.
+        parameters: Parameters for the module itself; they come behind those of modprobe.d.
+        kmod: The version of kmod. From 30 to 34 the results differ only for paths as names, which
+            32 and later accept, and weakdeps, which 33 and later know and never load.
+        use_blacklist: As -b of modprobe.
+        ignore_commands: As -i of modprobe, which ignores softdeps of the module itself too.
+
+    Raises:
+        BadInput: For an unknown version, a path, or a damaged tree.
     """
     if kmod not in KMOD_VERSIONS:
         raise BadInput(
@@ -142,35 +168,42 @@ def probe(
     actions: list[Action] = []
     for module in found:
         if (module.alias or use_blacklist) and module.name in tree.modprobe_d.blacklist:
-            walk.leave_out(module.name, "blacklisted")
+            walk.skip(module.name, "blacklisted")
         else:
             actions += walk.insert(module, parameters)
     if not found:
-        walk.leave_out(name, f"not found in directory {tree.directory}", error=True)
-    return Probe(
-        name=name, found=bool(found), actions=tuple(actions), left_out=tuple(walk.left_out)
+        walk.skip(name, f"not found in directory {tree.directory}", error=True)
+    return ModprobeResult(
+        name=name, found=bool(found), actions=tuple(actions), skipped=tuple(walk.skipped)
     )
 
 
-class ModprobeWalk(Walk[Probed, Probed]):
-    """A walk as kmod takes it: the first softdep line alone, and no complaint about files.
+class ModprobeWalk(Walk[ProbedModule, ProbedModule]):
+    """A walk as kmod does it: only the first softdep line counts, no error for absent files.
 
-    left_out: what was passed over.
+    Attributes:
+        skipped: What was skipped so far.
     """
 
     def __init__(self, tree: ModuleTree, *, ignore_commands: bool = False) -> None:
+        """Start with no module.
+
+        Args:
+            tree: The module tree.
+            ignore_commands: See `simulate_modprobe`.
+        """
         super().__init__()
         self._tree = tree
         self._ignore_commands = ignore_commands
-        self._root: Probed | None = None
-        self._order: list[Probed] = []
-        self.left_out: dict[LeftOut, None] = {}
+        self._root: ProbedModule | None = None
+        self._order: list[ProbedModule] = []
+        self.skipped: dict[SkippedName, None] = {}
 
-    def leave_out(self, name: str, why: str, requirer: str = "", *, error: bool = False) -> None:
-        """Note what was passed over."""
-        self.left_out[LeftOut(name=name, why=why, requirer=requirer, error=error)] = None
+    def skip(self, name: str, why: str, requirer: str = "", *, error: bool = False) -> None:
+        """Add to what was skipped; see SkippedName."""
+        self.skipped[SkippedName(name=name, why=why, requirer=requirer, error=error)] = None
 
-    def lookup(self, name: str) -> list[Probed]:
+    def lookup(self, name: str) -> list[ProbedModule]:
         """Return what a name stands for, none if it is unknown; a module may come twice.
 
         Source: kmod, libkmod-module.c, kmod_module_new_from_lookup.
@@ -180,81 +213,86 @@ class ModprobeWalk(Walk[Probed, Probed]):
         except OpenBracket:
             return []
 
-    def insert(self, root: Probed, parameters: str = "") -> Iterator[Action]:
+    def insert(self, root: ProbedModule, parameters: str = "") -> Iterator[Action]:
         """Yield what is done for a module."""
         self._visited.clear()
         self._order = []
         self._root = root
-        take(self._probe(root))
+        run_steps(self._probe(root))
         for module in self._order:
             action = self._action(module, parameters if self._is_root(module) else "")
             if action is not None:
                 yield action
             else:
-                self.leave_out(module.name, self._no_module(module), _requirer_of(module))
+                self.skip(module.name, self._no_module(module), _requirer_of(module))
 
-    def _no_module(self, module: Probed) -> str:
+    def _no_module(self, module: ProbedModule) -> str:
         if module.name == "off":
             return f"the alias {module.alias} is switched off"
         return "neither modules.dep nor modules.builtin has it"
 
-    def _lookup(self, name: str, relation: Relation, requirer: Probed | None) -> Iterator[Probed]:
+    def _lookup(
+        self, name: str, relation: Relation, requirer: ProbedModule | None
+    ) -> Iterator[ProbedModule]:
         for target, alias, builtin in self._targets(name):
-            yield Probed(
+            yield ProbedModule(
                 name=target, alias=alias, builtin=builtin, relation=relation, requirer=requirer
             )
 
-    def _targets(self, name: str) -> list[tuple[str, str, bool]]:
-        """Return (module, alias, whether it is builtin) of the first place that knows a name."""
+    def _targets(self, name: str) -> list[_Target]:
+        """Return (module, alias, whether it is builtin) from the first place that knows a name."""
+        return next((found for found in self._lookups(name) if found), [])
+
+    def _lookups(self, name: str) -> Iterator[list[_Target]]:
+        """Yield what each place that kmod searches has for a name, in kmod's order."""
         tree = self._tree
-        of_user = [
+        yield [
             (module, pattern, False)
             for pattern, module in tree.modprobe_d.aliases
             if pattern_regex(pattern).fullmatch(name)
         ]
-        if of_user:
-            return of_user
         if name in tree.modules and ":" not in name:
-            return [(name, "", False)]
-        if name.startswith("symbol:") and (found := tree.symbols.matches(name)):
-            return [(module, name, False) for _, _, module in found]
+            yield [(name, "", False)]
+        if name.startswith("symbol:"):
+            yield [(module, name, False) for _, _, module in tree.symbols.matches(name)]
         if self._has_command(name):
-            return [(name.partition(".")[0], "", False)]
-        if found := tree.aliases.matches(name):
-            return [(module, name, False) for _, _, module in found]
+            yield [(name.partition(".")[0], "", False)]
+        yield [(module, name, False) for _, _, module in tree.aliases.matches(name)]
         if name in tree.builtin:
-            return [(name, "", True)]
-        found = sorted(tree.builtin_aliases.matches(name), key=_builtin_order)
-        return [(module, name, True) for _, _, module in found]
+            yield [(name, "", True)]
+        builtin = sorted(tree.builtin_aliases.matches(name), key=_builtin_order)
+        yield [(module, name, True) for _, _, module in builtin]
 
     def _has_command(self, name: str) -> bool:
         commands = (*self._tree.modprobe_d.install, *self._tree.modprobe_d.remove)
         return any(module == name for module, _ in commands)
 
-    def _modules_named(self, name: str, relation: Relation, requirer: Probed) -> list[Probed]:
+    def _modules_named(
+        self, name: str, relation: Relation, requirer: ProbedModule
+    ) -> list[ProbedModule]:
         try:
             found = list(self._lookup(normalise(name), relation, requirer))
         except OpenBracket:
             found = []
         if not found:
-            self.leave_out(name, f"{relation} that is nothing in this tree", requirer.name)
+            self.skip(name, f"{relation} that is nothing in this tree", requirer.name)
         return found
 
-    def _as_requirer(self, module: Probed) -> Probed:
+    def _as_requirer(self, module: ProbedModule) -> ProbedModule:
         return module
 
-    def _identity(self, module: Probed) -> str:
+    def _identity(self, module: ProbedModule) -> str:
         return f"{module.name}\\{module.alias}" if module.alias else module.name
 
-    def _is_root(self, module: Probed) -> bool:
+    def _is_root(self, module: ProbedModule) -> bool:
         return self._root is not None and self._identity(module) == self._identity(self._root)
 
-    def _with_dependencies(self, module: Probed) -> Iterator[Probed]:
+    def _with_dependencies(self, module: ProbedModule) -> Iterator[ProbedModule]:
         for name in reversed(self._dependencies(module)):
-            yield Probed(name=name, relation="depends", requirer=module)
+            yield ProbedModule(name=name, relation="depends", requirer=module)
         yield module
 
-    def _dependencies(self, module: Probed) -> tuple[str, ...]:
+    def _dependencies(self, module: ProbedModule) -> tuple[str, ...]:
         """Return the dependencies of a module, none at all if the file of one is absent.
 
         Source: kmod, libkmod-module.c, kmod_module_parse_depline, which gives the whole line up.
@@ -265,26 +303,24 @@ class ModprobeWalk(Walk[Probed, Probed]):
         needs = modules.needs(module.name)
         for name in needs:
             if not self._tree.has_file(name):
-                self.leave_out(
-                    " ".join(needs), f"the file of {name} is absent", module.name, error=True
-                )
+                self.skip(" ".join(needs), f"the file of {name} is absent", module.name, error=True)
                 return ()
         return needs
 
-    def _softdep(self, module: Probed) -> Softdep | None:
+    def _softdep(self, module: ProbedModule) -> Softdep | None:
         # Not where it comes up again, as the dependency of a softdep of a dependency.
         if self._ignore_commands and module is self._root:
             return None
         lines = self._tree.softdep_lines_of(module.name)
         for line in lines[1:]:
             for name in (*line.pre, *line.post):
-                self.leave_out(name, "only the first softdep line of a module counts", module.name)
+                self.skip(name, "only the first softdep line of a module counts", module.name)
         return lines[0] if lines else None
 
-    def _place(self, module: Probed) -> None:
+    def _place(self, module: ProbedModule) -> None:
         self._order.append(module)
 
-    def _action(self, module: Probed, parameters: str) -> Action | None:
+    def _action(self, module: ProbedModule, parameters: str) -> Action | None:
         modprobe_d, modules = self._tree.modprobe_d, self._tree.modules
         options = _joined(modprobe_d.options_of(module.name, module.alias), parameters)
         command = self._command(module)
@@ -298,14 +334,14 @@ class ModprobeWalk(Walk[Probed, Probed]):
             return Action(kind="builtin", module=module)
         return None
 
-    def _command(self, module: Probed) -> str | None:
+    def _command(self, module: ProbedModule) -> str | None:
         """Return the first install command for a module."""
         for pattern, command in self._tree.modprobe_d.install:
             if pattern_regex(pattern).fullmatch(module.name):
                 return command
         return None
 
-    def _ignores_command(self, module: Probed) -> bool:
+    def _ignores_command(self, module: ProbedModule) -> bool:
         """Whether a module is inserted though it has an install command (kmod#446)."""
         if self._ignore_commands and self._is_root(module):
             return True
@@ -316,7 +352,7 @@ class ModprobeWalk(Walk[Probed, Probed]):
         )
 
 
-def _requirer_of(module: Probed) -> str:
+def _requirer_of(module: ProbedModule) -> str:
     return "" if module.requirer is None else module.requirer.name
 
 
