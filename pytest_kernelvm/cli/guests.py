@@ -26,11 +26,11 @@ PATIENCE_S = 7 * 86400.0
 
 def add_boot(verbs: Verbs) -> None:
     """Declare the verb."""
-    for name, told, verb in (
+    for name, meaning, verb in (
         ("boot", "boot a guest and talk with it", _boot),
         ("argv", "print the QEMU command that boots a guest, to paste", _argv),
     ):
-        parser = verbs.add_parser(name, help=told, description=told)
+        parser = verbs.add_parser(name, help=meaning, description=meaning)
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("cell", nargs="?", metavar="CELL")
         which.add_argument(

@@ -38,15 +38,27 @@ def add_closure(verbs: Verbs) -> None:
         help="a tree with sizes and reasons (default), names in load order, JSON, Graphviz, or "
         "load.sh",
     )
+    _add_resolution(verb)
+    verb.add_argument(
+        "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
+    )
+    verb.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write a root directory with the closure alone, its load.sh and its unload.sh",
+    )
+    verb.set_defaults(verb=_closure)
+
+
+def _add_resolution(verb: argparse.ArgumentParser) -> None:
+    """Declare the options that change how a closure is resolved."""
     verb.add_argument(
         "--allow-missing",
         action="append",
         default=[],
         metavar="MODULE",
         help="a name that may be missing",
-    )
-    verb.add_argument(
-        "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
     )
     verb.add_argument(
         "--modprobe-d",
@@ -65,13 +77,6 @@ def add_closure(verbs: Verbs) -> None:
         default="warning",
         help="what firmware that is not there is; default %(default)s",
     )
-    verb.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="write a root directory with the closure alone, its load.sh and its unload.sh",
-    )
-    verb.set_defaults(verb=_closure)
 
 
 def add_modules(verbs: Verbs) -> None:

@@ -36,7 +36,7 @@ from pytest_kernelvm.plugin.options import (
     configs_directory,
     pytest_addoption,
 )
-from pytest_kernelvm.plugin.reporting import header_of, run_report, tell_mistakes
+from pytest_kernelvm.plugin.reporting import header_of, report_mistakes, run_report
 from pytest_kernelvm.plugin.stash import CELLS, FACTORY, FATAL, MISTAKE, NEXT, RUN, UNUSABLE
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.user_properties[:] = [each for each in item.user_properties if each[0] != VERDICT]
     if MISTAKE in item.stash:
         raise item.stash[MISTAKE]
-    wanted = markers.features_of(item)
-    cell = cell_config_of(item) if wanted else None
-    lacking = wanted - set(cell.kernel.features) if cell else set()
+    needed = markers.features_of(item)
+    cell = cell_config_of(item) if needed else None
+    lacking = needed - set(cell.kernel.features) if cell else set()
     if cell and lacking:
         pytest.skip(f"no patch of {cell.id} brings {', '.join(sorted(lacking))}")
 
@@ -183,7 +183,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Have the run told of if there is a guest in it, and mistakes where nothing will run."""
     config = session.config
     if config.getoption("collectonly"):
-        tell_mistakes(session)
+        report_mistakes(session)
     if any(cell_config_of(item) for item in session.items):
         run_report(config)
 

@@ -26,7 +26,7 @@ def run_report(config: pytest.Config) -> RunReport:
     return config.stash[RUN]
 
 
-def tell_mistakes(session: pytest.Session) -> None:
+def report_mistakes(session: pytest.Session) -> None:
     """Report what is wrong with collected tests as errors of the collection, each once."""
     tests: dict[str, list[str]] = {}
     for item in session.items:

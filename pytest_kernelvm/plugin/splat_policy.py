@@ -70,17 +70,17 @@ class SplatPolicy:
         ask: whether guests are asked for their logs, their taint and an answer. is_over: whether
         the test ended without an error, so that those that it caught must have been expected.
         """
-        found = [_swallowed(error) for error in self._caught()] if is_over else []
+        found = [_unexpected(error) for error in self._unreported()] if is_over else []
         found += [vm.conclude(for_what, ask=ask) for vm in self.guests]
         return [error for error in found if error]
 
-    def _caught(self) -> Iterator[KernelvmError]:
+    def _unreported(self) -> Iterator[KernelvmError]:
         """Give, once, the verdicts that were raised and that the test has not failed for."""
         for vm in self.launched if self.mode == "fail" else ():
             yield from vm.take_raised()
 
 
-def _swallowed(error: KernelvmError) -> KernelvmError | None:
+def _unexpected(error: KernelvmError) -> KernelvmError | None:
     """Return an error that a test caught without naming it; None if it did not, or named it."""
     if is_caught_by_name(error) or is_reported(error):
         return None

@@ -36,7 +36,9 @@ def describe_failure(
     report.user_properties.append(("kernelvm_verdict", str(verdict)))
     if isinstance(error, KernelvmError):
         report.longrepr = _without_our_frames(excinfo, error)
-    left = _left(report.nodeid, error, guests, bundle_writer) if bundle_writer else {}
+    bundle_lines = (
+        _bundle_lines(report.nodeid, error, guests, bundle_writer) if bundle_writer else {}
+    )
     for guest in guests:
         log, qemu_log = guest.logs
         lines = [
@@ -46,7 +48,7 @@ def describe_failure(
             f"boot it:    {guest.by_hand}",
             f"or bare:    {guest.argv_by_hand}",
             *([f"packets:    {guest.network.capture}"] if guest.boot.network else []),
-            *left.get(guest, ()),
+            *bundle_lines.get(guest, ()),
         ]
         # The guest's own ends bring the console along.
         if verdict is Verdict.TEST_FAILED:
@@ -54,7 +56,7 @@ def describe_failure(
         report.sections.append((f"guest {guest.label}", "\n".join(lines)))
 
 
-def _left(
+def _bundle_lines(
     test: str, error: BaseException, guests: Sequence[Vm], bundle_writer: BundleWriter
 ) -> dict[Vm, list[str]]:
     """Leave the test's bundle; return for each guest the lines that say what to do with it."""
@@ -69,10 +71,10 @@ def _left(
     lines: dict[Vm, list[str]] = {guests[0]: [f"replay it:  {bundle_writer.command('replay')}"]}
     for vm, kept in zip(guests, bundle.guests, strict=True):
         if kept.left:
-            told = f"attach:     {bundle_writer.command('attach')}"
+            line = f"attach:     {bundle_writer.command('attach')}"
             if len(guests) > 1:
-                told += f" --guest {kept.directory.name}"
-            lines.setdefault(vm, []).append(told)
+                line += f" --guest {kept.directory.name}"
+            lines.setdefault(vm, []).append(line)
         elif bundle_writer.keep:
             lines.setdefault(vm, []).append(f"not kept:   {kept.note.not_left}")
     return lines
@@ -88,11 +90,11 @@ def _without_our_frames(excinfo: pytest.ExceptionInfo[BaseException], error: Ker
     ]
     tests = [entry for entry in frames if "pluggy" not in str(entry.path)]
     if tests:
-        kept = type(excinfo.traceback)(tests)
-        shown = excinfo.getrepr(style="long", tbfilter=lambda _found: kept)
+        traceback = type(excinfo.traceback)(tests)
+        representation = excinfo.getrepr(style="long", tbfilter=lambda _all: traceback)
     else:
-        shown = excinfo.getrepr(style="value")
-    if shown.reprcrash:
+        representation = excinfo.getrepr(style="value")
+    if representation.reprcrash:
         # The summary has a line for each failure; in CI pytest does not cut what is too long.
-        shown.reprcrash.message = f"{error.verdict}: {error.summary}"
-    return shown
+        representation.reprcrash.message = f"{error.verdict}: {error.summary}"
+    return representation

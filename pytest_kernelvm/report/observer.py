@@ -49,17 +49,17 @@ class Observer:
         if self._casts:
             stack.callback(self._record, vm, test)
         if self._live:
-            show, labelled = self._live, LineLabeller(vm.label)
+            show, prefixed = self._live, LinePrefixer(vm.label)
             since = vm.console.size_bytes
             stack.enter_context(
-                following(vm.console, lambda text: show(labelled(text)), since=since)
+                following(vm.console, lambda text: show(prefixed(text)), since=since)
             )
         if self._progress:
             self._watched.append(vm)
             stack.callback(self._watched.remove, vm)
             if not self._thread:
                 self._thread = threading.Thread(
-                    target=self._tell, name="kernelvm-observer", daemon=True
+                    target=self._report_waiting, name="kernelvm-observer", daemon=True
                 )
                 self._thread.start()
 
@@ -74,12 +74,12 @@ class Observer:
         write_cast(vm.console, file, f"{test} on {vm.label}")
         self.recorded.append(file)
 
-    def _tell(self) -> None:
+    def _report_waiting(self) -> None:
         assert self._progress
         while not self._ended.wait(LOOK_S):
             for vm in list(self._watched):
-                if told := waited_for(vm):
-                    self._progress.update(told)
+                if line := waited_for(vm):
+                    self._progress.update(line)
 
     def close(self) -> None:
         """End the thread that tells what is waited for."""
@@ -101,7 +101,7 @@ def waited_for(vm: Vm) -> str:
     return f"{vm.label}: waiting for {what}, {waited_s:.0f} s" if waited_s >= PATIENCE_S else ""
 
 
-class LineLabeller:
+class LinePrefixer:
     """Puts a label before each line of a text that comes in pieces."""
 
     def __init__(self, label: str) -> None:

@@ -24,35 +24,35 @@ def make_printable(
     from those of a guest, so that there are none in what it has put them into.
     """
     compared = coloured and isinstance(error, AssertionError)
-    _visit(report.longrepr, uncoloured=compared)
+    _make_safe(report.longrepr, uncoloured=compared)
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
         report.longrepr = path, line, printable(reason)
     elif isinstance(report.longrepr, str):
-        report.longrepr = _shown(report.longrepr, uncoloured=compared)
+        report.longrepr = _safe_text(report.longrepr, uncoloured=compared)
     report.sections = [
-        (title, _shown(text, uncoloured=coloured and title.startswith(_CAPTURED_LOG)))
+        (title, _safe_text(text, uncoloured=coloured and title.startswith(_CAPTURED_LOG)))
         for title, text in report.sections
     ]
 
 
-def _shown(text: str, *, uncoloured: bool) -> str:
+def _safe_text(text: str, *, uncoloured: bool) -> str:
     return printable(_COLOUR.sub("", text) if uncoloured else text)
 
 
-def _visit(part: object, *, uncoloured: bool) -> None:
+def _make_safe(part: object, *, uncoloured: bool) -> None:
     """Spell out the texts of a part of pytest's representation of an exception, in place."""
     if not hasattr(part, "toterminal"):
         return
     for name, value in list(vars(part).items()):
-        setattr(part, name, _replaced(value, uncoloured=uncoloured))
+        setattr(part, name, _safe(value, uncoloured=uncoloured))
 
 
-def _replaced(value: object, *, uncoloured: bool) -> object:
+def _safe(value: object, *, uncoloured: bool) -> object:
     match value:
         case str():
-            return _shown(value, uncoloured=uncoloured)
+            return _safe_text(value, uncoloured=uncoloured)
         case list() | tuple():
-            return type(value)([_replaced(each, uncoloured=uncoloured) for each in value])
-    _visit(value, uncoloured=uncoloured)
+            return type(value)([_safe(each, uncoloured=uncoloured) for each in value])
+    _make_safe(value, uncoloured=uncoloured)
     return value

@@ -29,21 +29,21 @@ CELL = "kernelvm_cell"
 MOST_CELLS, MOST_BUNDLES = 3, 4
 
 
-def header(cells: Sequence[CellConfig], store: Path) -> list[str]:
+def header(configs: Sequence[CellConfig], store: Path) -> list[str]:
     """Return lines that say with what some cells are tested; nothing is built.
 
     store: where it is.
     """
-    arches = {cell.arch.name: cell.arch for cell in cells}.values()
+    arches = {config.arch.name: config.arch for config in configs}.values()
     qemus = {_version(qemu_version, arch.qemu_binary, arch.qemu_binary) for arch in arches}
     compilers = collections.defaultdict(list)
     for arch in arches:
         compiler = f"{arch.toolchain_prefix}gcc"
         compilers[_version(compiler_version, arch, compiler)].append(compiler)
-    told = (f"{', '.join(names)} {version}" for version, names in compilers.items())
+    versions = (f"{', '.join(names)} {version}" for version, names in compilers.items())
     return [
-        f"kernelvm: {', '.join(cell.id for cell in cells)}",
-        f"kernelvm: QEMU {', '.join(sorted(qemus))} with {ACCELERATOR}; {'; '.join(told)}",
+        f"kernelvm: {', '.join(config.id for config in configs)}",
+        f"kernelvm: QEMU {', '.join(sorted(qemus))} with {ACCELERATOR}; {'; '.join(versions)}",
         f"kernelvm: store {store}",
     ]
 
@@ -98,27 +98,27 @@ class Tally:
         )
 
 
-def note_cell(report: pytest.TestReport, cell: CellConfig) -> None:
+def note_cell(report: pytest.TestReport, config: CellConfig) -> None:
     """Note on a test's report which cell it is of; the note crosses from xdist's workers."""
-    setattr(report, CELL, cell.id)
+    setattr(report, CELL, config.id)
 
 
 class RunReport:
     """The plugin that tells; registered once there is a test with a guest.
 
-    leave_line: takes back a line on the terminal that pytest is about to write on.
+    clear_line: takes back a line on the terminal that pytest is about to write on.
     """
 
-    def __init__(self, config: pytest.Config, leave_line: Callable[[], None]) -> None:
+    def __init__(self, config: pytest.Config, clear_line: Callable[[], None]) -> None:
         self._config = config
-        self._leave_line = leave_line
+        self._clear_line = clear_line
         self._seconds: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0])
         self.tally = Tally()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Add up what the tests of each cell take."""
-        self._leave_line()
+        self._clear_line()
         cell = getattr(report, CELL, None)
         if cell:
             sums = self._seconds[cell]
@@ -147,9 +147,9 @@ class RunReport:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Add what a worker did; one that crashed did not tell."""
-        told = getattr(node, "workeroutput", {}).get(WORKER_KEY)
-        if told:
-            self.tally.add(told)
+        tally = getattr(node, "workeroutput", {}).get(WORKER_KEY)
+        if tally:
+            self.tally.add(tally)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Tell what was done."""
@@ -167,13 +167,13 @@ def summary(tally: Tally, seconds: Mapping[str, Sequence[float]]) -> list[str]:
     """
     lines = []
     counts = GuestCounts(**tally.guests) if tally.guests else GuestCounts()
-    told = [
+    guests = [
         f"{counts.restored} restored" + (f" ({counts.waiting} ahead)" if counts.waiting else ""),
         f"{counts.booted} booted",
         f"{counts.snapshots_made} snapshots made",
     ]
     if counts.restored or counts.booted:
-        lines.append(f"guests:  {', '.join(told)}")
+        lines.append(f"guests:  {', '.join(guests)}")
     stored = [
         f"{kind} {_found_and_made(tally.found.get(kind, 0), tally.made.get(kind, 0))}"
         for kind in sorted(tally.found.keys() | tally.made.keys())

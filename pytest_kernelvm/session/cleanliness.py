@@ -13,8 +13,8 @@ SLAB_SLACK_KIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Leftovers:
-    """What tests leave behind.
+class GuestState:
+    """What a test may leave changed in a guest.
 
     modules: (name, use count). processes: of user space. mounts: lines of /proc/mounts.
     files: in the root directory. last_record: the sequence number of the log's end.
@@ -29,10 +29,10 @@ class Leftovers:
     slab_kib: int
 
 
-def traces_of(vm: Vm) -> Leftovers:
-    """Look at a guest."""
+def guest_state(vm: Vm) -> GuestState:
+    """Return the state of a guest now."""
     records = vm.dmesg.records
-    return Leftovers(
+    return GuestState(
         modules=frozenset((module.name, module.use_count) for module in vm.modules),
         processes=frozenset(_processes(vm)),
         mounts=frozenset(vm.read("/proc/mounts").splitlines()),
@@ -62,9 +62,9 @@ def _slab_kib(meminfo: str) -> int:
     return 0
 
 
-def left_behind(vm: Vm, before: Leftovers) -> list[str]:
+def differences(vm: Vm, before: GuestState) -> list[str]:
     """Return in words what differs from how a guest was before; empty if nothing does."""
-    after = traces_of(vm)
+    after = guest_state(vm)
     found = []
     for what, old, new in (
         ("module", {name for name, _ in before.modules}, {name for name, _ in after.modules}),

@@ -15,7 +15,7 @@ TREE = "device tree"
 UNKNOWN = "unknown"
 
 # Fewest runs of words, and of two ways with as many the one that keeps whole lines together.
-_WHOLE, _PART, _NOBODYS = 1, 2, 5
+_WHOLE, _PART, _UNKNOWN_WORD = 1, 2, 5
 
 BOOTARGS = "/sys/firmware/devicetree/base/chosen/bootargs"
 
@@ -72,7 +72,7 @@ def _ways(
         for name, text in given.items():
             if cost := _cost(run, text):
                 ways.append(_with(best[start], cost, name, run))
-    ways.append(_with(best[end - 1], _NOBODYS, UNKNOWN, words[end - 1 : end]))
+    ways.append(_with(best[end - 1], _UNKNOWN_WORD, UNKNOWN, words[end - 1 : end]))
     return ways
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import Evidence, HarnessError, NotLeftClean
-from pytest_kernelvm.session.cleanliness import Leftovers, left_behind, traces_of
+from pytest_kernelvm.session.cleanliness import GuestState, differences, guest_state
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.machine.vm import Bootable, Vm
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
@@ -26,7 +26,7 @@ from pytest_kernelvm.vm.qemu.snapshot import (
 # Nothing is restored ahead on a host that could not hold as many guests as this.
 GUESTS_OF_ROOM = 4
 
-Launched = Callable[[Vm], None]
+OnLaunch = Callable[[Vm], None]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,7 +71,7 @@ class Guests:
         self._new_directory = new_directory
         self._console_limit_bytes = console_limit_bytes
         self._ahead: tuple[Bootable, Vm] | None = None
-        self._passed_on: tuple[Bootable, Vm, Leftovers] | None = None
+        self._shared: tuple[Bootable, Vm, GuestState] | None = None
         self.counts = GuestCounts()
 
     def _vm(
@@ -94,7 +94,7 @@ class Guests:
     def booted(
         self,
         bootable: Bootable,
-        launched: Launched = lambda _vm: None,
+        launched: OnLaunch = lambda _vm: None,
         *,
         link: socket.socket | None = None,
     ) -> Vm:
@@ -114,7 +114,7 @@ class Guests:
     def restored(
         self,
         bootable: Bootable,
-        launched: Launched = lambda _vm: None,
+        launched: OnLaunch = lambda _vm: None,
         *,
         link: socket.socket | None = None,
     ) -> Vm:
@@ -124,17 +124,19 @@ class Guests:
         launched: called with it before it is waited for. link: its end of a cable.
         Raises what a boot raises, and HarnessError if a fresh snapshot cannot be restored.
         """
-        vm = self._taken(bootable) or self._started(bootable, self._snapshot(bootable), link)
+        vm = self._restored_ahead(bootable) or self._started(
+            bootable, self._snapshot(bootable), link
+        )
         launched(vm)
         try:
             vm.__enter__()
         except SnapshotUnusable as unusable:
-            vm = self._anew(bootable, vm, unusable, link)
+            vm = self._remade(bootable, vm, unusable, link)
             launched(vm)
         self.counts.restored += 1
         return vm
 
-    def _anew(
+    def _remade(
         self,
         bootable: Bootable,
         failed: Vm,
@@ -191,7 +193,7 @@ class Guests:
         if snapshot and _has_room(bootable.boot.machine.memory_mib):
             self._ahead = bootable, self._started(bootable, snapshot)
 
-    def _taken(self, bootable: Bootable) -> Vm | None:
+    def _restored_ahead(self, bootable: Bootable) -> Vm | None:
         """Return the guest that was prepared, if it is such a one."""
         if not self._ahead or self._ahead[0] != bootable:
             return None
@@ -200,19 +202,19 @@ class Guests:
         self._ahead = None
         return vm
 
-    def shared(self, bootable: Bootable, launched: Launched = lambda _vm: None) -> Vm:
+    def shared(self, bootable: Bootable, launched: OnLaunch = lambda _vm: None) -> Vm:
         """Return the guest that tests pass on to each other; `give_back` ends the loan.
 
         launched: called with it. Raises what `restored` does.
         """
-        if self._passed_on is None or self._passed_on[0] != bootable:
-            self._end_passed_on()
+        if self._shared is None or self._shared[0] != bootable:
+            self._end_shared()
             vm = self.restored(bootable, launched)
-            self._passed_on = bootable, vm, traces_of(vm)
+            self._shared = bootable, vm, guest_state(vm)
         else:
             self.counts.shared += 1
-            launched(self._passed_on[1])
-        return self._passed_on[1]
+            launched(self._shared[1])
+        return self._shared[1]
 
     def give_back(self, vm: Vm, *, usable: bool = True) -> None:
         """Take a shared guest back and look whether it can be passed on.
@@ -221,17 +223,17 @@ class Guests:
         Raises NotLeftClean, and ends it, if the test left something behind; what a guest that
         does not answer raises.
         """
-        assert self._passed_on is not None
-        assert self._passed_on[1] is vm
+        assert self._shared is not None
+        assert self._shared[1] is vm
         if not usable:
-            self._end_passed_on()
+            self._end_shared()
             return
         found = ["the guest does not answer any more"]
         try:
-            found = left_behind(vm, self._passed_on[2])
+            found = differences(vm, self._shared[2])
         finally:
             if found:
-                self._end_passed_on()
+                self._end_shared()
         if found:
             raise NotLeftClean(
                 f"{vm.label}: the test was to leave its guest clean and did not",
@@ -241,14 +243,14 @@ class Guests:
                 ),
             )
 
-    def _end_passed_on(self) -> None:
-        if self._passed_on:
-            self._passed_on[1].__exit__(None, None, None)
-            self._passed_on = None
+    def _end_shared(self) -> None:
+        if self._shared:
+            self._shared[1].__exit__(None, None, None)
+            self._shared = None
 
     def close(self) -> None:
         """End the guests that nobody took, or takes any more."""
-        self._end_passed_on()
+        self._end_shared()
         if self._ahead:
             self._ahead[1].__exit__(None, None, None)
             self._ahead = None

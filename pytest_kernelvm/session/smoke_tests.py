@@ -17,8 +17,8 @@ from pytest_kernelvm.vm.machine.vm import Vm
 
 DIRECTORY = "/modules"
 INSMOD, RMMOD = f"{DIRECTORY}/insmod", f"{DIRECTORY}/rmmod"
-# Lines of results; an error fits one screen.
-MOST_TOLD = 20
+# Lines of results in an error: it fits one screen.
+MOST_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ def try_modules(
     started = time.monotonic()
     files = build_for(cell, directory).files
     built_s = time.monotonic() - started
-    return replace(_tried(cell, files, logs, options or {}, timeout_s), build_s=built_s)
+    return replace(_load_and_unload(cell, files, logs, options or {}, timeout_s), build_s=built_s)
 
 
 def try_files(
@@ -112,10 +112,10 @@ def try_files(
     Raises BuildFailed, before anything boots, if they are not for the cell's kernel; else as that.
     """
     require_fit(cell.kernel, files, config=config_near(files))
-    return _tried(cell, files, logs, options or {}, timeout_s)
+    return _load_and_unload(cell, files, logs, options or {}, timeout_s)
 
 
-def _tried(
+def _load_and_unload(
     cell: Cell,
     files: Sequence[Path],
     logs: Path,
@@ -124,40 +124,43 @@ def _tried(
 ) -> ModuleSmokeTest:
     started = time.monotonic()
     ordered = in_load_order(files)
-    own = {_name(file) for file, _depends in ordered}
-    wanted = dict.fromkeys(
-        name for _file, depends in ordered for name in depends if name not in own
+    names = tuple(_name(file) for file, _depends in ordered)
+    dependencies = tuple(
+        dict.fromkeys(name for _file, depends in ordered for name in depends if name not in names)
     )
-    program = cell.programs.modprobe.read_bytes()
-    packed = {f"{DIRECTORY}/{file.name}": file.read_bytes() for file, _depends in ordered}
-    packed |= {INSMOD: program, RMMOD: program}
-    bootable = cell.bootable(modules=tuple(wanted), files=packed)
+    bootable = cell.bootable(modules=dependencies, files=_packed(cell, files))
     staying = dict(_staying(cell, ordered))
     with Vm(bootable, logs) as vm:
         vm.answer_for()
-        if wanted:
-            vm.modprobe("-a", *wanted)
-        attempt = _Attempt(vm, timeout_s)
+        if dependencies:
+            vm.modprobe("-a", *dependencies)
+        programs = _ModulePrograms(vm, timeout_s)
         for file, _depends_on in ordered:
-            words = options.get(_name(file), "").split()
-            attempt.succeed(INSMOD, f"{DIRECTORY}/{file.name}", *words)
+            programs.load(file, options.get(_name(file), ""))
         for file, _depends_on in reversed(ordered):
             if file not in staying:
-                attempt.succeed(RMMOD, _name(file))
+                programs.unload(file)
         if error := vm.conclude("loading and unloading modules", ask=True):
             raise error
-        log = attempt.said()
+        log = programs.kernel_log()
     results = read_results(log)
     if results and results.problems:
-        raise _tests_failed(cell.config.id, own, results)
+        raise _tests_failed(cell.config.id, names, results)
     return ModuleSmokeTest(
-        modules=tuple(_name(file) for file, _depends_on in ordered),
+        modules=names,
         log=log,
         staying=tuple(staying.values()),
         results=results,
         build_s=0.0,
         guest_s=time.monotonic() - started,
     )
+
+
+def _packed(cell: Cell, files: Sequence[Path]) -> dict[str, bytes]:
+    """Return what the guest has of the modules: their files, and what loads and unloads them."""
+    program = cell.programs.modprobe.read_bytes()
+    packed = {f"{DIRECTORY}/{file.name}": file.read_bytes() for file in files}
+    return packed | {INSMOD: program, RMMOD: program}
 
 
 def _staying(
@@ -181,35 +184,42 @@ def _staying(
         in_use |= dict.fromkeys(depends, name)
 
 
-class _Attempt:
-    """Programs that must succeed in a guest, and what its kernel says meanwhile."""
+class _ModulePrograms:
+    """The programs that load and unload modules in a guest, and what its kernel says meanwhile."""
 
     def __init__(self, vm: Vm, timeout_s: float | None) -> None:
         self._vm = vm
         self._timeout_s = timeout_s
         self._before = max((record.sequence for record in vm.dmesg.records), default=-1)
-        self._shown = len(vm.console.text)
+        self._console_before = len(vm.console.text)
 
-    def succeed(self, *argv: str) -> None:
-        """Run a program. Raises CommandFailed, of tests that did not end with their results."""
+    def load(self, file: Path, parameters: str) -> None:
+        """Load a module. Raises CommandFailed, of tests that did not end with their results."""
+        self._run(INSMOD, f"{DIRECTORY}/{file.name}", *parameters.split())
+
+    def unload(self, file: Path) -> None:
+        """Unload a module. Raises what `load` does."""
+        self._run(RMMOD, _name(file))
+
+    def _run(self, *argv: str) -> None:
         vm = self._vm
         try:
             result = vm.run(*argv, timeout_s=self._timeout_s)
         except (CommandFailed, GuestHang) as error:
             # A guest that hangs is not asked for its log.
-            lines = map(without_time, vm.console.text[self._shown :].splitlines())
+            lines = map(without_time, vm.console.text[self._console_before :].splitlines())
             results = read_results(lines)
             if not results or not results.problems:
                 raise
             raise _tests_failed(vm.label, [Path(argv[1]).stem], results, error) from None
         if result.status != 0:
-            said = (result.output + result.errors, *self.said())
+            said = (result.output + result.errors, *self.kernel_log())
             raise CommandFailed(
                 f"{vm.label}: {Path(argv[0]).name} {Path(argv[1]).name} failed",
                 Evidence(expected="status 0", seen=result.ended, excerpt="\n".join(said).strip()),
             )
 
-    def said(self) -> tuple[str, ...]:
+    def kernel_log(self) -> tuple[str, ...]:
         """Return the lines of the kernel's log since the beginning."""
         records = [each for each in self._vm.dmesg.records if each.sequence > self._before]
         return tuple(line for record in records for line in record.text.split("\n"))
@@ -226,7 +236,7 @@ def _tests_failed(
             seen=str(results),
             facts=(str(error.summary), *error.evidence.facts) if error else (),
             where=error.evidence.where if error else (),
-            excerpt="\n".join(first_lines(results, MOST_TOLD)),
+            excerpt="\n".join(first_lines(results, MOST_LINES)),
             next_step="tests that take long want a longer --timeout" if error else "",
         ),
     )
