@@ -1,4 +1,4 @@
-"""`kernelvm boot` and `argv`."""
+"""`kernelvm boot` and `kernelvm argv`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from pytest_kernelvm.session.cell import Cell
     from pytest_kernelvm.vm.machine.vm import Vm
 
-# The file in the store with the lines given at prompts.
+# The file in the store with the lines that were typed at prompts.
 HISTORY = "history"
-# Somebody who steps through a boot is in no hurry.
+# How long a boot may take under gdb: a week.
 PATIENCE_S = 7 * 86400.0
 
 
 def add_boot(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare the verbs `boot` and `argv`."""
     for name, meaning, verb in (
         ("boot", "boot a guest and talk with it", _boot),
         ("argv", "print the QEMU command that boots a guest, to paste", _argv),
@@ -123,7 +123,7 @@ def _boot(arguments: argparse.Namespace) -> int:
     _check_wait(arguments)
     cell = _cell(arguments)
     store = cell.store
-    # What went well needs no log; an error names it, so then it stays.
+    # An error names the logs, so they stay then; after success they are removed.
     directory = store.new_log_directory(cell.config.id)
     request = _request(arguments)
     bootable = cell.bootable(request)
@@ -145,7 +145,7 @@ def _boot(arguments: argparse.Namespace) -> int:
                 print(gdb_command(socket, vmlinux))
                 if hint := gdb_hint(vmlinux, cell.kernel.config):
                     print(hint)
-            # What a restored guest had said is shown as well.
+            # The console of a restored guest is shown from its boot on.
             stack.enter_context(following(vm.console, shells[-1].show_console))
 
         guests = Guests(store, lambda: directory)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_closure(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare the verb `closure`."""
     verb = verbs.add_parser("closure", help="show or write all that some modules need, and why")
     verb.add_argument(
         "modules", nargs="+", metavar="MODULE", help="a module, or an alias as modprobe takes it"
@@ -80,7 +80,7 @@ def _add_resolution(verb: argparse.ArgumentParser) -> None:
 
 
 def add_modules(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare the verb `modules` with its action `diff`."""
     verb = verbs.add_parser("modules", help="compare the modules of two kernels")
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
     diff = actions.add_parser("diff", help="what became of the modules from A to B")
@@ -109,12 +109,12 @@ def _closure(arguments: argparse.Namespace) -> int:
         tree,
         arguments.modules,
         allow_missing=arguments.allow_missing,
-        # On a screen one sees that nothing came out.
+        # Without --output an empty closure does no harm: the user sees it.
         allow_empty=arguments.allow_empty or not arguments.output,
         firmware_directory=arguments.firmware,
         missing_firmware=arguments.missing_firmware,
     )
-    # The tree has the closure's own.
+    # The tree shows the closure's warnings itself.
     warnings = () if arguments.form == "tree" else found.warnings
     for warning in (*tree.modprobe_d.ignored, *warnings):
         print(f"kernelvm: {warning}", file=sys.stderr)
@@ -127,7 +127,7 @@ def _closure(arguments: argparse.Namespace) -> int:
 
 
 def _check(closure: Closure) -> None:
-    """Refuse to write what a kernel would not take."""
+    """Check that the kernel would load the files."""
     from pytest_kernelvm.modules.file_check import check_files
 
     check_files(closure.modules, release=closure.release)

@@ -1,4 +1,4 @@
-"""A failed test with guests, as pytest shows it."""
+"""The report of a failed test with guests."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ def describe_failure(
     guests: Sequence[Vm],
     bundle_writer: BundleWriter | None,
 ) -> None:
-    """Add to a failed test's report what its guests show, and leave out our own frames.
+    """Add to a failed test's report what its guests show, and leave out this package's frames.
 
-    leaving: what the test leaves behind, if it had guests.
+    The test's bundle is written for it.
+
+    Args:
+        report: The report, which is changed.
+        excinfo: What the test ended with.
+        guests: The test's guests.
+        bundle_writer: Writes the test's bundle; None for a test that has none.
     """
     error = excinfo.value
     verdict = verdict_on(error)
@@ -50,7 +56,7 @@ def describe_failure(
             *([f"packets:    {guest.network.capture}"] if guest.boot.network else []),
             *bundle_lines.get(guest, ()),
         ]
-        # The guest's own ends bring the console along.
+        # Errors with a verdict on the guest have the console in their message.
         if verdict is Verdict.TEST_FAILED:
             lines += ["", guest.console.tail()]
         report.sections.append((f"guest {guest.label}", "\n".join(lines)))
@@ -59,7 +65,7 @@ def describe_failure(
 def _bundle_lines(
     test: str, error: BaseException, guests: Sequence[Vm], bundle_writer: BundleWriter
 ) -> dict[Vm, list[str]]:
-    """Leave the test's bundle; return for each guest the lines that say what to do with it."""
+    """Write the test's bundle; return for each guest the lines that say what to do with it."""
     words = str(error).strip() or type(error).__name__
     failure = Failure(test=test, verdict=str(verdict_on(error)), error=words)
     try:
@@ -85,7 +91,7 @@ def _without_our_frames(excinfo: pytest.ExceptionInfo[BaseException], error: Ker
         entry
         for entry in excinfo.traceback
         if not Path(entry.path).is_relative_to(PACKAGE) and "_pytest" not in str(entry.path)
-        # Whoever enters one of our contexts goes through it.
+        # The context managers of this package are called through it.
         if str(entry.path) != contextlib.__file__
     ]
     tests = [entry for entry in frames if "pluggy" not in str(entry.path)]
@@ -95,6 +101,6 @@ def _without_our_frames(excinfo: pytest.ExceptionInfo[BaseException], error: Ker
     else:
         representation = excinfo.getrepr(style="value")
     if representation.reprcrash:
-        # The summary has a line for each failure; in CI pytest does not cut what is too long.
+        # pytest prints one line for each failure in its summary, and does not cut it in CI.
         representation.reprcrash.message = f"{error.verdict}: {error.summary}"
     return representation

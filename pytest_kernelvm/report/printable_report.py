@@ -1,4 +1,4 @@
-"""What pytest shows of a test with guests, made fit for terminals: their words are in it."""
+"""Reports of tests with guests, made safe for terminals: guests' own words are in them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ _CAPTURED_LOG = "Captured log"
 def make_printable(
     report: pytest.TestReport, error: BaseException | None, *, coloured: bool
 ) -> None:
-    """Spell out what must not reach a terminal in all that a report shows.
+    """Spell out in all that a report shows what must not reach a terminal.
 
-    Texts that a test compares, prints or raises come from its guests as a rule.
-    error: what the test ended with. coloured: whether pytest colours; its colours cannot be told
-    from those of a guest, so that there are none in what it has put them into.
+    Texts that a test compares, prints or raises usually come from its guests.
+
+    Args:
+        report: The report, which is changed.
+        error: What the test ended with, None if it passed.
+        coloured: Whether pytest uses colours. They look like those of a guest, so texts that have
+            any lose all of them.
     """
     compared = coloured and isinstance(error, AssertionError)
     _make_safe(report.longrepr, uncoloured=compared)
@@ -41,7 +45,7 @@ def _safe_text(text: str, *, uncoloured: bool) -> str:
 
 
 def _make_safe(part: object, *, uncoloured: bool) -> None:
-    """Spell out the texts of a part of pytest's representation of an exception, in place."""
+    """Make the texts safe in a part of pytest's representation of an exception, in place."""
     if not hasattr(part, "toterminal"):
         return
     for name, value in list(vars(part).items()):

@@ -198,21 +198,31 @@ class GuestRequest:
     def from_marker(cls, arguments: Mapping[str, Any]) -> Self:
         """Return what the arguments of a marker ask for.
 
-        Raises:
-            TypeError: An argument is unknown, is for calls only, or has a wrong value.
+        An argument that is unknown, is for calls only or has a wrong value raises TypeError.
+
+        Args:
+            arguments: The keyword arguments, as they are written.
+
+        Returns:
+            The request.
         """
         return cls(**_checked(arguments, "by_marker", "only calls such as boot_vm take it"))
 
     def with_options(self, **options: Unpack[GuestOptions]) -> Self:
-        """Return this request with the arguments of a call over it.
+        """Return this request with some arguments replaced by those of a call.
 
-        Raises:
-            TypeError: An argument is unknown, is for markers only, or has a wrong value.
+        An argument that is unknown, is for markers only or has a wrong value raises TypeError.
+
+        Args:
+            **options: The arguments of the call.
+
+        Returns:
+            The request.
         """
         return replace(self, **_checked(options, "by_call", "only the marker kernelvm takes it"))
 
     def command_line(self) -> list[str]:
-        """Return the options of `kernelvm boot` that ask for the same, as far as there are any."""
+        """Return the options of `kernelvm boot` that ask for the same, where there is an option."""
         given = []
         for name, argument in ARGUMENTS.items():
             value, option = getattr(self, name), argument.option
@@ -240,7 +250,14 @@ ARGUMENTS: dict[str, Argument] = {name: each.metadata[_ARGUMENT] for name, each 
 
 
 def default_of(name: str) -> Any:
-    """Return an argument's value in a request that does not name it; None for an empty mapping."""
+    """Return the value of an argument that is not given.
+
+    Args:
+        name: The argument.
+
+    Returns:
+        Its default as the marker's signature shows it: None stands for an empty mapping.
+    """
     default = _FIELDS[name].default
     return None if default is MISSING else default
 

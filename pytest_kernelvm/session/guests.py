@@ -1,4 +1,7 @@
-"""The guests of one process: booted, or restored from a snapshot, one of them ahead of its test."""
+"""The guests of one process: booted, restored from a snapshot, or shared by tests.
+
+One guest is restored ahead of the test that uses it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from pytest_kernelvm.vm.qemu.snapshot import (
     require_intact_boot,
 )
 
-# Nothing is restored ahead on a host that could not hold as many guests as this.
+# A guest is restored ahead only on a host whose free memory would hold this many of it.
 GUESTS_OF_ROOM = 4
 
 OnLaunch = Callable[[Vm], None]
@@ -33,8 +36,12 @@ OnLaunch = Callable[[Vm], None]
 class GuestCounts:
     """What was done for the tests.
 
-    booted, restored: guests. waiting: those of the restored that were so ahead of their test.
-    shared: how often a test got the guest of another. snapshots_made: by booting.
+    Attributes:
+        booted: Guests that were booted.
+        restored: Guests that were restored from a snapshot.
+        waiting: Those of the restored guests that were ready before their test asked for them.
+        shared: How often a test got the guest of another test.
+        snapshots_made: Snapshots that were made; each takes a boot.
     """
 
     booted: int = 0
@@ -56,9 +63,8 @@ def _has_room(memory_mib: int) -> bool:
 class Guests:
     """Makes guests ready.
 
-    store: where snapshots are kept.
-    new_directory: makes a directory for one guest's logs.
-    console_limit_bytes: how much of each guest's console is kept.
+    Attributes:
+        counts: What was done so far.
     """
 
     def __init__(
@@ -67,6 +73,13 @@ class Guests:
         new_directory: Callable[[], Path],
         console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
     ) -> None:
+        """Begin without guests.
+
+        Args:
+            store: Where snapshots are stored.
+            new_directory: Makes a directory for one guest's logs.
+            console_limit_bytes: How much of each guest's console is stored.
+        """
         self._store = store
         self._new_directory = new_directory
         self._console_limit_bytes = console_limit_bytes
@@ -100,9 +113,16 @@ class Guests:
     ) -> Vm:
         """Return a ready guest that was booted for the caller, who ends it.
 
-        launched: called with it before it is waited for. link: its end of a cable.
-        Raises the error that says why it did not get ready, DamagedStore if that is the store's
-        fault.
+        A guest that does not get ready raises the error with its verdict; a kernel or initramfs
+        that was changed in the store raises DamagedStore.
+
+        Args:
+            bootable: What it is made of.
+            launched: Called with the guest before its boot is waited for.
+            link: Its end of a cable to another guest; None for none.
+
+        Returns:
+            The guest.
         """
         require_intact_boot(bootable.boot)
         self.counts.booted += 1
@@ -118,11 +138,18 @@ class Guests:
         *,
         link: socket.socket | None = None,
     ) -> Vm:
-        """Return a ready guest in the state right after its boot; the caller ends it.
+        """Return a ready guest in its state right after boot; the caller ends it.
 
-        The first one is booted and its snapshot stored, unless the store has it.
-        launched: called with it before it is waited for. link: its end of a cable.
-        Raises what a boot raises, and HarnessError if a fresh snapshot cannot be restored.
+        If the store has no snapshot, a guest is booted to make one. A boot raises what `booted`
+        does; a new snapshot that cannot be restored raises HarnessError.
+
+        Args:
+            bootable: What it is made of.
+            launched: Called with the guest before it is waited for.
+            link: Its end of a cable to another guest; None for none.
+
+        Returns:
+            The guest.
         """
         vm = self._restored_ahead(bootable) or self._started(
             bootable, self._snapshot(bootable), link
@@ -143,7 +170,7 @@ class Guests:
         unusable: SnapshotUnusable,
         link: socket.socket | None,
     ) -> Vm:
-        """Replace a snapshot that does not restore."""
+        """Make a snapshot that does not restore again, and restore that."""
         assert failed.snapshot is not None
         self._store.progress.say(
             f"the snapshot of {bootable.label} does not restore ({unusable}); making it anew"
@@ -183,7 +210,13 @@ class Guests:
         return make_snapshot(self._store, bootable.boot, record, label=label)
 
     def restore_ahead(self, bootable: Bootable) -> None:
-        """Have one guest restored ahead of the call that asks for it, if its snapshot is there."""
+        """Have one guest restored ahead of the call of `restored` that asks for it.
+
+        Nothing happens if there is no snapshot, or not enough memory.
+
+        Args:
+            bootable: What it is made of.
+        """
         if self._ahead and self._ahead[0] == bootable:
             return
         if self._ahead:
@@ -194,7 +227,7 @@ class Guests:
             self._ahead = bootable, self._started(bootable, snapshot)
 
     def _restored_ahead(self, bootable: Bootable) -> Vm | None:
-        """Return the guest that was prepared, if it is such a one."""
+        """Return the guest that was restored ahead, if it is made of the same."""
         if not self._ahead or self._ahead[0] != bootable:
             return None
         self.counts.waiting += 1
@@ -203,9 +236,17 @@ class Guests:
         return vm
 
     def shared(self, bootable: Bootable, launched: OnLaunch = lambda _vm: None) -> Vm:
-        """Return the guest that tests pass on to each other; `give_back` ends the loan.
+        """Return the guest that tests share; `give_back` must follow.
 
-        launched: called with it. Raises what `restored` does.
+        It is restored, which raises what `restored` does, or it is the one that the test before
+        gave back.
+
+        Args:
+            bootable: What it is made of.
+            launched: Called with the guest.
+
+        Returns:
+            The guest.
         """
         if self._shared is None or self._shared[0] != bootable:
             self._end_shared()
@@ -217,11 +258,16 @@ class Guests:
         return self._shared[1]
 
     def give_back(self, vm: Vm, *, usable: bool = True) -> None:
-        """Take a shared guest back and look whether it can be passed on.
+        """Take a shared guest back, and check that the next test can have it.
 
-        usable: False after a test that failed; then the guest ends without a word.
-        Raises NotLeftClean, and ends it, if the test left something behind; what a guest that
-        does not answer raises.
+        A guest that does not answer any more raises the error with its verdict.
+
+        Args:
+            vm: The guest.
+            usable: False after a test that failed; then the guest ends unchecked.
+
+        Raises:
+            NotLeftClean: The test left something behind; the guest has ended.
         """
         assert self._shared is not None
         assert self._shared[1] is vm
@@ -249,7 +295,7 @@ class Guests:
             self._shared = None
 
     def close(self) -> None:
-        """End the guests that nobody took, or takes any more."""
+        """End the shared guest, and the one that was restored ahead."""
         self._end_shared()
         if self._ahead:
             self._ahead[1].__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""Modules of the user's, built, loaded in a fresh guest and unloaded again."""
+"""Smoke tests of out-of-tree modules: they are built, loaded in a fresh guest and unloaded."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ MOST_LINES = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleSmokeTest:
-    """What became of modules in a guest.
+    """What a smoke test of modules found.
 
-    log: what the kernel said from the first one's loading to the last one's unloading.
-    staying: those that cannot be unloaded, and why, in words. results: of the tests that they
-    brought, None if they brought none.
-    build_s, guest_s: seconds that building, and booting, loading and unloading took.
+    Attributes:
+        modules: Their names, in load order.
+        log: The kernel's log from the loading of the first to the unloading of the last.
+        staying: For each module that cannot be unloaded, a line that says why.
+        results: What tests in the modules reported in KTAP, None if there are no tests.
+        build_s: Seconds that the build took; 0 for modules that were built before.
+        guest_s: Seconds that booting, loading and unloading took.
     """
 
     modules: tuple[str, ...]
@@ -40,14 +43,32 @@ class ModuleSmokeTest:
 
 
 def build_for(cell: Cell, directory: Path) -> ExternalModules:
-    """Build a directory's modules for a cell. Raises BuildFailed also if they do not fit it."""
+    """Build a directory's modules for a cell.
+
+    A compiler that fails raises BuildFailed, and so do modules that do not fit the cell's kernel.
+
+    Args:
+        cell: The cell; its kernel is built if need be.
+        directory: A directory with a Kbuild or Makefile.
+
+    Returns:
+        The modules and what the compiler said.
+    """
     built = build_modules(cell.store, cell.kernel, directory)
     require_fit(cell.kernel, built.files)
     return built
 
 
 def in_load_order(files: Sequence[Path]) -> tuple[tuple[Path, tuple[str, ...]], ...]:
-    """Return modules behind those of the same build that they depend on, and all they depend on."""
+    """Return modules in an order in which they can be loaded.
+
+    Args:
+        files: The .ko files of one build.
+
+    Returns:
+        Each file, behind those of the same build that it depends on, with the names of all modules
+        that it depends on.
+    """
     depends = {file: _depends(file) for file in files}
     by_name = {_name(file): file for file in files}
     order: dict[Path, None] = {}
@@ -87,10 +108,20 @@ def try_modules(
 ) -> ModuleSmokeTest:
     """Build a directory's modules, load them all in a fresh guest, and unload them.
 
-    logs: a directory for the guest's. options: parameters by module. timeout_s: seconds that
-    loading and unloading one may take, by default as any command.
-    Raises BuildFailed, CommandFailed with the kernel's words or the results of tests that failed,
-    or what became of the guest.
+    A build that fails raises BuildFailed. A module that cannot be loaded or unloaded, and a test of
+    a module that fails, raise CommandFailed with the kernel's log or the results. A guest that dies
+    raises the error with its verdict.
+
+    Args:
+        cell: The cell that they are built for.
+        directory: A directory with a Kbuild or Makefile.
+        logs: A directory for the guest's logs.
+        options: Module parameters by the name of the module.
+        timeout_s: Seconds that loading or unloading one module may take; None for the time of any
+            command.
+
+    Returns:
+        What the test found.
     """
     started = time.monotonic()
     files = build_for(cell, directory).files
@@ -106,10 +137,21 @@ def try_files(
     options: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
 ) -> ModuleSmokeTest:
-    """Load modules that somebody built in a fresh guest, and unload them.
+    """Load modules that were built elsewhere in a fresh guest, and unload them.
 
-    logs, options, timeout_s: as of try_modules.
-    Raises BuildFailed, before anything boots, if they are not for the cell's kernel; else as that.
+    Modules that do not fit the cell's kernel raise BuildFailed before anything boots. For other
+    errors see `try_modules`.
+
+    Args:
+        cell: The cell whose kernel loads them.
+        files: The .ko files.
+        logs: A directory for the guest's logs.
+        options: Module parameters by the name of the module.
+        timeout_s: Seconds that loading or unloading one module may take; None for the time of any
+            command.
+
+    Returns:
+        What the test found.
     """
     require_fit(cell.kernel, files, config=config_near(files))
     return _load_and_unload(cell, files, logs, options or {}, timeout_s)
@@ -166,10 +208,13 @@ def _packed(cell: Cell, files: Sequence[Path]) -> dict[str, bytes]:
 def _staying(
     cell: Cell, ordered: Sequence[tuple[Path, tuple[str, ...]]]
 ) -> Iterator[tuple[Path, str]]:
-    """Give the modules that the kernel does not unload, with the reason in words.
+    """Yield the modules that the kernel does not unload, with the reason in words.
 
-    Those that have something to begin with and nothing to end with (kernel/module/main.c,
-    delete_module), and all that these use.
+    These have an init function and no exit function (kernel/module/main.c, delete_module), or are
+    used by such a module.
+
+    Yields:
+        The file and a line with the reason.
     """
     in_use: dict[str, str] = {}
     for file, depends in reversed(ordered):
@@ -228,7 +273,17 @@ class _ModulePrograms:
 def _tests_failed(
     label: str, names: Iterable[str], results: TestResults, error: KernelvmError | None = None
 ) -> CommandFailed:
-    """Return the error of tests that failed. error: what else became of the guest, if anything."""
+    """Return the error of tests that failed.
+
+    Args:
+        label: The guest or cell.
+        names: The modules whose tests failed.
+        results: The results of the tests.
+        error: What else went wrong in the guest, None if nothing did.
+
+    Returns:
+        The error.
+    """
     return CommandFailed(
         f"{label}: the tests of {', '.join(sorted(names))} failed",
         Evidence(
