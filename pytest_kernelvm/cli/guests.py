@@ -42,7 +42,7 @@ def add_boot(verbs: Verbs) -> None:
         add_source(parser)
         _add_request(parser)
         if verb is _boot:
-            _add_ways(parser)
+            _add_boot_options(parser)
         parser.set_defaults(verb=verb)
 
 
@@ -91,7 +91,7 @@ def _cell(arguments: argparse.Namespace) -> Cell:
     return Cell(prebuilt_cell(source, arch_of(store, source)), store)
 
 
-def _add_ways(parser: argparse.ArgumentParser) -> None:
+def _add_boot_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-snapshot",
         action="store_true",

@@ -109,7 +109,7 @@ class _Walk:
             found = ()
         else:
             manager: Any = self._item.session._fixturemanager
-            # pytest 8.0 wants the id.
+            # pytest 8.0 takes the id of the test, later versions take the test.
             by_id = "nodeid" in inspect.signature(manager.getfixturedefs).parameters
             found = manager.getfixturedefs(name, self._item.nodeid if by_id else self._item) or ()
         return found

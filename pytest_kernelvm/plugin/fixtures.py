@@ -200,7 +200,7 @@ def kernelvm_vm(_kernelvm_guest_factory: GuestFactory, request: pytest.FixtureRe
     if next_test is not None and _uses_vm_of_same_cell(request.node, next_test):
         from pytest_kernelvm.errors import KernelvmError
 
-        # What cannot be made ready is that test's failure, not this one's.
+        # If its guest cannot be made ready, that test fails, not this one.
         with contextlib.suppress(KernelvmError):
             _kernelvm_guest_factory.restore_ahead(markers.guest_request_of(next_test))
     return guest

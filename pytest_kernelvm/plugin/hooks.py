@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 SHORT_FIXTURES = "kernelvm-short-fixtures"
-# The property of a failed test that JUnit's file has.
+# The property of a failed test in JUnit's file.
 VERDICT = "kernelvm_verdict"
 
 
@@ -127,7 +127,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.config.stash[FATAL] = pytest.UsageError(str(error))
         raise metafunc.config.stash[FATAL] from None
     if claims.CELL not in metafunc.fixturenames:
-        # pytest before 9 does not look behind a fixture that overrides one of ours and calls it.
+        # pytest before 9 does not follow a fixture that overrides one of the plugin's and uses it.
         metafunc.fixturenames.append(claims.CELL)
     metafunc.parametrize(
         claims.CELL,

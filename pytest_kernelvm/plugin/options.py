@@ -162,7 +162,7 @@ INI_OPTIONS = (
     ),
     IniOption("kernelvm_splats", "fail, warn or off, as --kernelvm-splats", "fail", choices=SPLATS),
 )
-# The options that have a value, which may stand behind a space.
+# The options with a value, which may be written behind a space.
 VALUED = tuple(option.name for option in OPTIONS if option.has_value)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-# What of pytest's Config this relies on.
+# The private parts of pytest's Config that this module uses.
 _INSIDES = (
     *("_rootpath", "_inipath", "_inicache", "_parser", "option", "known_args_namespace"),
     *("_validate_args", "_checkversion", "_validate_plugins"),

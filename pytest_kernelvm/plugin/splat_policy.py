@@ -109,7 +109,7 @@ def _unexpected(error: KernelvmError) -> KernelvmError | None:
         return None
     place = f"caught at {where_caught(error)} by a handler that does not name the verdict"
     name = type(error).__name__
-    step = f"whoever expects it says so: pytest.raises({name}), except {name}"
+    step = f"if the test expects it, say so: pytest.raises({name}) or except {name}"
     evidence = replace(
         error.evidence,
         facts=(*error.evidence.facts, place),

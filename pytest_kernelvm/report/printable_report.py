@@ -8,8 +8,8 @@ import pytest
 
 from pytest_kernelvm.printable import printable
 
-# The colours that pytest itself puts into what a comparison says and into captured logs (ECMA-48,
-# SGR), where it has a terminal that shows them.
+# The colours that pytest puts into comparisons and captured logs if its terminal shows colours
+# (ECMA-48, SGR).
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CAPTURED_LOG = "Captured log"
 

@@ -21,7 +21,7 @@ from pytest_kernelvm.vm.qemu.snapshot import qemu_version
 
 T = TypeVar("T")
 
-# QEMU's choice where its command line names no accelerator, as ours does not.
+# What QEMU uses, as its command line names no accelerator.
 ACCELERATOR = "tcg"
 WORKER_KEY = "kernelvm"
 # The attribute of a report that names the cell.

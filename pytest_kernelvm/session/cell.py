@@ -309,7 +309,7 @@ class Cell:
             network=request.network,
         )
         if root:
-            boot = self._into(root, boot, contents)
+            boot = self._boot_into(root, boot, contents)
         require_intact_boot(boot)
         timeouts = self.config.timeouts
         boot_s = timeouts.boot_s if request.boot_timeout_s is None else request.boot_timeout_s
@@ -345,7 +345,7 @@ class Cell:
         )
         return pack(self.store, entries, compressed=False)
 
-    def _into(self, root: Root, boot: Boot, contents: Iterable[Entry]) -> Boot:
+    def _boot_into(self, root: Root, boot: Boot, contents: Iterable[Entry]) -> Boot:
         """Return a boot with a root in memory, which holds what the initramfs else would."""
         arch = self.config.arch
         image = make_root_image(

@@ -138,7 +138,7 @@ def sources_of(vm: Vm) -> dict[str, str]:
     sources = {BOOTLOADER: bootloader, BUILTIN: _unquoted(vm.configuration.get("CMDLINE", ""))}
     if vm.exists(BOOTARGS):
         bootargs = vm.read(BOOTARGS).rstrip("\0")
-        # Where the bootloader passes its line in the tree, it is not another one.
+        # Where the bootloader passes its line in the device tree, both are the same line.
         if bootargs != vm.boot.cmdline:
             sources[TREE] = bootargs
     return {name: text for name, text in sources.items() if text.strip()}

@@ -157,7 +157,7 @@ def seconds(name: str, value: Any) -> Any:
     """Check a duration."""
     if not isinstance(value, int | float):
         raise TypeError(f"{name} is a number of seconds, not {value!r}")
-    # Whoever writes True means something else than one second.
+    # True is an int in Python, but nobody means one second by it.
     if isinstance(value, bool) or not 0 < value < math.inf:
         raise TypeError(f"{name} is a number of seconds above 0, not {value!r}")
     return value

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from pytest_kernelvm.modules.closure import Closure
     from pytest_kernelvm.session.guest_options import GuestOptions
 
-# What a test may ask to have its guest's card on; a link is asked for by asking for two guests.
+# The networks that a test may ask for; `vms` puts two guests on a link.
 CARDS = ("user", "outside")
-# What a guest on a link has on a command line, where there is no other guest.
+# `kernelvm boot` boots one guest, so it cannot put it on a link.
 _CARD = {"link": "user"}
 C_BY_NAME = "C by the name of the module"
 
@@ -49,7 +49,7 @@ def _about(meaning: str, check: Check, **rest: Any) -> dict[str, Argument]:
 
 
 def _closure(name: str, value: Any) -> Any:
-    # The command line is loaded with this file, and takes no closures.
+    # `kernelvm` imports this file at its start, and needs no closures there.
     from pytest_kernelvm.modules.closure import Closure
 
     return instance_of(Closure, "a Closure")(name, value)

@@ -90,7 +90,8 @@ def _name(file: Path) -> str:
 
 def _depends(file: Path) -> tuple[str, ...]:
     fields = dict(read_modinfo(file))
-    # The names of files, where modules' own have underscores (scripts/mod/modpost.c, add_depends).
+    # modpost writes the names of files; those of modules have underscores (scripts/mod/modpost.c,
+    # add_depends).
     return tuple(_own_name(name) for name in fields.get("depends", "").split(",") if name)
 
 
