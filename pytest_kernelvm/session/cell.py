@@ -238,6 +238,8 @@ class Cell:
     ) -> Boot:
         """Return what QEMU has to boot.
 
+        An initramfs that is too large for a boot without the cookie raises BadInput.
+
         Args:
             initramfs: The archive; None for a boot without one.
             cmdline: Words that are added to the command line of the vm-config.
@@ -248,21 +250,12 @@ class Cell:
 
         Returns:
             The description of the boot.
-
-        Raises:
-            BadInput: The initramfs is too large for the fixed address at which a kernel without the
-                cookie finds it.
         """
         shared_console = shared_console or self.kernel.shared_console
         words = f"{cmdline} {SHARED_CONSOLE}".strip() if shared_console else cmdline
         fixed = bool(self.config.cookie) and not cookie
-        room = self.config.arch.fixed_initramfs
-        if fixed and room and initramfs and initramfs.size_bytes > room.size_bytes:
-            raise BadInput(
-                f"the initramfs has {initramfs.size_bytes} bytes, and without the cookie "
-                f"{self.config.id} finds {room.size_bytes} bytes at a fixed address",
-                Evidence(next_step="ask for fewer modules in this test"),
-            )
+        if fixed and initramfs:
+            self._require_room_for(initramfs)
         return Boot(
             arch=self.config.arch,
             machine=self.config.machine,
@@ -273,6 +266,16 @@ class Cell:
             shared_console=shared_console,
             network=network,
         )
+
+    def _require_room_for(self, initramfs: Initramfs) -> None:
+        """Check that an initramfs fits where a kernel without the cookie finds it."""
+        room = self.config.arch.fixed_initramfs
+        if room and initramfs.size_bytes > room.size_bytes:
+            raise BadInput(
+                f"the initramfs has {initramfs.size_bytes} bytes, and without the cookie "
+                f"{self.config.id} finds {room.size_bytes} bytes at a fixed address",
+                Evidence(next_step="ask for fewer modules in this test"),
+            )
 
     def variant_for(self, request: GuestRequest) -> Cell:
         """Return this cell with the userland, external modules and root that a request names."""
