@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import textwrap
 from collections.abc import Iterator
 
 from pytest_kernelvm.plugin import fixtures
@@ -36,6 +38,8 @@ FIXTURES = """\
 A test that uses a fixture with a short name runs once for each cell. The ini option
 `kernelvm_short_fixtures = false` switches the short names off.
 """
+
+_SECTION = re.compile(r"^(Returns|Yields|Raises):\n", re.MULTILINE)
 
 
 def page() -> str:
@@ -84,10 +88,22 @@ def _fixtures() -> Iterator[str]:
         names = [short, node.name] if short in NAMES else [node.name]
         yield f"### {', '.join(f'`{name}`' for name in names)}"
         yield ""
-        yield ast.get_docstring(node) or ""
+        yield _markdown(ast.get_docstring(node) or "")
         yield ""
         yield f"Scope: {_scope(node)}."
         yield ""
+
+
+def _markdown(docstring: str) -> str:
+    """Return a docstring in Google style as paragraphs."""
+    text, *sections = _SECTION.split(docstring)
+    paragraphs = [text.strip()]
+    for name, body in zip(sections[::2], sections[1::2], strict=True):
+        words = textwrap.dedent(body).strip()
+        paragraphs.append(
+            f"Raises {words}" if name == "Raises" else f"It is {words[0].lower()}{words[1:]}"
+        )
+    return "\n\n".join(paragraphs)
 
 
 def _is_public_fixture(node: ast.FunctionDef) -> bool:

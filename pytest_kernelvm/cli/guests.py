@@ -1,4 +1,4 @@
-"""`kernelvm boot` and `argv`."""
+"""`kernelvm boot` and `kernelvm argv`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from pytest_kernelvm.session.cell import Cell
     from pytest_kernelvm.vm.machine.vm import Vm
 
-# The file in the store with the lines given at prompts.
-# Somebody who steps through a boot is in no hurry.
+# How long a boot may take under gdb: a week.
 PATIENCE_S = 7 * 86400.0
 
 
 def add_boot(verbs: Verbs) -> None:
-    """Declare the verb."""
-    for name, told, verb in (
+    """Declare the verbs `boot` and `argv`."""
+    for name, meaning, verb in (
         ("boot", "boot a guest and talk with it", _boot),
         ("argv", "print the QEMU command that boots a guest, to paste", _argv),
     ):
-        parser = verbs.add_parser(name, help=told, description=told)
+        parser = verbs.add_parser(name, help=meaning, description=meaning)
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("cell", nargs="?", metavar="CELL")
         which.add_argument(
@@ -42,7 +41,7 @@ def add_boot(verbs: Verbs) -> None:
         add_source(parser)
         _add_request(parser)
         if verb is _boot:
-            _add_ways(parser)
+            _add_boot_options(parser)
         parser.set_defaults(verb=verb)
 
 
@@ -91,7 +90,7 @@ def _cell(arguments: argparse.Namespace) -> Cell:
     return Cell(prebuilt_cell(source, arch_of(store, source)), store)
 
 
-def _add_ways(parser: argparse.ArgumentParser) -> None:
+def _add_boot_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-snapshot",
         action="store_true",
@@ -123,7 +122,7 @@ def _boot(arguments: argparse.Namespace) -> int:
     _check_wait(arguments)
     cell = _cell(arguments)
     store = cell.store
-    # What went well needs no log; an error names it, so then it stays.
+    # An error names the logs, so they stay then; after success they are removed.
     directory = store.new_log_directory(cell.config.id)
     request = _request(arguments)
     bootable = cell.bootable(request)
@@ -144,7 +143,7 @@ def _boot(arguments: argparse.Namespace) -> int:
                 print(gdb_command(socket, vmlinux))
                 if hint := gdb_hint(vmlinux, cell.kernel.config):
                     print(hint)
-            # What a restored guest had said is shown as well.
+            # The console of a restored guest is shown from its boot on.
             stack.enter_context(following(vm.console, shells[-1].show_console))
 
         guests = Guests(store, lambda: directory)

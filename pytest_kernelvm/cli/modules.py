@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_closure(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare the verb `closure`."""
     verb = verbs.add_parser("closure", help="show or write all that some modules need, and why")
     verb.add_argument(
         "modules", nargs="+", metavar="MODULE", help="a module, or an alias as modprobe takes it"
@@ -38,15 +38,27 @@ def add_closure(verbs: Verbs) -> None:
         help="a tree with sizes and reasons (default), names in load order, JSON, Graphviz, or "
         "load.sh",
     )
+    _add_resolution(verb)
+    verb.add_argument(
+        "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
+    )
+    verb.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write a root directory with the closure alone, its load.sh and its unload.sh",
+    )
+    verb.set_defaults(verb=_closure)
+
+
+def _add_resolution(verb: argparse.ArgumentParser) -> None:
+    """Declare the options that change how a closure is resolved."""
     verb.add_argument(
         "--allow-missing",
         action="append",
         default=[],
         metavar="MODULE",
         help="a name that may be missing",
-    )
-    verb.add_argument(
-        "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
     )
     verb.add_argument(
         "--modprobe-d",
@@ -65,17 +77,10 @@ def add_closure(verbs: Verbs) -> None:
         default="warning",
         help="what firmware that is not there is; default %(default)s",
     )
-    verb.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="write a root directory with the closure alone, its load.sh and its unload.sh",
-    )
-    verb.set_defaults(verb=_closure)
 
 
 def add_modules(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare the verb `modules` with its action `diff`."""
     verb = verbs.add_parser("modules", help="compare the modules of two kernels")
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
     diff = actions.add_parser("diff", help="what became of the modules from A to B")
@@ -104,12 +109,12 @@ def _closure(arguments: argparse.Namespace) -> int:
         tree,
         arguments.modules,
         allow_missing=arguments.allow_missing,
-        # On a screen one sees that nothing came out.
+        # Without --output an empty closure does no harm: the user sees it.
         allow_empty=arguments.allow_empty or not arguments.output,
         firmware_directory=arguments.firmware,
         missing_firmware=arguments.missing_firmware,
     )
-    # The tree has the closure's own.
+    # The tree shows the closure's warnings itself.
     warnings = () if arguments.form == "tree" else found.warnings
     for warning in (*tree.modprobe_d.ignored, *warnings):
         print(f"kernelvm: {warning}", file=sys.stderr)
@@ -122,7 +127,7 @@ def _closure(arguments: argparse.Namespace) -> int:
 
 
 def _check(closure: Closure) -> None:
-    """Refuse to write what a kernel would not take."""
+    """Check that the kernel would load the files."""
     from pytest_kernelvm.modules.file_check import check_files
 
     check_files(closure.modules, release=closure.release)

@@ -182,11 +182,11 @@ def _introduce(bundle: Bundle) -> None:
 
 
 def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
-    from pytest_kernelvm.report.observer import LineLabeller
+    from pytest_kernelvm.report.observer import LinePrefixer
     from pytest_kernelvm.vm.machine.recording import following
 
     def show(vm: Vm) -> None:
-        labelled = LineLabeller(vm.label)
+        labelled = LinePrefixer(vm.label)
 
         def write(text: str) -> None:
             sys.stdout.write(labelled(text))

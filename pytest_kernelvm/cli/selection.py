@@ -1,4 +1,4 @@
-"""What all verbs share: the options about cells and the store, and what they stand for."""
+"""Options that verbs share: cells, their source, and the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.store.store import Store, default_store
 
 if TYPE_CHECKING:
-    # The only name that argparse has for what add_subparsers returns.
+    # argparse has no public name for what add_subparsers returns.
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -25,7 +25,12 @@ def store_of(arguments: argparse.Namespace) -> Store:
 
 
 def cells_of(arguments: argparse.Namespace, names: Sequence[str] = ()) -> tuple[CellConfig, ...]:
-    """Return the cells of some names, by default all."""
+    """Return the cells of some names.
+
+    Args:
+        arguments: The parsed command line.
+        names: Names of vm-configs, cells or files; empty for all of the directory.
+    """
     cells = select_cells(arguments.configs, names=names)
     source = getattr(arguments, "source", None)
     return with_source(cells, source_named(source)) if source else cells
@@ -42,7 +47,18 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def one_cell(arguments: argparse.Namespace, name: str) -> CellConfig:
-    """Return the cell of a name. Raises BadInput if the name stands for several."""
+    """Return the cell of a name.
+
+    Args:
+        arguments: The parsed command line.
+        name: The name of a cell, or of a vm-config or file with one cell.
+
+    Returns:
+        The cell.
+
+    Raises:
+        BadInput: The name stands for several cells.
+    """
     cells = cells_of(arguments, [name])
     if len(cells) != 1:
         raise BadInput(

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
 
 def selected_cells(config: pytest.Config) -> tuple[CellConfig, ...]:
-    """Return the cells of the run, which are read once. Raises KernelvmError if there are none."""
+    """Return the cells of the run; the vm-configs are read once.
+
+    Returns:
+        The cells that the command line selects, by default all of the directory.
+
+    Raises:
+        KernelvmError: A vm-config has a mistake, or there is none; each further call raises the
+            same error.
+    """
     from pytest_kernelvm.errors import KernelvmError
 
     if UNUSABLE in config.stash:
@@ -55,13 +63,18 @@ def _read_cells(config: pytest.Config) -> tuple[CellConfig, ...]:
 
 
 def cell_config_of(item: pytest.Item) -> CellConfig | None:
-    """Return the cell that we gave a test as a parameter, None for a test that is not ours."""
+    """Return the cell that a test runs on.
+
+    Returns:
+        What the plugin gave the test as its parameter; None for a test that uses no fixture of the
+        plugin, and for one whose cells were chosen by somebody else.
+    """
     params = getattr(getattr(item, "callspec", None), "params", {})
     cells = item.config.stash.get(CELLS, ())
     return next((cell for cell in cells if cell is params.get(claims.CELL)), None)
 
 
 def is_claimed(item: pytest.Item) -> bool:
-    """Whether a test is multiplied by the run's cells."""
+    """Return whether a test runs once for each cell of the run."""
     by_others = claims.parametrized_by_others(item, claims.CELL)
     return claims.uses(item, claims.CELL) and not by_others

@@ -1,7 +1,7 @@
-"""Which tests are ours: those that use the plugin's own fixtures, found by definition, not by name.
+"""Which tests use the plugin's own fixtures; these are found by definition, not by name.
 
-Other projects and plugins have fixtures and parameters of the names `cell`, `vm` or `kernel` too;
-their tests are none of our business.
+Other projects and plugins have fixtures and parameters with the names `cell`, `vm` or `kernel` too.
+The plugin leaves their tests alone.
 """
 
 from __future__ import annotations
@@ -12,22 +12,34 @@ from typing import Any
 
 import pytest
 
-# Every fixture that has to do with one kernel needs this one; it is what tests are multiplied by.
+# Every fixture that has to do with one kernel needs this one; its parameters are the cells.
 CELL = "kernelvm_cell"
 VM = "kernelvm_vm"
 _HOMES = ("pytest_kernelvm.plugin.fixtures", "pytest_kernelvm.plugin.short_fixtures")
 
 
 def is_ours(definition: Any) -> bool:
-    """Whether a fixture's definition (pytest's FixtureDef) is one of the plugin's."""
+    """Return whether the plugin defines a fixture.
+
+    Args:
+        definition: pytest's FixtureDef.
+    """
     return getattr(definition.func, "__module__", None) in _HOMES
 
 
 def uses(item: pytest.Item, fixture: str) -> bool:
-    """Whether a test gets one of our fixtures, directly or through those that it names.
+    """Return whether a test uses a fixture of the plugin, directly or through other fixtures.
 
-    fixture: its `kernelvm_` name. A fixture of that name that somebody else defines counts only if
-    it asks for ours. What a test asks for while it runs (`request.getfixturevalue`) is not known.
+    What a test asks for while it runs (`request.getfixturevalue`) does not count: it is not known
+    when the test is collected.
+
+    Args:
+        item: The test.
+        fixture: The `kernelvm_` name of the fixture. A fixture with that name that somebody else
+            defines counts only if it uses the plugin's.
+
+    Returns:
+        Whether the test needs the fixture.
     """
     info = getattr(item, "_fixtureinfo", None)
     if info is None:
@@ -42,7 +54,12 @@ def uses(item: pytest.Item, fixture: str) -> bool:
 
 
 def parametrized_by_others(item: pytest.Item, name: str) -> bool:
-    """Whether a marker `parametrize` of the test's own gives an argument its values."""
+    """Return whether a marker `parametrize` of a test gives an argument its values.
+
+    Args:
+        item: The test; the plugin's own parametrization does not count.
+        name: The argument.
+    """
     for marker in item.iter_markers("parametrize"):
         names = marker.args[0] if marker.args else marker.kwargs.get("argnames", ())
         listed = names.split(",") if isinstance(names, str) else names
@@ -54,9 +71,11 @@ def parametrized_by_others(item: pytest.Item, name: str) -> bool:
 class _Walk:
     """Follows a test's fixtures to what they need, as pytest does when it sets them up.
 
-    A fixture that asks for one of its own name gets the one that it overrides. pytest's own list
+    A fixture that uses one of its own name gets the one that it overrides. pytest's own list
     (`names_closure`) ends at such a fixture before pytest 9.
-    ours: the `kernelvm_` names of our fixtures that were reached.
+
+    Attributes:
+        ours: The `kernelvm_` names of the plugin's fixtures that were reached.
     """
 
     def __init__(self, item: pytest.Item, info: Any) -> None:
@@ -67,7 +86,7 @@ class _Walk:
         self.ours: set[str] = set()
 
     def visit(self, name: str) -> None:
-        """Visit the fixture of a name, the overridden one if that name is just being visited."""
+        """Visit a fixture; if it is being visited already, the one that it overrides."""
         chain = self._definitions(name)
         depth = self._depth.get(name, 0) + 1
         if depth > len(chain) or (name, depth) in self._seen:
@@ -90,7 +109,7 @@ class _Walk:
             found = ()
         else:
             manager: Any = self._item.session._fixturemanager
-            # pytest 8.0 wants the id.
+            # pytest 8.0 takes the id of the test, later versions take the test.
             by_id = "nodeid" in inspect.signature(manager.getfixturedefs).parameters
             found = manager.getfixturedefs(name, self._item.nodeid if by_id else self._item) or ()
         return found

@@ -1,8 +1,8 @@
-"""Whether a test that caught a verdict on its guest meant to: its handler names the verdict.
+"""Whether a test expected the verdict that it caught: it did if its handler names the verdict.
 
-`pytest.raises(GuestPanic)` and `except GuestPanic` say that the test expects this end of its guest.
-`except Exception`, a loop that tries again, or `pytest.raises(Exception)` would as well take what
-nobody expects.
+`pytest.raises(GuestPanic)` and `except GuestPanic` say that the test expects its guest to panic.
+`except Exception`, a loop that tries again, or `pytest.raises(Exception)` would also catch verdicts
+that nobody expects.
 """
 
 from __future__ import annotations
@@ -17,39 +17,52 @@ from pytest_kernelvm.errors import KernelvmError
 
 
 def is_caught_by_name(error: KernelvmError) -> bool:
-    """Whether the code that caught an error names its class, or a verdict's class above it.
+    """Return whether the code that caught an error names its class or a verdict's base class.
 
-    A `with` statement that keeps what it caught (`pytest.raises(…) as raised`) may also name
-    KernelvmError itself: the test looks at it.
+    A `with` statement that binds what it caught (`pytest.raises(…) as raised`) may also name
+    KernelvmError itself: the test can look at the error.
+
+    Args:
+        error: The error, with the traceback that it had when it was caught.
+
+    Returns:
+        Whether a handler names it; False for code without a source.
     """
     return any(
         isinstance(named, type)
         and isinstance(error, named)
         and issubclass(named, KernelvmError)
-        and (is_kept or named is not KernelvmError)
-        for frame, node, is_kept in _handlers(error)
+        and (is_bound or named is not KernelvmError)
+        for frame, node, is_bound in _handlers(error)
         for named in _named(node, frame)
     )
 
 
 def is_reported(error: KernelvmError) -> bool:
-    """Whether an error came out of the test's own code, so that pytest tells of it."""
+    """Return whether an error left the test's own code, so that pytest reports it."""
     caught = error.__traceback__
     where = caught.tb_frame.f_globals.get("__name__", "") if caught else ""
     return str(where).partition(".")[0] in ("_pytest", "pluggy")
 
 
 def where_caught(error: KernelvmError) -> str:
-    """Return `file:line` of the code that an error came out of when it was caught."""
+    """Return `file:line` of the code in which an error was caught.
+
+    Returns:
+        The place; empty for an error that was never raised.
+    """
     caught = error.__traceback__
     return f"{caught.tb_frame.f_code.co_filename}:{caught.tb_lineno}" if caught else ""
 
 
 def _handlers(error: KernelvmError) -> Iterator[tuple[FrameType, ast.expr, bool]]:
-    """Give what the handlers around the place name where an error was caught.
+    """Yield what the handlers name around the place where an error was caught.
 
-    The first frame of its traceback is the one in which it was caught. Gives the frame, the
-    expression of an `except` or `with`, and whether it is a `with` that keeps what it caught.
+    The first frame of its traceback is the one in which it was caught.
+
+    Yields:
+        The frame, the expression of an `except` or `with`, and whether it is a `with` that binds
+        what it caught.
     """
     caught = error.__traceback__
     if caught is None:
@@ -81,7 +94,7 @@ def _parsed(filename: str) -> ast.Module:
 
 
 def _named(node: ast.expr, frame: FrameType) -> Iterator[object]:
-    """Give the values of the names in an expression, as the frame knows them."""
+    """Yield the values of the names in an expression, as the frame knows them."""
     for each in ast.walk(node):
         if isinstance(each, ast.Name):
             yield _value(frame, each.id)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def kernelvm_store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """The store of kernels."""
+    """The store of kernels and of all else that is built."""
     from pytest_kernelvm.process import end_with_parent, signals_interrupt
     from pytest_kernelvm.store.store import Store
 
@@ -41,7 +41,14 @@ def kernelvm_store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def kernelvm_cell(request: pytest.FixtureRequest, kernelvm_store: Store) -> Cell:
-    """The cell under test: one kernel on one machine."""
+    """The cell under test: one kernel on one machine.
+
+    Returns:
+        The cell; its kernel and all else that a guest needs are made when they are first used.
+
+    Raises:
+        BadInput: A running test asks for it with `request.getfixturevalue`.
+    """
     from pytest_kernelvm.errors import BadInput, Evidence
     from pytest_kernelvm.session.cell import Cell
 
@@ -89,10 +96,10 @@ def kernelvm_guests(
     kernelvm_store: Store,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Guests]:
-    """What makes guests ready."""
+    """The guests of this process: it boots and restores them."""
     from pytest_kernelvm.session.guests import Guests
 
-    # This may be set up again, for a last test that runs once more.
+    # pytest may set this fixture up again, when the last test of a run is repeated.
     numbers = request.config.stash.setdefault(NUMBERS, itertools.count())
     # mktemp's own numbering reads the whole directory each time.
     guests = Guests(
@@ -107,7 +114,7 @@ def kernelvm_guests(
 
 @pytest.fixture(scope="session", name="_kernelvm_observer")
 def kernelvm_observer(request: pytest.FixtureRequest) -> Iterator[Observer]:
-    """What follows the consoles of the run's guests."""
+    """What shows and records the consoles of the run's guests."""
     from pytest_kernelvm.report.observer import Observer
 
     config = request.config
@@ -130,7 +137,7 @@ def kernelvm_guest_factory(
     kernelvm_guests: Guests,
     _kernelvm_observer: Observer,
 ) -> Iterator[GuestFactory]:
-    """What makes the guests of one test, and answers for them at its end."""
+    """What makes the guests of one test, and checks them at its end."""
     from pytest_kernelvm.failures.bundle_writer import BundleWriter
     from pytest_kernelvm.plugin.guest_factory import GuestFactory
 
@@ -164,8 +171,9 @@ def kernelvm_boot_vm(_kernelvm_guest_factory: GuestFactory) -> BootVm:
 def kernelvm_build_module(kernelvm_cell: Cell) -> Callable[[str | Path], tuple[Path, ...]]:
     """A function that builds a directory's modules against the kernel under test.
 
-    It returns the .ko files, and raises BuildFailed with the compiler's words, or with what makes
-    them unfit for this kernel.
+    Returns:
+        A function that takes the directory and returns the .ko files. It raises BuildFailed with
+        the compiler's message, or with the reason why the modules do not fit the kernel.
     """
     from pytest_kernelvm.session.smoke_tests import build_for
 
@@ -174,13 +182,13 @@ def kernelvm_build_module(kernelvm_cell: Cell) -> Callable[[str | Path], tuple[P
 
 @pytest.fixture
 def kernelvm_new_vm(_kernelvm_guest_factory: GuestFactory) -> BootVm:
-    """A function that gives a guest as `vm` is; its arguments override those of the marker."""
+    """A function that returns a guest like `vm`; its arguments override those of the marker."""
     return _kernelvm_guest_factory.new
 
 
 @pytest.fixture
 def kernelvm_vms(_kernelvm_guest_factory: GuestFactory) -> LinkedVms:
-    """A function that gives two guests with a cable between them: `a, b = vms("a", "b")`."""
+    """A function that returns two guests with a cable between them: `a, b = vms("a", "b")`."""
     return _kernelvm_guest_factory.linked
 
 
@@ -192,14 +200,14 @@ def kernelvm_vm(_kernelvm_guest_factory: GuestFactory, request: pytest.FixtureRe
     if next_test is not None and _uses_vm_of_same_cell(request.node, next_test):
         from pytest_kernelvm.errors import KernelvmError
 
-        # What cannot be made ready is that test's failure, not this one's.
+        # If its guest cannot be made ready, that test fails, not this one.
         with contextlib.suppress(KernelvmError):
             _kernelvm_guest_factory.restore_ahead(markers.guest_request_of(next_test))
     return guest
 
 
 def _uses_vm_of_same_cell(item: pytest.Item, other: pytest.Item) -> bool:
-    """Whether another test uses our `vm`, of the same cell.
+    """Return whether another test uses the plugin's `vm` on the same cell.
 
     A test module may define a `vm` of its own; which guest that needs is not known in advance.
     """

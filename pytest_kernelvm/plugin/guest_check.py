@@ -1,4 +1,4 @@
-"""What a test's guests have to answer for when it ends."""
+"""The check of a test's guests when it ends: what their kernels found wrong fails the test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def splat_policy_of(item: pytest.Item) -> SplatPolicy:
-    """Return which splats a test allows, and whether others fail it."""
+    """Return how splats count in a test: its markers, and the run's option or ini option."""
     from pytest_kernelvm.plugin.splat_policy import SplatPolicy
 
     mode = item.config.getoption("--kernelvm-splats") or item.config.getini("kernelvm_splats")
@@ -26,10 +26,15 @@ def splat_policy_of(item: pytest.Item) -> SplatPolicy:
 
 
 def check_guests(item: pytest.Item, for_what: str, *, ask: bool) -> None:
-    """Fail a test, or warn of it, for what its guests' kernels found wrong.
+    """Fail a test, or warn, for what its guests' kernels found wrong.
 
-    ask: whether guests are asked for what their consoles do not show; not those of a test that has
-    failed, whose error says what there is to say.
+    The error is a KernelvmError with the verdict on the guest.
+
+    Args:
+        item: The test.
+        for_what: What the guests have just done, for the message: `the test`.
+        ask: Whether guests are asked for what their consoles do not show. The guests of a test that
+            has failed are not asked: its own error is enough.
     """
     factory = item.stash.get(FACTORY, None)
     errors = factory.splat_policy.errors(for_what, ask=ask, is_over=ask) if factory else []

@@ -81,7 +81,7 @@ class GuestFactory:
     failed: bool = False
 
     def boot(self, **options: Unpack[GuestOptions]) -> Vm:
-        """Boot a guest; see BootVm for arguments and errors."""
+        """Return a guest that was booted; see BootVm for arguments and errors."""
         bootable = self.cell.bootable(self.request, **options)
         return self._add(self.guests.booted(bootable, self._launched))
 
@@ -126,13 +126,12 @@ class GuestFactory:
         return vms[0], vms[1]
 
     def restore_ahead(self, request: GuestRequest) -> None:
-        """Have the guest of the next test restored in the meantime.
+        """Have the guest of the next test restored while this test runs.
+
+        What the guest is made of may be missing or wrong; then a KernelvmError says so.
 
         Args:
             request: What the next test's marker asks.
-
-        Raises:
-            KernelvmError: What the guest is made of cannot be made ready.
         """
         if self._way(request) == "restore":
             self.guests.restore_ahead(self.cell.bootable(request))

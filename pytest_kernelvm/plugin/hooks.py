@@ -36,7 +36,7 @@ from pytest_kernelvm.plugin.options import (
     configs_directory,
     pytest_addoption,
 )
-from pytest_kernelvm.plugin.reporting import header_of, run_report, tell_mistakes
+from pytest_kernelvm.plugin.reporting import header_of, report_mistakes, run_report
 from pytest_kernelvm.plugin.stash import CELLS, FACTORY, FATAL, MISTAKE, NEXT, RUN, UNUSABLE
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 SHORT_FIXTURES = "kernelvm-short-fixtures"
-# The property of a failed test that JUnit's file has.
+# The property of a failed test in JUnit's file.
 VERDICT = "kernelvm_verdict"
 
 
@@ -69,7 +69,7 @@ VERDICT = "kernelvm_verdict"
 def pytest_load_initial_conftests(
     early_config: pytest.Config, args: list[str]
 ) -> Generator[None, None, None]:
-    """Keep pytest from taking an option's value for a path of tests, from which it begins."""
+    """Keep pytest from taking an option's value for a path of tests; see rootdir.py."""
     if any(arg in VALUED for arg in args):
         from pytest_kernelvm.plugin.rootdir import restore_rootdir
 
@@ -90,7 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Have other plugins' fixtures go before ours of the same short name."""
+    """Have other plugins' fixtures take precedence over the plugin's with the same short name."""
     short_fixtures: Any = session.config.pluginmanager.get_plugin(SHORT_FIXTURES)
     if short_fixtures:
         short_fixtures.go_behind_others(session)
@@ -98,22 +98,22 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail a test that is wrongly marked, skip one that asks for a feature its kernel lacks."""
-    # A test that runs again, as it failed, has not yet failed again.
+    """Fail a test whose marker is misused; skip one whose kernel lacks a feature that it needs."""
+    # A test may run again after it failed; what its first run left does not count.
     if FACTORY in item.stash:
         del item.stash[FACTORY]
     item.user_properties[:] = [each for each in item.user_properties if each[0] != VERDICT]
     if MISTAKE in item.stash:
         raise item.stash[MISTAKE]
-    wanted = markers.features_of(item)
-    cell = cell_config_of(item) if wanted else None
-    lacking = wanted - set(cell.kernel.features) if cell else set()
+    needed = markers.features_of(item)
+    cell = cell_config_of(item) if needed else None
+    lacking = needed - set(cell.kernel.features) if cell else set()
     if cell and lacking:
         pytest.skip(f"no patch of {cell.id} brings {', '.join(sorted(lacking))}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test a cell of each test that uses a guest or what it is made of."""
+    """Have each test that uses a guest, or what it is made of, run once for each cell."""
     if not is_claimed(metafunc.definition):
         return
     from pytest_kernelvm.errors import KernelvmError
@@ -122,12 +122,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cells = selected_cells(metafunc.config)
     except KernelvmError as error:
         if not are_named(metafunc.config) or hasattr(metafunc.config, "workerinput"):
-            # Each of these tests fails for it, see pytest_itemcollected.
+            # Each of these tests fails with this error; see pytest_itemcollected.
             return
         metafunc.config.stash[FATAL] = pytest.UsageError(str(error))
         raise metafunc.config.stash[FATAL] from None
     if claims.CELL not in metafunc.fixturenames:
-        # pytest before 9 does not look behind a fixture that overrides one of ours and calls it.
+        # pytest before 9 does not follow a fixture that overrides one of the plugin's and uses it.
         metafunc.fixturenames.append(claims.CELL)
     metafunc.parametrize(
         claims.CELL,
@@ -141,7 +141,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Let a mistake on the command line end the run; pytest would show it as a traceback."""
+    """Let a mistake on the command line end the run; pytest would show a traceback instead."""
     report = yield
     if FATAL in collector.config.stash:
         raise collector.config.stash[FATAL]
@@ -149,7 +149,7 @@ def pytest_make_collect_report(
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Find what is wrong with a test before anything is built; it alone fails for it."""
+    """Find mistakes in a test's markers before anything is built; that test alone fails."""
     mistake: KernelvmError | None = markers.mistake_in(item)
     if UNUSABLE in item.config.stash and is_claimed(item):
         item.add_marker("vm")
@@ -160,7 +160,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all tests of a cell to one worker, so that kernels are built and read once."""
+    """Have neighbouring tests of a cell run on one worker, so that kernels are read less often."""
     if config.getoption("dist", "no") != "load":
         return None
     if not configs_directory(config).is_dir() and not are_named(config):
@@ -173,17 +173,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     except KernelvmError as error:
         if are_named(config):
             raise pytest.UsageError(str(error)) from None
-        # Whether a test needs them only the workers know, and say.
+        # Only the workers know whether a test needs the cells; they report the mistake.
         return None
     return CellScheduling(config, log, [cell.id for cell in cells])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Have the run told of if there is a guest in it, and mistakes where nothing will run."""
+    """Start the report of a run with guests; with --collect-only, report mistakes in markers."""
     config = session.config
     if config.getoption("collectonly"):
-        tell_mistakes(session)
+        report_mistakes(session)
     if any(cell_config_of(item) for item in session.items):
         run_report(config)
 
@@ -191,13 +191,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_report_collectionfinish(
     config: pytest.Config, items: Sequence[pytest.Item]
 ) -> list[str]:
-    """Say with what the cells are tested that were selected."""
+    """Return the lines that say with what the selected cells are tested."""
     return header_of(config, [item.nodeid for item in items]) if RUN in config.stash else []
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
-    """Say the same where the workers collect, when the first has."""
+    """Print these lines when the first worker has collected its tests."""
     config = node.config
     if CELLS not in config.stash or RUN in config.stash:
         return
@@ -212,7 +212,7 @@ def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test that went well, or was skipped, and left something wrong with its guests."""
+    """Fail a test that passed or was skipped if something is wrong with its guests."""
     try:
         result = yield
     except (pytest.skip.Exception, pytest.xfail.Exception):
@@ -226,18 +226,24 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_protocol(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Generator[None, object, object]:
-    """Remember which test is next, so that its guest can be restored while this one runs."""
+    """Note which test is next, so that its guest can be restored while this one runs."""
     item.config.stash[NEXT] = nextitem
     try:
         return (yield)
     finally:
-        # Items live as long as the run; consoles and journals need not.
+        # Items live until the run ends; consoles and journals should not.
         if FACTORY in item.stash:
             del item.stash[FACTORY]
 
 
-def _of_ours(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
-    """Whether a test without a cell of the run ended with an error of ours; others may say `vm`."""
+def _is_ours_without_cell(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
+    """Whether a test with the marker `vm` and without a cell ended with a KernelvmError.
+
+    Other projects may have a marker of that name.
+
+    Returns:
+        Whether the report of the test is the plugin's to complete.
+    """
     if call.excinfo is None or item.get_closest_marker("vm") is None:
         return False
     from pytest_kernelvm.errors import KernelvmError
@@ -249,14 +255,14 @@ def _of_ours(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what a guest's failure needs: the verdict, its console, how to boot it by hand."""
+    """Add to the report of a failed test: the verdict, its guests' consoles, how to boot them."""
     report = yield
     cell = cell_config_of(item)
     if cell:
         from pytest_kernelvm.report.run import note_cell
 
         note_cell(report, cell)
-    elif MISTAKE not in item.stash and not _of_ours(item, call):
+    elif MISTAKE not in item.stash and not _is_ours_without_cell(item, call):
         return report
     if call.excinfo is None or report.skipped:
         return report
@@ -269,6 +275,6 @@ def pytest_runtest_makereport(
     describe_failure(report, call.excinfo, guests, bundle_writer)
     if bundle_writer and bundle_writer.bundle:
         run_report(item.config).tally.note_bundle(bundle_writer.bundle.name)
-    # JUnit's writer asks the teardown's report, which is given what the item has.
+    # JUnit's writer reads the properties of the teardown's report, which come from the item.
     item.user_properties.append(report.user_properties[-1])
     return report

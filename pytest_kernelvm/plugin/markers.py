@@ -41,7 +41,11 @@ def descriptions(*, with_signature: bool) -> tuple[str, ...]:
 
 
 def mistake_in(item: pytest.Item) -> BadInput | None:
-    """Return what is wrong with the markers of a test, None if they are as they may be."""
+    """Return what is wrong with the markers of a test.
+
+    Returns:
+        An error with the place of the test and the signature of the marker; None if all is right.
+    """
     for name, check in (
         ("kernelvm", _check_guest),
         ("kernelvm_splats", _check_splats),

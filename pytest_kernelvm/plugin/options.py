@@ -162,12 +162,12 @@ INI_OPTIONS = (
     ),
     IniOption("kernelvm_splats", "fail, warn or off, as --kernelvm-splats", "fail", choices=SPLATS),
 )
-# The options that have a value, which may stand behind a space.
+# The options with a value, which may be written behind a space.
 VALUED = tuple(option.name for option in OPTIONS if option.has_value)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the options; this is the plugin's whole cost in a run without guests."""
+    """Declare the options; in a run without guests the plugin does nothing else."""
     group = parser.getgroup("kernelvm", "kernels in virtual machines")
     for option in OPTIONS:
         group.addoption(option.name, **option.keywords)
@@ -193,19 +193,19 @@ def check_ini(config: pytest.Config) -> None:
 
 
 def configs_directory(config: pytest.Config) -> Path:
-    """Return the directory of the vm-configs."""
+    """Return the directory of the vm-configs, absolute."""
     named = config.getoption("--kernelvm-configs") or config.getini("kernelvm_configs")
     return Path(config.rootpath, named)
 
 
 def are_named(config: pytest.Config) -> bool:
-    """Whether the command line names vm-configs, so that a mistake in them is the run's."""
+    """Return whether the command line names vm-configs, so that a mistake in them ends the run."""
     options = ("config", "arch", "configs", "source")
     return any(config.getoption(f"--kernelvm-{each}") for each in options)
 
 
 def store_root(config: pytest.Config) -> Path:
-    """Return the directory of the store."""
+    """Return the directory of the store, absolute."""
     from pytest_kernelvm.store.store import default_store
 
     named = config.getoption("--kernelvm-store")
@@ -213,7 +213,11 @@ def store_root(config: pytest.Config) -> Path:
 
 
 def console_limit_bytes(config: pytest.Config) -> int:
-    """Return how much of a guest's console is kept. Raises UsageError."""
+    """Return how many bytes of each guest's console are stored.
+
+    Raises:
+        UsageError: The ini option is not a number of MiB.
+    """
     words = config.getini("kernelvm_console_limit")
     if not (words.isascii() and words.isdecimal() and int(words)):
         raise pytest.UsageError(f"kernelvm_console_limit is a number of MiB, not {words!r}")
@@ -221,6 +225,6 @@ def console_limit_bytes(config: pytest.Config) -> int:
 
 
 def fresh_of(config: pytest.Config) -> str:
-    """Return how a test gets its guest: restored, booted or shared."""
+    """Return how tests get their guests in this run: one of FRESH."""
     named: str = config.getoption("--kernelvm-fresh") or config.getini("kernelvm_fresh")
     return named

@@ -1,4 +1,4 @@
-"""What the plugin tells of a run: its head, its progress, its summary."""
+"""What the plugin reports of a run: its header, its progress, its summary, wrong markers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run_report(config: pytest.Config) -> RunReport:
-    """Return what tells of this run, registered when first asked for."""
+    """Return the plugin that reports this run; the first call registers it."""
     if RUN not in config.stash:
         from pytest_kernelvm.report.run import RunReport
 
@@ -26,8 +26,8 @@ def run_report(config: pytest.Config) -> RunReport:
     return config.stash[RUN]
 
 
-def tell_mistakes(session: pytest.Session) -> None:
-    """Report what is wrong with collected tests as errors of the collection, each once."""
+def report_mistakes(session: pytest.Session) -> None:
+    """Report mistakes in the markers of collected tests as errors of the collection, each once."""
     tests: dict[str, list[str]] = {}
     for item in session.items:
         if MISTAKE in item.stash:
@@ -39,7 +39,15 @@ def tell_mistakes(session: pytest.Session) -> None:
 
 
 def header_of(config: pytest.Config, nodeids: Sequence[str]) -> list[str]:
-    """Return the lines that say with what the cells of some tests are tested."""
+    """Return the lines that say with what some tests' cells are tested.
+
+    Args:
+        config: pytest's configuration.
+        nodeids: The ids of the tests.
+
+    Returns:
+        The header; nothing if no test has a cell, and with `-q`.
+    """
     from pytest_kernelvm.plugin.scheduling import cell_pattern
     from pytest_kernelvm.report.run import header
 
@@ -52,7 +60,7 @@ def header_of(config: pytest.Config, nodeids: Sequence[str]) -> list[str]:
 
 
 def progress(config: pytest.Config) -> TerminalProgress:
-    """Return what shows the progress of long work in the terminal."""
+    """Return what shows the progress of long work in the terminal, one for the run."""
     if PROGRESS not in config.stash:
         from pytest_kernelvm.report.terminal import TerminalProgress
 

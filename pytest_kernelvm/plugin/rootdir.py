@@ -1,9 +1,10 @@
-"""Rootdir and ini file, where an option of ours has its value behind a space.
+"""pytest's rootdir and ini file, where an option of the plugin has its value behind a space.
 
 pytest looks for both before it knows the options of plugins. In `--kernelvm-store DIR` it takes
-the directory for one of tests, and looks there. What it has done since is done again here. What
-cannot be undone: what the wrong ini file's `-p` and `required_plugins` did, and that a `-p` of the
-command line was not found which only the right one's `pythonpath` finds.
+the directory for a path of tests, and looks for its ini file there. This module finds the right
+ones and repeats what pytest has done since. Two things cannot be undone: the effects of `-p` and
+`required_plugins` in the wrong ini file, and a `-p` of the command line that fails because only
+the `pythonpath` of the right ini file finds its plugin.
 Source: _pytest/config/__init__.py, Config.parse (before pytest 9: _initini and _preparse).
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-# What of pytest's Config this relies on.
+# The private parts of pytest's Config that this module uses.
 _INSIDES = (
     *("_rootpath", "_inipath", "_inicache", "_parser", "option", "known_args_namespace"),
     *("_validate_args", "_checkversion", "_validate_plugins"),
@@ -24,11 +25,15 @@ _INSIDES = (
 
 
 def restore_rootdir(config: pytest.Config, args: list[str], options: Sequence[str]) -> None:
-    """Have pytest begin from where it would have begun, had it known our options.
+    """Give pytest the rootdir and ini file that it would have found, had it known the options.
 
-    config: of which initial conftests are not loaded yet. args: all arguments, those of the ini
-    file first; changed to those of the right ini file. options: ours that have values.
-    Raises UsageError where this pytest cannot be put right.
+    Args:
+        config: pytest's configuration, before the initial conftests are loaded.
+        args: All arguments, those of the ini file first. They become those of the right ini file.
+        options: The plugin's options that have a value.
+
+    Raises:
+        UsageError: This version of pytest has other internals, so that nothing can be corrected.
     """
     inside: Any = config
     of_ini = len(config.getini("addopts"))

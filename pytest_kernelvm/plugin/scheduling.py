@@ -1,4 +1,4 @@
-"""How xdist shares out the tests: neighbouring tests of a cell stay together."""
+"""How xdist distributes the tests to its workers: neighbouring tests of a cell stay together."""
 
 from __future__ import annotations
 
@@ -11,37 +11,46 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# Long enough for a worker to have use of what it read about a cell, short enough to share a cell.
+# The most tests in a group: enough that a worker profits from what it read about a cell, and few
+# enough that several workers take the tests of one cell.
 TOGETHER = 25
 
 
 def cell_pattern(cells: Sequence[str]) -> re.Pattern[str]:
-    """Return what finds the cell in a test's id. cells: their ids."""
+    """Return a pattern that finds the cell in a test's id, as its first group.
+
+    Args:
+        cells: The ids of the cells.
+    """
     # The longest first: malta-6.1 is the beginning of malta-6.12.
     ids = "|".join(re.escape(cell) for cell in sorted(cells, key=len, reverse=True))
     return re.compile(rf"\[(?:.*-)?({ids})(?:-.*)?\]$")
 
 
 class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Groups tests by cell, in pieces that all workers can take; others by file.
-
-    cells: ids.
-    """
+    """Groups the tests of each cell into pieces that any worker can take; other tests by file."""
 
     def __init__(self, config: pytest.Config, log: Any, cells: Sequence[str]) -> None:
+        """Prepare the schedule.
+
+        Args:
+            config: pytest's configuration.
+            log: xdist's producer of log lines.
+            cells: The ids of the run's cells.
+        """
         super().__init__(config, log)
         self._cell = cell_pattern(cells)
         self._pieces: dict[str, str] = {}
         self._again = 0
 
     def schedule(self) -> None:
-        """Share out the tests once all workers have collected them."""
+        """Distribute the tests once all workers have collected them."""
         if self.collection is None:
             self._cut(next(iter(self.registered_collections.values())))
         super().schedule()
 
     def _cut(self, nodeids: Sequence[str]) -> None:
-        """Note for each test of a cell to which piece of it it belongs."""
+        """Note which piece each test of a cell belongs to."""
         cells = collections.defaultdict(list)
         for nodeid in nodeids:
             found = self._cell.search(nodeid)
@@ -56,10 +65,16 @@ class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
         return self._pieces.get(nodeid) or nodeid.split("::", 1)[0]
 
     def remove_node(self, node: Any) -> str | None:
-        """Remove a worker; return the test that ran when it crashed, which does not run again.
+        """Remove a worker, and give the tests that it has not run to others, in the same pieces.
 
-        What the worker was to run besides goes to others, in pieces as before. LoadScopeScheduling
-        gives them the crashing test too, until --max-worker-restart ends the run.
+        The test that ran when it crashed does not run again. LoadScopeScheduling would give it to
+        the next worker too, until --max-worker-restart ends the run.
+
+        Args:
+            node: The worker.
+
+        Returns:
+            The id of the test that ran when the worker crashed, None if it had none left.
         """
         pieces = self.assigned_work.pop(node)
         left = {
@@ -75,7 +90,11 @@ class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
         return crashed
 
     def mark_test_pending(self, item: str) -> None:
-        """Have a test run once more; what reruns tests asks for it after a crash."""
+        """Have a test run once more; plugins that rerun tests ask for it after a crash.
+
+        Args:
+            item: The test's id.
+        """
         self._again += 1
         scope = f"{self._split_scope(item)} again {self._again}"
         self._pieces[item] = scope
@@ -91,10 +110,11 @@ class CellScheduling(LoadScopeScheduling):  # type: ignore[misc]
             self._reschedule(node)
 
     def _reschedule(self, node: Any) -> None:
-        """Maybe give a worker more; one that replaces another has first to collect the tests.
+        """Give a worker more tests if it needs them.
 
-        A worker begins its last test only when it has another one or knows that none follows
-        (xdist.remote, run_one_test): who has got a single one is given more, or is sent home.
+        A worker that replaces another must first collect the tests. A worker begins its last test
+        only when it has another one or knows that none follows (xdist.remote, run_one_test): one
+        that has a single test gets more, or is shut down.
         """
         if node not in self.registered_collections:
             return

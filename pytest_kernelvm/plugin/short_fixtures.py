@@ -1,6 +1,6 @@
-"""The fixtures' short names, a plugin that `kernelvm_short_fixtures = false` leaves out.
+"""The fixtures' short names: a plugin that `kernelvm_short_fixtures = false` switches off.
 
-Any other fixture of such a name, of a project or of a plugin, goes before these.
+Any other fixture with such a name, of a project or of another plugin, takes precedence.
 """
 
 from __future__ import annotations
@@ -77,9 +77,13 @@ def build_module(
 
 
 def go_behind_others(session: pytest.Session) -> None:
-    """Put these fixtures behind those of other plugins, which may have been registered before.
+    """Have fixtures of other plugins with the same names take precedence.
 
-    pytest gives a name to the plugin that was registered last.
+    pytest prefers the plugin that was registered last; other plugins may have been registered
+    before.
+
+    Args:
+        session: pytest's session, after all plugins are registered.
     """
     manager = session._fixturemanager
     for name in NAMES:
@@ -90,7 +94,7 @@ def go_behind_others(session: pytest.Session) -> None:
 
 
 def _lists(manager: Any, name: str, session: pytest.Session) -> list[tuple[list[Any], bool]]:
-    """Return pytest's lists of the plugins' fixtures of a name, and whether the lowest is first.
+    """Return pytest's lists of the plugins' fixtures of a name, and whether its choice is last.
 
     Source: _pytest/fixtures.py, FixtureManager; pytest 9.1 has changed the first to the second.
     """

@@ -1,4 +1,4 @@
-"""What a test has to answer for: the splats that it left in its guests' logs."""
+"""When a test fails for the splats in its guests' logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ from pytest_kernelvm.vm.verdict.allowance import Allowance, allowance
 
 
 def allowed_by(*args: Any, **given: Any) -> Allowance:
-    """Return what a marker's arguments allow. Raises TypeError for what they cannot be."""
+    """Return what the arguments of a marker `kernelvm_splats` allow.
+
+    Args:
+        *args: Positional arguments, which the marker does not take.
+        **given: `allow`, a regular expression or several, and `reason`, a text.
+
+    Returns:
+        The splats that are allowed, and why.
+
+    Raises:
+        TypeError: An argument is unknown, missing or wrong.
+    """
     if args:
         raise TypeError("allow and reason have names")
     unknown = given.keys() - {"allow", "reason"}
@@ -27,11 +38,14 @@ def allowed_by(*args: Any, **given: Any) -> Allowance:
 class SplatPolicy:
     """How splats count in one test.
 
-    test: its id. mode: what becomes of one that leaves a splat: `fail`, `warn` or `off`.
-    markers: the arguments of its markers `kernelvm_splats`.
-    charged: by the directories of snapshots, the test of the run that answers for their boot; in
-    one that is run again it counts again.
-    launched: all guests of the test. guests: those of them that got ready.
+    Attributes:
+        test: The test's id.
+        mode: What a splat does to the test: `fail`, `warn` or `off`.
+        markers: The arguments of the test's markers `kernelvm_splats`.
+        charged: For each snapshot's directory, the test of the run that fails for splats of the
+            boot behind it. If that test runs again, they count again.
+        launched: All guests of the test.
+        guests: Those of them that got ready.
     """
 
     test: str
@@ -42,11 +56,14 @@ class SplatPolicy:
     guests: list[Vm] = field(default_factory=list)
 
     def watch_over(self, vm: Vm) -> None:
-        """Have a guest that was just given to the test answer for what its kernel finds wrong.
+        """Have splats of a guest count from now on; the test has just got it.
 
-        The boot behind a snapshot counts for the first test that is given a guest of it, each time
-        that it runs; one that allows some splats does not answer for the others.
-        Raises GuestSplat if there was something at once.
+        The boot behind a snapshot counts for the first test that gets a guest of it, each time that
+        this test runs. A test that allows some splats does not fail for others of that boot.
+        A splat that is there already raises GuestSplat.
+
+        Args:
+            vm: The guest, ready.
         """
         if self.mode == "off":
             return
@@ -60,35 +77,41 @@ class SplatPolicy:
                 raise error
 
     def _answers_for(self, snapshot: Path) -> bool:
-        """Whether the boot behind a snapshot counts for this test, which is then noted."""
+        """Whether the boot behind a snapshot counts for this test; if so, it is noted."""
         told_by = self.charged.get(snapshot)
         if told_by is None and not self.markers:
             self.charged[snapshot] = self.test
         return told_by in (None, self.test)
 
     def errors(self, for_what: str, *, ask: bool, is_over: bool) -> list[KernelvmError]:
-        """Return what is wrong with the guests of the test and was not told yet.
+        """Return what is wrong with the guests of the test and was not reported yet.
 
-        ask: whether guests are asked for their logs, their taint and an answer. is_over: whether
-        the test ended without an error, so that those that it caught must have been expected.
+        Args:
+            for_what: What the guests have just done, for the messages.
+            ask: Whether guests are asked for their logs, their taint and an answer.
+            is_over: Whether the test ended without an error. Then each error that it caught must be
+                one that it expected.
+
+        Returns:
+            The errors; the first one fails the test.
         """
-        found = [_swallowed(error) for error in self._caught()] if is_over else []
+        found = [_unexpected(error) for error in self._unreported()] if is_over else []
         found += [vm.control.conclude(for_what, ask=ask) for vm in self.guests]
         return [error for error in found if error]
 
-    def _caught(self) -> Iterator[KernelvmError]:
-        """Give, once, the verdicts that were raised and that the test has not failed for."""
+    def _unreported(self) -> Iterator[KernelvmError]:
+        """Give, once each, the errors that were raised and that the test has not failed for."""
         for vm in self.launched if self.mode == "fail" else ():
             yield from vm.control.take_raised()
 
 
-def _swallowed(error: KernelvmError) -> KernelvmError | None:
-    """Return an error that a test caught without naming it; None if it did not, or named it."""
+def _unexpected(error: KernelvmError) -> KernelvmError | None:
+    """Return the error for a verdict that a test caught; None if its handler names the verdict."""
     if is_caught_by_name(error) or is_reported(error):
         return None
     place = f"caught at {where_caught(error)} by a handler that does not name the verdict"
     name = type(error).__name__
-    step = f"whoever expects it says so: pytest.raises({name}), except {name}"
+    step = f"if the test expects it, say so: pytest.raises({name}) or except {name}"
     evidence = replace(
         error.evidence,
         facts=(*error.evidence.facts, place),

@@ -1,4 +1,4 @@
-"""What the plugin keeps with a run and with each test."""
+"""What the plugin stores with a run and with each test, in pytest's stashes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ UNUSABLE: pytest.StashKey[KernelvmError] = pytest.StashKey()
 # What makes a test's guests, and which test is next.
 FACTORY: pytest.StashKey[GuestFactory] = pytest.StashKey()
 NEXT: pytest.StashKey[pytest.Item | None] = pytest.StashKey()
-# What tells of the run, and what long work says meanwhile.
+# What reports the run, and what shows the progress of long work.
 RUN: pytest.StashKey[RunReport] = pytest.StashKey()
 PROGRESS: pytest.StashKey[TerminalProgress] = pytest.StashKey()
-# Which test a snapshot's boot was charged to, and the numbers of guests' directories.
+# Which test fails for splats of a snapshot's boot, and the numbers of guests' directories.
 CHARGED: pytest.StashKey[dict[Path, str]] = pytest.StashKey()
 NUMBERS: pytest.StashKey[itertools.count[int]] = pytest.StashKey()

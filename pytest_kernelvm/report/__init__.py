@@ -1,1 +1,1 @@
-"""Results in words."""
+"""Results in words: what pytest shows of a run with guests."""

@@ -1,4 +1,4 @@
-"""A failed test with guests, as pytest shows it."""
+"""The report of a failed test with guests."""
 
 from __future__ import annotations
 
@@ -27,16 +27,24 @@ def describe_failure(
     guests: Sequence[Vm],
     bundle_writer: BundleWriter | None,
 ) -> None:
-    """Add to a failed test's report what its guests show, and leave out our own frames.
+    """Add to a failed test's report what its guests show, and leave out this package's frames.
 
-    leaving: what the test leaves behind, if it had guests.
+    The test's bundle is written for it.
+
+    Args:
+        report: The report, which is changed.
+        excinfo: What the test ended with.
+        guests: The test's guests.
+        bundle_writer: Writes the test's bundle; None for a test that has none.
     """
     error = excinfo.value
     verdict = verdict_on(error)
     report.user_properties.append(("kernelvm_verdict", str(verdict)))
     if isinstance(error, KernelvmError):
         report.longrepr = _without_our_frames(excinfo, error)
-    left = _left(report.nodeid, error, guests, bundle_writer) if bundle_writer else {}
+    bundle_lines = (
+        _bundle_lines(report.nodeid, error, guests, bundle_writer) if bundle_writer else {}
+    )
     for guest in guests:
         log, qemu_log = guest.control.logs
         lines = [
@@ -46,18 +54,18 @@ def describe_failure(
             f"boot it:    {guest.control.by_hand}",
             f"or bare:    {guest.control.argv_by_hand}",
             *([f"packets:    {guest.network.capture}"] if guest.boot.network else []),
-            *left.get(guest, ()),
+            *bundle_lines.get(guest, ()),
         ]
-        # The guest's own ends bring the console along.
+        # Errors with a verdict on the guest have the console in their message.
         if verdict is Verdict.TEST_FAILED:
             lines += ["", guest.console.tail()]
         report.sections.append((f"guest {guest.label}", "\n".join(lines)))
 
 
-def _left(
+def _bundle_lines(
     test: str, error: BaseException, guests: Sequence[Vm], bundle_writer: BundleWriter
 ) -> dict[Vm, list[str]]:
-    """Leave the test's bundle; return for each guest the lines that say what to do with it."""
+    """Write the test's bundle; return for each guest the lines that say what to do with it."""
     words = str(error).strip() or type(error).__name__
     failure = Failure(test=test, verdict=str(verdict_on(error)), error=words)
     try:
@@ -69,10 +77,10 @@ def _left(
     lines: dict[Vm, list[str]] = {guests[0]: [f"replay it:  {bundle_writer.command('replay')}"]}
     for vm, kept in zip(guests, bundle.guests, strict=True):
         if kept.left:
-            told = f"attach:     {bundle_writer.command('attach')}"
+            line = f"attach:     {bundle_writer.command('attach')}"
             if len(guests) > 1:
-                told += f" --guest {kept.directory.name}"
-            lines.setdefault(vm, []).append(told)
+                line += f" --guest {kept.directory.name}"
+            lines.setdefault(vm, []).append(line)
         elif bundle_writer.keep:
             lines.setdefault(vm, []).append(f"not kept:   {kept.note.not_left}")
     return lines
@@ -83,16 +91,16 @@ def _without_our_frames(excinfo: pytest.ExceptionInfo[BaseException], error: Ker
         entry
         for entry in excinfo.traceback
         if not Path(entry.path).is_relative_to(PACKAGE) and "_pytest" not in str(entry.path)
-        # Whoever enters one of our contexts goes through it.
+        # The context managers of this package are called through it.
         if str(entry.path) != contextlib.__file__
     ]
     tests = [entry for entry in frames if "pluggy" not in str(entry.path)]
     if tests:
-        kept = type(excinfo.traceback)(tests)
-        shown = excinfo.getrepr(style="long", tbfilter=lambda _found: kept)
+        traceback = type(excinfo.traceback)(tests)
+        representation = excinfo.getrepr(style="long", tbfilter=lambda _all: traceback)
     else:
-        shown = excinfo.getrepr(style="value")
-    if shown.reprcrash:
-        # The summary has a line for each failure; in CI pytest does not cut what is too long.
-        shown.reprcrash.message = f"{error.verdict}: {error.summary}"
-    return shown
+        representation = excinfo.getrepr(style="value")
+    if representation.reprcrash:
+        # pytest prints one line for each failure in its summary, and does not cut it in CI.
+        representation.reprcrash.message = f"{error.verdict}: {error.summary}"
+    return representation

@@ -1,4 +1,4 @@
-"""What a run wants to see and keep of each guest: its console live or as a cast, what it is at."""
+"""What a run shows and records of each guest: its console, and what it is waited for."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pytest_kernelvm.progress import Progress
 from pytest_kernelvm.vm.machine.recording import following, write_cast
 from pytest_kernelvm.vm.machine.vm import Vm
 
-# Who waits for less is not told what for.
+# Shorter waits are not reported.
 PATIENCE_S = 1.0
-# How often the thread that tells it looks.
+# Time between two looks of the thread that reports waits.
 LOOK_S = 0.5
 
 
 class Observer:
-    """Sees the guests of a run.
+    """Follows the guests of a run.
 
-    live: shows their consoles' text as it comes; None for none. casts: directory of recordings,
-    None for none. progress: told what is being waited for, None for silence.
+    Attributes:
+        recorded: The files of the recordings so far.
     """
 
     def __init__(
@@ -33,6 +33,14 @@ class Observer:
         casts: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
+        """Begin without guests.
+
+        Args:
+            live: Shows the text of consoles as it comes, with the guest's label before each line;
+                None to show nothing.
+            casts: The directory of asciinema recordings; None to record nothing.
+            progress: Shows what guests are waited for; None to show nothing.
+        """
         self._live = live
         self._casts = casts
         self._progress = progress
@@ -42,24 +50,27 @@ class Observer:
         self.recorded: list[Path] = []
 
     def see(self, vm: Vm, test: str, stack: contextlib.ExitStack) -> None:
-        """See a guest that was just launched for a test.
+        """Follow a guest that was just launched for a test.
 
-        stack: closed when the test and its guests are over.
+        Args:
+            vm: The guest.
+            test: The test's id, for the name of the recording.
+            stack: Closed when the test and its guests have ended.
         """
         if self._casts:
             stack.callback(self._record, vm, test)
         if self._live:
-            show, labelled = self._live, LineLabeller(vm.label)
+            show, prefixed = self._live, LinePrefixer(vm.label)
             since = vm.console.size_bytes
             stack.enter_context(
-                following(vm.console, lambda text: show(labelled(text)), since=since)
+                following(vm.console, lambda text: show(prefixed(text)), since=since)
             )
         if self._progress:
             self._watched.append(vm)
             stack.callback(self._watched.remove, vm)
             if not self._thread:
                 self._thread = threading.Thread(
-                    target=self._tell, name="kernelvm-observer", daemon=True
+                    target=self._report_waiting, name="kernelvm-observer", daemon=True
                 )
                 self._thread.start()
 
@@ -74,22 +85,29 @@ class Observer:
         write_cast(vm.console, file, f"{test} on {vm.label}")
         self.recorded.append(file)
 
-    def _tell(self) -> None:
+    def _report_waiting(self) -> None:
         assert self._progress
         while not self._ended.wait(LOOK_S):
             for vm in list(self._watched):
-                if told := waited_for(vm):
-                    self._progress.update(told)
+                if line := waited_for(vm):
+                    self._progress.update(line)
 
     def close(self) -> None:
-        """End the thread that tells what is waited for."""
+        """End the thread that reports waits."""
         self._ended.set()
         if self._thread:
             self._thread.join()
 
 
 def waited_for(vm: Vm) -> str:
-    """Return what a guest is waited for and how long already; empty if that is not worth a word."""
+    """Return what a guest is waited for, and for how long.
+
+    Args:
+        vm: The guest.
+
+    Returns:
+        A line; empty while nothing is waited for, and before PATIENCE_S have passed.
+    """
     now = time.monotonic()
     pending = vm.control.journal.pending
     if pending:
@@ -101,8 +119,8 @@ def waited_for(vm: Vm) -> str:
     return f"{vm.label}: waiting for {what}, {waited_s:.0f} s" if waited_s >= PATIENCE_S else ""
 
 
-class LineLabeller:
-    """Puts a label before each line of a text that comes in pieces."""
+class LinePrefixer:
+    """Puts a label before each line of a text that arrives in pieces."""
 
     def __init__(self, label: str) -> None:
         self._label = label

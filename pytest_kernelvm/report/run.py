@@ -1,4 +1,4 @@
-"""What a run with guests says of itself: with what it tests, and at the end what it did."""
+"""The report of a run with guests: a header that says with what it tests, and a summary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytest_kernelvm.vm.qemu.snapshot import qemu_version
 
 T = TypeVar("T")
 
-# QEMU's choice where its command line names no accelerator, as ours does not.
+# What QEMU uses, as its command line names no accelerator.
 ACCELERATOR = "tcg"
 WORKER_KEY = "kernelvm"
 # The attribute of a report that names the cell.
@@ -29,27 +29,32 @@ CELL = "kernelvm_cell"
 MOST_CELLS, MOST_BUNDLES = 3, 4
 
 
-def header(cells: Sequence[CellConfig], store: Path) -> list[str]:
-    """Return lines that say with what some cells are tested; nothing is built.
+def header(configs: Sequence[CellConfig], store: Path) -> list[str]:
+    """Return the lines that say with what some cells are tested; nothing is built.
 
-    store: where it is.
+    Args:
+        configs: The cells.
+        store: The directory of the store.
+
+    Returns:
+        The cells, the versions of QEMU and the compilers, and the store.
     """
-    arches = {cell.arch.name: cell.arch for cell in cells}.values()
+    arches = {config.arch.name: config.arch for config in configs}.values()
     qemus = {_version(qemu_version, arch.qemu_binary, arch.qemu_binary) for arch in arches}
     compilers = collections.defaultdict(list)
     for arch in arches:
         compiler = f"{arch.toolchain_prefix}gcc"
         compilers[_version(compiler_version, arch, compiler)].append(compiler)
-    told = (f"{', '.join(names)} {version}" for version, names in compilers.items())
+    versions = (f"{', '.join(names)} {version}" for version, names in compilers.items())
     return [
-        f"kernelvm: {', '.join(cell.id for cell in cells)}",
-        f"kernelvm: QEMU {', '.join(sorted(qemus))} with {ACCELERATOR}; {'; '.join(told)}",
+        f"kernelvm: {', '.join(config.id for config in configs)}",
+        f"kernelvm: QEMU {', '.join(sorted(qemus))} with {ACCELERATOR}; {'; '.join(versions)}",
         f"kernelvm: store {store}",
     ]
 
 
 def _version(ask: Callable[[T], str], what: T, program: str) -> str:
-    """Return the number in what a program says of itself."""
+    """Return the number in what a program prints as its version."""
     try:
         words = ask(what)
     except KernelvmError:
@@ -60,10 +65,14 @@ def _version(ask: Callable[[T], str], what: T, program: str) -> str:
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """What was done in a run; sums of several workers can be added up.
+    """What was done in a run, or by one of its workers.
 
-    guests: Counts. found, made: entries of the store by kind. bundles: of failed tests.
-    casts: recordings.
+    Attributes:
+        guests: The numbers of GuestCounts by their names.
+        found: How many entries of each kind were in the store already.
+        made: How many entries of each kind were made.
+        bundles: The names of the bundles of failed tests.
+        casts: The files of recordings.
     """
 
     guests: dict[str, int] = field(default_factory=dict)
@@ -73,7 +82,11 @@ class Tally:
     casts: list[str] = field(default_factory=list)
 
     def add(self, other: Mapping[str, Any]) -> None:
-        """Add what another run did, or another worker of this one, as `asdict` gives it."""
+        """Add what another worker did.
+
+        Args:
+            other: Its tally, as `dataclasses.asdict` returns it.
+        """
         for each in fields(self):
             mine, theirs = getattr(self, each.name), other[each.name]
             if isinstance(mine, list):
@@ -88,7 +101,12 @@ class Tally:
             self.bundles.append(name)
 
     def add_guests(self, counts: GuestCounts, store: Store) -> None:
-        """Add what this process did for its tests."""
+        """Add what this process did for its tests.
+
+        Args:
+            counts: What its guests' pool did.
+            store: The store that it used.
+        """
         found, made = (
             dict(collections.Counter(kind for kind, _digest in entries))
             for entries in (store.found - store.made, store.made)
@@ -98,27 +116,39 @@ class Tally:
         )
 
 
-def note_cell(report: pytest.TestReport, cell: CellConfig) -> None:
-    """Note on a test's report which cell it is of; the note crosses from xdist's workers."""
-    setattr(report, CELL, cell.id)
+def note_cell(report: pytest.TestReport, config: CellConfig) -> None:
+    """Note on a test's report which cell it ran on; xdist transfers the note with the report.
+
+    Args:
+        report: The report.
+        config: The cell.
+    """
+    setattr(report, CELL, config.id)
 
 
 class RunReport:
-    """The plugin that tells; registered once there is a test with a guest.
+    """The pytest plugin that reports; it is registered once there is a test with a guest.
 
-    leave_line: takes back a line on the terminal that pytest is about to write on.
+    Attributes:
+        tally: What was done so far.
     """
 
-    def __init__(self, config: pytest.Config, leave_line: Callable[[], None]) -> None:
+    def __init__(self, config: pytest.Config, clear_line: Callable[[], None]) -> None:
+        """Begin with an empty tally.
+
+        Args:
+            config: pytest's configuration.
+            clear_line: Erases progress from the line of the terminal that pytest writes on next.
+        """
         self._config = config
-        self._leave_line = leave_line
+        self._clear_line = clear_line
         self._seconds: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0])
         self.tally = Tally()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Add up what the tests of each cell take."""
-        self._leave_line()
+        self._clear_line()
         cell = getattr(report, CELL, None)
         if cell:
             sums = self._seconds[cell]
@@ -129,7 +159,7 @@ class RunReport:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Let nothing that a guest said reach a terminal as it was."""
+        """Make what guests wrote safe for a terminal."""
         report = yield
         if item.get_closest_marker("vm"):
             error = call.excinfo.value if call.excinfo else None
@@ -139,20 +169,20 @@ class RunReport:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        """Tell the process that shares out the tests what this worker did."""
+        """Send what this worker did to the process that distributes the tests."""
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
             output[WORKER_KEY] = asdict(self.tally)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Add what a worker did; one that crashed did not tell."""
-        told = getattr(node, "workeroutput", {}).get(WORKER_KEY)
-        if told:
-            self.tally.add(told)
+        """Add what a worker did; one that crashed has not sent it."""
+        tally = getattr(node, "workeroutput", {}).get(WORKER_KEY)
+        if tally:
+            self.tally.add(tally)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Tell what was done."""
+        """Print what was done."""
         lines = summary(self.tally, {name: tuple(s) for name, s in self._seconds.items()})
         if lines and terminalreporter.verbosity >= 0:
             terminalreporter.write_sep("-", "kernelvm")
@@ -163,17 +193,22 @@ class RunReport:
 def summary(tally: Tally, seconds: Mapping[str, Sequence[float]]) -> list[str]:
     """Return the lines that say what was done.
 
-    seconds: of each cell's tests, and how many tests those were.
+    Args:
+        tally: What was done.
+        seconds: For each cell, the seconds that its tests took, and their number.
+
+    Returns:
+        The lines; none if there is nothing to say.
     """
     lines = []
     counts = GuestCounts(**tally.guests) if tally.guests else GuestCounts()
-    told = [
+    guests = [
         f"{counts.restored} restored" + (f" ({counts.waiting} ahead)" if counts.waiting else ""),
         f"{counts.booted} booted",
         f"{counts.snapshots_made} snapshots made",
     ]
     if counts.restored or counts.booted:
-        lines.append(f"guests:  {', '.join(told)}")
+        lines.append(f"guests:  {', '.join(guests)}")
     stored = [
         f"{kind} {_found_and_made(tally.found.get(kind, 0), tally.made.get(kind, 0))}"
         for kind in sorted(tally.found.keys() | tally.made.keys())

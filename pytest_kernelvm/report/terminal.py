@@ -1,4 +1,4 @@
-"""Progress on pytest's terminal, past its capturing; in xdist's workers as well."""
+"""Progress on pytest's terminal, although pytest captures output; in xdist's workers as well."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TerminalProgress:
         return disabled
 
     def _own_line(self) -> None:
-        """End the line that pytest began, unless it is ours already."""
+        """End the line that pytest began, unless progress is shown on it already."""
         if self._reporter is not None and not self._stream.shown:
             self._reporter.ensure_newline()
 
@@ -49,7 +49,7 @@ class TerminalProgress:
             self._stream.update(text)
 
     def clear(self) -> None:
-        """Leave the line to pytest."""
+        """Erase the progress, so that pytest can write on the line."""
         if self._stream.shown:
             with self._uncaptured():
                 self._stream.clear()

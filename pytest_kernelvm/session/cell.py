@@ -43,15 +43,24 @@ if TYPE_CHECKING:
 
 
 class Cell:
-    """One cell with all that it takes to boot it, each made when first asked for.
+    """One kernel on one machine, with all that it takes to boot it; each is made when first used.
 
-    config: its description. store: where what is built is kept.
-    external: modules beside the kernel's own, C by name.
+    Attributes:
+        config: The cell as the vm-config describes it.
+        store: Where everything that is built for it is stored.
+        external: Modules that are built beside the kernel's own: C by the name of the module.
     """
 
     def __init__(
         self, config: CellConfig, store: Store, *, external: Mapping[str, str] | None = None
     ) -> None:
+        """Describe the cell; nothing is built yet.
+
+        Args:
+            config: The cell as the vm-config describes it.
+            store: Where everything that is built for it is stored.
+            external: Modules that are built beside the kernel's own: C by the name of the module.
+        """
         self.config = config
         self.store = store
         self.external = dict(external or {})
@@ -73,7 +82,7 @@ class Cell:
 
     @cached_property
     def tree(self) -> ModuleTree:
-        """The kernel's modules, with what the vm-config tells modprobe; external ones are built."""
+        """The kernel's modules and external ones, with the vm-config's settings of modprobe."""
         configured = self.config.modprobe
         modprobe_d = ModprobeD(
             options=tuple((normalise(name), text) for name, text in configured.options),
@@ -103,7 +112,16 @@ class Cell:
         external: Mapping[str, str] | None = None,
         root: Root | None = None,
     ) -> Cell:
-        """Return this cell with another userland, external modules or root; None leaves them."""
+        """Return this cell with some things replaced; the same arguments return the same cell.
+
+        Args:
+            userland: Whose tools its guests have; None for those of this cell.
+            external: Modules beside the kernel's own, C by name; None for those of this cell.
+            root: The root file system that it boots into; None for that of this cell.
+
+        Returns:
+            The cell, which may be this one.
+        """
         config = self.config if userland is None else replace(self.config, userland=userland)
         config = config if root is None else replace(config, root=root)
         modules = self.external if external is None else dict(external)
@@ -121,7 +139,13 @@ class Cell:
     def compile_program(self, source: str) -> bytes:
         """Return a small static program for this cell's guests, compiled with its nolibc.
 
-        source: C, without includes. Raises BuildFailed with the compiler's words.
+        A compiler that fails raises BuildFailed with its message.
+
+        Args:
+            source: The program in C, without includes.
+
+        Returns:
+            The program, an ELF file.
         """
         with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
             text, program = Path(directory, "program.c"), Path(directory, "program")
@@ -130,9 +154,16 @@ class Cell:
             return program.read_bytes()
 
     def closure(self, modules: Iterable[str] | None = None) -> Closure:
-        """Return the closure of some modules, by default those of the vm-config.
+        """Return the closure of some modules.
 
-        Raises BadInput as `resolve_closure` does; the vm-config says what may be missing.
+        A module that is missing raises BadInput as `resolve_closure` does; the vm-config says which
+        ones may be missing.
+
+        Args:
+            modules: Names or aliases of modules; None for those of the vm-config.
+
+        Returns:
+            The modules with all that they need, in load order.
         """
         wanted = tuple(self.config.modules if modules is None else modules)
         if wanted not in self._closures:
@@ -152,9 +183,16 @@ class Cell:
         blacklist: Iterable[str] = (),
         files: Mapping[str, bytes] | None = None,
     ) -> Initramfs:
-        """Return the initramfs of a closure, by default that of the vm-config's modules.
+        """Return the initramfs of a closure.
 
-        options: module parameters, added to the vm-config's. files: further files by path.
+        Args:
+            closure: The modules; None for those of the vm-config.
+            options: Module parameters by the name of the module, added to those of the vm-config.
+            blacklist: Modules that modprobe does not load by their aliases, added likewise.
+            files: Further files: contents by path.
+
+        Returns:
+            The archive, in the store.
         """
         chosen = self.closure() if closure is None else closure
         request = GuestRequest(options=options or {}, blacklist=tuple(blacklist), files=files or {})
@@ -200,20 +238,24 @@ class Cell:
     ) -> Boot:
         """Return what QEMU has to boot.
 
-        cmdline: words added to the vm-config's. cookie: whether the kernel heeds that line.
-        shared_console: the agent talks on the console, as where there is no second port.
-        network: as in Boot.
+        An initramfs that is too large for a boot without the cookie raises BadInput.
+
+        Args:
+            initramfs: The archive; None for a boot without one.
+            cmdline: Words that are added to the command line of the vm-config.
+            cookie: Whether that command line has the cookie, which makes the kernel heed it.
+            shared_console: Whether the agent talks on the console, as on machines without a second
+                serial port.
+            network: The kind of network card as in Boot; empty for none.
+
+        Returns:
+            The description of the boot.
         """
         shared_console = shared_console or self.kernel.shared_console
         words = f"{cmdline} {SHARED_CONSOLE}".strip() if shared_console else cmdline
         fixed = bool(self.config.cookie) and not cookie
-        room = self.config.arch.fixed_initramfs
-        if fixed and room and initramfs and initramfs.size_bytes > room.size_bytes:
-            raise BadInput(
-                f"the initramfs has {initramfs.size_bytes} bytes, and without the cookie "
-                f"{self.config.id} finds {room.size_bytes} bytes at a fixed address",
-                Evidence(next_step="ask for fewer modules in this test"),
-            )
+        if fixed and initramfs:
+            self._require_room_for(initramfs)
         return Boot(
             arch=self.config.arch,
             machine=self.config.machine,
@@ -225,6 +267,16 @@ class Cell:
             network=network,
         )
 
+    def _require_room_for(self, initramfs: Initramfs) -> None:
+        """Check that an initramfs fits where a kernel without the cookie finds it."""
+        room = self.config.arch.fixed_initramfs
+        if room and initramfs.size_bytes > room.size_bytes:
+            raise BadInput(
+                f"the initramfs has {initramfs.size_bytes} bytes, and without the cookie "
+                f"{self.config.id} finds {room.size_bytes} bytes at a fixed address",
+                Evidence(next_step="ask for fewer modules in this test"),
+            )
+
     def variant_for(self, request: GuestRequest) -> Cell:
         """Return this cell with the userland, external modules and root that a request names."""
         return self.variant(userland=request.userland, external=request.external, root=request.root)
@@ -234,13 +286,15 @@ class Cell:
     ) -> Bootable:
         """Return what a guest is made of.
 
+        An option with a wrong value raises TypeError. A file that is not what was put into the
+        store raises DamagedStore.
+
         Args:
             request: What is asked of the guest; None for what the vm-config says alone.
-            **options: Arguments of a request, over those of `request`.
+            **options: Arguments of a request; they override those of `request`.
 
-        Raises:
-            TypeError: One of the options has a wrong value.
-            DamagedStore: A file of the guest is not what was put into the store.
+        Returns:
+            What `Guests` and `Vm` boot.
         """
         request = (request or GuestRequest()).with_options(**options)
         return self.variant_for(request)._bootable(request)
@@ -258,7 +312,7 @@ class Cell:
             network=request.network,
         )
         if root:
-            boot = self._into(root, boot, contents)
+            boot = self._boot_into(root, boot, contents)
         require_intact_boot(boot)
         timeouts = self.config.timeouts
         boot_s = timeouts.boot_s if request.boot_timeout_s is None else request.boot_timeout_s
@@ -294,7 +348,7 @@ class Cell:
         )
         return pack(self.store, entries, compressed=False)
 
-    def _into(self, root: Root, boot: Boot, contents: Iterable[Entry]) -> Boot:
+    def _boot_into(self, root: Root, boot: Boot, contents: Iterable[Entry]) -> Boot:
         """Return a boot with a root in memory, which holds what the initramfs else would."""
         arch = self.config.arch
         image = make_root_image(

@@ -13,12 +13,16 @@ SLAB_SLACK_KIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Leftovers:
-    """What tests leave behind.
+class GuestState:
+    """What a test may leave changed in a guest.
 
-    modules: (name, use count). processes: of user space. mounts: lines of /proc/mounts.
-    files: in the root directory. last_record: the sequence number of the log's end.
-    slab_kib: memory of the kernel's objects.
+    Attributes:
+        modules: Loaded modules: name and use count.
+        processes: Processes of user space: number and program.
+        mounts: The lines of /proc/mounts.
+        files: The names in the root directory.
+        last_record: The sequence number of the last record in the kernel's log, -1 for none.
+        slab_kib: The memory of the kernel's objects, in KiB.
     """
 
     modules: frozenset[tuple[str, int]]
@@ -29,10 +33,14 @@ class Leftovers:
     slab_kib: int
 
 
-def traces_of(vm: Vm) -> Leftovers:
-    """Look at a guest."""
+def guest_state(vm: Vm) -> GuestState:
+    """Return the state of a guest now.
+
+    Args:
+        vm: A guest that is ready.
+    """
     records = vm.dmesg.records
-    return Leftovers(
+    return GuestState(
         modules=frozenset((module.name, module.use_count) for module in vm.modules),
         processes=frozenset(_processes(vm)),
         mounts=frozenset(vm.read("/proc/mounts").splitlines()),
@@ -62,9 +70,19 @@ def _slab_kib(meminfo: str) -> int:
     return 0
 
 
-def left_behind(vm: Vm, before: Leftovers) -> list[str]:
-    """Return in words what differs from how a guest was before; empty if nothing does."""
-    after = traces_of(vm)
+def differences(vm: Vm, before: GuestState) -> list[str]:
+    """Return how the state of a guest differs from an earlier one.
+
+    Warnings in the kernel's log, and a growth of its memory, count as well.
+
+    Args:
+        vm: A guest that is ready.
+        before: The earlier state.
+
+    Returns:
+        A line for each difference; empty if there is none.
+    """
+    after = guest_state(vm)
     found = []
     for what, old, new in (
         ("module", {name for name, _ in before.modules}, {name for name, _ in after.modules}),

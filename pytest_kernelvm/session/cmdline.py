@@ -1,4 +1,4 @@
-"""Whose words a kernel's command line is made of."""
+"""Where the words of a kernel's command line come from: bootloader, kernel or device tree."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from pytest_kernelvm.vm.machine.vm import Vm
 BOOTLOADER = "bootloader"
 BUILTIN = "built-in"
 TREE = "device tree"
-# What is in none of the sources: the board's code has added it.
+# Words that are in no source: the code of the board has added them.
 UNKNOWN = "unknown"
 
-# Fewest runs of words, and of two ways with as many the one that keeps whole lines together.
-_WHOLE, _PART, _NOBODYS = 1, 2, 5
+# Costs of a run of words. The cheapest way to take a line apart has the fewest runs, and keeps
+# whole lines of sources together.
+_WHOLE, _PART, _UNKNOWN_WORD = 1, 2, 5
 
 BOOTARGS = "/sys/firmware/devicetree/base/chosen/bootargs"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contribution:
-    """Words that stand together in a command line. source: whose they are."""
+    """Words that stand together in a command line.
+
+    Attributes:
+        source: Where they come from: BOOTLOADER, BUILTIN, TREE or UNKNOWN.
+        words: The words, in order.
+    """
 
     source: str
     words: tuple[str, ...]
@@ -30,13 +36,17 @@ class Contribution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Composition:
-    """A command line, taken apart."""
+    """A command line, taken apart.
+
+    Attributes:
+        contributions: The runs of words, in order.
+    """
 
     contributions: tuple[Contribution, ...]
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Who contributed, in the order of the words."""
+        """The sources, in the order of the words."""
         return tuple(part.source for part in self.contributions)
 
     def __str__(self) -> str:
@@ -47,9 +57,15 @@ class Composition:
 def take_apart(line: str, sources: Mapping[str, str]) -> Composition:
     """Return which source each word of a command line comes from.
 
-    sources: what each could contribute, by its name; the first counts where several fit.
-    Whole lines of sources are preferred to parts of them, and long parts to short ones, so that a
-    word that two sources have is counted to the one whose other words it stands among.
+    Whole lines of sources are preferred to parts of them, and long parts to short ones. So a word
+    that two sources have counts for the one whose other words are around it.
+
+    Args:
+        line: The command line.
+        sources: The words that each source offers, by its name; the first counts where several fit.
+
+    Returns:
+        The line, taken apart.
     """
     words = line.split()
     given = {name: text.split() for name, text in sources.items()}
@@ -72,7 +88,7 @@ def _ways(
         for name, text in given.items():
             if cost := _cost(run, text):
                 ways.append(_with(best[start], cost, name, run))
-    ways.append(_with(best[end - 1], _NOBODYS, UNKNOWN, words[end - 1 : end]))
+    ways.append(_with(best[end - 1], _UNKNOWN_WORD, UNKNOWN, words[end - 1 : end]))
     return ways
 
 
@@ -97,22 +113,32 @@ def _with(
 def composition(vm: Vm) -> Composition:
     """Return where the words of a guest's /proc/cmdline come from.
 
-    The built-in line is read from /proc/config.gz, the device tree's from the guest's tree; the
-    bootloader's is what QEMU was given, on Malta with the words that it puts in front.
+    The built-in line is read from /proc/config.gz, that of the device tree from the guest's tree.
+    The line of the bootloader is the one that QEMU was given; on Malta QEMU puts words in front.
+
+    Args:
+        vm: A guest that is ready.
+
+    Returns:
+        The line, taken apart.
     """
     line = vm.read("/proc/cmdline").strip()
     return take_apart(line, sources_of(vm))
 
 
 def sources_of(vm: Vm) -> dict[str, str]:
-    """Return the lines that a guest's kernel was offered, by whose they are."""
+    """Return the lines that a guest's kernel was offered, by their source.
+
+    Args:
+        vm: A guest that is ready.
+    """
     bootloader = vm.boot.cmdline
     if fixed := vm.boot.arch.fixed_initramfs:
         bootloader = f"{fixed.announced(vm.read('/proc/cmdline'))} {bootloader}".strip()
     sources = {BOOTLOADER: bootloader, BUILTIN: _unquoted(vm.configuration.get("CMDLINE", ""))}
     if vm.exists(BOOTARGS):
         bootargs = vm.read(BOOTARGS).rstrip("\0")
-        # Where the bootloader passes its line in the tree, it is not another one.
+        # Where the bootloader passes its line in the device tree, both are the same line.
         if bootargs != vm.boot.cmdline:
             sources[TREE] = bootargs
     return {name: text for name, text in sources.items() if text.strip()}
@@ -126,8 +152,16 @@ def _unquoted(value: str) -> str:
 def assert_cmdline_from(vm: Vm, *sources: str) -> Composition:
     """Assert that a guest's command line consists of these sources' words, in this order.
 
-    sources: BOOTLOADER, BUILTIN, TREE. Returns which words are whose; raises AssertionError that
-    shows it, and what each source had offered.
+    Args:
+        vm: A guest that is ready.
+        *sources: BOOTLOADER, BUILTIN or TREE.
+
+    Returns:
+        The line, taken apart.
+
+    Raises:
+        AssertionError: It is made of other sources; the message has each word's source, and what
+            each source had offered.
     """
     found = composition(vm)
     if found.sources != sources:

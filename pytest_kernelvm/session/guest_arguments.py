@@ -43,8 +43,8 @@ class Argument:
 
     Attributes:
         meaning: One line that says what it is.
-        check: Takes the argument's name and value; returns the value as the request keeps it, or
-            raises TypeError.
+        check: Takes the argument's name and value; returns the value as the request stores it,
+            or raises TypeError.
         by_marker: Whether the marker `kernelvm` may give it.
         by_call: Whether calls such as `boot_vm` may give it.
         option: Its option on a command line, None if it has none.
@@ -57,7 +57,14 @@ class Argument:
     option: CommandLineOption | None = None
 
     def checked(self, name: str, value: Any) -> Any:
-        """Return a value as the request keeps it.
+        """Return a value as the request stores it.
+
+        Args:
+            name: The argument, for the message.
+            value: What was given; anything that its check takes.
+
+        Returns:
+            The value, with lists as tuples.
 
         Raises:
             TypeError: The value cannot be used for the argument.
@@ -150,7 +157,7 @@ def seconds(name: str, value: Any) -> Any:
     """Check a duration."""
     if not isinstance(value, int | float):
         raise TypeError(f"{name} is a number of seconds, not {value!r}")
-    # Whoever writes True means something else than one second.
+    # True is an int in Python, but nobody means one second by it.
     if isinstance(value, bool) or not 0 < value < math.inf:
         raise TypeError(f"{name} is a number of seconds above 0, not {value!r}")
     return value

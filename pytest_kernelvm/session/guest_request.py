@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from pytest_kernelvm.modules.closure import Closure
     from pytest_kernelvm.session.guest_options import GuestOptions
 
-# What a test may ask to have its guest's card on; a link is asked for by asking for two guests.
+# The networks that a test may ask for; `vms` puts two guests on a link.
 CARDS = ("user", "outside")
-# What a guest on a link has on a command line, where there is no other guest.
+# `kernelvm boot` boots one guest, so it cannot put it on a link.
 _CARD = {"link": "user"}
 C_BY_NAME = "C by the name of the module"
 
@@ -49,7 +49,7 @@ def _about(meaning: str, check: Check, **rest: Any) -> dict[str, Argument]:
 
 
 def _closure(name: str, value: Any) -> Any:
-    # The command line is loaded with this file, and takes no closures.
+    # `kernelvm` imports this file at its start, and needs no closures there.
     from pytest_kernelvm.modules.closure import Closure
 
     return instance_of(Closure, "a Closure")(name, value)
@@ -198,21 +198,31 @@ class GuestRequest:
     def from_marker(cls, arguments: Mapping[str, Any]) -> Self:
         """Return what the arguments of a marker ask for.
 
-        Raises:
-            TypeError: An argument is unknown, is for calls only, or has a wrong value.
+        An argument that is unknown, is for calls only or has a wrong value raises TypeError.
+
+        Args:
+            arguments: The keyword arguments, as they are written.
+
+        Returns:
+            The request.
         """
         return cls(**_checked(arguments, "by_marker", "only calls such as boot_vm take it"))
 
     def with_options(self, **options: Unpack[GuestOptions]) -> Self:
-        """Return this request with the arguments of a call over it.
+        """Return this request with some arguments replaced by those of a call.
 
-        Raises:
-            TypeError: An argument is unknown, is for markers only, or has a wrong value.
+        An argument that is unknown, is for markers only or has a wrong value raises TypeError.
+
+        Args:
+            **options: The arguments of the call.
+
+        Returns:
+            The request.
         """
         return replace(self, **_checked(options, "by_call", "only the marker kernelvm takes it"))
 
     def command_line(self) -> list[str]:
-        """Return the options of `kernelvm boot` that ask for the same, as far as there are any."""
+        """Return the options of `kernelvm boot` that ask for the same, where there is an option."""
         given = []
         for name, argument in ARGUMENTS.items():
             value, option = getattr(self, name), argument.option
@@ -240,7 +250,14 @@ ARGUMENTS: dict[str, Argument] = {name: each.metadata[_ARGUMENT] for name, each 
 
 
 def default_of(name: str) -> Any:
-    """Return an argument's value in a request that does not name it; None for an empty mapping."""
+    """Return the value of an argument that is not given.
+
+    Args:
+        name: The argument.
+
+    Returns:
+        Its default as the marker's signature shows it: None stands for an empty mapping.
+    """
     default = _FIELDS[name].default
     return None if default is MISSING else default
 

@@ -1,4 +1,7 @@
-"""The guests of one process: booted, or restored from a snapshot, one of them ahead of its test."""
+"""The guests of one process: booted, restored from a snapshot, or shared by tests.
+
+One guest is restored ahead of the test that uses it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.errors import Evidence, HarnessError, NotLeftClean
-from pytest_kernelvm.session.cleanliness import Leftovers, left_behind, traces_of
+from pytest_kernelvm.session.cleanliness import GuestState, differences, guest_state
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.machine.saving import save_guest
@@ -27,7 +30,7 @@ from pytest_kernelvm.vm.qemu.snapshot import (
     require_intact_boot,
 )
 
-# Nothing is restored ahead on a host that could not hold as many guests as this.
+# A guest is restored ahead only on a host whose free memory would hold this many of it.
 GUESTS_OF_ROOM = 4
 
 
@@ -35,8 +38,12 @@ GUESTS_OF_ROOM = 4
 class GuestCounts:
     """What was done for the tests.
 
-    booted, restored: guests. waiting: those of the restored that were so ahead of their test.
-    shared: how often a test got the guest of another. snapshots_made: by booting.
+    Attributes:
+        booted: Guests that were booted.
+        restored: Guests that were restored from a snapshot.
+        waiting: Those of the restored guests that were ready before their test asked for them.
+        shared: How often a test got the guest of another test.
+        snapshots_made: Snapshots that were made; each takes a boot.
     """
 
     booted: int = 0
@@ -61,7 +68,7 @@ class _SharedGuest:
 
     bootable: Bootable
     vm: Vm
-    before: Leftovers
+    before: GuestState
     stack: contextlib.ExitStack
 
 
@@ -77,9 +84,8 @@ def _has_room(memory_mib: int) -> bool:
 class Guests:
     """Makes guests ready.
 
-    store: where snapshots are kept.
-    new_directory: makes a directory for one guest's logs.
-    console_limit_bytes: how much of each guest's console is kept.
+    Attributes:
+        counts: What was done so far.
     """
 
     def __init__(
@@ -88,11 +94,18 @@ class Guests:
         new_directory: Callable[[], Path],
         console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
     ) -> None:
+        """Begin without guests.
+
+        Args:
+            store: Where snapshots are stored.
+            new_directory: Makes a directory for one guest's logs.
+            console_limit_bytes: How much of each guest's console is stored.
+        """
         self._store = store
         self._new_directory = new_directory
         self._console_limit_bytes = console_limit_bytes
         self._ahead: _AheadGuest | None = None
-        self._passed_on: _SharedGuest | None = None
+        self._shared: _SharedGuest | None = None
         self.counts = GuestCounts()
 
     @contextlib.contextmanager
@@ -105,9 +118,16 @@ class Guests:
     ) -> Iterator[Vm]:
         """Give a ready guest that was booted for the caller; it ends with the context.
 
-        launched: called with it before it is waited for. link: its end of a cable.
-        Raises the error that says why it did not get ready, DamagedStore if that is the store's
-        fault.
+        A guest that does not get ready raises the error with its verdict; a kernel or initramfs
+        that was changed in the store raises DamagedStore.
+
+        Args:
+            bootable: What it is made of.
+            launched: Called with the guest before its boot is waited for.
+            link: Its end of a cable to another guest; None for none.
+
+        Returns:
+            The guest.
         """
         require_intact_boot(bootable.boot)
         self.counts.booted += 1
@@ -130,12 +150,19 @@ class Guests:
     ) -> Iterator[Vm]:
         """Give a ready guest in the state right after its boot; it ends with the context.
 
-        The first one is booted and its snapshot stored, unless the store has it.
-        launched: called with it before it is waited for. link: its end of a cable.
-        Raises what a boot raises, and HarnessError if a fresh snapshot cannot be restored.
+        If the store has no snapshot, a guest is booted to make one. A boot raises what `booted`
+        does; a new snapshot that cannot be restored raises HarnessError.
+
+        Args:
+            bootable: What it is made of.
+            launched: Called with the guest before it is waited for.
+            link: Its end of a cable to another guest; None for none.
+
+        Returns:
+            The guest.
         """
         with contextlib.ExitStack() as stack:
-            vm = self._taken(bootable, stack)
+            vm = self._take_restored_ahead(bootable, stack)
             if vm is None:
                 vm = self._launched(stack, bootable, self._snapshot(bootable), link)
             launched(vm)
@@ -143,12 +170,12 @@ class Guests:
                 vm.control.readiness.wait()
             except SnapshotUnusable as unusable:
                 stack.close()
-                vm = self._anew(stack, bootable, vm, unusable, link)
+                vm = self._remade(stack, bootable, vm, unusable, link)
                 launched(vm)
             self.counts.restored += 1
             yield vm
 
-    def _anew(
+    def _remade(
         self,
         stack: contextlib.ExitStack,
         bootable: Bootable,
@@ -156,7 +183,7 @@ class Guests:
         unusable: SnapshotUnusable,
         link: socket.socket | None,
     ) -> Vm:
-        """Replace a snapshot that does not restore."""
+        """Make a snapshot that does not restore again, and restore that."""
         assert failed.snapshot is not None
         self._store.progress.say(
             f"the snapshot of {bootable.label} does not restore ({unusable}); making it anew"
@@ -214,7 +241,13 @@ class Guests:
         return make_snapshot(self._store, bootable.boot, record, label=label)
 
     def restore_ahead(self, bootable: Bootable) -> None:
-        """Have one guest restored ahead of the call that asks for it, if its snapshot is there."""
+        """Have one guest restored ahead of the call of `restored` that asks for it.
+
+        Nothing happens if there is no snapshot, or not enough memory.
+
+        Args:
+            bootable: What it is made of.
+        """
         if self._ahead and self._ahead.bootable == bootable:
             return
         self._end_ahead()
@@ -224,8 +257,8 @@ class Guests:
                 vm = self._launched(stack, bootable, snapshot)
                 self._ahead = _AheadGuest(bootable=bootable, vm=vm, stack=stack.pop_all())
 
-    def _taken(self, bootable: Bootable, stack: contextlib.ExitStack) -> Vm | None:
-        """Return the guest that was prepared, if it is such a one; it ends with a stack."""
+    def _take_restored_ahead(self, bootable: Bootable, stack: contextlib.ExitStack) -> Vm | None:
+        """Return the guest that was restored ahead, if it is made of the same; a stack ends it."""
         ahead = self._ahead
         if not ahead or ahead.bootable != bootable:
             return None
@@ -240,40 +273,53 @@ class Guests:
             ahead.stack.close()
 
     def shared(self, bootable: Bootable, launched: Launched = tell_nobody) -> Vm:
-        """Return the guest that tests pass on to each other; `give_back` ends the loan.
+        """Return the guest that tests share; `give_back` must follow.
 
-        launched: called with it. Raises what `restored` does.
+        It is restored, which raises what `restored` does, or it is the one that the test before
+        gave back.
+
+        Args:
+            bootable: What it is made of.
+            launched: Called with the guest.
+
+        Returns:
+            The guest.
         """
-        if self._passed_on is None or self._passed_on.bootable != bootable:
-            self._end_passed_on()
+        if self._shared is None or self._shared.bootable != bootable:
+            self._end_shared()
             with contextlib.ExitStack() as stack:
                 vm = stack.enter_context(self.restored(bootable, launched))
-                self._passed_on = _SharedGuest(
-                    bootable=bootable, vm=vm, before=traces_of(vm), stack=stack.pop_all()
+                self._shared = _SharedGuest(
+                    bootable=bootable, vm=vm, before=guest_state(vm), stack=stack.pop_all()
                 )
         else:
             self.counts.shared += 1
-            launched(self._passed_on.vm)
-        return self._passed_on.vm
+            launched(self._shared.vm)
+        return self._shared.vm
 
     def give_back(self, vm: Vm, *, usable: bool = True) -> None:
-        """Take a shared guest back and look whether it can be passed on.
+        """Take a shared guest back, and check that the next test can have it.
 
-        usable: False after a test that failed; then the guest ends without a word.
-        Raises NotLeftClean, and ends it, if the test left something behind; what a guest that
-        does not answer raises.
+        A guest that does not answer any more raises the error with its verdict.
+
+        Args:
+            vm: The guest.
+            usable: False after a test that failed; then the guest ends unchecked.
+
+        Raises:
+            NotLeftClean: The test left something behind; the guest has ended.
         """
-        assert self._passed_on is not None
-        assert self._passed_on.vm is vm
+        assert self._shared is not None
+        assert self._shared.vm is vm
         if not usable:
-            self._end_passed_on()
+            self._end_shared()
             return
         found = ["the guest does not answer any more"]
         try:
-            found = left_behind(vm, self._passed_on.before)
+            found = differences(vm, self._shared.before)
         finally:
             if found:
-                self._end_passed_on()
+                self._end_shared()
         if found:
             raise NotLeftClean(
                 f"{vm.label}: the test was to leave its guest clean and did not",
@@ -283,12 +329,12 @@ class Guests:
                 ),
             )
 
-    def _end_passed_on(self) -> None:
-        passed_on, self._passed_on = self._passed_on, None
-        if passed_on:
-            passed_on.stack.close()
+    def _end_shared(self) -> None:
+        shared, self._shared = self._shared, None
+        if shared:
+            shared.stack.close()
 
     def close(self) -> None:
-        """End the guests that nobody took, or takes any more."""
-        self._end_passed_on()
+        """End the shared guest, and the one that was restored ahead."""
+        self._end_shared()
         self._end_ahead()

@@ -1,4 +1,4 @@
-"""Modules of the user's, built, loaded in a fresh guest and unloaded again."""
+"""Smoke tests of out-of-tree modules: they are built, loaded in a fresh guest and unloaded."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from pytest_kernelvm.vm.machine.vm import Vm
 
 DIRECTORY = "/modules"
 INSMOD, RMMOD = f"{DIRECTORY}/insmod", f"{DIRECTORY}/rmmod"
-# Lines of results; an error fits one screen.
-MOST_TOLD = 20
+# Lines of results in an error: it fits one screen.
+MOST_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleSmokeTest:
-    """What became of modules in a guest.
+    """What a smoke test of modules found.
 
-    log: what the kernel said from the first one's loading to the last one's unloading.
-    staying: those that cannot be unloaded, and why, in words. results: of the tests that they
-    brought, None if they brought none.
-    build_s, guest_s: seconds that building, and booting, loading and unloading took.
+    Attributes:
+        modules: Their names, in load order.
+        log: The kernel's log from the loading of the first to the unloading of the last.
+        staying: For each module that cannot be unloaded, a line that says why.
+        results: What tests in the modules reported in KTAP, None if there are no tests.
+        build_s: Seconds that the build took; 0 for modules that were built before.
+        guest_s: Seconds that booting, loading and unloading took.
     """
 
     modules: tuple[str, ...]
@@ -41,14 +44,32 @@ class ModuleSmokeTest:
 
 
 def build_for(cell: Cell, directory: Path) -> ExternalModules:
-    """Build a directory's modules for a cell. Raises BuildFailed also if they do not fit it."""
+    """Build a directory's modules for a cell.
+
+    A compiler that fails raises BuildFailed, and so do modules that do not fit the cell's kernel.
+
+    Args:
+        cell: The cell; its kernel is built if need be.
+        directory: A directory with a Kbuild or Makefile.
+
+    Returns:
+        The modules and what the compiler said.
+    """
     built = build_modules(cell.store, cell.kernel, directory)
     require_fit(cell.kernel, built.files)
     return built
 
 
 def in_load_order(files: Sequence[Path]) -> tuple[tuple[Path, tuple[str, ...]], ...]:
-    """Return modules behind those of the same build that they depend on, and all they depend on."""
+    """Return modules in an order in which they can be loaded.
+
+    Args:
+        files: The .ko files of one build.
+
+    Returns:
+        Each file, behind those of the same build that it depends on, with the names of all modules
+        that it depends on.
+    """
     depends = {file: _depends(file) for file in files}
     by_name = {_name(file): file for file in files}
     order: dict[Path, None] = {}
@@ -70,7 +91,8 @@ def _name(file: Path) -> str:
 
 def _depends(file: Path) -> tuple[str, ...]:
     fields = dict(read_modinfo(file))
-    # The names of files, where modules' own have underscores (scripts/mod/modpost.c, add_depends).
+    # modpost writes the names of files; those of modules have underscores (scripts/mod/modpost.c,
+    # add_depends).
     return tuple(_own_name(name) for name in fields.get("depends", "").split(",") if name)
 
 
@@ -88,15 +110,25 @@ def try_modules(
 ) -> ModuleSmokeTest:
     """Build a directory's modules, load them all in a fresh guest, and unload them.
 
-    logs: a directory for the guest's. options: parameters by module. timeout_s: seconds that
-    loading and unloading one may take, by default as any command.
-    Raises BuildFailed, CommandFailed with the kernel's words or the results of tests that failed,
-    or what became of the guest.
+    A build that fails raises BuildFailed. A module that cannot be loaded or unloaded, and a test of
+    a module that fails, raise CommandFailed with the kernel's log or the results. A guest that dies
+    raises the error with its verdict.
+
+    Args:
+        cell: The cell that they are built for.
+        directory: A directory with a Kbuild or Makefile.
+        logs: A directory for the guest's logs.
+        options: Module parameters by the name of the module.
+        timeout_s: Seconds that loading or unloading one module may take; None for the time of any
+            command.
+
+    Returns:
+        What the test found.
     """
     started = time.monotonic()
     files = build_for(cell, directory).files
     built_s = time.monotonic() - started
-    return replace(_tried(cell, files, logs, options or {}, timeout_s), build_s=built_s)
+    return replace(_load_and_unload(cell, files, logs, options or {}, timeout_s), build_s=built_s)
 
 
 def try_files(
@@ -107,16 +139,27 @@ def try_files(
     options: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
 ) -> ModuleSmokeTest:
-    """Load modules that somebody built in a fresh guest, and unload them.
+    """Load modules that were built elsewhere in a fresh guest, and unload them.
 
-    logs, options, timeout_s: as of try_modules.
-    Raises BuildFailed, before anything boots, if they are not for the cell's kernel; else as that.
+    Modules that do not fit the cell's kernel raise BuildFailed before anything boots. For other
+    errors see `try_modules`.
+
+    Args:
+        cell: The cell whose kernel loads them.
+        files: The .ko files.
+        logs: A directory for the guest's logs.
+        options: Module parameters by the name of the module.
+        timeout_s: Seconds that loading or unloading one module may take; None for the time of any
+            command.
+
+    Returns:
+        What the test found.
     """
     require_fit(cell.kernel, files, config=config_near(files))
-    return _tried(cell, files, logs, options or {}, timeout_s)
+    return _load_and_unload(cell, files, logs, options or {}, timeout_s)
 
 
-def _tried(
+def _load_and_unload(
     cell: Cell,
     files: Sequence[Path],
     logs: Path,
@@ -125,34 +168,30 @@ def _tried(
 ) -> ModuleSmokeTest:
     started = time.monotonic()
     ordered = in_load_order(files)
-    own = {_name(file) for file, _depends in ordered}
-    wanted = dict.fromkeys(
-        name for _file, depends in ordered for name in depends if name not in own
+    names = tuple(_name(file) for file, _depends in ordered)
+    dependencies = tuple(
+        dict.fromkeys(name for _file, depends in ordered for name in depends if name not in names)
     )
-    program = cell.programs.modprobe.read_bytes()
-    packed = {f"{DIRECTORY}/{file.name}": file.read_bytes() for file, _depends in ordered}
-    packed |= {INSMOD: program, RMMOD: program}
-    bootable = cell.bootable(modules=tuple(wanted), files=packed)
+    bootable = cell.bootable(modules=dependencies, files=_packed(cell, files))
     staying = dict(_staying(cell, ordered))
     with boot_guest(bootable, logs) as vm:
         vm.control.answer_for()
-        if wanted:
-            vm.modprobe("-a", *wanted)
-        attempt = _Attempt(vm, timeout_s)
+        if dependencies:
+            vm.modprobe("-a", *dependencies)
+        programs = _ModulePrograms(vm, timeout_s)
         for file, _depends_on in ordered:
-            words = options.get(_name(file), "").split()
-            attempt.succeed(INSMOD, f"{DIRECTORY}/{file.name}", *words)
+            programs.load(file, options.get(_name(file), ""))
         for file, _depends_on in reversed(ordered):
             if file not in staying:
-                attempt.succeed(RMMOD, _name(file))
+                programs.unload(file)
         if error := vm.control.conclude("loading and unloading modules", ask=True):
             raise error
-        log = attempt.said()
+        log = programs.kernel_log()
     results = read_results(log)
     if results and results.problems:
-        raise _tests_failed(cell.config.id, own, results)
+        raise _tests_failed(cell.config.id, names, results)
     return ModuleSmokeTest(
-        modules=tuple(_name(file) for file, _depends_on in ordered),
+        modules=names,
         log=log,
         staying=tuple(staying.values()),
         results=results,
@@ -161,13 +200,23 @@ def _tried(
     )
 
 
+def _packed(cell: Cell, files: Sequence[Path]) -> dict[str, bytes]:
+    """Return what the guest has of the modules: their files, and what loads and unloads them."""
+    program = cell.programs.modprobe.read_bytes()
+    packed = {f"{DIRECTORY}/{file.name}": file.read_bytes() for file in files}
+    return packed | {INSMOD: program, RMMOD: program}
+
+
 def _staying(
     cell: Cell, ordered: Sequence[tuple[Path, tuple[str, ...]]]
 ) -> Iterator[tuple[Path, str]]:
-    """Give the modules that the kernel does not unload, with the reason in words.
+    """Yield the modules that the kernel does not unload, with the reason in words.
 
-    Those that have something to begin with and nothing to end with (kernel/module/main.c,
-    delete_module), and all that these use.
+    These have an init function and no exit function (kernel/module/main.c, delete_module), or are
+    used by such a module.
+
+    Yields:
+        The file and a line with the reason.
     """
     in_use: dict[str, str] = {}
     for file, depends in reversed(ordered):
@@ -182,35 +231,42 @@ def _staying(
         in_use |= dict.fromkeys(depends, name)
 
 
-class _Attempt:
-    """Programs that must succeed in a guest, and what its kernel says meanwhile."""
+class _ModulePrograms:
+    """The programs that load and unload modules in a guest, and what its kernel says meanwhile."""
 
     def __init__(self, vm: Vm, timeout_s: float | None) -> None:
         self._vm = vm
         self._timeout_s = timeout_s
         self._before = max((record.sequence for record in vm.dmesg.records), default=-1)
-        self._shown = len(vm.console.text)
+        self._console_before = len(vm.console.text)
 
-    def succeed(self, *argv: str) -> None:
-        """Run a program. Raises CommandFailed, of tests that did not end with their results."""
+    def load(self, file: Path, parameters: str) -> None:
+        """Load a module. Raises CommandFailed, of tests that did not end with their results."""
+        self._run(INSMOD, f"{DIRECTORY}/{file.name}", *parameters.split())
+
+    def unload(self, file: Path) -> None:
+        """Unload a module. Raises what `load` does."""
+        self._run(RMMOD, _name(file))
+
+    def _run(self, *argv: str) -> None:
         vm = self._vm
         try:
             result = vm.run(*argv, timeout_s=self._timeout_s)
         except (CommandFailed, GuestHang) as error:
             # A guest that hangs is not asked for its log.
-            lines = map(without_time, vm.console.text[self._shown :].splitlines())
+            lines = map(without_time, vm.console.text[self._console_before :].splitlines())
             results = read_results(lines)
             if not results or not results.problems:
                 raise
             raise _tests_failed(vm.label, [Path(argv[1]).stem], results, error) from None
         if result.status != 0:
-            said = (result.output + result.errors, *self.said())
+            said = (result.output + result.errors, *self.kernel_log())
             raise CommandFailed(
                 f"{vm.label}: {Path(argv[0]).name} {Path(argv[1]).name} failed",
                 Evidence(expected="status 0", seen=result.ended, excerpt="\n".join(said).strip()),
             )
 
-    def said(self) -> tuple[str, ...]:
+    def kernel_log(self) -> tuple[str, ...]:
         """Return the lines of the kernel's log since the beginning."""
         records = [each for each in self._vm.dmesg.records if each.sequence > self._before]
         return tuple(line for record in records for line in record.text.split("\n"))
@@ -219,7 +275,17 @@ class _Attempt:
 def _tests_failed(
     label: str, names: Iterable[str], results: TestResults, error: KernelvmError | None = None
 ) -> CommandFailed:
-    """Return the error of tests that failed. error: what else became of the guest, if anything."""
+    """Return the error of tests that failed.
+
+    Args:
+        label: The guest or cell.
+        names: The modules whose tests failed.
+        results: The results of the tests.
+        error: What else went wrong in the guest, None if nothing did.
+
+    Returns:
+        The error.
+    """
     return CommandFailed(
         f"{label}: the tests of {', '.join(sorted(names))} failed",
         Evidence(
@@ -227,7 +293,7 @@ def _tests_failed(
             seen=str(results),
             facts=(str(error.summary), *error.evidence.facts) if error else (),
             where=error.evidence.where if error else (),
-            excerpt="\n".join(first_lines(results, MOST_TOLD)),
+            excerpt="\n".join(first_lines(results, MOST_LINES)),
             next_step="tests that take long want a longer --timeout" if error else "",
         ),
     )

@@ -218,7 +218,7 @@ EACH_CELL = (
 )
 
 
-def test_tests_of_ours_are_told_from_theirs(pytester: pytest.Pytester) -> None:
+def test_tests_of_the_plugin_are_distinguished_from_others(pytester: pytest.Pytester) -> None:
     add_machines(pytester)
     for name, text in OURS.items():
         (pytester.path / f"{name}.py").write_text(f"import pytest\n{text}")

@@ -31,7 +31,7 @@ def lines(*names: str) -> str:
     ],
     ids=lambda names: "+".join(names) or "nobody",
 )
-def test_whole_lines(names: tuple[str, ...]) -> None:
+def test_lines_of_sources_that_are_whole(names: tuple[str, ...]) -> None:
     found = take_apart(lines(*names), SOURCES)
     assert found.sources == names
     assert [" ".join(part.words) for part in found.contributions] == [
@@ -39,7 +39,7 @@ def test_whole_lines(names: tuple[str, ...]) -> None:
     ]
 
 
-def test_a_word_of_the_boards() -> None:
+def test_a_word_that_the_board_adds() -> None:
     """As malta-init.c adds one where there is no console=."""
     found = take_apart("quiet a.b=c console=ttyS0,38400n8r said.by=tree", SOURCES)
     assert found.sources == (UNKNOWN, TREE)
@@ -51,7 +51,7 @@ def test_a_line_that_was_cut_off() -> None:
     assert found.sources == (BUILTIN, BOOTLOADER)
 
 
-def test_it_is_told() -> None:
+def test_a_composition_in_words() -> None:
     assert str(take_apart("said.by=tree odd", SOURCES)) == "device tree: said.by=tree\nunknown: odd"
     assert str(take_apart("", SOURCES)) == "nobody contributed a word"
 

@@ -97,7 +97,7 @@ NAMING = (
 
 
 @pytest.mark.parametrize("catch", NAMING)
-def test_it_is_named(catch: Callable[[Case], None]) -> None:
+def test_a_handler_that_names_the_verdict(catch: Callable[[Case], None]) -> None:
     case = Case()
     catch(case)
     assert is_caught_by_name(case.error)
@@ -196,14 +196,14 @@ NOT_NAMING = (
 
 
 @pytest.mark.parametrize("catch", NOT_NAMING)
-def test_it_is_not_named(catch: Callable[[Case], None]) -> None:
+def test_a_handler_that_does_not_name_the_verdict(catch: Callable[[Case], None]) -> None:
     case = Case()
     catch(case)
     assert not is_caught_by_name(case.error)
     assert where_caught(case.error).startswith(f"{__file__}:")
 
 
-def test_an_error_that_nobody_raised_was_caught_by_nobody() -> None:
+def test_an_error_that_was_never_raised() -> None:
     assert not is_caught_by_name(GuestPanic("never raised"))
     assert where_caught(GuestPanic("never raised")) == ""
 

@@ -285,14 +285,16 @@ def test_a_misused_marker_that_is_not_selected_is_no_error(pytester: pytest.Pyte
 
 
 @pytest.mark.parametrize("arguments", ["allow='x', reason='y'", "allow=['x', 'z'], reason='y'"])
-def test_good_use_of_the_marker_for_splats(arguments: str, pytester: pytest.Pytester) -> None:
+def test_the_splats_marker_takes_one_pattern_or_several(
+    arguments: str, pytester: pytest.Pytester
+) -> None:
     pytester.makepyfile(
         f"import pytest\n@pytest.mark.kernelvm_splats({arguments})\ndef test_x():\n    pass\n"
     )
     pytester.runpytest_inprocess("--strict-markers").assert_outcomes(passed=1)
 
 
-def test_how_splats_count_is_one_of_three(pytester: pytest.Pytester) -> None:
+def test_an_unknown_value_of_the_splats_option_is_refused(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--kernelvm-splats=ignore")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--kernelvm-splats: invalid choice: 'ignore'*"])
@@ -310,7 +312,7 @@ def test_the_markers_are_documented(pytester: pytest.Pytester) -> None:
 
 @with_configs
 @pytest.mark.parametrize("workers", [0, 2])
-def test_cells_are_told_once(workers: int, pytester: pytest.Pytester, store: Path) -> None:
+def test_the_header_is_printed_once(workers: int, pytester: pytest.Pytester, store: Path) -> None:
     pytester.makepyfile("def test_x(cell): pass")
     result = pytester.runpytest_subprocess(f"-n{workers}", "--kernelvm-config=malta")
     result.assert_outcomes(passed=2)
@@ -326,9 +328,7 @@ def test_cells_are_told_once(workers: int, pytester: pytest.Pytester, store: Pat
 
 @with_configs
 @pytest.mark.parametrize("arguments", [["-m", "not vm"], ["-q"]])
-def test_of_cells_that_are_not_tested_nothing_is_told(
-    arguments: list[str], pytester: pytest.Pytester
-) -> None:
+def test_no_header_without_tests_of_cells(arguments: list[str], pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_x(cell): pass\ndef test_plain(): pass")
     result = pytester.runpytest_inprocess(*arguments)
     result.stdout.no_fnmatch_line("kernelvm: *")

@@ -19,7 +19,7 @@ from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError
 from pytest_kernelvm.failures.bundle_notes import ABOUT, FORMAT, GUEST
 from pytest_kernelvm.printable import EXCERPT_LINES, LINE_CHARACTERS, printable, printable_line
 from pytest_kernelvm.progress import StreamProgress
-from pytest_kernelvm.report.observer import LineLabeller
+from pytest_kernelvm.report.observer import LinePrefixer
 from pytest_kernelvm.shell.shell import GuestShell
 from pytest_kernelvm.store.kinds import FAILURES
 from pytest_kernelvm.vm.machine.recording import following, two_clocks
@@ -107,7 +107,7 @@ def line(tmp_path: Path) -> Iterator[Line]:
 def said(line: Line, piece_bytes: int) -> str:
     """Return what is shown of a console that says everything hostile."""
     shown: list[str] = []
-    labelled = LineLabeller("guest")
+    labelled = LinePrefixer("guest")
     told = b"".join(raw(text) + b"\r\n" for text, _shown in HOSTILE.values())
     with following(line.console, lambda text: shown.append(labelled(text))):
         for at in range(0, len(told), piece_bytes):

@@ -15,7 +15,7 @@ import pytest
 from pytest_kernelvm.arch.registry import arch_named
 from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Deadline, spawn
-from pytest_kernelvm.report.observer import LineLabeller
+from pytest_kernelvm.report.observer import LinePrefixer
 from pytest_kernelvm.vm.agent.channel import Channel
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.machine.console import Console
@@ -198,7 +198,7 @@ def test_what_is_typed_is_noted(line: Line) -> None:
 
 
 def test_lines_get_their_guests_name() -> None:
-    labelled = LineLabeller("malta")
+    labelled = LinePrefixer("malta")
     pieces = ("one\ntw", "", "o\n", "three")
     assert [labelled(piece) for piece in pieces] == [
         "malta | one\nmalta | tw",

@@ -18,7 +18,7 @@ from pytest_kernelvm.store.store import StagingDirectory, Store
 CONFIGS = Path(__file__).parents[2] / "vm-configs"
 
 
-def test_the_header_says_with_what(tmp_path: Path) -> None:
+def test_the_header_has_cells_versions_and_store(tmp_path: Path) -> None:
     cells = select_cells(CONFIGS, names=["malta", "aarch64-6.12"])
     told = header(cells, tmp_path / "store")
     assert len(told) == 3
@@ -29,7 +29,9 @@ def test_the_header_says_with_what(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_header_names_programs_that_are_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     cells = select_cells(CONFIGS, names=["malta-6.12"])
     monkeypatch.setenv("PATH", str(tmp_path))
     told = header(cells, tmp_path)
@@ -57,7 +59,7 @@ def test_the_store_knows_what_was_found_and_made(tmp_path: Path) -> None:
     assert (tally.guests["booted"], tally.guests["restored"]) == (1, 3)
 
 
-def test_workers_are_added_up() -> None:
+def test_the_tallies_of_workers_are_added() -> None:
     tally = Tally()
     one = Tally(guests=asdict(GuestCounts(restored=2)), found={"kernels": 1}, bundles=["a-1"])
     other = Tally(guests=asdict(GuestCounts(restored=3)), made={"snapshots": 1}, casts=["b.cast"])
@@ -86,5 +88,5 @@ def test_the_summary() -> None:
     ]
 
 
-def test_of_nothing_there_is_nothing_to_say() -> None:
+def test_the_summary_of_nothing_is_empty() -> None:
     assert summary(Tally(), {}) == []

@@ -77,7 +77,7 @@ def runs(pytester: pytest.Pytester) -> collections.Counter[tuple[str, int]]:
     ],
     ids=str,
 )
-def test_who_kills_its_worker_runs_once_and_the_others_too(
+def test_a_test_that_kills_its_worker_runs_once_and_others_run(
     fatal: list[tuple[str, int]], pytester: pytest.Pytester
 ) -> None:
     pytester.makepyfile(CRASHING.format(fatal=fatal))
@@ -179,7 +179,7 @@ def within(seconds: float, reached: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.parametrize("stuck", STUCKS)
-def test_workers_end_with_who_shares_out_their_tests(
+def test_workers_end_with_the_process_that_distributes_tests(
     stuck: str, pytester: pytest.Pytester, tmp_path: Path
 ) -> None:
     pytester.makepyfile(test_it=STUCK.format(stuck=STUCKS[stuck]))

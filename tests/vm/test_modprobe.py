@@ -29,9 +29,9 @@ def userland(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def new_vm(new_vm: BootVm, userland: str) -> BootVm:
-    def boot(**options_over: Unpack[GuestOptions]) -> Vm:
+    def boot(**options: Unpack[GuestOptions]) -> Vm:
         try:
-            return new_vm(**(options_over | {"userland": userland}))
+            return new_vm(**(options | {"userland": userland}))
         except (ToolMissing, BadInput) as error:
             if userland == "none":
                 raise

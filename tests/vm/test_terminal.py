@@ -8,7 +8,7 @@ import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
 from pytest_kernelvm.errors import CommandFailed
-from pytest_kernelvm.session.cleanliness import left_behind, traces_of
+from pytest_kernelvm.session.cleanliness import differences, guest_state
 
 # Does as its first argument says.
 PROGRAM = r"""
@@ -144,27 +144,27 @@ def test_a_program_that_is_not_there(guest: Vm) -> None:
 
 
 def test_it_is_killed_when_its_time_is_up(guest: Vm) -> None:
-    before = traces_of(guest)
+    before = guest_state(guest)
     with pytest.raises(CommandFailed, match=r"/program hangs did not end within 0\.5 s and was"):
         guest.run("/program", "hangs", tty=True, timeout_s=0.5)
     assert guest.run("/program", "both", tty=True).status == 0
-    assert left_behind(guest, before) == []
+    assert differences(guest, before) == []
 
 
 def test_who_is_left_on_the_terminal_is_hung_up(guest: Vm) -> None:
-    before = traces_of(guest)
+    before = guest_state(guest)
     assert guest.run("/program", "behind", tty=True).output == "behind\n"
     deadline = time.monotonic() + 5
-    while left_behind(guest, before) and time.monotonic() < deadline:
+    while differences(guest, before) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert left_behind(guest, before) == []
+    assert differences(guest, before) == []
 
 
 def test_a_terminal_leaves_nothing_behind(guest: Vm) -> None:
     """Nor does it mind that devpts is mounted already."""
-    before = traces_of(guest)
+    before = guest_state(guest)
     assert guest.succeed("/program", "both", tty=True)
-    assert left_behind(guest, before) == []
+    assert differences(guest, before) == []
     assert not guest.exists("/dev/pts")
     assert not guest.exists("/.terminal")
     guest.mkdir("/dev/pts")

@@ -107,9 +107,9 @@ int main(int argc, char **argv)
 """
 
 
-def provoking(new_vm: BootVm, cell: Cell, **options_over: object) -> Vm:
+def provoking(new_vm: BootVm, cell: Cell, **options: object) -> Vm:
     """Return a guest whose kernel does what /proc/provoke is told."""
-    vm = new_vm(external={"provoker": PROVOKER}, modules=["provoker"], **options_over)  # type: ignore[arg-type]
+    vm = new_vm(external={"provoker": PROVOKER}, modules=["provoker"], **options)  # type: ignore[arg-type]
     vm.write("/poke", cell.compile_program(POKE))
     vm.syscall("fchmodat", -100, "/poke", 0o755)
     vm.modprobe("provoker")
