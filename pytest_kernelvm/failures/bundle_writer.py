@@ -19,14 +19,14 @@ from typing import Any
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.failures.bundle import (
     KIND,
-    LEFT,
+    SAVED,
     SNAPSHOT,
     Bundle,
     package_version,
     read_bundle,
 )
 from pytest_kernelvm.failures.bundle_notes import ABOUT, FORMAT, GUEST, JOURNAL, LOADED
-from pytest_kernelvm.failures.saved_state import keep_state
+from pytest_kernelvm.failures.saved_state import save_guest
 from pytest_kernelvm.foreign.json_fields import SHA256, Malformed
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.store.note import read_note
@@ -35,11 +35,17 @@ from pytest_kernelvm.store.writing import remove_tree, write_whole
 from pytest_kernelvm.vm.machine.recording import clocked_lines
 from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.argv import Boot
-from pytest_kernelvm.vm.qemu.snapshot import FILES, NOTED, Snapshot, known_digest, qemu_version
+from pytest_kernelvm.vm.qemu.snapshot import (
+    FILES,
+    NOTED_FIELDS,
+    Snapshot,
+    known_digest,
+    qemu_version,
+)
 
 # The oldest bundles are removed when there are more, or when they are older than this.
-KEPT_BUNDLES = 50
-KEPT_DAYS = 14
+MOST_BUNDLES = 50
+MOST_DAYS = 14
 # What a directory is called that becomes a bundle, or part of one.
 UNFINISHED = "failure-"
 
@@ -66,7 +72,7 @@ class BundleWriter:
         self._kept: dict[int, dict[str, Any] | str] = {}
         self.bundle: Bundle | None = None
 
-    def await_failure(self, vm: Vm) -> None:
+    def prepare_for_failure(self, vm: Vm) -> None:
         """Make ready to keep a guest that was just launched, should it panic or never get ready."""
         if self.keep:
             vm.on_failed_start = self.keep_state
@@ -86,7 +92,7 @@ class BundleWriter:
         try:
             directory = self._new_directory()
             self._states[id(vm)] = directory
-            self._kept[id(vm)] = keep_state(vm, directory)
+            self._kept[id(vm)] = save_guest(vm, directory)
         except (OSError, KernelvmError) as error:
             summary = error.summary if isinstance(error, KernelvmError) else str(error)
             self._kept[id(vm)] = summary
@@ -99,7 +105,7 @@ class BundleWriter:
         )
         return quoted(["kernelvm", *where, verb, self.bundle.name])
 
-    def leave(self, failure: Failure, guests: Sequence[Vm]) -> Bundle | None:
+    def write(self, failure: Failure, guests: Sequence[Vm]) -> Bundle | None:
         """Leave the bundle of a failure, the test's first; None if no guest was launched.
 
         Raises OSError if the store cannot take it.
@@ -110,7 +116,7 @@ class BundleWriter:
             self.keep_state(vm)
         kind = self._store.root / KIND
         kind.mkdir(parents=True, exist_ok=True)
-        _remove_old(kind, KEPT_BUNDLES - 1)
+        _remove_old(kind, MOST_BUNDLES - 1)
         _remove_old(self._store.root / "tmp", None)
         name = f"{guests[0].label}-{secrets.token_hex(3)}"
         directory = self._new_directory()
@@ -136,7 +142,7 @@ class BundleWriter:
             below.mkdir()
             kept = self._kept.get(id(vm), "this run keeps no guests")
             if not isinstance(kept, str):
-                self._states[id(vm)].rename(below / LEFT)
+                self._states[id(vm)].rename(below / SAVED)
             _write_guest(below, vm, first, kept, _kernel_of(self._store, vm.boot.image))
         about = {
             "format": FORMAT,
@@ -230,7 +236,7 @@ def _take_snapshot(snapshot: Snapshot, directory: Path) -> dict[str, Any] | None
         for name in FILES:
             (directory / SNAPSHOT / name).hardlink_to(snapshot.directory / name)
         digests = {name: note.sha256[name] for name in FILES}
-        return {**{name: note.about[name] for name in NOTED}, "sha256": digests}
+        return {**{name: note.about[name] for name in NOTED_FIELDS}, "sha256": digests}
     except (OSError, Malformed, KeyError):
         remove_tree(directory / SNAPSHOT)
         return None
@@ -247,7 +253,7 @@ def _remove_old(directory: Path, most: int | None) -> None:
         # Another worker may be removing it as well.
         with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime, path))
-    oldest = time.time() - KEPT_DAYS * 86400
+    oldest = time.time() - MOST_DAYS * 86400
     surplus = max(0, len(found) - most) if most is not None else 0
     for number, (written, path) in enumerate(sorted(found)):
         if number < surplus or written < oldest:

@@ -21,7 +21,7 @@ from pytest_kernelvm.vm.qemu.snapshot import MEMORY, Snapshot
 ANSWER_S = 5.0
 
 
-def keep_state(vm: Vm, directory: Path) -> dict[str, Any]:
+def save_guest(vm: Vm, directory: Path) -> dict[str, Any]:
     """Write the state of a guest, panicked ones included; it goes on if it ran.
 
     directory: empty, takes the state. Returns what Snapshot is to know of it.
@@ -45,7 +45,7 @@ def keep_state(vm: Vm, directory: Path) -> dict[str, Any]:
 
 
 class AttachedVm(Vm):
-    """A kept guest, back in a QEMU of its own; stopped until `go_on`."""
+    """A kept guest, back in a QEMU of its own; stopped until `resume`."""
 
     def _bring_in(self, _snapshot: Snapshot, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -66,7 +66,7 @@ class AttachedVm(Vm):
                 return
             await asyncio.sleep(0.002)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let it run. Raises the error that says why it cannot, or why its agent is silent."""
         status = self.qmp.query("query-status")["status"]
         try:
@@ -75,10 +75,10 @@ class AttachedVm(Vm):
             raise GuestDied(f"the guest is at its end ({status})") from None
         self.ping(ANSWER_S)
 
-    def silence(self) -> KernelvmError | None:
+    def resume_or_error(self) -> KernelvmError | None:
         """Let it run and return why nothing can be asked of it; None if its agent answers."""
         try:
-            self.go_on()
+            self.resume()
         except KernelvmError as error:
             return error
         return None

@@ -269,7 +269,7 @@ class GuestFactory:
         self.made.append(vm)
         self.splat_policy.launched.append(vm)
         self.witness.see(vm, self.test, self.stack)
-        self.bundle_writer.await_failure(vm)
+        self.bundle_writer.prepare_for_failure(vm)
 
     def _added(self, vm: Vm) -> Vm:
         self.stack.push(vm)

@@ -16,10 +16,10 @@ from pytest_kernelvm.vm.bootpath.device_tree import get_property, reserve, set_p
 from pytest_kernelvm.vm.bootpath.first_stage import (
     COMMAND_LINE_SIZE,
     LoadedBytes,
-    by_uhi,
-    by_yamon,
-    put_before,
+    boot_through,
     read_image,
+    uhi_stage,
+    yamon_stage,
 )
 from pytest_kernelvm.vm.bootpath.layout import PAGE_BYTES, Extent, lay_out
 from tests.vm.boot_variants import with_device_tree
@@ -46,7 +46,7 @@ def enter(tmp_path: Path) -> Iterator[Enter]:
             directory = tmp_path / str(len(list(tmp_path.iterdir())))
             directory.mkdir()
             made = cell.boot(cell.initramfs(cell.closure(())), cookie=False)
-            boot = put_before(dataclasses.replace(made, cmdline=cmdline), stage, directory)
+            boot = boot_through(dataclasses.replace(made, cmdline=cmdline), stage, directory)
             return stack.enter_context(bare(cell, directory, boot))
 
         yield give
@@ -55,7 +55,9 @@ def enter(tmp_path: Path) -> Iterator[Enter]:
 def yamon(cell: Cell, line: str) -> LoadedBytes:
     config = cell.config
     entry = read_image(cell.kernel.image, config.arch).entry
-    return by_yamon(config.arch, entry, cmdline=line, memory_bytes=config.machine.memory_mib << 20)
+    return yamon_stage(
+        config.arch, entry, cmdline=line, memory_bytes=config.machine.memory_mib << 20
+    )
 
 
 def line_of(cell: Cell, size_bytes: int, end: str) -> str:
@@ -95,7 +97,7 @@ def test_bytes_that_are_no_text(cell: Cell, enter: Enter) -> None:
 def uhi(cell: Cell, tree: bytes) -> LoadedBytes:
     config = cell.config
     entry = read_image(cell.kernel.image, config.arch).entry
-    return by_uhi(config.arch, entry, tree, memory_bytes=config.machine.memory_mib << 20)
+    return uhi_stage(config.arch, entry, tree, memory_bytes=config.machine.memory_mib << 20)
 
 
 def test_without_the_patch_a_tree_is_ignored(cell: Cell, enter: Enter) -> None:

@@ -31,7 +31,7 @@ from pytest_kernelvm.vm.agent.results import (
     parse_utsname,
 )
 from pytest_kernelvm.vm.agent.services import ServiceCatalogue, Services
-from pytest_kernelvm.vm.bootpath.kexec import load, on_flash_of
+from pytest_kernelvm.vm.bootpath.kexec import load, with_root_of
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.klog.kmsg import KernelLog, LogRecord, parse_kmsg
 from pytest_kernelvm.vm.klog.splats import Splat
@@ -640,7 +640,7 @@ class Vm(Programs):
         that was just booted, on another kernel.
         """
         second = kernel.bootable(cmdline=cmdline, cookie=cookie)
-        boot = on_flash_of(second.boot, self.boot)
+        boot = with_root_of(second.boot, self.boot)
         load(self, boot, device_tree)
         self._tell_before_end("kexec")
         batch = Batch()

@@ -123,7 +123,7 @@ class VerdictCollector:
         deadline = BootDeadline(
             limits.boot_s * limits.calibration.factor,
             self._launch.process.pid,
-            lambda: streams.last_sign,
+            lambda: streams.last_output_at,
             _scaled(limits.boot_s, limits.calibration),
         )
         self.watch.begin(deadline)
@@ -315,10 +315,10 @@ class VerdictCollector:
         streams = self._launch.streams
         whole = self._guest_time(GRACE_S)
         while not (streams.console_ended or whole.passed):
-            seen = streams.last_sign
+            seen = streams.last_output_at
             quiet_s = max(LEAST_QUIET_S, QUIET_S - (time.monotonic() - seen))
             streams.wait_for(functools.partial(_has_news, streams, seen), self._guest_time(quiet_s))
-            if streams.last_sign == seen:
+            if streams.last_output_at == seen:
                 return
 
     def _await_restart(self) -> None:
@@ -378,7 +378,7 @@ class VerdictCollector:
 
 
 def _has_news(streams: Streams, since: float) -> bool | None:
-    return streams.last_sign != since or None
+    return streams.last_output_at != since or None
 
 
 def _scaled(limit_s: float, calibration: Calibration) -> str:
