@@ -28,7 +28,7 @@ def printable(text: str | bytes | bytearray) -> str:
     """
     if not isinstance(text, str):
         text = text.decode(errors="surrogateescape")
-    return _DOUBTFUL.sub(_spelled, _END_OF_LINE.sub("\n", text))
+    return _DOUBTFUL.sub(_escaped, _END_OF_LINE.sub("\n", text))
 
 
 def printable_line(text: str | bytes) -> str:
@@ -40,7 +40,10 @@ def printable_line(text: str | bytes) -> str:
 
 def printable_excerpt(text: str) -> list[str]:
     """Return the lines of a text as `printable` does, so few and so short that they can be read."""
-    return [printable(clipped(line)) for line in _few(_END_OF_LINE.sub("\n", text).split("\n"))]
+    return [
+        printable(clipped(line))
+        for line in _without_middle(_END_OF_LINE.sub("\n", text).split("\n"))
+    ]
 
 
 def clipped(line: str, characters: int = LINE_CHARACTERS) -> str:
@@ -49,7 +52,7 @@ def clipped(line: str, characters: int = LINE_CHARACTERS) -> str:
     return f"{line[:characters]}… {beyond} more characters" if beyond > 0 else line
 
 
-def _few(lines: list[str]) -> list[str]:
+def _without_middle(lines: list[str]) -> list[str]:
     left_out = len(lines) - EXCERPT_LINES
     if left_out <= 0:
         return lines
@@ -57,12 +60,12 @@ def _few(lines: list[str]) -> list[str]:
     return [*lines[:half], f"… {left_out} lines are left out …", *lines[-half:]]
 
 
-def _spelled(found: re.Match[str]) -> str:
-    return "".join(map(_spelled_character, found[0]))
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(map(_escaped_character, found[0]))
 
 
 @functools.lru_cache(maxsize=4096)
-def _spelled_character(character: str) -> str:
+def _escaped_character(character: str) -> str:
     if character.isprintable():
         return character
     # A byte that is no UTF-8 is decoded to a lone surrogate (PEP 383).

@@ -115,7 +115,7 @@ def _check_wait(arguments: argparse.Namespace) -> None:
 def _boot(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.session.guests import Guests
     from pytest_kernelvm.shell.debugging import gdb_command, gdb_hint, serve_gdb, stub_directory
-    from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
+    from pytest_kernelvm.shell.shell import EXIT_HINT, GuestShell, interact
     from pytest_kernelvm.vm.agent.network import USER_ADDRESS, USER_GATEWAY
     from pytest_kernelvm.vm.machine.recording import following
 
@@ -152,7 +152,7 @@ def _boot(arguments: argparse.Namespace) -> int:
         if request.network:
             vm.network.set_up(USER_ADDRESS, gateway=USER_GATEWAY)
         how = "restored" if vm.snapshot else "booted"
-        intro = f"{vm.label}: {how} in {vm.ready_s:.2f} s; {LEAVE}"
+        intro = f"{vm.label}: {how} in {vm.ready_s:.2f} s; {EXIT_HINT}"
         interact(shells[-1], history=store.place(HISTORY), intro=intro)
     remove_tree(directory)
     return 0

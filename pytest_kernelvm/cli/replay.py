@@ -16,7 +16,7 @@ from pytest_kernelvm.store.kinds import HISTORY
 
 if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
-    from pytest_kernelvm.failures.bundle import Allowed, Bundle, KeptGuest
+    from pytest_kernelvm.failures.bundle import Bundle, BundleGuest, Permissions
     from pytest_kernelvm.failures.replay import Comparison
     from pytest_kernelvm.store.store import Store
     from pytest_kernelvm.vm.agent.journal import Act
@@ -81,13 +81,13 @@ def _add_allow(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     )
 
 
-def _allowed(arguments: argparse.Namespace) -> Allowed:
-    from pytest_kernelvm.failures.bundle import Allowed
+def _allowed(arguments: argparse.Namespace) -> Permissions:
+    from pytest_kernelvm.failures.bundle import Permissions
 
-    return Allowed(**{word.replace("-", "_"): word in arguments.allow for word in ALLOWED})
+    return Permissions(**{word.replace("-", "_"): word in arguments.allow for word in ALLOWED})
 
 
-def _say_sandbox(bundle: Bundle, allowed: Allowed) -> None:
+def _say_sandbox(bundle: Bundle, allowed: Permissions) -> None:
     """Say that a guest whose QEMU ran without the sandbox gets one that has it."""
     if not allowed.no_sandbox and any(not kept.note.boot.machine.sandbox for kept in bundle.guests):
         print(
@@ -105,7 +105,7 @@ def _say(text: str) -> None:
 def _replay(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.failures.bundle import open_bundle
     from pytest_kernelvm.failures.replay import acts_of, replay
-    from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
+    from pytest_kernelvm.shell.shell import EXIT_HINT, GuestShell, interact
     from pytest_kernelvm.store.writing import remove_tree
 
     store = store_of(arguments)
@@ -128,7 +128,9 @@ def _replay(arguments: argparse.Namespace) -> int:
         _say_splats(guests)
         status = _conclude(bundle, comparison)
         if arguments.shell:
-            interact(GuestShell(guests[-1], sys.stdout), history=store.place(HISTORY), intro=LEAVE)
+            interact(
+                GuestShell(guests[-1], sys.stdout), history=store.place(HISTORY), intro=EXIT_HINT
+            )
         return status
 
 
@@ -137,7 +139,7 @@ def _start_guests(
     bundle: Bundle,
     store: Store,
     directory: Path,
-    allowed: Allowed,
+    allowed: Permissions,
     arguments: argparse.Namespace,
 ) -> Sequence[Vm]:
     """Return the guests of a bundle, ready, and say how they became that.
@@ -248,9 +250,9 @@ def _conclude(bundle: Bundle, comparison: Comparison) -> int:
 
 def _attach(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.failures.bundle import open_bundle
-    from pytest_kernelvm.failures.saved_state import attach, silence_of
+    from pytest_kernelvm.failures.saved_state import attach, resume_or_error
     from pytest_kernelvm.shell.debugging import gdb_command, serve_gdb, stub_directory
-    from pytest_kernelvm.shell.shell import LEAVE, GuestShell, interact
+    from pytest_kernelvm.shell.shell import EXIT_HINT, GuestShell, interact
     from pytest_kernelvm.store.writing import remove_tree
     from pytest_kernelvm.vm.machine.recording import following
 
@@ -258,7 +260,7 @@ def _attach(arguments: argparse.Namespace) -> int:
     with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
         kept = _one_guest(bundle, arguments.guest)
         allowed = _allowed(arguments)
-        snapshot, bootable = kept.left_state(), kept.bootable(store, allowed)
+        snapshot, bootable = kept.saved_state(), kept.bootable(store, allowed)
         _introduce(bundle)
         _say_sandbox(bundle, allowed)
         directory = store.new_log_directory(bundle.name)
@@ -272,13 +274,13 @@ def _attach(arguments: argparse.Namespace) -> int:
         stack.enter_context(following(vm.console, shell.show_console, since=vm.console.size_bytes))
         if arguments.paused:
             _say(f"{vm.label} is stopped; `monitor cont` lets it go on")
-        elif silence := silence_of(vm):
-            _say(f"{silence.verdict}: {silence.summary}; QEMU answers: `monitor info registers`")
-        interact(shell, history=store.place(HISTORY), intro=LEAVE)
+        elif error := resume_or_error(vm):
+            _say(f"{error.verdict}: {error.summary}; QEMU answers: `monitor info registers`")
+        interact(shell, history=store.place(HISTORY), intro=EXIT_HINT)
         return 0
 
 
-def _one_guest(bundle: Bundle, named: str | None) -> KeptGuest:
+def _one_guest(bundle: Bundle, named: str | None) -> BundleGuest:
     guests = {guest.directory.name: guest for guest in bundle.guests}
     if named is None and len(guests) == 1:
         return bundle.guests[0]
@@ -307,7 +309,7 @@ def _kept(arguments: argparse.Namespace) -> int:
     store = store_of(arguments)
     if arguments.end is None:
         for bundle in bundles(store):
-            what = "attach, replay" if any(guest.left for guest in bundle.guests) else "replay"
+            what = "attach, replay" if any(guest.is_saved for guest in bundle.guests) else "replay"
             note = bundle.note
             test = shown_line(note.test)
             _say(f"{shown_line(bundle.name)}  {note.at}  {note.verdict}  {test}  ({what})")

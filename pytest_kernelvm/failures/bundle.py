@@ -42,14 +42,14 @@ from pytest_kernelvm.vm.qemu.argv import Boot
 from pytest_kernelvm.vm.qemu.snapshot import (
     MEMORY,
     Snapshot,
+    has_digests,
     known_digest,
     qemu_version,
-    verified,
 )
 from pytest_kernelvm.vm.verdict.calibration import calibration_of
 from pytest_kernelvm.vm.verdict.deadlines import Limits
 
-SNAPSHOT, LEFT = "snapshot", "left"
+SNAPSHOT, SAVED = "snapshot", "left"
 PACKING_TIMEOUT_S = 600.0
 # What `export` writes: a guest's memory has holes, and nothing in a bundle is a link.
 RULES = ArchiveRules(kinds=(*BASIC_KINDS, MemberKind.SPARSE_FILE))
@@ -61,7 +61,7 @@ def package_version() -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Allowed:
+class Permissions:
     """What a user lets a bundle do beyond what does no harm; nothing in the bundle can say so.
 
     qmp: any QMP command. outside: a network card with a way to what the host reaches.
@@ -74,7 +74,7 @@ class Allowed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeptGuest:
+class BundleGuest:
     """One guest of a bundle.
 
     directory: its part of the bundle. note: all that was noted of it. again: the command that
@@ -83,7 +83,7 @@ class KeptGuest:
 
     directory: Path
     note: GuestNote
-    again: str
+    replay_command: str
 
     @property
     def label(self) -> str:
@@ -91,9 +91,9 @@ class KeptGuest:
         return self.note.label
 
     @property
-    def left(self) -> bool:
+    def is_saved(self) -> bool:
         """Whether the bundle has the state in which the failure left it."""
-        return self.note.left is not None
+        return self.note.saved is not None
 
     def vmlinux(self, store: Store) -> Path:
         """Return the kernel with its symbols, if the store has that; perhaps it is not there.
@@ -102,7 +102,7 @@ class KeptGuest:
         """
         return store.place(KERNELS) / (self.note.kernel or "unknown") / "vmlinux"
 
-    def acts(self, allowed: Allowed) -> tuple[Act, ...]:
+    def acts(self, allowed: Permissions) -> tuple[Act, ...]:
         """Return all that was done with it. Raises BadInput for a journal that is damaged."""
         file = self.directory / JOURNAL
         try:
@@ -122,7 +122,7 @@ class KeptGuest:
                     )
         return acts
 
-    def bootable(self, store: Store, allowed: Allowed) -> Bootable:
+    def bootable(self, store: Store, allowed: Permissions) -> Bootable:
         """Return what it is made of. store: has, or gets, this machine's pace.
 
         Raises BadInput if a file is missing or is not the one that was noted, or if the guest wants
@@ -136,12 +136,12 @@ class KeptGuest:
             boot=boot,
             abi=note.abi,
             limits=Limits(boot_s=note.boot_s, command_s=note.command_s, calibration=calibration),
-            by_hand=f"{self.again} --shell",
+            by_hand=f"{self.replay_command} --shell",
             # What is done again are system calls; services are the host's words for some of them.
             services=ServiceCatalogue((), ModuleTree(self.directory), {}),
         )
 
-    def _boot(self, allowed: Allowed) -> Boot:
+    def _boot(self, allowed: Permissions) -> Boot:
         boot = self.note.boot
         if boot.network == "outside" and not allowed.outside:
             raise BadInput(
@@ -179,11 +179,11 @@ class KeptGuest:
             return None
         directory = self.directory / SNAPSHOT
         try:
-            whole = verified(directory, about["sha256"])
+            whole = has_digests(directory, about["sha256"])
             self._check_memory(directory)
         except OSError:
             whole = False
-        return Snapshot.described(directory, dict(about)) if whole else None
+        return Snapshot.from_note(directory, dict(about)) if whole else None
 
     def _check_memory(self, directory: Path) -> None:
         """Raise BadInput if a memory file is not as large as memory: QEMU would make it so."""
@@ -198,15 +198,15 @@ class KeptGuest:
                 ),
             )
 
-    def left_state(self) -> Snapshot:
+    def saved_state(self) -> Snapshot:
         """Return the state in which the failure left it.
 
         Raises BadInput if that was not kept, is damaged, or is of another QEMU.
         """
-        about = self.note.left
+        about = self.note.saved
         if about is None:
             raise BadInput(
-                f"{self.label} was not kept: {self.note.not_left}",
+                f"{self.label} was not kept: {self.note.why_not_saved}",
                 Evidence(
                     where=(str(self.directory),), next_step="`kernelvm replay` makes it do it again"
                 ),
@@ -219,10 +219,10 @@ class KeptGuest:
                     expected=self.note.qemu, seen=version, next_step="`kernelvm replay` boots"
                 ),
             )
-        directory = self.directory / LEFT
+        directory = self.directory / SAVED
         if (directory / MEMORY).exists():
             self._check_memory(directory)
-        return Snapshot.described(directory, dict(about))
+        return Snapshot.from_note(directory, dict(about))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,7 +236,7 @@ class Bundle:
     directory: Path
     named: str
     note: FailureNote
-    guests: tuple[KeptGuest, ...]
+    guests: tuple[BundleGuest, ...]
 
     @property
     def name(self) -> str:
@@ -310,14 +310,18 @@ def read_bundle(directory: Path, named: str = "") -> Bundle:
     Raises BadInput if it is no whole one.
     """
     named = named or directory.name
-    again = quoted(["kernelvm", "replay", named])
+    replay_command = quoted(["kernelvm", "replay", named])
     try:
         if not stat.S_ISDIR(directory.lstat().st_mode):
             raise BadInput(f"{directory} is no bundle", Evidence(expected="a directory"))
         check_files(directory)
         note = read_failure(directory)
         guests = tuple(
-            KeptGuest(directory=directory / name, note=read_guest(directory / name), again=again)
+            BundleGuest(
+                directory=directory / name,
+                note=read_guest(directory / name),
+                replay_command=replay_command,
+            )
             for name in note.guests
         )
     except Malformed as error:

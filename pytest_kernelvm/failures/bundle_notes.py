@@ -84,8 +84,8 @@ class GuestNote:
     started_s: float
     ready_s: float
     snapshot: Mapping[str, Any] | None
-    left: Mapping[str, Any] | None
-    not_left: str
+    saved: Mapping[str, Any] | None
+    why_not_saved: str
 
 
 def check_files(directory: Path) -> None:
@@ -175,8 +175,8 @@ def read_guest(directory: Path) -> GuestNote:
         started_s=about.number("started_s", 0, _LONGEST_S),
         ready_s=about.number("ready_s", 0, _LONGEST_S),
         snapshot=_snapshot(about.fields_or_none("snapshot"), digests=True),
-        left=_snapshot(about.fields_or_none("left"), digests=False),
-        not_left=about.text("not_left", pattern=_ANY, shape="a text", most=100_000),
+        saved=_snapshot(about.fields_or_none("left"), digests=False),
+        why_not_saved=about.text("not_left", pattern=_ANY, shape="a text", most=100_000),
     )
     # For people who look into the file.
     for name in ("by_hand", "argv"):
@@ -247,7 +247,7 @@ def _machine(given: Fields, arch: Arch) -> Machine:
 
 
 def _snapshot(given: Fields | None, *, digests: bool) -> Mapping[str, Any] | None:
-    """Return what Snapshot.described is to know, and the digests of its files."""
+    """Return what Snapshot.from_note is to know, and the digests of its files."""
     if given is None:
         return None
     about: dict[str, Any] = {

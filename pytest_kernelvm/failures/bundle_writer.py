@@ -17,14 +17,14 @@ from typing import Any
 
 from pytest_kernelvm.errors import KernelvmError
 from pytest_kernelvm.failures.bundle import (
-    LEFT,
+    SAVED,
     SNAPSHOT,
     Bundle,
     package_version,
     read_bundle,
 )
 from pytest_kernelvm.failures.bundle_notes import ABOUT, FORMAT, GUEST, JOURNAL, LOADED
-from pytest_kernelvm.failures.saved_state import keep_state
+from pytest_kernelvm.failures.saved_state import save_guest
 from pytest_kernelvm.foreign.json_fields import SHA256, Malformed
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.store.gc import evict
@@ -35,7 +35,13 @@ from pytest_kernelvm.store.writing import remove_tree, write_whole
 from pytest_kernelvm.vm.machine.recording import clocked_lines
 from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.argv import Boot
-from pytest_kernelvm.vm.qemu.snapshot import FILES, NOTED, Snapshot, known_digest, qemu_version
+from pytest_kernelvm.vm.qemu.snapshot import (
+    FILES,
+    NOTED_FIELDS,
+    Snapshot,
+    known_digest,
+    qemu_version,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +66,7 @@ class BundleWriter:
         self._kept: dict[int, dict[str, Any] | str] = {}
         self.bundle: Bundle | None = None
 
-    def await_failure(self, vm: Vm) -> None:
+    def prepare_for_failure(self, vm: Vm) -> None:
         """Make ready to keep a guest that was just launched, should it panic or never get ready."""
         if self.keep:
             vm.control.readiness.on_failure = lambda: self.keep_state(vm)
@@ -80,7 +86,7 @@ class BundleWriter:
         try:
             directory = self._new_directory()
             self._states[id(vm)] = directory
-            self._kept[id(vm)] = keep_state(vm, directory)
+            self._kept[id(vm)] = save_guest(vm, directory)
         except (OSError, KernelvmError) as error:
             summary = error.summary if isinstance(error, KernelvmError) else str(error)
             self._kept[id(vm)] = summary
@@ -93,7 +99,7 @@ class BundleWriter:
         )
         return quoted(["kernelvm", *where, verb, self.bundle.name])
 
-    def leave(self, failure: Failure, guests: Sequence[Vm]) -> Bundle | None:
+    def write(self, failure: Failure, guests: Sequence[Vm]) -> Bundle | None:
         """Leave the bundle of a failure, the test's first; None if no guest was launched.
 
         Raises OSError if the store cannot take it.
@@ -132,7 +138,7 @@ class BundleWriter:
             below.mkdir()
             kept = self._kept.get(id(vm), "this run keeps no guests")
             if not isinstance(kept, str):
-                self._states[id(vm)].rename(below / LEFT)
+                self._states[id(vm)].rename(below / SAVED)
             _write_guest(below, vm, first, kept, _kernel_of(self._store, vm.boot.image))
         about = {
             "format": FORMAT,
@@ -227,7 +233,7 @@ def _take_snapshot(snapshot: Snapshot, directory: Path) -> dict[str, Any] | None
         for name in FILES:
             (directory / SNAPSHOT / name).hardlink_to(snapshot.directory / name)
         digests = {name: note.sha256[name] for name in FILES}
-        return {**{name: note.about[name] for name in NOTED}, "sha256": digests}
+        return {**{name: note.about[name] for name in NOTED_FIELDS}, "sha256": digests}
     except (OSError, Malformed, KeyError):
         remove_tree(directory / SNAPSHOT)
         return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_kernelvm.errors import CommandFailed, KernelvmError
-from pytest_kernelvm.failures.bundle import Allowed, Bundle, KeptGuest
+from pytest_kernelvm.failures.bundle import Bundle, BundleGuest, Permissions
 from pytest_kernelvm.guest.protocol import Reply
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
@@ -58,8 +58,8 @@ class Comparison:
         difference = Difference(
             number=self.exchanges,
             what=what,
-            recorded=_shown(recorded),
-            replayed=_shown(replayed),
+            recorded=_reply_in_words(recorded),
+            replayed=_reply_in_words(replayed),
         )
         if recorded and replayed and _outcomes(recorded) == _outcomes(replayed):
             self.alike.append(difference)
@@ -72,7 +72,7 @@ def _outcomes(reply: Reply) -> list[int]:
     return [min(result, 0) for result in reply.results]
 
 
-def _shown(reply: Reply | None) -> str:
+def _reply_in_words(reply: Reply | None) -> str:
     if reply is None:
         return "no reply"
     outputs = b" ".join(output for output in reply.outputs if output)
@@ -86,7 +86,7 @@ def replayed_guests(
     store: Store,
     directory: Path,
     *,
-    allowed: Allowed,
+    allowed: Permissions,
     fresh: str,
     started: Callable[[Vm], None],
 ) -> Iterator[tuple[Vm, ...]]:
@@ -108,14 +108,16 @@ def replayed_guests(
                 logs.mkdir()
                 bootable = bootables[number]
                 link = ends.pop(0) if ends and bootable.boot.network == "link" else None
-                vms.append(stack.enter_context(_again(bootable, kept, logs, fresh, started, link)))
+                vms.append(
+                    stack.enter_context(_replayed_guest(bootable, kept, logs, fresh, started, link))
+                )
         yield tuple(vms)
 
 
 @contextlib.contextmanager
-def _again(
+def _replayed_guest(
     bootable: Bootable,
-    kept: KeptGuest,
+    kept: BundleGuest,
     logs: Path,
     fresh: str,
     started: Callable[[Vm], None],
@@ -158,17 +160,17 @@ def replay(
                 time.sleep(ahead_s)
         vm = vms[number]
         if isinstance(act, Exchange):
-            go_on = _exchanged(vm, act, comparison)
-            show(vm, act, _word(comparison))
-            if not go_on:
+            goes_on = _repeat_exchange(vm, act, comparison)
+            show(vm, act, _comparison_word(comparison))
+            if not goes_on:
                 break
         else:
             show(vm, act, "")
-            _done_again(vm, act)
+            _repeat_input(vm, act)
     return comparison
 
 
-def acts_of(bundle: Bundle, allowed: Allowed) -> tuple[tuple[int, Act], ...]:
+def acts_of(bundle: Bundle, allowed: Permissions) -> tuple[tuple[int, Act], ...]:
     """Return the acts of all guests with their guests' numbers, in the order of the test.
 
     Raises BadInput for a damaged journal, or one that wants more than is allowed.
@@ -179,7 +181,7 @@ def acts_of(bundle: Bundle, allowed: Allowed) -> tuple[tuple[int, Act], ...]:
     return tuple(sorted(found, key=lambda pair: pair[1].at_s))
 
 
-def _exchanged(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
+def _repeat_exchange(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
     """Make an exchange again and compare; return whether there is a point in going on."""
     try:
         reply = vm.control.transactions.repeat(act)
@@ -196,7 +198,7 @@ def _exchanged(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
     return True
 
 
-def _word(comparison: Comparison) -> str:
+def _comparison_word(comparison: Comparison) -> str:
     """Return how the last reply compares, in a word."""
     for word, found in (("differs", comparison.differing), ("alike", comparison.alike)):
         if found and found[-1].number == comparison.exchanges:
@@ -204,7 +206,7 @@ def _word(comparison: Comparison) -> str:
     return "same"
 
 
-def _done_again(vm: Vm, act: Act) -> None:
+def _repeat_input(vm: Vm, act: Act) -> None:
     """Do what has no reply; a QEMU that is gone is noticed by the next exchange."""
     with contextlib.suppress(KernelvmError, ProcessLookupError):
         match act:

@@ -27,7 +27,7 @@ from pytest_kernelvm.vm.qemu.snapshot import MEMORY, Snapshot
 ANSWER_S = 5.0
 
 
-def keep_state(vm: Vm, directory: Path) -> dict[str, Any]:
+def save_guest(vm: Vm, directory: Path) -> dict[str, Any]:
     """Write the state of a guest, panicked ones included; it goes on if it ran.
 
     directory: empty, takes the state. Returns what Snapshot is to know of it.
@@ -52,7 +52,7 @@ def keep_state(vm: Vm, directory: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def attach(bootable: Bootable, directory: Path, snapshot: Snapshot) -> Iterator[Vm]:
-    """Give a kept guest, back in a QEMU of its own; stopped until `go_on`.
+    """Give a kept guest, back in a QEMU of its own; stopped until `resume`.
 
     bootable: what it is made of. directory: where its logs go. snapshot: as it was kept.
     Raises GuestDied or HarnessError if QEMU does not take the state.
@@ -77,7 +77,7 @@ async def _load(launch: Launch) -> None:
         await asyncio.sleep(0.002)
 
 
-def go_on(vm: Vm) -> None:
+def resume(vm: Vm) -> None:
     """Let an attached guest run.
 
     Raises the error that says why it cannot, or why its agent is silent.
@@ -90,10 +90,10 @@ def go_on(vm: Vm) -> None:
     vm.ping(ANSWER_S)
 
 
-def silence_of(vm: Vm) -> KernelvmError | None:
+def resume_or_error(vm: Vm) -> KernelvmError | None:
     """Let an attached guest run and return why nothing can be asked of it; None if it answers."""
     try:
-        go_on(vm)
+        resume(vm)
     except KernelvmError as error:
         return error
     return None

@@ -27,7 +27,7 @@ from pytest_kernelvm.store.writing import write_whole
 MODPROBE_CONF = "etc/modprobe.d/kernelvm.conf"
 MODPROBE_NAMES = ("insmod", "lsmod", "rmmod")
 # Where our modprobe is; beside a userland's it is called by its path.
-SBIN, BESIDE = "sbin", "kernelvm"
+SBIN, SBIN_BESIDE_USERLAND = "sbin", "kernelvm"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ def guest_entries(
     """
     entries = [cpio.file("init", programs.agent.read_bytes(), 0o755)]
     if closure.modules:
-        sbin = BESIDE if userland else SBIN
+        sbin = SBIN_BESIDE_USERLAND if userland else SBIN
         entries += _modules(programs, sbin, tree, closure, modprobe)
     if userland:
         entries += entries_of(userland, tree, closure)
@@ -95,8 +95,8 @@ def pack(store: Store, entries: Iterable[cpio.Entry], *, compressed: bool) -> In
     packed plain, as inflating takes the guest longer than QEMU takes to read it.
     Raises BadInput if the store is not writable, HarnessError if its disk is full.
     """
-    whole = cpio.with_parents(entries)
-    archive = cpio.archive(whole)
+    complete = cpio.with_parents(entries)
+    archive = cpio.archive(complete)
     data = gzip.compress(archive, 9, mtime=0) if compressed else archive
     digest = digest_of_bytes(data)
     path = store.place(INITRAMFS) / (digest + (".cpio.gz" if compressed else ".cpio"))
@@ -108,7 +108,7 @@ def pack(store: Store, entries: Iterable[cpio.Entry], *, compressed: bool) -> In
     return Initramfs(
         path=path,
         size_bytes=len(data),
-        paths=tuple(entry.path for entry in whole),
+        paths=tuple(entry.path for entry in complete),
     )
 
 

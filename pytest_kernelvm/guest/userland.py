@@ -136,23 +136,23 @@ def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
 
 def _kmod(store: Store, arch: Arch, work: StagingDirectory, root: Path) -> Iterable[str]:
     unpacked = work.directory / "unpacked"
-    told = unpack_packages(
+    names = unpack_packages(
         store, KMOD_PACKAGES, arch=arch.debian_arch, suite=SUITE, directory=unpacked
     )
     for program in KMOD_PROGRAMS:
-        _take_with_libraries(arch, unpacked, Path(program), root)
+        _copy_with_libraries(arch, unpacked, Path(program), root)
     _link_tools(root, "/bin/kmod", "/bin/dash")
-    return told
+    return names
 
 
 def _busybox(store: Store, arch: Arch, work: StagingDirectory, root: Path) -> Iterable[str]:
     unpacked = work.directory / "unpacked"
-    told = unpack_packages(
+    names = unpack_packages(
         store, BUSYBOX_PACKAGES, arch=arch.debian_arch, suite=SUITE, directory=unpacked
     )
-    _take(unpacked / "bin/busybox", root / "bin/busybox")
+    _copy(unpacked / "bin/busybox", root / "bin/busybox")
     _link_tools(root, "/bin/busybox", "/bin/busybox")
-    return told
+    return names
 
 
 def _built_busybox(store: Store, arch: Arch, work: StagingDirectory, root: Path) -> Iterable[str]:
@@ -160,7 +160,7 @@ def _built_busybox(store: Store, arch: Arch, work: StagingDirectory, root: Path)
     files = fetch_source(store, BUSYBOX_SOURCE, suite=SUITE)
     unpack_source(files, source)
     libc = work.directory / "libc"
-    told = unpack_packages(store, arch.debian_libc, arch=host_arch(), suite=SUITE, directory=libc)
+    names = unpack_packages(store, arch.debian_libc, arch=host_arch(), suite=SUITE, directory=libc)
     prefix = libc / "usr" / arch.toolchain_prefix.rstrip("-")
     shutil.copy2(source / BUSYBOX_CONFIG, source / ".config")
     libraries = f"-B{prefix}/lib"
@@ -177,12 +177,12 @@ def _built_busybox(store: Store, arch: Arch, work: StagingDirectory, root: Path)
         log=work.directory / "make.log",
         env={"KCONFIG_NOTIMESTAMP": "1"},
     )
-    _take(source / "busybox", root / "bin/busybox")
+    _copy(source / "busybox", root / "bin/busybox")
     _link_tools(root, "/bin/busybox", "/bin/busybox")
-    return [*(file.name for file in files), *told]
+    return [*(file.name for file in files), *names]
 
 
-def _take(source: Path, path: Path) -> None:
+def _copy(source: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, path)
 
@@ -194,14 +194,14 @@ def _link_tools(root: Path, tools: str, shell: str) -> None:
     (root / "bin/sh").symlink_to(shell)
 
 
-def _take_with_libraries(arch: Arch, unpacked: Path, program: Path, root: Path) -> None:
+def _copy_with_libraries(arch: Arch, unpacked: Path, program: Path, root: Path) -> None:
     """Take a program, its interpreter, and all shared libraries that they need."""
     pending = [program]
     while pending:
         path = pending.pop()
         if (root / path).exists():
             continue
-        _take(unpacked / path, root / path)
+        _copy(unpacked / path, root / path)
         pending += _needed(arch, unpacked, path)
 
 

@@ -141,7 +141,7 @@ class GuestFactory:
         self.vms.append(vm)
         self.splat_policy.launched.append(vm)
         self.observer.see(vm, self.test, self.stack)
-        self.bundle_writer.await_failure(vm)
+        self.bundle_writer.prepare_for_failure(vm)
 
     def _add(self, guest: contextlib.AbstractContextManager[Vm]) -> Vm:
         """Return a guest that ends with the test."""

@@ -69,20 +69,20 @@ def _bundle_lines(
     words = str(error).strip() or type(error).__name__
     failure = Failure(test=test, verdict=str(verdict_on(error)), error=words)
     try:
-        bundle = bundle_writer.leave(failure, guests)
+        bundle = bundle_writer.write(failure, guests)
     except (OSError, BadInput) as error:
         return {guests[0]: [f"no bundle:  {error}"]} if guests else {}
     if bundle is None:
         return {}
     lines: dict[Vm, list[str]] = {guests[0]: [f"replay it:  {bundle_writer.command('replay')}"]}
     for vm, kept in zip(guests, bundle.guests, strict=True):
-        if kept.left:
+        if kept.is_saved:
             line = f"attach:     {bundle_writer.command('attach')}"
             if len(guests) > 1:
                 line += f" --guest {kept.directory.name}"
             lines.setdefault(vm, []).append(line)
         elif bundle_writer.keep:
-            lines.setdefault(vm, []).append(f"not kept:   {kept.note.not_left}")
+            lines.setdefault(vm, []).append(f"not kept:   {kept.note.why_not_saved}")
     return lines
 
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 
 # What ends a shell or a line.
-ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-AGAIN_AFTER_S = 0.1
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RESEND_AFTER_S = 0.1
 # The longest that readline may take to show a prompt.
-DRAWN_S = 1.0
+DRAW_TIMEOUT_S = 1.0
 
 
-class Prompting:
+class PromptState:
     """Whether a prompt is on the terminal's last line. Without readline it is when it is asked for.
 
     readline draws piece by piece: what somebody else writes in between tears the prompt up.
@@ -47,9 +47,9 @@ class Prompting:
             self._asking = False
 
     @contextlib.contextmanager
-    def settled(self) -> Iterator[bool]:
+    def held(self) -> Iterator[bool]:
         """Give whether a prompt is shown, which stays so in this context."""
-        if self._asking and self._undrawn.acquire(timeout=DRAWN_S):
+        if self._asking and self._undrawn.acquire(timeout=DRAW_TIMEOUT_S):
             self._undrawn.release()
         with self._turn:
             yield self._asking
@@ -68,10 +68,10 @@ def signals_get_through() -> Iterator[None]:
 
     def send_again() -> None:
         while numbers := ours.recv(64):
-            time.sleep(AGAIN_AFTER_S)
+            time.sleep(RESEND_AFTER_S)
             # Of what cmdloop() calls, only the wait for a line has no frame of its own.
             frame = sys._current_frames().get(main)
-            if frame and frame.f_code is cmd.Cmd.cmdloop.__code__ and numbers[-1] in ENDS:
+            if frame and frame.f_code is cmd.Cmd.cmdloop.__code__ and numbers[-1] in END_SIGNALS:
                 signal.pthread_kill(main, numbers[-1])
 
     thread = threading.Thread(target=send_again, name="kernelvm-signals", daemon=True)

@@ -12,10 +12,10 @@ from typing import TextIO
 
 from pytest_kernelvm.errors import CommandFailed, KernelvmError, SyscallFailed
 from pytest_kernelvm.printable import printable
-from pytest_kernelvm.shell.prompting import Prompting, signals_get_through
+from pytest_kernelvm.shell.prompting import PromptState, signals_get_through
 from pytest_kernelvm.vm.machine.vm import Vm
 
-LEAVE = "`exit` or Ctrl-D ends the guest; `help` lists the commands"
+EXIT_HINT = "`exit` or Ctrl-D ends the guest; `help` lists the commands"
 HISTORY_LINES = 1000
 
 
@@ -30,7 +30,7 @@ class GuestShell(cmd.Cmd):
         self._vm = vm
         self._out = out
         self._terminal = sys.stdin.isatty()
-        self._prompting = Prompting()
+        self._prompting = PromptState()
         # What the console said of a line that has no end yet, and how much of it is to be seen.
         self._begun = ""
         self._visible = 0
@@ -42,7 +42,7 @@ class GuestShell(cmd.Cmd):
         Beside the prompt a line is shown when it is complete.
         text: fit to be shown, as `following` gives it.
         """
-        with self._prompting.settled() as prompted:
+        with self._prompting.held() as prompted:
             said = self._begun + text
             complete, end, begun = said.rpartition("\n")
             if not prompted:
@@ -256,4 +256,4 @@ def interact(shell: GuestShell, *, history: Path | None = None, intro: str = "")
                 # SIGTERM and SIGHUP, which name themselves, want an end; Ctrl-C wants the prompt.
                 if interrupt.args:
                     raise
-                intro = f"\n{LEAVE}"
+                intro = f"\n{EXIT_HINT}"

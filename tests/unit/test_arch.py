@@ -30,7 +30,7 @@ from pytest_kernelvm.kernel.uboot import obtain_uboot
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.bootpath.kexec import load_of
+from pytest_kernelvm.vm.bootpath.kexec import kexec_image
 from pytest_kernelvm.vm.qemu.argv import ON_TERMINAL, Boot, qemu_argv
 from pytest_kernelvm.vm.verdict.calibration import calibration_of
 from pytest_kernelvm.vm.verdict.deadlines import Calibration
@@ -218,7 +218,7 @@ def test_what_is_not_known_of_it_is_said_or_left_out(
     with pytest.raises(BadInput, match="no U-Boot for x86_64"):
         obtain_uboot(store, x86_64)
     with pytest.raises(BadInput, match="kexec is not known to work on x86_64"):
-        load_of(boot(cells[0], tmp_path))
+        kexec_image(boot(cells[0], tmp_path))
     assert calibration_of(store, x86_64, cells[0].machine) == Calibration()
 
 

@@ -10,7 +10,7 @@ from pytest_kernelvm.vm.klog.kernel_log import (
     MARK_RECORD,
     RAW_BYTES,
     LogCopy,
-    may_go_on,
+    may_be_incomplete,
 )
 from pytest_kernelvm.vm.klog.kmsg import parse_kmsg
 from pytest_kernelvm.vm.klog.splats import read_splats
@@ -70,7 +70,7 @@ def test_records_that_are_known_are_passed_over() -> None:
 )
 def test_records_that_are_lost_are_told(before: bytes, after_s: float, lost: int) -> None:
     copy = copy_of(before)
-    assert not copy.add(WARNING, to_the_gap=True)
+    assert not copy.add(WARNING, stop_at_gap=True)
     assert not copy.gaps
     copy.add(WARNING)
     [gap] = copy.gaps
@@ -82,8 +82,8 @@ def test_records_that_are_lost_are_told(before: bytes, after_s: float, lost: int
 
 def test_a_second_reading_fills_what_an_answer_lost() -> None:
     copy = copy_of(FIRST)
-    assert not copy.add(b"6,5,4000000,-;later\n", to_the_gap=True)
-    assert copy.add(FIRST + WARNING + b"6,5,4000000,-;later\n", to_the_gap=True)
+    assert not copy.add(b"6,5,4000000,-;later\n", stop_at_gap=True)
+    assert copy.add(FIRST + WARNING + b"6,5,4000000,-;later\n", stop_at_gap=True)
     assert not copy.gaps
     assert copy.text.endswith(b"later\n")
 
@@ -115,9 +115,9 @@ def test_what_is_no_record_is_passed_over(raw: bytes) -> None:
 
 
 def test_a_full_answer_may_go_on() -> None:
-    assert not may_go_on(0)
-    assert not may_go_on(LOG_BYTES - RECORD_BYTES)
-    assert may_go_on(LOG_BYTES - RECORD_BYTES + 1)
+    assert not may_be_incomplete(0)
+    assert not may_be_incomplete(LOG_BYTES - RECORD_BYTES)
+    assert may_be_incomplete(LOG_BYTES - RECORD_BYTES + 1)
 
 
 def flood(records: int, priority: int) -> bytes:

@@ -26,7 +26,7 @@ from pytest_kernelvm.guest.root_image import (
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.bootpath.kexec import load_of, on_flash_of
+from pytest_kernelvm.vm.bootpath.kexec import kexec_image, with_root_of
 from pytest_kernelvm.vm.bootpath.root import announced_by, boot_into, erase_bytes
 from pytest_kernelvm.vm.qemu.argv import ON_TERMINAL, Boot, qemu_argv
 
@@ -255,10 +255,10 @@ def test_a_second_kernel_finds_what_is_there(store: Store, tmp_path: Path) -> No
     first = boot_into(store, plain, root, an_image(tmp_path, 1 << 20))
     second = boot_into(store, plain, root, an_image(tmp_path, 2 << 20))
     assert second.cmdline != first.cmdline
-    assert on_flash_of(second, first) == first
-    assert on_flash_of(plain, first) == plain
+    assert with_root_of(second, first) == first
+    assert with_root_of(plain, first) == plain
     with pytest.raises(BadInput, match="not in this guest's memory"):
-        on_flash_of(second, plain)
+        with_root_of(second, plain)
 
 
 def test_the_first_tree_in_an_image() -> None:
@@ -287,6 +287,6 @@ def test_what_is_behind_an_archive_is_zero(tmp_path: Path) -> None:
     head += struct.pack(">IHHHHHH", 0, 52, 32, 1, 0, 0, 0)
     load = struct.pack(">8I", 1, 84, 0x80100000, 0x80100000, 4, 8, 7, 4)
     boot.image.write_bytes(head + load + b"code")
-    _kernel, _stage, archive = load_of(boot).parts
+    _kernel, _stage, archive = kexec_image(boot).segments
     assert archive.room_bytes == 2 << 20
-    assert load_of(dataclasses.replace(boot, fixed_initramfs=False)).parts[2].room_bytes == 0
+    assert kexec_image(dataclasses.replace(boot, fixed_initramfs=False)).segments[2].room_bytes == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.vm.qemu.serial_line import SerialEndpoint, named, serial_line
+from pytest_kernelvm.vm.qemu.serial_line import SerialEndpoint, named_pipes, serial_line
 
 CAPACITY_BYTES = 1 << 18
 
@@ -58,7 +58,7 @@ def test_a_closed_end_stays_closed(line: Line) -> None:
 
 def test_names_last_as_long_as_the_context(line: Line, tmp_path: Path) -> None:
     ours, theirs = line
-    with named(theirs, tmp_path / "console") as name:
+    with named_pipes(theirs, tmp_path / "console") as name:
         with Path(f"{name}.out").open("wb", buffering=0) as out:
             out.write(b"by its name")
         assert ours.read() == b"by its name"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.vm.klog.kernel_log import shown
+from pytest_kernelvm.vm.klog.kernel_log import console_lines
 from pytest_kernelvm.vm.klog.kmsg import LogRecord
 from pytest_kernelvm.vm.klog.splats import (
     Splat,
@@ -544,7 +544,7 @@ def logged(text: str) -> str:
         for line in text.splitlines()
         if (seconds := guest_seconds(line)) is not None
     )
-    return "".join(map(shown, found))
+    return "".join(map(console_lines, found))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.console)
@@ -562,11 +562,11 @@ def test_the_log_has_what_the_console_has(row: Row) -> None:
 
 @pytest.mark.parametrize("text", ["login: [    5.4] BUG: x", "/ # BUG: soft lockup - CPU#0 stuck"])
 def test_a_record_says_what_its_text_begins_with(text: str) -> None:
-    assert read_log_splats(shown(record(text))) == ()
+    assert read_log_splats(console_lines(record(text))) == ()
 
 
 def test_a_record_may_have_several_lines() -> None:
-    text = shown(record("a\nBUG: Bad page map in process x\n  y", caller="T61"))
+    text = console_lines(record("a\nBUG: Bad page map in process x\n  y", caller="T61"))
     [splat] = read_log_splats(text)
     assert (
         splat.text
@@ -574,7 +574,7 @@ def test_a_record_may_have_several_lines() -> None:
     )
     assert (text[splat.start : splat.end].rstrip("\n"), splat.pid) == (splat.text, 61)
     assert read_log_splats("") == ()
-    assert read_log_splats(shown(record(""))) == ()
+    assert read_log_splats(console_lines(record(""))) == ()
 
 
 @pytest.mark.parametrize(
@@ -658,7 +658,7 @@ def test_the_last_line_need_not_end(end: str) -> None:
 def test_a_newline_in_a_tasks_name(lines: list[str], kind: str, title: str) -> None:
     [seen] = read_splats("".join(f"[    5.000001] {line}\n" for line in lines))
     [bare] = read_splats("\n".join(lines))
-    [found] = read_log_splats(shown(record("\n".join(lines))))
+    [found] = read_log_splats(console_lines(record("\n".join(lines))))
     for splat in (seen, bare, found):
         assert splat.kind == kind
         assert splat.title.startswith(title)

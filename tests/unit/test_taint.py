@@ -19,7 +19,7 @@ def test_the_flags_are_the_kernels() -> None:
     assert "".join(taint.letter for taint in TAINTS) == "PFSRMBUDAWCIOELKXTNJ"
     assert [taint.bit for taint in TAINTS] == list(range(20))
     assert all(taint.meaning for taint in TAINTS)
-    assert {kind for taint in TAINTS for kind in taint.told_by} <= {row.kind for row in ROWS}
+    assert {kind for taint in TAINTS for kind in taint.splat_kinds} <= {row.kind for row in ROWS}
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from pytest_kernelvm.session.cmdline import BOOTLOADER, BUILTIN, TREE, assert_cm
 from pytest_kernelvm.vm.bootpath.device_tree import get_property, reserve, set_property
 from pytest_kernelvm.vm.bootpath.first_stage import (
     LoadedBytes,
-    by_uhi,
-    by_yamon,
-    put_before,
+    boot_through,
     read_image,
+    uhi_stage,
+    yamon_stage,
 )
 from pytest_kernelvm.vm.bootpath.layout import PAGE_BYTES, Extent, lay_out
 from tests.vm.boot_variants import with_device_tree
@@ -45,7 +45,7 @@ def enter(tmp_path: Path) -> Iterator[Enter]:
             directory = tmp_path / str(len(list(tmp_path.iterdir())))
             directory.mkdir()
             made = cell.boot(cell.initramfs(cell.closure(())), cookie=False)
-            boot = put_before(dataclasses.replace(made, cmdline=cmdline), stage, directory)
+            boot = boot_through(dataclasses.replace(made, cmdline=cmdline), stage, directory)
             return stack.enter_context(bare(cell, directory, boot))
 
         yield give
@@ -54,7 +54,9 @@ def enter(tmp_path: Path) -> Iterator[Enter]:
 def yamon(cell: Cell, line: str) -> LoadedBytes:
     config = cell.config
     entry = read_image(cell.kernel.image, config.arch).entry
-    return by_yamon(config.arch, entry, cmdline=line, memory_bytes=config.machine.memory_mib << 20)
+    return yamon_stage(
+        config.arch, entry, cmdline=line, memory_bytes=config.machine.memory_mib << 20
+    )
 
 
 def longest(cell: Cell) -> int:
@@ -101,7 +103,7 @@ def test_bytes_that_are_no_text(cell: Cell, enter: Enter) -> None:
 def uhi(cell: Cell, tree: bytes) -> LoadedBytes:
     config = cell.config
     entry = read_image(cell.kernel.image, config.arch).entry
-    return by_uhi(config.arch, entry, tree, memory_bytes=config.machine.memory_mib << 20)
+    return uhi_stage(config.arch, entry, tree, memory_bytes=config.machine.memory_mib << 20)
 
 
 def test_without_the_patch_a_tree_is_ignored(cell: Cell, enter: Enter) -> None:

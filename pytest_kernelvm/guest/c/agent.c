@@ -9,7 +9,7 @@
  * and reading the kernel's taint.  The log and the taint are read from files
  * that the agent opened at its start, so that no test can take them away.
  *
- * On the wire (see protocol.py, the other end) a frame is
+ * On the wire (see frames.py, the other end) a frame is
  *
  *	SOH (0x01), bytes with the top bit set, EOT (0x04)
  *

@@ -30,16 +30,16 @@ def set_property(tree: bytes, path: str, name: str, value: Value) -> bytes:
     """
 
     def change(fdt: Any) -> None:
-        fdt.setprop(_made(fdt, path), name, _encoded(value))
+        fdt.setprop(_obtain_node(fdt, path), name, _encoded(value))
 
-    return _changed(tree, change)
+    return _edited(tree, change)
 
 
 def remove_property(tree: bytes, path: str, name: str) -> bytes:
     """Return a tree without a property, which need not be there. Raises as `set_property`."""
     if get_property(tree, path, name) is None:
         return tree
-    return _changed(tree, lambda fdt: fdt.delprop(fdt.path_offset(path), name))
+    return _edited(tree, lambda fdt: fdt.delprop(fdt.path_offset(path), name))
 
 
 def tree_in(image: bytes) -> bytes:
@@ -84,7 +84,7 @@ def reserve(
 def get_property(tree: bytes, path: str, name: str) -> bytes | None:
     """Return a property's bytes, None if there is none. Raises as `set_property`."""
     libfdt = _libfdt()
-    fdt = _opened(tree)
+    fdt = _open(tree)
     try:
         return bytes(fdt.getprop(fdt.path_offset(path), name))
     except libfdt.FdtException as error:
@@ -93,11 +93,11 @@ def get_property(tree: bytes, path: str, name: str) -> bytes | None:
         raise _no_tree(error) from None
 
 
-def _changed(tree: bytes, change: Callable[[Any], None]) -> bytes:
+def _edited(tree: bytes, change: Callable[[Any], None]) -> bytes:
     libfdt = _libfdt()
     room = ROOM_BYTES
     while True:
-        fdt = _opened(tree)
+        fdt = _open(tree)
         try:
             fdt.resize(fdt.totalsize() + room)
             change(fdt)
@@ -110,7 +110,7 @@ def _changed(tree: bytes, change: Callable[[Any], None]) -> bytes:
             return bytes(fdt.as_bytearray())[: fdt.totalsize()]
 
 
-def _opened(tree: bytes) -> Any:
+def _open(tree: bytes) -> Any:
     libfdt = _libfdt()
     try:
         return libfdt.Fdt(tree)
@@ -118,7 +118,7 @@ def _opened(tree: bytes) -> Any:
         raise _no_tree(error) from None
 
 
-def _made(fdt: Any, path: str) -> int:
+def _obtain_node(fdt: Any, path: str) -> int:
     """Return the offset of a node, made with its parents if need be."""
     libfdt = _libfdt()
     at = 0

@@ -72,15 +72,16 @@ def read_image(path: Path, arch: Arch) -> KernelInMemory:
     )
 
 
-def put_before(boot: Boot, stage: LoadedBytes, directory: Path) -> Boot:
+def boot_through(boot: Boot, stage: LoadedBytes, directory: Path) -> Boot:
     """Return what to boot so that QEMU's bootloader enters a first stage, and that the kernel.
 
-    stage: of `by_yamon` or `by_uhi`. directory: takes the kernel with another entry, and the stage.
+    stage: of `yamon_stage` or `uhi_stage`. directory: takes the kernel with another entry, and the
+    stage.
     """
     kernel, blob = directory / KERNEL, directory / STAGE
     changed = bytearray(boot.image.read_bytes())
     struct.pack_into(
-        f"{struct_order(boot.arch.endianness)}I", changed, ENTRY_OFFSET, entry_of(boot.arch)
+        f"{struct_order(boot.arch.endianness)}I", changed, ENTRY_OFFSET, stage_entry(boot.arch)
     )
     kernel.write_bytes(changed)
     blob.write_bytes(stage.content)
@@ -88,7 +89,7 @@ def put_before(boot: Boot, stage: LoadedBytes, directory: Path) -> Boot:
     return replace(boot, image=kernel, loaded=(*boot.loaded, placed))
 
 
-def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> LoadedBytes:
+def yamon_stage(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> LoadedBytes:
     """Return a first stage that gives the kernel a command line as YAMON does.
 
     entry: the kernel's, virtual. Raises BadInput for a line that the kernel would cut off.
@@ -107,7 +108,7 @@ def by_yamon(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> Load
     return LoadedBytes(address=_first_stage(arch).address, content=content)
 
 
-def by_uhi(arch: Arch, entry: int, tree: bytes, *, memory_bytes: int) -> LoadedBytes:
+def uhi_stage(arch: Arch, entry: int, tree: bytes, *, memory_bytes: int) -> LoadedBytes:
     """Return a first stage that gives the kernel a device tree. entry: the kernel's, virtual.
 
     Unlike UHI it gives an environment too: a kernel that knows nothing of UHI learns from there
@@ -121,7 +122,7 @@ def by_uhi(arch: Arch, entry: int, tree: bytes, *, memory_bytes: int) -> LoadedB
     return LoadedBytes(address=_first_stage(arch).address, content=content)
 
 
-def entry_of(arch: Arch) -> int:
+def stage_entry(arch: Arch) -> int:
     """Return the virtual address where the first stage begins."""
     return _virtual(arch) + _first_stage(arch).address
 
@@ -147,7 +148,7 @@ def _vector(arch: Arch, at: int, texts: tuple[bytes, ...]) -> bytes:
 
 
 def _behind_code(arch: Arch) -> int:
-    return entry_of(arch) + len(_filled(arch, ()))
+    return stage_entry(arch) + len(_filled(arch, ()))
 
 
 def _filled(arch: Arch, words: tuple[int, ...]) -> bytes:

@@ -13,9 +13,9 @@ from pytest_kernelvm.vm.agent.files import AT_FDCWD, Files
 from pytest_kernelvm.vm.bootpath.first_stage import (
     KernelInMemory,
     LoadedBytes,
-    by_yamon,
-    entry_of,
     read_image,
+    stage_entry,
+    yamon_stage,
 )
 from pytest_kernelvm.vm.bootpath.layout import page_up
 from pytest_kernelvm.vm.qemu.argv import Boot
@@ -45,12 +45,12 @@ class KexecSegment:
 class KexecImage:
     """All that is loaded. entry: the physical address that is jumped to, None as above."""
 
-    parts: tuple[KexecSegment, ...]
+    segments: tuple[KexecSegment, ...]
     entry: int | None
     cmdline: str
 
 
-def load_of(boot: Boot, device_tree: bytes = b"") -> KexecImage:
+def kexec_image(boot: Boot, device_tree: bytes = b"") -> KexecImage:
     """Return what the first kernel is given to boot a second one as QEMU would.
 
     device_tree: what the second kernel finds in its registers; empty for none. Without one, a
@@ -68,8 +68,8 @@ def load_of(boot: Boot, device_tree: bytes = b"") -> KexecImage:
                 f"on {boot.arch.name} kexec makes the second kernel's tree by itself",
                 Evidence(next_step="pass no device_tree"),
             )
-        parts = (_part(boot.image.read_bytes()), _part(initramfs))
-        return KexecImage(parts=parts, entry=None, cmdline=boot.cmdline)
+        segments = (_segment(boot.image.read_bytes()), _segment(initramfs))
+        return KexecImage(segments=segments, entry=None, cmdline=boot.cmdline)
     return _by_segments(boot, initramfs, device_tree)
 
 
@@ -78,7 +78,7 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> KexecImage
     assert arch.first_stage is not None
     assert fixed is not None
     image = read_image(boot.image, arch)
-    if image.entry == entry_of(arch):
+    if image.entry == stage_entry(arch):
         raise BadInput(
             "the second kernel is one that only a first stage enters, with its tree",
             Evidence(next_step="kexec the plain cell, with device_tree="),
@@ -91,20 +91,20 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> KexecImage
         handed = LoadedBytes(address=arch.first_stage.address, content=device_tree)
         entry = image.entry - arch.first_stage.virtual
     else:
-        handed = by_yamon(
+        handed = yamon_stage(
             arch, image.entry, cmdline=line, memory_bytes=boot.machine.memory_mib << 20
         )
-        entry = entry_of(arch) - arch.first_stage.virtual
+        entry = stage_entry(arch) - arch.first_stage.virtual
     archive = LoadedBytes(address=fixed.address, content=initramfs)
     _refuse_overlaps(image, handed, archive, boot.machine.memory_mib << 20)
     # What is behind an archive of another size than the command line says must be zero.
     room = fixed.size_bytes if boot.fixed_initramfs else 0
-    parts = (
-        _part(image.loaded.content, image.loaded.address),
-        _part(handed.content, handed.address),
-        _part(archive.content, archive.address, room),
+    segments = (
+        _segment(image.loaded.content, image.loaded.address),
+        _segment(handed.content, handed.address),
+        _segment(archive.content, archive.address, room),
     )
-    return KexecImage(parts=parts, entry=entry, cmdline=line)
+    return KexecImage(segments=segments, entry=entry, cmdline=line)
 
 
 def _refuse_overlaps(
@@ -119,13 +119,13 @@ def _refuse_overlaps(
             )
 
 
-def _part(content: bytes, address: int | None = None, room_bytes: int = 0) -> KexecSegment:
+def _segment(content: bytes, address: int | None = None, room_bytes: int = 0) -> KexecSegment:
     name = hashlib.sha256(content).hexdigest()[:16]
     path = f"{DIRECTORY}/{name}"
     return KexecSegment(path=path, content=content, address=address, room_bytes=room_bytes)
 
 
-def on_flash_of(second: Boot, first: Boot) -> Boot:
+def with_root_of(second: Boot, first: Boot) -> Boot:
     """Return what to enter from a guest in whose memory there is a root file system already.
 
     That lies where the first boot has put it, whatever the second would do.
@@ -151,7 +151,7 @@ def on_flash_of(second: Boot, first: Boot) -> Boot:
 
 def kexec_files(boot: Boot, device_tree: bytes = b"") -> dict[str, bytes]:
     """Return the files, by path, that spare a guest that has them their way over the channel."""
-    return {part.path: part.content for part in load_of(boot, device_tree).parts}
+    return {segment.path: segment.content for segment in kexec_image(boot, device_tree).segments}
 
 
 def load(vm: Files, boot: Boot, device_tree: bytes = b"") -> None:
@@ -159,49 +159,49 @@ def load(vm: Files, boot: Boot, device_tree: bytes = b"") -> None:
 
     Raises SyscallFailed with the guest's errno, ENOSYS where the kernel lacks kexec.
     """
-    wanted = load_of(boot, device_tree)
+    image = kexec_image(boot, device_tree)
     if not vm.exists(DIRECTORY):
         vm.mkdir(DIRECTORY)
-    for part in wanted.parts:
-        if not vm.exists(part.path) or vm.stat(part.path, follow=True).size_bytes != len(
-            part.content
+    for segment in image.segments:
+        if not vm.exists(segment.path) or vm.stat(segment.path, follow=True).size_bytes != len(
+            segment.content
         ):
-            vm.write(part.path, part.content)
-    if wanted.entry is None:
-        _load_files(vm, wanted)
+            vm.write(segment.path, segment.content)
+    if image.entry is None:
+        _load_files(vm, image)
     else:
-        _load_segments(vm, wanted, wanted.entry, boot)
+        _load_segments(vm, image, image.entry, boot)
 
 
-def _load_files(vm: Files, wanted: KexecImage) -> None:
+def _load_files(vm: Files, image: KexecImage) -> None:
     """kexec_file_load(2): the kernel places it all and makes the tree."""
-    opened = [_open(vm, part.path) for part in wanted.parts]
+    opened = [_open(vm, segment.path) for segment in image.segments]
     try:
-        length = len(wanted.cmdline.encode()) + 1
-        vm.syscall("kexec_file_load", *opened, length, wanted.cmdline, 0)
+        length = len(image.cmdline.encode()) + 1
+        vm.syscall("kexec_file_load", *opened, length, image.cmdline, 0)
     finally:
         for descriptor in opened:
             vm.syscall("close", descriptor)
 
 
-def _load_segments(vm: Files, wanted: KexecImage, entry: int, boot: Boot) -> None:
+def _load_segments(vm: Files, image: KexecImage, entry: int, boot: Boot) -> None:
     """kexec_load(2), from memory that the agent gets by brk(2), as that needs few arguments."""
-    sizes = [len(part.content) for part in wanted.parts]
+    sizes = [len(segment.content) for segment in image.segments]
     before = vm.syscall("brk", 0)
     start = page_up(before)
     vm.syscall("brk", start + sum(sizes))
     try:
         segments = []
         at = start
-        for part, size in zip(wanted.parts, sizes, strict=True):
-            _read_into(vm, part.path, at, size)
-            room = page_up(max(size, part.room_bytes))
-            segments += [at, size, part.address or 0, room]
+        for segment, size in zip(image.segments, sizes, strict=True):
+            _read_into(vm, segment.path, at, size)
+            room = page_up(max(size, segment.room_bytes))
+            segments += [at, size, segment.address or 0, room]
             at += size
         order, pointer = struct_order(boot.arch.endianness), _POINTERS[boot.arch.elf_class]
         packed = struct.pack(f"{order}{len(segments)}{pointer}", *segments)
         # linux/kexec.h: KEXEC_ARCH_DEFAULT is 0.
-        vm.syscall("kexec_load", entry, len(wanted.parts), packed, 0)
+        vm.syscall("kexec_load", entry, len(image.segments), packed, 0)
     finally:
         vm.syscall("brk", before)
 

@@ -25,7 +25,7 @@ from pytest_kernelvm.vm.bootpath.device_tree import (
     set_property,
     tree_in,
 )
-from pytest_kernelvm.vm.bootpath.first_stage import KERNEL, by_uhi, put_before, read_image
+from pytest_kernelvm.vm.bootpath.first_stage import KERNEL, boot_through, read_image, uhi_stage
 from pytest_kernelvm.vm.bootpath.layout import Extent, lay_out, page_up, refuse_overlaps
 from pytest_kernelvm.vm.qemu.argv import STAGE, Backends, Boot, PlacedFile, qemu_argv
 
@@ -54,7 +54,7 @@ def erase_bytes(root: Root, arch: Arch) -> int:
     return root.erase_bytes if announced_by(root, arch) == "cmdline" else LEAST_ERASE_BYTES
 
 
-def words_of(root: Root) -> str:
+def root_parameters(root: Root) -> str:
     """Return what tells preinit what to mount."""
     options = (f"rootflags={root.options}",) if root.options else ()
     return " ".join((f"root={DEVICE}", f"rootfstype={root.kind}", *options))
@@ -73,14 +73,14 @@ def boot_into(
     if arch.fixed_initramfs:
         # QEMU's bootloader would put it where the image goes.
         boot = replace(boot, fixed_initramfs=True)
-    place = _placed(boot, image)
+    place = _place_at_end(boot, image)
     boot = replace(boot, root=image.path, root_address=place.address)
-    words = words_of(root)
+    words = root_parameters(root)
     if announced_by(root, arch) == "cmdline":
         fixed = arch.fixed_initramfs.cmdline if arch.fixed_initramfs else ""
-        kept_off = f"mem={place.address - arch.memory_address >> 10}K"
+        memory_limit = f"mem={place.address - arch.memory_address >> 10}K"
         flash = f"{NAME},{place.address:#x},{place.size_bytes:#x},{root.erase_bytes:#x}"
-        words = f"{kept_off} phram.phram={flash} {words}"
+        words = f"{memory_limit} phram.phram={flash} {words}"
         line = " ".join(part for part in (fixed, boot.cmdline, words) if part)
         _refuse_longer(line, arch)
         return replace(boot, cmdline=line, root_words=words)
@@ -90,7 +90,7 @@ def boot_into(
         boot = replace(boot, cmdline=f"{told}{boot.cmdline}")
         return _with_passed_tree(store, boot, place, words)
     boot = replace(boot, cmdline=f"{boot.cmdline} {words}")
-    return replace(boot, device_tree=_kept(store, _reserved(_own_tree(boot), place)))
+    return replace(boot, device_tree=_stored_tree(store, _reserved(_tree_of_qemu(boot), place)))
 
 
 def _refuse_longer(line: str, arch: Arch) -> None:
@@ -106,7 +106,7 @@ def _refuse_longer(line: str, arch: Arch) -> None:
         )
 
 
-def _placed(boot: Boot, image: RootImage) -> Extent:
+def _place_at_end(boot: Boot, image: RootImage) -> Extent:
     """Return where an image lies: at memory's end, which leaves the kernel one piece below."""
     memory_end = boot.arch.memory_address + (boot.machine.memory_mib << 20)
     size = page_up(image.size_bytes)
@@ -150,13 +150,13 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
     tree = set_property(tree_in(boot.image.read_bytes()), "/chosen", "bootargs", line)
     tree = _reserved(tree, place)
     memory_bytes = boot.machine.memory_mib << 20
-    stage = by_uhi(arch, read_image(boot.image, arch).entry, tree, memory_bytes=memory_bytes)
+    stage = uhi_stage(arch, read_image(boot.image, arch).entry, tree, memory_bytes=memory_bytes)
     below = Extent(name=_LOADER, address=stage.address, size_bytes=len(stage.content))
     refuse_overlaps((below, *_taken(boot)))
     digest = digest_of([known_digest(boot.image), hashlib.sha256(stage.content).hexdigest()])
 
     def make(work: StagingDirectory) -> dict[str, Any]:
-        put_before(boot, stage, work.entry)
+        boot_through(boot, stage, work.entry)
         return {"arch": arch.name, "kind": _LOADER}
 
     entry = store.obtain(ROOTS, digest, make, label=_LOADER)
@@ -178,7 +178,7 @@ def _reserved(tree: bytes, place: Extent) -> bytes:
 
 
 @functools.cache
-def _own_tree(boot: Boot) -> bytes:
+def _tree_of_qemu(boot: Boot) -> bytes:
     """Return the tree that QEMU makes for a machine, always the same.
 
     The seeds in it are new each time; instead of the one for random numbers there is a fixed one,
@@ -198,7 +198,7 @@ def _own_tree(boot: Boot) -> bytes:
     return tree
 
 
-def _kept(store: Store, tree: bytes) -> Path:
+def _stored_tree(store: Store, tree: bytes) -> Path:
     """Return the file of a tree that QEMU passes, with its own words about kernel and memory."""
 
     def make(work: StagingDirectory) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def through_uboot(
     content.write_bytes(image.loaded.content)
     flat.write_bytes(tree)
     start = board.virtual + image.loaded.address
-    kernel = _packed(uboot, arch, "kernel", content, "-a", f"{start:#x}", "-e", f"{image.entry:#x}")
+    kernel = _mkimage(
+        uboot, arch, "kernel", content, "-a", f"{start:#x}", "-e", f"{image.entry:#x}"
+    )
     script_at, kernel_at, tree_at = lay_out(
         Extent(name="U-Boot's room", address=board.script, size_bytes=board.end - board.script),
         (
@@ -80,7 +82,7 @@ def _script(
         text = text.replace(name, f"{address:#x}")
     file = directory / "script.txt"
     file.write_text(text)
-    script = _packed(uboot, arch, "script", file)
+    script = _mkimage(uboot, arch, "script", file)
     if script.stat().st_size > most_bytes:
         raise BadInput(
             f"the commands for U-Boot have {len(text)} bytes",
@@ -100,7 +102,7 @@ def _taken(arch: Arch, kernel: LoadedBytes) -> tuple[Extent, ...]:
     return running, Extent(name="initramfs", address=fixed.address, size_bytes=fixed.size_bytes)
 
 
-def _packed(uboot: UBootBinary, arch: Arch, kind: str, content: Path, *flags: str) -> Path:
+def _mkimage(uboot: UBootBinary, arch: Arch, kind: str, content: Path, *flags: str) -> Path:
     """Return an image of a kind, beside its content. flags: further ones of mkimage(1)."""
     made = content.with_suffix(".image")
     argv: list[str | Path] = [uboot.mkimage, "-A", arch.linux_arch, "-O", "linux", "-T", kind]

@@ -61,15 +61,15 @@ class LogCopy:
         self.marks = 0
         self.grew_at_s = 0.0
 
-    def add(self, raw: bytes, *, to_the_gap: bool = False) -> bool:
+    def add(self, raw: bytes, *, stop_at_gap: bool = False) -> bool:
         """Take the next bytes of /dev/kmsg, which are whole records; those known are passed over.
 
-        to_the_gap: whether to stop before records whose predecessors are not known.
+        stop_at_gap: whether to stop before records whose predecessors are not known.
         Returns whether all was taken.
         """
         for lines in _records(raw):
             for record in parse_kmsg(lines.decode("utf-8", "replace")):
-                if record.sequence > self._next_sequence and to_the_gap:
+                if record.sequence > self._next_sequence and stop_at_gap:
                     return False
                 if record.sequence >= self._next_sequence:
                     self._take(record, lines)
@@ -80,14 +80,14 @@ class LogCopy:
             self._note_gap(record)
         self._next_sequence = record.sequence + 1
         self._last_time_s = record.time_s
-        self._keep(raw)
+        self._append_raw(raw)
         self.marks += record.facility == MARK_FACILITY
         if record.facility == 0 and not self.is_full:
             self.grew_at_s = time.monotonic()
-            self.text += shown(record).encode()
+            self.text += console_lines(record).encode()
             self.is_full = len(self.text) > LIMIT_BYTES
 
-    def _keep(self, raw: bytes) -> None:
+    def _append_raw(self, raw: bytes) -> None:
         self.raw += raw
         if len(self.raw) > RAW_BYTES:
             # In pieces, as each time moves the rest.
@@ -150,12 +150,12 @@ def _parsed(raw: bytes) -> LogCopy:
     return copy
 
 
-def may_go_on(log_bytes: int) -> bool:
+def may_be_incomplete(log_bytes: int) -> bool:
     """Whether an answer with so much of the log may have left some of it for the next one."""
     return log_bytes > LOG_BYTES - RECORD_BYTES
 
 
-def shown(record: LogRecord) -> str:
+def console_lines(record: LogRecord) -> str:
     """Return a record as lines of a console (record_print_text in kernel/printk/printk.c)."""
     caller = f"[{record.caller:>6}]" if record.caller else ""
     stamp = f"[{record.time_s:12.6f}]{caller} "

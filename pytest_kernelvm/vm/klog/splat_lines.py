@@ -166,7 +166,7 @@ class ConsoleLines:
 class LogLines(ConsoleLines):
     """The lines of the kernel's own log: each begins with its record's time, and all is its own.
 
-    text: as kernel_log.shown() gives it, record by record.
+    text: as kernel_log.console_lines() gives it, record by record.
     """
 
     def __init__(self, text: str) -> None:

@@ -94,7 +94,7 @@ def read_splats(text: str, start: int = 0, *, stamped: bool | None = None) -> tu
 def read_log_splats(text: str) -> tuple[Splat, ...]:
     """Return the splats of the kernel's own log.
 
-    text: of its records and no program's, each as kernel_log.shown() gives it.
+    text: of its records and no program's, each as kernel_log.console_lines() gives it.
     """
     return tuple(_Reader(LogLines(text)).splats())
 

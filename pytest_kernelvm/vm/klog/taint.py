@@ -12,16 +12,16 @@ class Taint:
     """A taint flag (kernel/panic.c, taint_flags; Documentation/admin-guide/tainted-kernels.rst).
 
     letter: as in `Tainted: G  W`. bit: of /proc/sys/kernel/tainted. meaning: for an error.
-    told_by: the kinds of splats that set it. said_by: what else the kernel says when it sets it, as
-    a pattern; empty if nothing. is_silent: whether the kernel may set it without a word, for what
-    is no fault.
+    splat_kinds: the kinds of splats that set it. message: what else the kernel says when it sets
+    it, as a pattern; empty if nothing. is_silent: whether the kernel may set it without a word, for
+    what is no fault.
     """
 
     letter: str
     bit: int
     meaning: str
-    told_by: frozenset[str] = frozenset()
-    said_by: str = ""
+    splat_kinds: frozenset[str] = frozenset()
+    message: str = ""
     is_silent: bool = False
 
 
@@ -30,62 +30,62 @@ _DEATHS = frozenset(("oops", "BUG", "list corruption", "memory corruption", "use
 _MODULE = r"taint(?:s|ing) kernel|kernel tainted|is from the staging directory"
 
 TAINTS = (
-    Taint(letter="P", bit=0, meaning="a module with a proprietary licence", said_by=_MODULE),
+    Taint(letter="P", bit=0, meaning="a module with a proprietary licence", message=_MODULE),
     # insmod -f, or a module that lacks the CRCs of what it uses.
-    Taint(letter="F", bit=1, meaning="a module was loaded by force", said_by=_MODULE),
+    Taint(letter="F", bit=1, meaning="a module was loaded by force", message=_MODULE),
     Taint(
         letter="S",
         bit=2,
         meaning="the system is out of its specification",
         # arch/arm64/kernel/cpufeature.c; arch/x86/kernel/msr.c
-        said_by=r"SANITY CHECK: Unexpected variation|Write to unrecognized MSR",
+        message=r"SANITY CHECK: Unexpected variation|Write to unrecognized MSR",
     ),
     Taint(letter="R", bit=3, meaning="a module was unloaded by force"),
     Taint(
         letter="M",
         bit=4,
         meaning="the processor reported a machine check",
-        told_by=frozenset(("machine check", "oops")),
+        splat_kinds=frozenset(("machine check", "oops")),
     ),
     Taint(
         letter="B",
         bit=5,
         meaning="memory was damaged, or used after its end",
-        told_by=frozenset(("BUG", "KASAN", "KMSAN", "KFENCE", "slab corruption")),
+        splat_kinds=frozenset(("BUG", "KASAN", "KMSAN", "KFENCE", "slab corruption")),
     ),
     Taint(
         letter="U",
         bit=6,
         meaning="a program asked for it",
         # kernel/params.c, param_check_unsafe()
-        said_by=r"Setting dangerous option \S+ - tainting kernel",
+        message=r"Setting dangerous option \S+ - tainting kernel",
     ),
-    Taint(letter="D", bit=7, meaning="the kernel died of an oops", told_by=_DEATHS),
+    Taint(letter="D", bit=7, meaning="the kernel died of an oops", splat_kinds=_DEATHS),
     Taint(
         letter="A",
         bit=8,
         meaning="an ACPI table was replaced",
         # drivers/acpi/tables.c, drivers/acpi/acpi_configfs.c
-        said_by=r"ACPI: .*(?:[Uu]pgrade|[Oo]verride|Host-directed Dynamic ACPI Table Load)",
+        message=r"ACPI: .*(?:[Uu]pgrade|[Oo]verride|Host-directed Dynamic ACPI Table Load)",
     ),
     Taint(
         letter="W",
         bit=9,
         meaning="the kernel warned",
-        told_by=_DEATHS | {"WARNING", "atomic context"},
+        splat_kinds=_DEATHS | {"WARNING", "atomic context"},
     ),
-    Taint(letter="C", bit=10, meaning="a staging driver was loaded", said_by=_MODULE),
+    Taint(letter="C", bit=10, meaning="a staging driver was loaded", message=_MODULE),
     Taint(
         letter="I",
         bit=11,
         meaning="a fault of the firmware is worked around",
-        told_by=frozenset(("WARNING",)),
-        said_by=r"\[Firmware (?:Bug|Warn)\]",
+        splat_kinds=frozenset(("WARNING",)),
+        message=r"\[Firmware (?:Bug|Warn)\]",
     ),
-    Taint(letter="O", bit=12, meaning="a module from outside of the tree", said_by=_MODULE),
-    Taint(letter="E", bit=13, meaning="a module without signature", said_by=_MODULE),
-    Taint(letter="L", bit=14, meaning="a CPU was stuck", told_by=frozenset(("soft lockup",))),
-    Taint(letter="K", bit=15, meaning="the kernel was patched while it ran", said_by=_MODULE),
+    Taint(letter="O", bit=12, meaning="a module from outside of the tree", message=_MODULE),
+    Taint(letter="E", bit=13, meaning="a module without signature", message=_MODULE),
+    Taint(letter="L", bit=14, meaning="a CPU was stuck", splat_kinds=frozenset(("soft lockup",))),
+    Taint(letter="K", bit=15, meaning="the kernel was patched while it ran", message=_MODULE),
     Taint(letter="X", bit=16, meaning="a distribution's own", is_silent=True),
     Taint(letter="T", bit=17, meaning="structures are laid out at random", is_silent=True),
     Taint(letter="N", bit=18, meaning="a test in the kernel was run", is_silent=True),
@@ -110,11 +110,11 @@ def unexplained_taints(
     before, after: /proc/sys/kernel/tainted. kinds: of the splats of its log, allowed ones included.
     log: its whole text.
     """
-    told = set(kinds)
+    found = set(kinds)
     return tuple(
         taint
         for taint in taints_of(after & ~before)
         if not taint.is_silent
-        and not told & taint.told_by
-        and not (taint.said_by and re.search(taint.said_by, log))
+        and not found & taint.splat_kinds
+        and not (taint.message and re.search(taint.message, log))
     )

@@ -23,7 +23,7 @@ from pytest_kernelvm.vm.agent.results import (
     parse_utsname,
 )
 from pytest_kernelvm.vm.agent.services import Services
-from pytest_kernelvm.vm.bootpath.kexec import load, on_flash_of
+from pytest_kernelvm.vm.bootpath.kexec import load, with_root_of
 from pytest_kernelvm.vm.klog.kmsg import KernelLog, LogRecord, parse_kmsg
 from pytest_kernelvm.vm.klog.splats import Splat
 from pytest_kernelvm.vm.machine.bootable import Bootables
@@ -206,7 +206,7 @@ class Vm(Programs):
         that was just booted, on another kernel.
         """
         second = kernel.bootable(cmdline=cmdline, cookie=cookie)
-        second = replace(second, boot=on_flash_of(second.boot, self.boot))
+        second = replace(second, boot=with_root_of(second.boot, self.boot))
         load(self, second.boot, device_tree)
         enter_loaded_kernel(self.control, second)
         self._forget_other_kernel(second.terminal)

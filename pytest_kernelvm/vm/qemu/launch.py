@@ -14,7 +14,7 @@ from pytest_kernelvm.guest.frames import FrameSplitter
 from pytest_kernelvm.process import Spawned, spawn
 from pytest_kernelvm.vm.qemu.argv import Backends, Boot, MemoryFile, inherited_backends, qemu_argv
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
-from pytest_kernelvm.vm.qemu.serial_line import named
+from pytest_kernelvm.vm.qemu.serial_line import named_pipes
 from pytest_kernelvm.vm.qemu.snapshot import Snapshot
 from pytest_kernelvm.vm.qemu.streams import GuestEndpoints, Streams, connected
 
@@ -109,8 +109,8 @@ def _backends(
 ) -> Iterator[Backends]:
     """Give the backends of the guest's ends, whose serial lines have names in a directory."""
     with (
-        named(guest.console, directory / "console") as console,
-        named(guest.channel, directory / "channel") as channel,
+        named_pipes(guest.console, directory / "console") as console,
+        named_pipes(guest.channel, directory / "channel") as channel,
     ):
         yield inherited_backends(
             console=console,

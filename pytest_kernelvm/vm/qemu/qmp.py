@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 
 class Qmp:
-    """The QMP connection of one guest. ordered: told each command that `execute` runs."""
+    """The QMP connection of one guest. on_command: called with each command that `execute` runs."""
 
     def __init__(
         self,
         streams: Streams,
-        ordered: Callable[[str, dict[str, Any]], None] = lambda _command, _given: None,
+        on_command: Callable[[str, dict[str, Any]], None] = lambda _command, _given: None,
     ) -> None:
         self._streams = streams
-        self._ordered = ordered
+        self._on_command = on_command
 
     def execute(self, command: str, /, **arguments: Any) -> Any:
         """Run a QMP command and return what it returns.
@@ -32,7 +32,7 @@ class Qmp:
         arguments: with `_` for `-`. Raises HarnessError if QEMU refuses, GuestDied if it is gone.
         """
         given = {name.replace("_", "-"): value for name, value in arguments.items()}
-        self._ordered(command, given)
+        self._on_command(command, given)
         return self.query(command, **given)
 
     def query(self, command: str, /, **given: Any) -> Any:
@@ -44,8 +44,8 @@ class Qmp:
 
     def monitor(self, line: str) -> str:
         """Run a line of QEMU's monitor for people, `info registers` say; return what it prints."""
-        said: str = self.query("human-monitor-command", **{"command-line": line})
-        return said.replace("\r\n", "\n")
+        answer: str = self.query("human-monitor-command", **{"command-line": line})
+        return answer.replace("\r\n", "\n")
 
     def perform(self, coroutine: Coroutine[Any, Any, T], command: str = "a command") -> T:
         """Run a coroutine that speaks with QEMU and return what it returns; raises as `execute`."""

@@ -81,7 +81,7 @@ def serial_line(capacity_bytes: int) -> tuple[SerialEndpoint, SerialEndpoint]:
 
 
 @contextlib.contextmanager
-def named(end: SerialEndpoint, name: Path) -> Iterator[Path]:
+def named_pipes(end: SerialEndpoint, name: Path) -> Iterator[Path]:
     """Give inherited pipes the names under which QEMU's `pipe` backend opens them.
 
     name: of the line; its two directions are called name.in and name.out, as

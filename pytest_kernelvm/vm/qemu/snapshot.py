@@ -61,7 +61,7 @@ class Snapshot:
     console_ages_s: tuple[tuple[float, int], ...]
 
     @classmethod
-    def described(cls, directory: Path, about: dict[str, Any]) -> Snapshot:
+    def from_note(cls, directory: Path, about: dict[str, Any]) -> Snapshot:
         """Return the snapshot in a directory that was noted to be `about` this."""
         return cls(
             directory=directory,
@@ -94,7 +94,7 @@ class Snapshot:
 
 
 # What is noted of a snapshot beside its files.
-NOTED = tuple(each.name for each in fields(Snapshot) if each.name != "directory")
+NOTED_FIELDS = tuple(each.name for each in fields(Snapshot) if each.name != "directory")
 
 
 def snapshot_digest(boot: Boot) -> Digest:
@@ -133,11 +133,11 @@ def require_intact_boot(boot: Boot) -> None:
 def qemu_version(binary: str) -> str:
     """Return the first line of `--version`. Raises ToolMissing if this QEMU is not installed."""
     path = find_program(binary)
-    return _version_said(path, Path(path).stat().st_mtime_ns)
+    return _version_of(path, Path(path).stat().st_mtime_ns)
 
 
 @functools.cache
-def _version_said(path: str, _mtime_ns: int) -> str:
+def _version_of(path: str, _mtime_ns: int) -> str:
     return run([path, "--version"], timeout_s=60).stdout.splitlines()[0]
 
 
@@ -155,7 +155,7 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
         note = read_metadata(path)
         fault = _fault(path, note)
         if not fault:
-            return Snapshot.described(path, dict(note.about))
+            return Snapshot.from_note(path, dict(note.about))
     except FileNotFoundError:
         # Removed or being replaced by somebody else.
         return None
@@ -194,7 +194,7 @@ def _fault(path: Path, note: EntryMetadata) -> str:
     return "" if {*FILES} <= note.sha256.keys() else "not all its files are noted"
 
 
-def verified(path: Path, digests: Mapping[str, str]) -> bool:
+def has_digests(path: Path, digests: Mapping[str, str]) -> bool:
     """Return whether a snapshot's files still have their digests, which leave out holes."""
     found = known_digests([path / name for name in FILES], sparse=True)
     return all(found[path / name] == digests[name] for name in FILES)

@@ -78,7 +78,7 @@ class Streams:
         self.stray_channel_text = bytearray()
         self.troubles: list[str] = []
         self.log_trouble = ""
-        self.last_sign = 0.0
+        self.last_output_at = 0.0
         self._console_line = console
         self._channel_line = channel
         self._splitter = splitter
@@ -212,7 +212,7 @@ class Streams:
 
     def _drain_console(self) -> None:
         # On a shared console somebody may be waiting for a reply.
-        if not self._shared and time.monotonic() - self.last_sign < TOGETHER_S:
+        if not self._shared and time.monotonic() - self.last_output_at < TOGETHER_S:
             time.sleep(TOGETHER_S)
         if self._read_console():
             self._feed_more()
@@ -230,7 +230,7 @@ class Streams:
                     self.console_ended = True
                 else:
                     self._append_text(text)
-                self.last_sign = time.monotonic()
+                self.last_output_at = time.monotonic()
                 self._changes.notify()
         return True
 
@@ -277,7 +277,7 @@ class Streams:
         with self._changes:
             self._add_payloads(payloads)
             self.stray_channel_text += text[: STRAY_BYTES - len(self.stray_channel_text)]
-            self.last_sign = time.monotonic()
+            self.last_output_at = time.monotonic()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """Run a coroutine in the thread's event loop and return its result."""

@@ -60,10 +60,10 @@ class GuestEnd:
         streams = self._launch.streams
         whole = self._guest_time(GRACE_S)
         while not (streams.console_ended or whole.passed):
-            seen = streams.last_sign
+            seen = streams.last_output_at
             quiet_s = max(LEAST_QUIET_S, QUIET_S - (time.monotonic() - seen))
             streams.wait_for(functools.partial(_has_news, streams, seen), self._guest_time(quiet_s))
-            if streams.last_sign == seen:
+            if streams.last_output_at == seen:
                 return
 
     def await_restart(self) -> None:
@@ -104,4 +104,4 @@ class GuestEnd:
 
 
 def _has_news(streams: Streams, since: float) -> bool | None:
-    return streams.last_sign != since or None
+    return streams.last_output_at != since or None

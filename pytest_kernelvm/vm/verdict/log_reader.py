@@ -6,7 +6,13 @@ import os
 from collections.abc import Callable
 
 from pytest_kernelvm.guest.protocol import NR_TAINT, Batch, Reply, add_log_read
-from pytest_kernelvm.vm.klog.kernel_log import LIMIT_BYTES, MARK_RECORD, LogCopy, LogGap, may_go_on
+from pytest_kernelvm.vm.klog.kernel_log import (
+    LIMIT_BYTES,
+    MARK_RECORD,
+    LogCopy,
+    LogGap,
+    may_be_incomplete,
+)
 from pytest_kernelvm.vm.klog.taint import unexplained_taints
 from pytest_kernelvm.vm.klog.transcript import lines_between
 from pytest_kernelvm.vm.qemu.streams import Streams
@@ -42,7 +48,7 @@ class LogReader:
         if result < 0:
             self._note_trouble(result)
             return False
-        if not self._copy.add(raw, to_the_gap=True) or may_go_on(len(raw)):
+        if not self._copy.add(raw, stop_at_gap=True) or may_be_incomplete(len(raw)):
             return True
         self._watch.settle(seen_bytes)
         return False
@@ -73,10 +79,12 @@ class LogReader:
                 break
             raw = reply.outputs[0]
             # An answer may have been lost on its way: the kernel may still have what is missing.
-            anew = not self._copy.add(raw, to_the_gap=not was_anew)
+            anew = not self._copy.add(raw, stop_at_gap=not was_anew)
             was_anew = was_anew or anew
             # A guest that goes on talking is read up to the mark.
-            is_read = not may_go_on(len(raw)) or self._copy.marks > marks or self._copy.is_full
+            is_read = (
+                not may_be_incomplete(len(raw)) or self._copy.marks > marks or self._copy.is_full
+            )
             if not anew and is_read:
                 self._watch.settle(seen_bytes)
                 break
@@ -116,6 +124,6 @@ class LogReader:
         log = self._copy.text.decode(errors="replace")
         for flag in unexplained_taints(before, taint, kinds, log):
             # What told of it may be among what was lost, which is told instead.
-            if not (flag.said_by and self._copy.gaps):
+            if not (flag.message and self._copy.gaps):
                 title = f"tainted, and no word of why: {flag.letter} ({flag.meaning})"
                 self._watch.find("taint", title)

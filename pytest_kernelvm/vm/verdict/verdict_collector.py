@@ -111,7 +111,7 @@ class VerdictCollector:
         deadline = BootDeadline(
             limits.boot_s * limits.calibration.factor,
             self._launch.process.pid,
-            lambda: streams.last_sign,
+            lambda: streams.last_output_at,
             _scaled(limits.boot_s, limits.calibration),
         )
         self.watch.begin(deadline)
