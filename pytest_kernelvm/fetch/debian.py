@@ -251,8 +251,8 @@ class _Apt:
     def update(self, where: str) -> None:
         """Fetch the lists of the suite.
 
-        where: who asked for it. Raises BadInput if the suite does not exist, ToolMissing if it can't
-        be reached.
+        where: who asked for it.
+        Raises BadInput if the suite does not exist, ToolMissing if it can't be reached.
         """
         env = self._environment()
         self.store.progress.say(f"asking Debian for the packages of {self.suite} ({self.arch})")

@@ -24,7 +24,7 @@ PAUSES_S = (1.0, 4.0, 15.0)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
-class Broken(Exception):
+class Interrupted(Exception):
     """A transfer that broke off; what has come is kept."""
 
 
@@ -74,7 +74,7 @@ def _complete(
         try:
             _transfer(url, part, lambda text: store.progress.update(f"downloading {name}: {text}"))
             return
-        except Broken as broken:
+        except Interrupted as broken:
             after = part.stat().st_size if part.is_file() else 0
             if after > before:
                 pauses = list(pauses_s)
@@ -104,18 +104,18 @@ def _transfer(url: str, part: Path, show: Callable[[str], None]) -> None:
     except (OSError, http.client.HTTPException) as error:
         if _is_of_file(error, part):
             raise
-        raise Broken(str(getattr(error, "reason", "")) or str(error) or repr(error)) from None
+        raise Interrupted(str(getattr(error, "reason", "")) or str(error) or repr(error)) from None
     except ValueError as error:
         raise BadInput(f"{url!r} is no address: {error}") from None
 
 
 def _refused(error: urllib.error.HTTPError, url: str, part: Path, start: int) -> None:
-    """Return if the server refused because nothing is missing; else raise Broken or BadInput."""
+    """Return if nothing is missing of the file; else raise Interrupted or BadInput."""
     # 416: nothing lies behind our last byte, so the file is complete or another one.
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         _end_or_restart(error, part, start)
     elif error.code in _AGAIN:
-        raise Broken(f"the server said {error.code} {error.reason}") from None
+        raise Interrupted(f"the server said {error.code} {error.reason}") from None
     else:
         raise BadInput(f"the server does not give {url}: {error.code} {error.reason}") from None
 
@@ -129,7 +129,7 @@ def _end_or_restart(error: urllib.error.HTTPError, part: Path, start: int) -> No
     total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
     if total != str(start):
         part.unlink(missing_ok=True)
-        raise Broken("the file on the server is another one now")
+        raise Interrupted("the file on the server is another one now")
 
 
 def _append(answer: Any, part: Path, start: int, show: Callable[[str], None]) -> None:
@@ -146,4 +146,4 @@ def _append(answer: Any, part: Path, start: int, show: Callable[[str], None]) ->
             percent = f", {100 * done // total} %" if total else ""
             show(f"{done >> 20} MiB{percent}")
     if total and done < total:
-        raise Broken(f"the connection ended at byte {done} of {total}")
+        raise Interrupted(f"the connection ended at byte {done} of {total}")

@@ -37,22 +37,22 @@ def apply_patch(tree: Path, patch: Patch, directory: Path) -> None:
     Raises BuildFailed with file, hunk and reject if it does not apply, BadInput if it can't be
     read. The tree is of no use then.
     """
-    plain = plain_patch(patch, directory)
-    tried = _patch(tree, plain, patch.fuzz, "--dry-run")
+    file = uncompressed_patch(patch, directory)
+    tried = _patch(tree, file, patch.fuzz, "--dry-run")
     if tried.status == 0:
-        done = _patch(tree, plain, patch.fuzz)
+        done = _patch(tree, file, patch.fuzz)
         if done.status == 0:
             return
         tried = done
-    with_fuzz = patch.fuzz < USUAL_FUZZ and _patch(tree, plain, USUAL_FUZZ, "--dry-run").status == 0
-    done = _patch(tree, plain, patch.fuzz)
+    with_fuzz = patch.fuzz < USUAL_FUZZ and _patch(tree, file, USUAL_FUZZ, "--dry-run").status == 0
+    done = _patch(tree, file, patch.fuzz)
     raise_if_full(done.stdout + done.stderr)
     raise _refused(tree, patch, done.stdout + done.stderr, with_fuzz=with_fuzz)
 
 
-def _patch(tree: Path, plain: Path, fuzz: int, *flags: str) -> Completed:
+def _patch(tree: Path, file: Path, fuzz: int, *flags: str) -> Completed:
     argv = ["patch", "-p1", "--batch", "--forward", f"--fuzz={fuzz}", *flags]
-    argv.append(f"--input={plain.absolute()}")
+    argv.append(f"--input={file.absolute()}")
     return run(argv, cwd=tree, timeout_s=PATCH_TIMEOUT_S, check=False)
 
 
@@ -92,7 +92,9 @@ def _refused(tree: Path, patch: Patch, said: str, *, with_fuzz: bool) -> BuildFa
     )
 
 
-def plain_patch(patch: Patch, directory: Path, *, most_bytes: int = MOST_PATCH_BYTES) -> Path:
+def uncompressed_patch(
+    patch: Patch, directory: Path, *, most_bytes: int = MOST_PATCH_BYTES
+) -> Path:
     """Return the patch without compression.
 
     directory: for a decompressed copy. most_bytes: of that.
@@ -100,7 +102,7 @@ def plain_patch(patch: Patch, directory: Path, *, most_bytes: int = MOST_PATCH_B
     """
     if patch.file.suffix not in _OPEN:
         return patch.file
-    to = directory / "plain.patch"
+    to = directory / "uncompressed.patch"
     try:
         with _OPEN[patch.file.suffix](patch.file) as stream, to.open("wb") as sink:
             while data := stream.read(_CHUNK_BYTES):

@@ -34,13 +34,13 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_sealed(path: Path, data: bytes) -> None:
+def write_checksummed(path: Path, data: bytes) -> None:
     """Write a file as `write_whole`, with the digest of its bytes in the first line."""
     write_whole(path, digest_of_bytes(data).encode() + b"\n" + data)
 
 
-def read_sealed(path: Path) -> bytes | None:
-    """Return what `write_sealed` wrote; None if that is not there, or is damaged."""
+def read_checksummed(path: Path) -> bytes | None:
+    """Return what `write_checksummed` wrote; None if that is not there, or is damaged."""
     try:
         digest, _, data = path.read_bytes().partition(b"\n")
     except OSError:

@@ -21,7 +21,7 @@ from pytest_kernelvm.kernel.source.worktree import WorkingTree
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.kinds import CONFIGS, LOGS
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.store.writing import read_sealed, write_sealed
+from pytest_kernelvm.store.writing import read_checksummed, write_checksummed
 from pytest_kernelvm.toolchain.compiler import compiler_environment, compiler_version
 from pytest_kernelvm.toolchain.config_tools import (
     require_tools,
@@ -114,12 +114,12 @@ def final_config(
     key = request_key(config, located.config_digest, compiler)
     tools = versions_of(build.variables)
     noted = store.place(CONFIGS) / digest_of([key, build.variables, *tools])
-    if known := read_sealed(noted):
+    if known := read_checksummed(noted):
         return known.decode()
     store.progress.say(f"configuring {config.id} ({version})")
     _configure(store, build, compiler)
     final = (build.directory / ".config").read_text()
-    write_sealed(noted, final.encode())
+    write_checksummed(noted, final.encode())
     return final
 
 

@@ -55,16 +55,16 @@ def _patch_key(patch: Patch, version: str) -> Any:
     return [digest, open_yet] if open_yet else digest
 
 
-def make_variables(config: CellConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
+def make_variables(config: CellConfig, tools: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the variables that make is given for a cell's kernel, besides where it builds.
 
-    wanted: of programs that the configuration needs, as `wanted_tools` names them.
+    tools: of programs that the configuration needs, as `wanted_tools` names them.
     """
     return (
         f"ARCH={config.arch.linux_arch}",
         *tool_variables(config.arch, config.kernel.llvm),
         "LOCALVERSION=",
-        *hiding(wanted),
+        *hiding(tools),
     )
 
 

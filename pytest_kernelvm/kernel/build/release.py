@@ -26,22 +26,27 @@ def release_parts(
 
 
 def check_release(
-    wanted: str, release: str, parts: tuple[tuple[str, str], ...], *, label: str, where: str
+    expected_release: str,
+    release: str,
+    parts: tuple[tuple[str, str], ...],
+    *,
+    label: str,
+    where: str,
 ) -> None:
     """Raise BuildFailed if a kernel's release is not the one that its vm-config demands.
 
     parts: see release_parts. label: the cell. where: its file.
     """
-    if not wanted or wanted == release:
+    if not expected_release or expected_release == release:
         return
     known = "".join(text for text, _place in parts)
     lines = [f"{text:20} {place}" for text, place in parts]
     if parts and known != release:
         lines.append(f"{release.removeprefix(known):20} LOCALVERSION, or a file of the build")
     raise BuildFailed(
-        f"{label}: the kernel calls itself {release}, not {wanted}",
+        f"{label}: the kernel calls itself {release}, not {expected_release}",
         Evidence(
-            expected=f"release {wanted}, as the vm-config says",
+            expected=f"release {expected_release}, as the vm-config says",
             seen=release,
             excerpt="\n".join(lines),
             where=(where,),

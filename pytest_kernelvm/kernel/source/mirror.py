@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.config.model import Patch
-from pytest_kernelvm.fetch.patching import apply_patch, plain_patch
+from pytest_kernelvm.fetch.patching import apply_patch, uncompressed_patch
 from pytest_kernelvm.fetch.tree_copy import FILES, content_digest, files_below, update_copy
 from pytest_kernelvm.kernel.source.worktree import WorkingTree
 from pytest_kernelvm.store.digest import digest_of, file_digest
@@ -101,5 +101,5 @@ def _patch_copies(
 
 
 def _touched(patch: Patch, directory: Path) -> set[str]:
-    text = plain_patch(patch, directory).read_text(errors="replace")
+    text = uncompressed_patch(patch, directory).read_text(errors="replace")
     return {one or other for one, other in _TOUCHED.findall(text)}

@@ -186,14 +186,14 @@ def patched(store: Store, located: LocatedSource, patches: Sequence[Patch]) -> P
 
     Raises BuildFailed, with what patch(1) said, if one does not apply as it should.
     """
-    plain = unpacked(store, located)
+    unpatched = unpacked(store, located)
     if not patches:
-        return _intact(plain)
+        return _intact(unpatched)
     digests = [file_digest(patch.file) for patch in patches]
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         tree = work.entry / "tree"
-        run(["cp", "-al", _intact(plain), tree], timeout_s=UNPACK_TIMEOUT_S)
+        run(["cp", "-al", _intact(unpatched), tree], timeout_s=UNPACK_TIMEOUT_S)
         for patch in patches:
             apply_patch(tree, patch, work.directory)
         return {"source": located.digest, "patches": [patch.name for patch in patches]}
