@@ -93,7 +93,7 @@ class Kind:
         return ", ".join(
             words
             for words in (
-                str(self.limits),
+                f"limit: {self.limits}" if str(self.limits) else "",
                 "store gc" if self.collected else "",
                 self.clean.value,
             )
