@@ -35,8 +35,8 @@ from pytest_kernelvm.store.kinds import (
     Limits,
     kind_of,
 )
+from pytest_kernelvm.store.owners import used_by_others
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.store.uses import used_by_others
 from pytest_kernelvm.store.writing import remove_tree
 
 

@@ -91,14 +91,15 @@ def stored_kernel(store: Store, digest: Digest) -> tuple[Path, KernelMetadata] |
         return None
     try:
         metadata = read_kernel_metadata(store.describe(entry), digest)
-        if not (entry / metadata.image).is_file():
-            raise Malformed(f"it has no {metadata.image}")
-        return entry, metadata
+        fault = "" if (entry / metadata.image).is_file() else f"it has no {metadata.image}"
     except Malformed as error:
-        store.progress.say(f"the note of kernels/{digest[:16]} is wrong ({error.reason}): removed")
-        store.discard(KERNELS, digest)
+        fault = error.reason
     except FileNotFoundError:
-        pass
+        return None
+    if not fault:
+        return entry, metadata
+    store.progress.say(f"the metadata of kernels/{digest[:16]} are wrong ({fault}): removed")
+    store.discard(KERNELS, digest)
     return None
 
 

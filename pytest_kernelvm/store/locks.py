@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_kernelvm.progress import Progress
-from pytest_kernelvm.store.disk import not_writable
 from pytest_kernelvm.store.kinds import LOCKS
 from pytest_kernelvm.store.owners import holder
+from pytest_kernelvm.store.writing import not_writable
 
 POLL_S = 0.1
 

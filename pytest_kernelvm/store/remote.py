@@ -23,20 +23,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError, ToolMissing
-from pytest_kernelvm.foreign.archive_rules import PLAIN_KINDS, ArchiveRules, UnpackOptions
 from pytest_kernelvm.foreign.json_fields import Fields, Malformed, parse_json
-from pytest_kernelvm.foreign.tar_members import MemberKind
-from pytest_kernelvm.foreign.unpacking import unpack_gzip
 from pytest_kernelvm.process import Deadline, run
 from pytest_kernelvm.store.digest import Digest, file_digest
 from pytest_kernelvm.store.kernel_metadata import (
     MOST_REQUEST_BYTES,
-    printable_metadata,
-    read_kernel_metadata,
 )
 from pytest_kernelvm.store.kinds import DEVEL, KERNELS, Kind
-from pytest_kernelvm.store.metadata import ENTRY, damage_of, noted_digest, read_metadata
-from pytest_kernelvm.store.store import StagingDirectory, Store
+from pytest_kernelvm.store.metadata import noted_digest
+from pytest_kernelvm.store.remote_archives import MOST_SHOWN, checked_entry, entry_of, unpack_entry
+from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import FULL
 
 VARIABLE = "KERNELVM_REMOTE"
@@ -44,18 +40,7 @@ WRITE_VARIABLE = "KERNELVM_REMOTE_WRITE"
 KINDS = (DEVEL, KERNELS)
 TAR_TIMEOUT_S = 600.0
 SILENCE_S = 30.0
-# An entry holds what `_put` packs: files and links without anything unusual about them.
-RULES = ArchiveRules(
-    kinds=(*PLAIN_KINDS, MemberKind.SYMLINK),
-    most_members=500_000,
-    most_parts=40,
-    printable=True,
-    climbing=False,
-    permissions=False,
-)
 _CHUNK_BYTES = 1 << 20
-# Of an error that may be in the words of a hostile server.
-_SHOWN = 200
 
 T = TypeVar("T")
 
@@ -149,7 +134,7 @@ class Remote:
                 store.obtain(
                     kind,
                     answer.kernel,
-                    _moved(work.directory / kind.name, about),
+                    entry_of(work.directory / kind.name, about),
                     label=f"{kind}/{answer.kernel[:16]} from {self.url}",
                 )
         store.progress.say(f"took {answer.cell} from {self.url}")
@@ -181,7 +166,7 @@ class Remote:
         entry.mkdir()
         unpack_entry(archive, entry)
         archive.unlink()
-        return {**_checked_entry(entry, kind, answer.kernel), "remote": self.url}
+        return {**checked_entry(entry, kind, answer.kernel), "remote": self.url}
 
     def _read(
         self, name: str, take: Callable[[bytes], object], *, most_bytes: int, timeout_s: float
@@ -269,52 +254,6 @@ def _waiting_for(url: str) -> dict[str, Any]:
     return {"client_kwargs": {"timeout": limits}}
 
 
-def unpack_entry(archive: Path, directory: Path, rules: ArchiveRules = RULES) -> None:
-    """Unpack a .tar.gz of an entry into a directory that is empty.
-
-    Raises Malformed if it is no such archive or holds more than the rules allow, OSError if the
-    disk is full.
-    """
-    way = UnpackOptions(what="the archive", rules=rules, packed_bytes=archive.stat().st_size)
-    try:
-        unpack_gzip(archive, directory, way)
-    except BadInput as error:
-        why = error.evidence.seen or error.evidence.excerpt
-        raise Malformed(f"{error.summary}: {why}"[:_SHOWN]) from None
-
-
-def _moved(directory: Path, about: dict[str, Any]) -> Callable[[StagingDirectory], dict[str, Any]]:
-    """Return what makes an entry of a directory."""
-
-    def make(work: StagingDirectory) -> dict[str, Any]:
-        work.entry.rmdir()
-        directory.rename(work.entry)
-        return about
-
-    return make
-
-
-def _checked_entry(entry: Path, kind: Kind, digest: Digest) -> dict[str, Any]:
-    """Return what an entry of a remote store says about itself, once all in it is what it says.
-
-    The note goes, as the store writes its own. Raises Malformed.
-    """
-    try:
-        metadata = read_metadata(entry, kind)
-    except Malformed as error:
-        raise Malformed(f"{kind}/{digest[:16]}/{ENTRY}: {error.reason}") from None
-    about = printable_metadata(metadata.about)
-    if kind == KERNELS:
-        image = read_kernel_metadata(about, digest).image
-        if not metadata.sized or image not in metadata.sizes:
-            raise Malformed(f"{kind}/{digest[:16]} has no {image}")
-    faults = damage_of(entry, metadata)
-    if faults:
-        raise Malformed(f"{kind}/{digest[:16]}: {faults[0]}")
-    (entry / ENTRY).unlink()
-    return about
-
-
 def _within(deadline: Deadline, work: Callable[[], None], name: str) -> None:
     """Do what may never return in a thread of its own.
 
@@ -345,7 +284,7 @@ def _in_a_line(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror:
         said = error.strerror
     shown = "".join(each if each.isprintable() else "?" for each in said)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
 
 
 def remote_of_environment() -> Remote | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 from pytest_kernelvm.foreign.json_fields import Malformed, plain_name
 from pytest_kernelvm.progress import Progress
 from pytest_kernelvm.store.digest import Digest, file_digest, sparse_digest, tree_digests
-from pytest_kernelvm.store.disk import STORE_VARIABLE, disk_errors
 from pytest_kernelvm.store.kinds import LOGS, TEMPORARY, Form, Kind
 from pytest_kernelvm.store.locks import lock, lock_if_free
 from pytest_kernelvm.store.metadata import (
@@ -26,12 +24,9 @@ from pytest_kernelvm.store.metadata import (
     missing_or_resized,
     read_metadata,
 )
-from pytest_kernelvm.store.owners import ABANDONED_S, locked_if_free, owned
-from pytest_kernelvm.store.uses import Uses
-from pytest_kernelvm.store.writing import remove_tree, write_whole
-
-# Names in `tmp`: of what is being removed, and of a bundle that is not complete, which has no lock.
-_REMOVED, UNFINISHED_BUNDLE = "removed-", "failure-"
+from pytest_kernelvm.store.owners import Uses, owned
+from pytest_kernelvm.store.staging import clear_if_abandoned, put_aside
+from pytest_kernelvm.store.writing import STORE_VARIABLE, disk_errors, remove_tree, write_whole
 
 
 def default_store() -> Path:
@@ -141,7 +136,7 @@ class Store:
             if not ours or self.in_use(kind, name):
                 return False
             # Whoever finds it from now on waits for our lock; whoever did just before noted it.
-            aside = self._put_aside(path, lock_name)
+            aside = put_aside(self.root, path, lock_name)
             if aside and self.in_use(kind, name):
                 aside.rename(path)
                 return False
@@ -160,20 +155,9 @@ class Store:
         lock_name = f"{kind}-{name}"
         path = path or self.path(kind, Digest(name))
         with self.lock(lock_name, f"{kind}/{name[:16]}"), self.disk_errors():
-            aside = self._put_aside(path, lock_name)
+            aside = put_aside(self.root, path, lock_name)
             if aside:
                 remove_tree(aside)
-
-    def _put_aside(self, path: Path, name: str) -> Path | None:
-        """Move something out of the way in one step; None if somebody else was faster."""
-        aside = self.place(TEMPORARY) / f"{_REMOVED}{name}"
-        remove_tree(aside)
-        aside.parent.mkdir(exist_ok=True)
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            return None
-        return aside
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Return what was noted about an entry when it was made.
@@ -288,22 +272,7 @@ class Store:
         with contextlib.suppress(OSError):
             for path in self.place(TEMPORARY).iterdir():
                 with contextlib.suppress(OSError):
-                    self._clear_if_abandoned(path)
-
-    def _clear_if_abandoned(self, path: Path) -> None:
-        """Remove a directory of `tmp` if its owner, who would hold its lock, is gone."""
-        old = time.time() - path.lstat().st_mtime > ABANDONED_S
-        if path.name.startswith(_REMOVED):
-            with self.lock_if_free(path.name.removeprefix(_REMOVED)) as ours:
-                if ours:
-                    remove_tree(path)
-        elif path.name.startswith(UNFINISHED_BUNDLE):
-            if old:
-                remove_tree(path)
-        else:
-            with locked_if_free(path) as ours:
-                if ours or (ours is None and old):
-                    remove_tree(path)
+                    clear_if_abandoned(self.root, path)
 
     def disk_errors(self) -> AbstractContextManager[None]:
         """Turn errors of the operating system into BadInput or HarnessError with advice."""

@@ -1,13 +1,18 @@
-"""Files of a store: written whole or not at all, and removed whatever their modes are."""
+"""Files of a store: written whole or not at all, removed whatever their modes are; disk errors."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError
 from pytest_kernelvm.store.digest import digest_of_bytes
+
+STORE_VARIABLE = "KERNELVM_STORE"
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -62,3 +67,51 @@ def remove_tree(path: Path) -> None:
             if not below.is_symlink():
                 below.chmod(0o755)
     shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn errors of the operating system into BadInput or HarnessError with advice.
+
+    A program that met a full disk says so in words.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        ours = name is None or Path(str(name)).is_relative_to(root)
+        refused = error.errno in REFUSED and ours
+        said = not_writable(root, error) if refused else _failed(root, error)
+        raise said from error
+    except HarnessError as error:
+        try:
+            raise_if_full(error.evidence.excerpt)
+        except OSError as full:
+            said = _failed(root, full)
+            raise said from error
+        raise
+
+
+def not_writable(root: Path, error: OSError) -> KernelvmError:
+    """Return the error for a store that refuses to be written, HarnessError for a full disk."""
+    if error.errno in FULL:
+        return _failed(root, error)
+    return BadInput(
+        f"the store is not writable: {error}",
+        Evidence(
+            where=(str(root),),
+            next_step="make it and all below it yours to write, or name another directory "
+            f"with {STORE_VARIABLE}",
+        ),
+    )
+
+
+def _failed(root: Path, error: OSError) -> HarnessError:
+    full = error.errno in FULL
+    return HarnessError(
+        f"the disk of the store is full: {error}" if full else f"the store failed: {error}",
+        Evidence(
+            where=(str(root),),
+            next_step=f"make room, or name another directory with {STORE_VARIABLE}",
+        ),
+    )
