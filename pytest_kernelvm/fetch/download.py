@@ -25,7 +25,7 @@ _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
 class Interrupted(Exception):
-    """A transfer that broke off; what has come is kept."""
+    """A transfer that broke off; the bytes that have come stay."""
 
 
 def fetch(
@@ -33,10 +33,20 @@ def fetch(
 ) -> Path:
     """Return a file of the network, downloaded unless the store has it.
 
-    url: http, https, ftp or file. sha256: what its bytes must have, in hex.
-    pauses_s: seconds to wait before each further attempt. where: who asked for it.
-    Raises BadInput if its bytes are others or the server does not have it, ToolMissing if it can't
-    be reached. What has come by then is kept, and the next call goes on from there.
+    The bytes of an attempt that failed stay, and the next call goes on behind them.
+
+    Raises BadInput if its bytes are others, or the server does not have it, ToolMissing if the
+    server can't be reached.
+
+    Args:
+        store: Where it is put.
+        url: http, https, ftp or file.
+        sha256: What its bytes must have, in hex.
+        pauses_s: Seconds to wait before each further attempt.
+        where: File and line that name the URL, for errors.
+
+    Returns:
+        The file.
     """
     name = url.rstrip("/").rpartition("/")[2].partition("?")[0] or "download"
     digest = Digest(sha256)

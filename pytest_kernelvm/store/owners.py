@@ -28,10 +28,7 @@ def this_process() -> str:
 
 
 def _started(pid: int) -> str:
-    """Return when a process was started, which tells it from another of that number; empty if gone.
-
-    proc(5): field 22 of stat; the second one is in parentheses and may hold anything.
-    """
+    """Return when a process was started (proc(5), field 22 of stat), empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -39,7 +36,14 @@ def _started(pid: int) -> str:
 
 
 def may_live(user: Path) -> bool:
-    """Whether the process of a note lives; of those on other hosts nobody knows for a day."""
+    """Whether the process lives that a file of `uses` is named after.
+
+    Args:
+        user: The file; its name is that of `this_process`.
+
+    Returns:
+        Whether it lives. Of a process on another host nobody knows: for a day it is taken to live.
+    """
     host, _, rest = user.name.rpartition("-")[0].rpartition("-")
     pid, started = rest, user.name.rpartition("-")[2]
     if host == socket.gethostname():
@@ -100,20 +104,29 @@ def holder(path: Path) -> str:
 
 
 class Uses:
-    """The uses of what is in the store at a root, as this process and others have noted them."""
+    """The uses of what is in a store, as this process and others have recorded them.
+
+    Args:
+        root: The store's directory.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._noted: set[str] = set()
 
     def directory(self, kind: Kind, name: str) -> Path:
-        """Return where uses of something are noted."""
+        """Return where uses of something are recorded."""
         return self._root / USES.name / f"{kind}-{name}"
 
     def add(self, kind: Kind, name: str, path: Path) -> None:
-        """Note that this process uses something, and clear away what dead ones have noted.
+        """Record that this process uses something; clear away what dead processes have recorded.
 
-        path: where it is. Where nothing can be written, nothing can be removed either.
+        Where nothing can be written, nothing can be removed either.
+
+        Args:
+            kind: What it is.
+            name: Its digest, or its directory's name.
+            path: Where it is; if it is not there, nothing is recorded.
         """
         users = self.directory(kind, name)
         if users.name in self._noted or not path.exists():
@@ -128,7 +141,7 @@ class Uses:
                     user.unlink(missing_ok=True)
 
     def forget(self, kind: Kind, name: str) -> None:
-        """Have the next use of something noted again."""
+        """Have the next use of something recorded again."""
         self._noted.discard(self.directory(kind, name).name)
 
     def by_others(self, kind: Kind, name: str) -> bool:
@@ -137,7 +150,7 @@ class Uses:
 
 
 def used_by_others(users: Path) -> bool:
-    """Whether a process that lives, other than this one, has noted a use in a directory."""
+    """Whether a process that lives, other than this one, has recorded a use in a directory."""
     with contextlib.suppress(OSError):
         return any(may_live(user) for user in users.iterdir() if user.name != this_process())
     return False

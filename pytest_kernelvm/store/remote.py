@@ -49,7 +49,10 @@ T = TypeVar("T")
 class RemoteLimits:
     """What a remote store may cost.
 
-    note_s, archive_s: seconds until a note or an archive is there. archive_bytes: of each.
+    Attributes:
+        note_s: Seconds until the record of a request is there.
+        archive_s: Seconds until an archive is there.
+        archive_bytes: Of each archive, packed.
     """
 
     note_s: float = 30.0
@@ -61,7 +64,10 @@ class RemoteLimits:
 class Answer:
     """What a remote store says about a request, checked.
 
-    kernel: names it. sha256: of its archives, by kind. cell: of whoever built it.
+    Attributes:
+        kernel: Digest that names the kernel.
+        sha256: Digests of its archives, by the name of the kind.
+        cell: Name of the cell that it was built for first.
     """
 
     kernel: Digest
@@ -70,7 +76,16 @@ class Answer:
 
     @classmethod
     def read(cls, data: bytes) -> Answer:
-        """Return what a note says. Raises Malformed if it is no such note."""
+        """Return what the record of a request says.
+
+        Raises Malformed if it is no such record.
+
+        Args:
+            data: The bytes of the record.
+
+        Returns:
+            The answer.
+        """
         noted = Fields(parse_json(data, most_bytes=MOST_REQUEST_BYTES))
         digests, kernel = noted.fields("sha256"), noted_digest(noted.take("kernel"))
         sha256 = {kind.name: noted_digest(digests.take(kind.name)) for kind in KINDS}
@@ -81,8 +96,19 @@ class Answer:
 class Remote:
     """A store elsewhere.
 
-    url: file://, http(s)://, s3://, ssh:// or whatever fsspec knows. writable: whether what is
-    built here is put there. options: for fsspec's file system. limits: what it may cost.
+    Args:
+        url: file://, http(s)://, s3://, ssh:// or whatever fsspec knows.
+        writable: Whether what is built here is put there.
+        options: For fsspec's file system.
+        limits: What it may cost.
+
+    Attributes:
+        url: Without name and password, as it is shown and recorded.
+        writable: As given.
+
+    Raises:
+        ToolMissing: fsspec is not installed.
+        BadInput: The address is none that fsspec knows.
     """
 
     def __init__(
@@ -114,7 +140,17 @@ class Remote:
             ) from None
 
     def fetch(self, store: Store, request: Digest) -> Digest | None:
-        """Copy the kernel of a request into a store; return its digest, None if it is not there."""
+        """Copy the kernel of a request into a store.
+
+        What goes wrong is shown in one line, and stops nothing.
+
+        Args:
+            store: Where it is put.
+            request: Digest of the request.
+
+        Returns:
+            The kernel's digest; None if it is not to be had.
+        """
         return self._attempt(store, "nothing is taken from", lambda: self._fetch(store, request))
 
     def _fetch(self, store: Store, request: Digest) -> Digest | None:
@@ -171,9 +207,9 @@ class Remote:
     def _read(
         self, name: str, take: Callable[[bytes], object], *, most_bytes: int, timeout_s: float
     ) -> None:
-        """Have a file's bytes taken piece by piece.
+        """Pass a file's bytes on piece by piece.
 
-        Raises FileNotFoundError if it is not there, Malformed if it has too many bytes or is no
+        Raises FileNotFoundError if it is not there, Malformed if it has too many bytes, or is no
         file, HarnessError if it takes too long.
         """
         path, deadline = f"{self._root}/{name}", Deadline(timeout_s)
@@ -201,7 +237,16 @@ class Remote:
         return self._files.open(path, "rb")
 
     def put(self, store: Store, request: Digest, digest: Digest, cell: str) -> None:
-        """Put a kernel of a store there, unless it is there already or we may not."""
+        """Put a kernel of a store there, unless it is there already or we may not.
+
+        What goes wrong is shown in one line, and stops nothing.
+
+        Args:
+            store: Where the kernel is.
+            request: Digest of the request that it is the answer to.
+            digest: Names the kernel.
+            cell: Name of the cell that it was built for.
+        """
         if self.writable:
             self._attempt(
                 store, "nothing is put into", lambda: self._put(store, request, digest, cell)
@@ -255,9 +300,10 @@ def _waiting_for(url: str) -> dict[str, Any]:
 
 
 def _within(deadline: Deadline, work: Callable[[], None], name: str) -> None:
-    """Do what may never return in a thread of its own.
+    """Do what may never return in a thread of its own; whatever it raises is raised here.
 
-    Raises what it raises, and HarnessError if it is not done in time; then nobody waits for it.
+    Raises:
+        HarnessError: It is not done in time; then nobody waits for it.
     """
     raised: list[BaseException] = []
 
@@ -290,7 +336,7 @@ def _in_a_line(error: BaseException) -> str:
 def remote_of_environment() -> Remote | None:
     """Return the remote store that KERNELVM_REMOTE names; None if it is not set.
 
-    It is read from alone unless KERNELVM_REMOTE_WRITE is 1.
+    Nothing is put into it unless KERNELVM_REMOTE_WRITE is 1.
     """
     url = os.environ.get(VARIABLE)
     return Remote(url, writable=os.environ.get(WRITE_VARIABLE) == "1") if url else None

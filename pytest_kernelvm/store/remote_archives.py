@@ -33,8 +33,15 @@ MOST_SHOWN = 200
 def unpack_entry(archive: Path, directory: Path, rules: ArchiveRules = RULES) -> None:
     """Unpack a .tar.gz of an entry into a directory that is empty.
 
-    Raises Malformed if it is no such archive or holds more than the rules allow, OSError if the
-    disk is full.
+    Raises OSError if the disk is full.
+
+    Args:
+        archive: The archive, of a remote store.
+        directory: Where to unpack.
+        rules: What the archive may hold.
+
+    Raises:
+        Malformed: It is no such archive, or holds more than the rules allow.
     """
     way = UnpackOptions(what="the archive", rules=rules, packed_bytes=archive.stat().st_size)
     try:
@@ -47,7 +54,15 @@ def unpack_entry(archive: Path, directory: Path, rules: ArchiveRules = RULES) ->
 def entry_of(
     directory: Path, about: dict[str, Any]
 ) -> Callable[[StagingDirectory], dict[str, Any]]:
-    """Return what makes an entry of a directory."""
+    """Return what makes an entry of a directory.
+
+    Args:
+        directory: What becomes the entry's; it is moved.
+        about: What is recorded about it.
+
+    Returns:
+        A function for `Store.obtain`.
+    """
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         work.entry.rmdir()
@@ -58,9 +73,12 @@ def entry_of(
 
 
 def checked_entry(entry: Path, kind: Kind, digest: Digest) -> dict[str, Any]:
-    """Return what an entry of a remote store says about itself, once all in it is what it says.
+    """Return what an entry of a remote store says about itself, once all in it is checked.
 
-    The note goes, as the store writes its own. Raises Malformed.
+    Its entry.json is removed, as the store writes its own.
+
+    Raises:
+        Malformed: Something in it is not what it says.
     """
     try:
         metadata = read_metadata(entry, kind)

@@ -18,7 +18,13 @@ _REMOVED = "removed-"
 def put_aside(root: Path, path: Path, lock_name: str) -> Path | None:
     """Move something that is to be removed into `tmp`, in one step.
 
-    root: the store's directory. lock_name: of the lock that the caller holds.
+    Args:
+        root: The store's directory.
+        path: What is moved.
+        lock_name: Of the lock that the caller holds.
+
+    Returns:
+        Where it is now; None if it was not there.
     """
     aside = root / TEMPORARY.name / f"{_REMOVED}{lock_name}"
     remove_tree(aside)
@@ -31,7 +37,12 @@ def put_aside(root: Path, path: Path, lock_name: str) -> Path | None:
 
 
 def clear_if_abandoned(root: Path, path: Path) -> None:
-    """Remove a directory of `tmp` if its owner, who would hold its lock, is gone."""
+    """Remove a directory of `tmp` if its owner, who would hold its lock, is gone.
+
+    Args:
+        root: The store's directory.
+        path: The directory.
+    """
     old = time.time() - path.lstat().st_mtime > ABANDONED_S
     if path.name.startswith(_REMOVED):
         with lock_if_free(root, path.name.removeprefix(_REMOVED)) as ours:

@@ -19,14 +19,26 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def raise_if_full(said: str) -> None:
-    """Raise the OSError of a full disk if a program said that it met one."""
+    """Raise the OSError of a full disk if a program said that it met one.
+
+    Args:
+        said: What the program has printed.
+
+    Raises:
+        OSError: ENOSPC, if its text is in the output.
+    """
     full = os.strerror(errno.ENOSPC)
     if full in said:
         raise OSError(errno.ENOSPC, full)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there with all its bytes or not at all."""
+    """Write a file so that it is there with all its bytes or not at all.
+
+    Args:
+        path: The file; directories above it are made.
+        data: Its bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -71,9 +83,15 @@ def remove_tree(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
-    """Turn errors of the operating system into BadInput or HarnessError with advice.
+    """Turn errors of the operating system into errors that say what to do.
 
-    A program that met a full disk says so in words.
+    A program that met a full disk says so in words; its error is turned too.
+
+    Raises BadInput if something below the root may not be written, HarnessError if the disk is full
+    or failed.
+
+    Args:
+        root: The store's directory.
     """
     try:
         yield
@@ -93,7 +111,15 @@ def disk_errors(root: Path) -> Iterator[None]:
 
 
 def not_writable(root: Path, error: OSError) -> KernelvmError:
-    """Return the error for a store that refuses to be written, HarnessError for a full disk."""
+    """Return the error for a store that could not be written.
+
+    Args:
+        root: The store's directory.
+        error: What the operating system said.
+
+    Returns:
+        HarnessError for a full disk, else BadInput.
+    """
     if error.errno in FULL:
         return _failed(root, error)
     return BadInput(

@@ -14,6 +14,14 @@ def release_parts(
     """Return the parts of a release with their places, as scripts/setlocalversion joins them.
 
     LOCALVERSION_AUTO adds nothing here: builds do not see the repository that the source is in.
+
+    Args:
+        tree: The source.
+        version: The source's.
+        config: Values by symbol.
+
+    Returns:
+        Text of each part, and where it comes from, in words.
     """
     parts = [(version, "the source's Makefile")]
     for path in sorted(tree.glob("localversion*")):
@@ -33,9 +41,17 @@ def check_release(
     label: str,
     where: str,
 ) -> None:
-    """Raise BuildFailed if a kernel's release is not the one that its vm-config demands.
+    """Refuse a kernel whose release is not the one that its vm-config demands.
 
-    parts: see release_parts. label: the cell. where: its file.
+    Args:
+        expected_release: As in the vm-config; empty for any.
+        release: The kernel's.
+        parts: See `release_parts`.
+        label: Name of the cell.
+        where: File of the vm-config.
+
+    Raises:
+        BuildFailed: They differ; the error has the parts.
     """
     if not expected_release or expected_release == release:
         return

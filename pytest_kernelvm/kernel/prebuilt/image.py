@@ -14,7 +14,17 @@ _ZLIB_GZIP_WINDOW = 31
 
 
 def release_in(image: Path) -> str:
-    """Return the release that an image says of itself (init/version.c, linux_banner)."""
+    """Return the release that an image says of itself (init/version.c, linux_banner).
+
+    Args:
+        image: The file, compressed or not.
+
+    Returns:
+        The release, `unknown` if it says none.
+
+    Raises:
+        BadInput: The image can't be read.
+    """
     data = image.read_bytes()
     try:
         unpacked = _gunzipped(data) if _gzipped(data) else data
@@ -41,7 +51,18 @@ def _gunzipped(data: bytes) -> bytes:
 
 
 def unpack_image(path: Path, to: Path) -> Path:
-    """Write an image as QEMU boots it: without compression, without EFI's zboot around it."""
+    """Write an image as QEMU boots it: without compression, without EFI's zboot around it.
+
+    Args:
+        path: The image.
+        to: Where it is put; an ELF file is put beside it as `vmlinux`.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        BadInput: The image can't be read.
+    """
     try:
         data = path.read_bytes()
         if data[:2] == b"MZ" and data[4:8] == b"zimg":
