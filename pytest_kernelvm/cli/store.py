@@ -27,11 +27,11 @@ _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def add_clean(verbs: Verbs) -> None:
     """Declare the verb."""
-    told = "remove what was built from the store; what is in use stays"
+    text = "remove what was built from the store; what is in use stays"
     verb = verbs.add_parser(
         "clean",
-        help=told,
-        description=f"{told}: {_names(Clean.BUILT)}. `kernelvm store ls --help` explains them.",
+        help=text,
+        description=f"{text}: {_names(Clean.BUILT)}. `kernelvm store ls --help` explains them.",
     )
     verb.add_argument(
         "cells",
@@ -78,35 +78,35 @@ def _clean(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _clean_cells(store: Store, cells: Sequence[CellConfig]) -> int:
+def _clean_cells(store: Store, configs: Sequence[CellConfig]) -> int:
     from pytest_kernelvm.kernel.build.build import find_kernel
     from pytest_kernelvm.store.gc import clean_kernel
 
-    for cell in cells:
-        kernel = find_kernel(store, cell)
+    for config in configs:
+        kernel = find_kernel(store, config)
         if kernel is None:
-            print(f"{cell.id}: not built")
+            print(f"{config.id}: not built")
             continue
         with store.disk_errors():
             gone, stay = clean_kernel(store, kernel.digest)
         for item in gone:
-            print(f"{cell.id}: removed {item.path}")
+            print(f"{config.id}: removed {item.path}")
         for item in stay:
-            print(f"{cell.id}: kept {item.path}: in use")
+            print(f"{config.id}: kept {item.path}: in use")
     return 0
 
 
 def add_store(verbs: Verbs) -> None:
     """Declare the verb."""
-    told = "look at the store, verify it, make room in it"
-    actions = verbs.add_parser("store", help=told, description=told).add_subparsers(
+    text = "look at the store, verify it, make room in it"
+    actions = verbs.add_parser("store", help=text, description=text).add_subparsers(
         required=True, metavar="ACTION"
     )
-    told = "list what is in it, the last used first"
+    text = "list what is in it, the last used first"
     ls = actions.add_parser(
         "ls",
-        help=told,
-        description=told,
+        help=text,
+        description=text,
         epilog=f"What a store has:\n\n{table()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -116,18 +116,18 @@ def add_store(verbs: Verbs) -> None:
     path.add_argument("output", nargs="?", metavar="OUTPUT", help="vmlinux, modules, devel, …")
     path.set_defaults(verb=_path)
     unverified = [kind for kind in KINDS if not kind.verified]
-    told = "compare every file with its digest"
+    text = "compare every file with its digest"
     verify = actions.add_parser(
         "verify",
-        help=told,
-        description=f"{told}. Without digests, and not verified: {_names_of(unverified)}.",
+        help=text,
+        description=f"{text}. Without digests, and not verified: {_names_of(unverified)}.",
     )
     verify.add_argument("--remove", action="store_true", help="remove what is damaged")
     verify.set_defaults(verb=_verify)
-    told = "remove what was not used for longest; what is in use stays"
+    text = "remove what was not used for longest; what is in use stays"
     collected = [kind for kind in KINDS if kind.collected]
     gc = actions.add_parser(
-        "gc", help=told, description=f"{told}. It looks at {_names_of(collected)}."
+        "gc", help=text, description=f"{text}. It looks at {_names_of(collected)}."
     )
     gc.add_argument("--older-than", metavar="AGE", type=_age, help="such as 30d or 12h")
     gc.add_argument("--max-size", metavar="SIZE", type=_size, help="such as 20G; what may stay")
@@ -170,12 +170,12 @@ def _ls(arguments: argparse.Namespace) -> int:
 def _path(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.kernel.build.build import find_kernel
 
-    cell = one_cell(arguments, arguments.cell)
-    kernel = find_kernel(store_of(arguments), cell)
+    config = one_cell(arguments, arguments.cell)
+    kernel = find_kernel(store_of(arguments), config)
     if kernel is None:
         raise BadInput(
-            f"the kernel of {cell.id} is not in the store",
-            Evidence(next_step=f"kernelvm build {cell.id}"),
+            f"the kernel of {config.id} is not in the store",
+            Evidence(next_step=f"kernelvm build {config.id}"),
         )
     path: Path = kernel.directory
     if arguments.output:
@@ -185,7 +185,7 @@ def _path(arguments: argparse.Namespace) -> int:
     if not (inside and path.exists()):
         have = [each.name for each in sorted(kernel.directory.iterdir())]
         raise BadInput(
-            f"the kernel of {cell.id} has no output {arguments.output!r}",
+            f"the kernel of {config.id} has no output {arguments.output!r}",
             Evidence(expected=f"one of {', '.join((*have, 'devel'))}"),
         )
     print(path)

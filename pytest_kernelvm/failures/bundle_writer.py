@@ -30,7 +30,8 @@ from pytest_kernelvm.process import quoted
 from pytest_kernelvm.store.gc import evict
 from pytest_kernelvm.store.kinds import FAILURES, KERNELS, TEMPORARY
 from pytest_kernelvm.store.metadata import read_metadata
-from pytest_kernelvm.store.store import UNFINISHED_BUNDLE, Store, default_store
+from pytest_kernelvm.store.staging import UNFINISHED_BUNDLE
+from pytest_kernelvm.store.store import Store, default_store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
 from pytest_kernelvm.vm.machine.recording import clocked_lines
 from pytest_kernelvm.vm.machine.vm import Vm

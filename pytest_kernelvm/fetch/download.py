@@ -24,8 +24,8 @@ PAUSES_S = (1.0, 4.0, 15.0)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
-class Broken(Exception):
-    """A transfer that broke off; what has come is kept."""
+class Interrupted(Exception):
+    """A transfer that broke off; the bytes that have come stay."""
 
 
 def fetch(
@@ -33,10 +33,20 @@ def fetch(
 ) -> Path:
     """Return a file of the network, downloaded unless the store has it.
 
-    url: http, https, ftp or file. sha256: what its bytes must have, in hex.
-    pauses_s: seconds to wait before each further attempt. where: who asked for it.
-    Raises BadInput if its bytes are others or the server does not have it, ToolMissing if it can't
-    be reached. What has come by then is kept, and the next call goes on from there.
+    The bytes of an attempt that failed stay, and the next call goes on behind them.
+
+    Raises BadInput if its bytes are others, or the server does not have it, ToolMissing if the
+    server can't be reached.
+
+    Args:
+        store: Where it is put.
+        url: http, https, ftp or file.
+        sha256: What its bytes must have, in hex.
+        pauses_s: Seconds to wait before each further attempt.
+        where: File and line that name the URL, for errors.
+
+    Returns:
+        The file.
     """
     name = url.rstrip("/").rpartition("/")[2].partition("?")[0] or "download"
     digest = Digest(sha256)
@@ -74,7 +84,7 @@ def _complete(
         try:
             _transfer(url, part, lambda text: store.progress.update(f"downloading {name}: {text}"))
             return
-        except Broken as broken:
+        except Interrupted as broken:
             after = part.stat().st_size if part.is_file() else 0
             if after > before:
                 pauses = list(pauses_s)
@@ -104,18 +114,18 @@ def _transfer(url: str, part: Path, show: Callable[[str], None]) -> None:
     except (OSError, http.client.HTTPException) as error:
         if _is_of_file(error, part):
             raise
-        raise Broken(str(getattr(error, "reason", "")) or str(error) or repr(error)) from None
+        raise Interrupted(str(getattr(error, "reason", "")) or str(error) or repr(error)) from None
     except ValueError as error:
         raise BadInput(f"{url!r} is no address: {error}") from None
 
 
 def _refused(error: urllib.error.HTTPError, url: str, part: Path, start: int) -> None:
-    """Return if the server refused because nothing is missing; else raise Broken or BadInput."""
+    """Return if nothing is missing of the file; else raise Interrupted or BadInput."""
     # 416: nothing lies behind our last byte, so the file is complete or another one.
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         _end_or_restart(error, part, start)
     elif error.code in _AGAIN:
-        raise Broken(f"the server said {error.code} {error.reason}") from None
+        raise Interrupted(f"the server said {error.code} {error.reason}") from None
     else:
         raise BadInput(f"the server does not give {url}: {error.code} {error.reason}") from None
 
@@ -129,7 +139,7 @@ def _end_or_restart(error: urllib.error.HTTPError, part: Path, start: int) -> No
     total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
     if total != str(start):
         part.unlink(missing_ok=True)
-        raise Broken("the file on the server is another one now")
+        raise Interrupted("the file on the server is another one now")
 
 
 def _append(answer: Any, part: Path, start: int, show: Callable[[str], None]) -> None:
@@ -146,4 +156,4 @@ def _append(answer: Any, part: Path, start: int, show: Callable[[str], None]) ->
             percent = f", {100 * done // total} %" if total else ""
             show(f"{done >> 20} MiB{percent}")
     if total and done < total:
-        raise Broken(f"the connection ended at byte {done} of {total}")
+        raise Interrupted(f"the connection ended at byte {done} of {total}")

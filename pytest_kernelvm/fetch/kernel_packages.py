@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pytest_kernelvm.config.model import Source
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
-from pytest_kernelvm.fetch.debian import Package, download, find_package, unpack_deb
+from pytest_kernelvm.fetch.apt import Package
+from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
 from pytest_kernelvm.fetch.tarball import OpaqueSource, extract
 from pytest_kernelvm.foreign.tar_members import Damaged, MemberKind, TarMembers
 from pytest_kernelvm.process import find_program, piped
@@ -23,7 +24,11 @@ _KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules)-[a-z0-9.+~-]+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourcePackage(OpaqueSource):
-    """A linux-source package of some suite, downloaded when it is needed."""
+    """A linux-source package of some suite, downloaded when it is needed.
+
+    Attributes:
+        package: As Debian has it.
+    """
 
     package: Package
 
@@ -38,7 +43,16 @@ class SourcePackage(OpaqueSource):
         return str(self.package)
 
     def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:
-        """Unpack the tarball of the package into `work.entry/tree`."""
+        """Unpack the tarball of the package into `work.entry/tree`.
+
+        Args:
+            store: Where the package is downloaded to.
+            work: Where to unpack.
+            show: Called with how much is done, in words.
+
+        Raises:
+            BadInput: The package holds no tarball, or one that can't be unpacked.
+        """
         root = work.directory / "deb"
         root.mkdir()
         unpack_deb(download(store, self.package), root)
@@ -49,7 +63,18 @@ class SourcePackage(OpaqueSource):
 
 
 def fetch_source_package(store: Store, source: Source) -> SourcePackage:
-    """Return a `debian` source with a suite. Raises as find_package."""
+    """Return the package of a `debian` source with a suite.
+
+    Raises BadInput if the suite or the package does not exist, ToolMissing if the mirror can't be
+    reached.
+
+    Args:
+        store: Where Debian's answer is recorded.
+        source: As in the vm-config.
+
+    Returns:
+        The package, which is not downloaded yet.
+    """
     package = find_package(store, source.value, arch="", suite=source.suite, where=source.where)
     return SourcePackage(package=package)
 
@@ -58,6 +83,16 @@ def kernel_packages(store: Store, package: Package, where: str = "") -> tuple[Pa
     """Return a kernel's package with those of its dependencies that hold image and modules.
 
     A metapackage such as linux-image-arm64 holds nothing but such a dependency.
+
+    Raises BadInput if a dependency does not exist, ToolMissing if the mirror can't be reached.
+
+    Args:
+        store: Where Debian's answers are recorded.
+        package: The kernel's.
+        where: File and line that name the package, for errors.
+
+    Returns:
+        The package itself, then its dependencies.
     """
     found: dict[str, Package] = {}
     pending = [package]
@@ -73,9 +108,19 @@ def kernel_packages(store: Store, package: Package, where: str = "") -> tuple[Pa
 
 
 def deb_field(deb: Path, field: str) -> str:
-    """Return a field of a .deb's control file. Raises BadInput if it is damaged.
+    """Return a field of a .deb's control file.
 
     The archive with that file is read and not unpacked: it may have something else in its place.
+
+    Args:
+        deb: The package.
+        field: Such as Architecture (deb-control(5)).
+
+    Returns:
+        The field's value.
+
+    Raises:
+        BadInput: The package is damaged, or has no such field.
     """
     program = find_program("dpkg-deb", "apt-get install dpkg")
     said = ""

@@ -33,26 +33,33 @@ _NO_FILE = re.compile(r"can't find file to patch at input line (\d+)")
 def apply_patch(tree: Path, patch: Patch, directory: Path) -> None:
     """Apply a patch to a tree; patch(1) writes new files, so links stay as they are.
 
-    directory: for a decompressed copy.
-    Raises BuildFailed with file, hunk and reject if it does not apply, BadInput if it can't be
-    read. The tree is of no use then.
+    If that fails, the tree is of no use any more.
+
+    Raises BuildFailed if it does not apply; the error has file, hunk and reject, BadInput if it
+    can't be read.
+
+    Args:
+        tree: Where to apply it.
+        patch: As in the vm-config.
+        directory: For a decompressed copy of the patch.
     """
-    plain = plain_patch(patch, directory)
-    tried = _patch(tree, plain, patch.fuzz, "--dry-run")
+    file = uncompressed_patch(patch, directory)
+    tried = _patch(tree, file, patch.fuzz, "--dry-run")
     if tried.status == 0:
-        done = _patch(tree, plain, patch.fuzz)
+        done = _patch(tree, file, patch.fuzz)
         if done.status == 0:
             return
         tried = done
-    with_fuzz = patch.fuzz < USUAL_FUZZ and _patch(tree, plain, USUAL_FUZZ, "--dry-run").status == 0
-    done = _patch(tree, plain, patch.fuzz)
+    with_fuzz = patch.fuzz < USUAL_FUZZ and _patch(tree, file, USUAL_FUZZ, "--dry-run").status == 0
+    done = _patch(tree, file, patch.fuzz)
     raise_if_full(done.stdout + done.stderr)
-    raise _refused(tree, patch, done.stdout + done.stderr, with_fuzz=with_fuzz)
+    refused = _refused(tree, patch, done.stdout + done.stderr, with_fuzz=with_fuzz)
+    raise refused
 
 
-def _patch(tree: Path, plain: Path, fuzz: int, *flags: str) -> Completed:
+def _patch(tree: Path, file: Path, fuzz: int, *flags: str) -> Completed:
     argv = ["patch", "-p1", "--batch", "--forward", f"--fuzz={fuzz}", *flags]
-    argv.append(f"--input={plain.absolute()}")
+    argv.append(f"--input={file.absolute()}")
     return run(argv, cwd=tree, timeout_s=PATCH_TIMEOUT_S, check=False)
 
 
@@ -92,29 +99,44 @@ def _refused(tree: Path, patch: Patch, said: str, *, with_fuzz: bool) -> BuildFa
     )
 
 
-def plain_patch(patch: Patch, directory: Path, *, most_bytes: int = MOST_PATCH_BYTES) -> Path:
-    """Return the patch without compression.
+def uncompressed_patch(
+    patch: Patch, directory: Path, *, most_bytes: int = MOST_PATCH_BYTES
+) -> Path:
+    """Return a patch without compression.
 
-    directory: for a decompressed copy. most_bytes: of that.
     Raises BadInput if it is damaged or larger.
+
+    Args:
+        patch: As in the vm-config.
+        directory: For a decompressed copy.
+        most_bytes: How large the copy may be.
+
+    Returns:
+        The patch's own file, or the copy.
+
+    Raises:
+        OSError: The disk is full.
     """
     if patch.file.suffix not in _OPEN:
         return patch.file
-    to = directory / "plain.patch"
+    to = directory / "uncompressed.patch"
     try:
         with _OPEN[patch.file.suffix](patch.file) as stream, to.open("wb") as sink:
             while data := stream.read(_CHUNK_BYTES):
                 if sink.tell() + len(data) > most_bytes:
-                    raise _too_large(patch, most_bytes)
+                    too_large = _too_large(patch, most_bytes)
+                    raise too_large
                 sink.write(data)
     except (EOFError, lzma.LZMAError, zlib.error, ValueError, HarnessError) as error:
         said = error.evidence.excerpt if isinstance(error, HarnessError) else str(error)
-        raise _damaged(patch, said or "it is damaged") from None
+        damaged = _damaged(patch, said or "it is damaged")
+        raise damaged from None
     except OSError as error:
         # The modules of Python say with one without a number that the file is damaged.
         if error.errno is not None:
             raise
-        raise _damaged(patch, str(error)) from None
+        damaged = _damaged(patch, str(error))
+        raise damaged from None
     return to
 
 

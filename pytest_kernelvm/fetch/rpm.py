@@ -17,9 +17,15 @@ MAGIC = b"\xed\xab\xee\xdb"
 def unpack_rpm(rpm: Path, root: Path) -> None:
     """Unpack an .rpm into a directory, which may have other packages in it.
 
-    bsdtar knows all their compressions; it turns the archive in one into a tar stream (bsdtar(1),
-    `@archive`) and writes no file.
-    Raises BadInput if it is damaged, or holds more than files, directories and safe links.
+    bsdtar knows all compressions of RPM. It turns the archive in a package into a tar stream
+    (bsdtar(1), `@archive`) and writes no file.
+
+    Raises BadInput if it is damaged, or holds more than files, directories and safe links,
+    ToolMissing if bsdtar is not installed.
+
+    Args:
+        rpm: The package.
+        root: Where / of the package is put.
     """
     program = find_program("bsdtar", "apt-get install libarchive-tools, which unpacks .rpm files")
     _check_format(program, rpm)
@@ -29,10 +35,13 @@ def unpack_rpm(rpm: Path, root: Path) -> None:
 
 
 def _check_format(program: str, rpm: Path) -> None:
-    """Raise BadInput if a file is no package with a cpio archive in it.
+    """Refuse a file that is no package with a cpio archive in it.
 
-    bsdtar takes all that it can read for an archive; one kind of those, mtree(5), is a list that
+    bsdtar takes all that it can read for an archive. One kind of those, mtree(5), is a list that
     names files of this machine, which would be read.
+
+    Raises:
+        BadInput: It is none.
     """
     with rpm.open("rb") as file:
         is_rpm = file.read(len(MAGIC)) == MAGIC

@@ -54,7 +54,9 @@ class OpaqueSource:
 class Tarball(OpaqueSource):
     """A kernel tarball and the name of its content.
 
-    digest: of the content, in hex: the same bytes always have the same one.
+    Attributes:
+        path: Its file.
+        digest: Of the content, in hex: the same bytes always have the same one.
     """
 
     path: Path
@@ -66,13 +68,25 @@ class Tarball(OpaqueSource):
         return self.path.name
 
     def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:  # noqa: ARG002
-        """Unpack it into `work.entry/tree`; see extract."""
+        """Unpack it into `work.entry/tree`; see `extract`.
+
+        Args:
+            store: Not needed here.
+            work: Where to unpack.
+            show: Called with how much is done, in words.
+        """
         extract(self.path, work, show)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteTarball(OpaqueSource):
-    """A tarball that is downloaded when it is needed. digest: its sha256, in hex."""
+    """A tarball that is downloaded when it is needed.
+
+    Attributes:
+        url: Where it is.
+        digest: Its sha256, in hex.
+        where: File and line that name the URL, for errors.
+    """
 
     url: str
     digest: str
@@ -84,16 +98,26 @@ class RemoteTarball(OpaqueSource):
         return self.url.rpartition("/")[2]
 
     def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:
-        """Unpack it into `work.entry/tree`; see fetch and extract."""
+        """Unpack it into `work.entry/tree`; see `fetch` and `extract`.
+
+        Args:
+            store: Where it is downloaded to.
+            work: Where to unpack.
+            show: Called with how much is done, in words.
+        """
         extract(fetch(store, self.url, self.digest, where=self.where), work, show)
 
 
 def extract(path: Path, work: StagingDirectory, show: Callable[[str], None]) -> None:
     """Unpack a tarball, without its topmost directory, into `work.entry/tree`.
 
-    show: told how far it is.
-    Raises BadInput if it cannot be unpacked, leads out of the directory or holds what no source
-    has, ToolMissing without the program that it is compressed with.
+    Raises BadInput if it cannot be unpacked, leads out of the directory, or holds what no source
+    has, ToolMissing if the program that it is compressed with is not installed.
+
+    Args:
+        path: The tarball.
+        work: Where to unpack.
+        show: Called with how much is done, in words.
     """
     unpack_tarball(
         path, work.entry / "tree", UnpackOptions(what=str(path), strip_components=1), show
@@ -106,7 +130,17 @@ def unpack_tarball(
     options: UnpackOptions,
     show: Callable[[str], None] = lambda _text: None,
 ) -> None:
-    """Unpack a tarball, compressed or not, into a directory; see `extract`."""
+    """Unpack a tarball, compressed or not, into a directory.
+
+    Raises BadInput if it cannot be unpacked, or holds more than is allowed, ToolMissing if the
+    program that it is compressed with is not installed.
+
+    Args:
+        path: The tarball.
+        directory: Where to unpack.
+        way: What it may hold, and how many directories are left out of its names.
+        show: Called with how much is done, in words.
+    """
     argv = _decompressor(path)
     total = _unpacked_bytes(path)
 
@@ -145,9 +179,13 @@ def _decompressor(path: Path) -> list[str | Path]:
 
 
 def _xz_threads() -> int:
-    """Return how many threads decompress while we write, which takes half the time of one.
+    """Return how many threads decompress while we write.
 
-    A second one costs a twentieth more in all, and is of no use without a core of its own.
+    Two take half the time of one. The second one costs a twentieth more in all, and is of no use
+    without a core of its own.
+
+    Returns:
+        1 or 2.
     """
     return 2 if len(os.sched_getaffinity(0)) > 2 else 1
 

@@ -24,7 +24,14 @@ FILES = "files.json"
 
 
 def files_below(tree: Path) -> dict[str, os.stat_result]:
-    """Return the files and links of a source by relative path, but not what is git's or make's."""
+    """Return the files and links of a source, but not what is git's or make's.
+
+    Args:
+        tree: The source.
+
+    Returns:
+        Their status (lstat(2)) by relative path.
+    """
     found: dict[str, os.stat_result] = {}
     pending = [("", str(tree))]
     while pending:
@@ -51,36 +58,51 @@ def digests_below(tree: Path) -> dict[str, str]:
 def update_linked_copy(source: Path, copy: Path) -> tuple[str, ...]:
     """Make `copy`, whose files are links to a source's, have the files of `source`.
 
-    A file that is not the same one is compared by its bytes and, if they differ, written anew with
-    the present as its time. Return the relative paths of those that were written or removed.
+    A file that is not the same one is compared by its bytes. If they differ, it is written anew
+    with the present as its time.
+
+    Args:
+        source: Where the files are.
+        copy: What is changed.
+
+    Returns:
+        Relative paths of the files that were written or removed.
     """
-    wanted, present = files_below(source), files_below(copy)
+    files, present = files_below(source), files_below(copy)
     changed = []
-    for name, about in wanted.items():
+    for name, about in files.items():
         before = present.get(name)
         if not (before and _same(source / name, about, copy / name, before)):
             changed.append(name)
             _replace(source / name, copy / name)
-    changed += _remove(copy, present.keys() - wanted.keys())
+    changed += _remove(copy, present.keys() - files.keys())
     return tuple(sorted(changed))
 
 
 def update_copy(
     source: Path,
     copy: Path,
-    wanted: Mapping[str, str],
+    digests: Mapping[str, str],
     before: Mapping[str, str],
     *,
     overlay: Path | None = None,
 ) -> tuple[str, ...]:
     """Make `copy` have the files of a working tree.
 
-    wanted: digests of the tree's files by relative path; before: those of the copy's.
-    overlay: a directory whose files are taken instead of the tree's.
-    Return the relative paths of those that were written or removed.
-    Raises BadInput if a file is not what its digest says: somebody edits it right now.
+    Args:
+        source: The working tree.
+        copy: What is changed.
+        digests: Of the tree's files, by relative path, as they were a moment ago.
+        before: Of the copy's files.
+        overlay: A directory whose files are taken instead of the tree's.
+
+    Returns:
+        Relative paths of the files that were written or removed.
+
+    Raises:
+        BadInput: A file is not what its digest says: somebody edits it right now.
     """
-    changed = [name for name, digest in wanted.items() if before.get(name) != digest]
+    changed = [name for name, digest in digests.items() if before.get(name) != digest]
     for name in changed:
         laid_over = overlay is not None and _is_there(overlay / name)
         try:
@@ -88,23 +110,31 @@ def update_copy(
             found = content_digest(copy / name)
         except FileNotFoundError:
             found = ""
-        if found != wanted[name]:
+        if found != digests[name]:
             raise BadInput(
                 f"{source} changes while it is built",
                 Evidence(where=(str(source / name),), next_step="try again when all is saved"),
             )
-    return tuple(sorted([*changed, *_remove(copy, before.keys() - wanted.keys())]))
+    return tuple(sorted([*changed, *_remove(copy, before.keys() - digests.keys())]))
 
 
 def update_links(
-    source: Path, copy: Path, wanted: Mapping[str, str], before: Mapping[str, str]
+    source: Path, copy: Path, digests: Mapping[str, str], before: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Make `copy`, whose files are links to a source's, have the files of a source that changed.
 
-    wanted, before: digests by relative path. The source's files are replaced when they change, and
-    have the time of that. Return the relative paths of those that were linked or removed.
+    The source's files are replaced when they change, and have the time of that.
+
+    Args:
+        source: Where the files are.
+        copy: What is changed.
+        digests: Of the source's files, by relative path.
+        before: Of the copy's files.
+
+    Returns:
+        Relative paths of the files that were linked or removed.
     """
-    changed = [name for name, digest in wanted.items() if before.get(name) != digest]
+    changed = [name for name, digest in digests.items() if before.get(name) != digest]
     for name in changed:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).unlink(missing_ok=True)
@@ -112,7 +142,7 @@ def update_links(
             (copy / name).symlink_to((source / name).readlink())
         else:
             (copy / name).hardlink_to(source / name)
-    return tuple(sorted([*changed, *_remove(copy, before.keys() - wanted.keys())]))
+    return tuple(sorted([*changed, *_remove(copy, before.keys() - digests.keys())]))
 
 
 def _is_there(path: Path) -> bool:
@@ -122,7 +152,14 @@ def _is_there(path: Path) -> bool:
 def content_digest(path: Path) -> str:
     """Return what names a file of a source: its bytes and whether it is a program, or its link.
 
-    Raises BadInput for a FIFO, a socket or a device: reading it might never end.
+    Args:
+        path: The file or link.
+
+    Returns:
+        A digest; of a file with `x` or `-` before it.
+
+    Raises:
+        BadInput: It is a FIFO, a socket or a device: reading it might never end.
     """
     about = path.lstat()
     if stat.S_ISLNK(about.st_mode):

@@ -22,10 +22,12 @@ MOST_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Exports:
-    """What is exported.
+    """What a kernel exports.
 
-    crcs: by symbol, from a Module.symvers; None without one. Then there are `names`, of what the
-    modules export, and `image`, the bytes in which the image's own names stand.
+    Attributes:
+        crcs: CRCs by symbol, from a Module.symvers; None without one.
+        names: Without it, what the modules export.
+        image: Without it, the bytes in which the image's own names are.
     """
 
     crcs: Mapping[str, str] | None
@@ -38,10 +40,16 @@ class Exports:
         return any(int(crc, 16) for crc in (self.crcs or {}).values())
 
     def may_have(self, name: str) -> bool:
-        """Whether a symbol is exported; where no table tells, whether it may be.
+        """Whether a symbol is exported; without a table, whether it may be.
 
-        Each export's name is a string in the image (include/linux/export.h, __ksymtab_strings); the
+        Each export's name is a string in the image (include/linux/export.h, __ksymtab_strings). The
         linker may have merged it with a longer one that ends so.
+
+        Args:
+            name: Of the symbol.
+
+        Returns:
+            False only if it is certainly not exported.
         """
         if self.crcs is not None:
             return name in self.crcs
@@ -56,7 +64,15 @@ class Exports:
 def exports_of(entry: Path, module_tree: Path, image: Path) -> Exports:
     """Return what a kernel exports.
 
-    entry: the kernel's in the store. Raises BadInput for a damaged Module.symvers.
+    Raises BadInput if its Module.symvers is damaged.
+
+    Args:
+        entry: The kernel's in the store.
+        module_tree: Its lib/modules/RELEASE.
+        image: Its image.
+
+    Returns:
+        What is known of its exports.
     """
     symvers = entry / SYMVERS
     if symvers.is_file():
@@ -68,7 +84,14 @@ def exports_of(entry: Path, module_tree: Path, image: Path) -> Exports:
 def exported(symvers: Path) -> dict[str, str]:
     """Return the CRCs of the symbols of a Module.symvers.
 
-    Raises BadInput, with the line, if it is damaged.
+    Args:
+        symvers: The file.
+
+    Returns:
+        By symbol, the CRC as it stands there.
+
+    Raises:
+        BadInput: It is damaged; the error names the line.
     """
     found = {}
     try:
@@ -105,10 +128,19 @@ def _of_modules(tree: Path) -> Iterator[str]:
 
 
 def store_symvers(root: Path, image: Path, modules: Path | None, release: str, entry: Path) -> bool:
-    """Copy a finished kernel's table of exports into its entry; return whether there was one.
+    """Copy a finished kernel's table of exports into its entry.
 
-    root: below which all that belongs to the kernel lies. image, modules: as found there; modules
-    is its lib/modules/RELEASE.
+    Raises BadInput if there is something else in the place of one.
+
+    Args:
+        root: Below which all that belongs to the kernel is.
+        image: As found there.
+        modules: Its lib/modules/RELEASE, None without modules.
+        release: The kernel's.
+        entry: Where the table is put.
+
+    Returns:
+        Whether there was one.
     """
     for path in symvers_files(root, image, modules, release):
         try:
@@ -129,9 +161,18 @@ def store_symvers(root: Path, image: Path, modules: Path | None, release: str, e
 
 
 def symvers_files(root: Path, image: Path, modules: Path | None, release: str) -> tuple[Path, ...]:
-    """Return the files that may be a finished kernel's table of exports; arguments as above.
+    """Return the files that may be a finished kernel's table of exports.
 
     Raises BadInput if there is something else in the place of one.
+
+    Args:
+        root: Below which all that belongs to the kernel is.
+        image: As found there.
+        modules: Its lib/modules/RELEASE, None without modules.
+        release: The kernel's.
+
+    Returns:
+        The files that are there, the likeliest first.
     """
     # A link of a foreign tree may lead to this machine's own kernel.
     found = tuple(

@@ -40,9 +40,10 @@ EPOCH = {"SOURCE_DATE_EPOCH": "0"}
 class UBootBinary:
     """U-Boot in the store.
 
-    firmware: what a machine begins with; it runs the script at its architecture's `uboot.script`
-    and passes device trees as the UHI boot protocol says. mkimage: the program that makes what it
-    takes for images.
+    Attributes:
+        firmware: What a machine begins with. It runs the script at its architecture's
+            `uboot.script`, and passes device trees as the UHI boot protocol says.
+        mkimage: The program that makes what it takes for images.
     """
 
     firmware: Path
@@ -52,12 +53,20 @@ class UBootBinary:
 def obtain_uboot(store: Store, arch: Arch) -> UBootBinary:
     """Return the U-Boot of an architecture's machine, fetched and built unless the store has it.
 
-    Raises BadInput if there is none, ToolMissing if its source can't be fetched, BuildFailed with
-    the compiler's words.
+    Raises BadInput if there is none for the architecture, ToolMissing if its source can't be
+    fetched, BuildFailed if make failed; the error has what the compiler said.
+
+    Args:
+        store: Where it is put.
+        arch: The architecture.
+
+    Returns:
+        Firmware and mkimage.
     """
     board = arch.uboot
     if not board:
-        raise no_uboot(arch)
+        missing = no_uboot(arch)
+        raise missing
     settings = _settings(board)
     digest = digest_of(
         {
@@ -89,7 +98,11 @@ def no_uboot(arch: Arch) -> BadInput:
 def _settings(board: UBoot) -> dict[str, str]:
     """Return what differs from the board's defconfig.
 
-    Nobody is waited for or asked, no disk or network is looked for.
+    Nothing is waited for, no question asked, no disk or network looked for. Device trees are passed
+    as UHI says.
+
+    Returns:
+        Values by symbol.
     """
     return {
         "AUTOBOOT": "y",

@@ -35,12 +35,17 @@ class NotADigest(BadInput, ValueError):
 class Digest(str):
     """A sha256 as 64 lower-case hexadecimal digits; nothing else can be one.
 
-    text: checked. Raises NotADigest, with what was seen, if it is anything else.
+    Args:
+        text: The digits, or a Digest. They are checked.
+
+    Raises:
+        NotADigest: The text is anything else; the error shows it.
     """
 
     __slots__ = ()
 
     def __new__(cls, text: object) -> Digest:
+        """Check the text; see the class."""
         if type(text) is cls:
             return text
         if not isinstance(text, str) or not _DIGEST.fullmatch(text):
@@ -75,7 +80,12 @@ def file_digest(path: Path) -> Digest:
 def known_digest(path: Path, *, sparse: bool = False) -> Digest:
     """Return the sha256 of a file, read again only when its times, size or inode have changed.
 
-    sparse: as `sparse_digest`.
+    Args:
+        path: The file.
+        sparse: Whether to take the digest that leaves out holes, as `sparse_digest` does.
+
+    Returns:
+        The digest.
     """
     stamp = stamp_of(path)
     known = _known.get((path, sparse))
@@ -88,9 +98,16 @@ def known_digest(path: Path, *, sparse: bool = False) -> Digest:
 
 
 def known_digests(paths: Sequence[Path], *, sparse: bool = False) -> dict[Path, Digest | OSError]:
-    """Return the digest of each file as `known_digest`, or why it can't be read.
+    """Return the digest of each file as `known_digest`.
 
     Several that were not read yet are read at once: hashing needs no Python.
+
+    Args:
+        paths: The files.
+        sparse: Whether to take digests that leave out holes, as `sparse_digest` does.
+
+    Returns:
+        By path the digest, or the error that reading the file has raised.
     """
 
     def read(path: Path) -> Digest | OSError:
@@ -107,23 +124,45 @@ def known_digests(paths: Sequence[Path], *, sparse: bool = False) -> dict[Path, 
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Return what tells that a file has changed: its times, size and inode.
+    """Return what shows that a file has changed: its times, size and inode.
 
     Nobody can set the time of a file's last change of any kind (inode(7), ctime).
+
+    Args:
+        path: The file; a link is followed.
+
+    Returns:
+        Both times in ns, the size in bytes, and the inode's number.
     """
     status = path.stat()
     return status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def is_settled(stamp: Stamp) -> bool:
-    """Whether a change from now on will show: a file just written may keep its time."""
+    """Whether any later change of a file will change its stamp.
+
+    A file that was written a moment ago may be written again within the same tick of its file
+    system's clock.
+
+    Args:
+        stamp: As `stamp_of` has returned it.
+
+    Returns:
+        Whether the file is old enough.
+    """
     return time.time_ns() - stamp[0] > _TICK_NS
 
 
 def sparse_digest(path: Path) -> Digest:
     """Return the sha256 of a file's size and of its pieces that are not zero, with their places.
 
-    Holes are not read: most of a guest's memory is one. Where they are makes no difference.
+    Holes are not read: most of a guest's memory is one. A hole and zeros have the same digest.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The digest.
     """
     digest = hashlib.sha256(str(path.stat().st_size).encode())
     with path.open("rb", buffering=0) as file:
@@ -135,9 +174,17 @@ def sparse_digest(path: Path) -> Digest:
 
 
 def filled_pieces(file: io.FileIO, size_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Give the pieces of a file that are not zero with their offsets, without reading holes.
+    """Give the pieces of a file that are not zero, without reading holes.
 
-    size_bytes: of a piece; each begins at a multiple of it.
+    Args:
+        file: Opened for reading; the pieces after its present position.
+        size_bytes: Of a piece; each begins at a multiple of it.
+
+    Yields:
+        The offset of a piece, and its bytes.
+
+    Raises:
+        OSError: The file cannot be read.
     """
     zeros = bytes(size_bytes)
     at, end = 0, os.fstat(file.fileno()).st_size
@@ -166,8 +213,15 @@ def filled_pieces(file: io.FileIO, size_bytes: int) -> Iterator[tuple[int, bytes
 def tree_digests(directory: Path, without: str) -> tuple[Digest, Digest]:
     """Return a digest of the content of all files below a directory, and one of their stamps.
 
-    Stamps are sizes and times: with the same stamps the content is not read again. Links count by
-    what they point to. without: the name of a file right below that does not count.
+    Stamps are sizes and times: while they are the same, the content need not be read again. Of a
+    link, what it points to is its content.
+
+    Args:
+        directory: Where the files are.
+        without: Name of a file right below the directory that does not count.
+
+    Returns:
+        The digest of names and content, and that of names and stamps.
     """
     contents, stamps = hashlib.sha256(), hashlib.sha256()
     for name, stamp in _stamped(directory, without):
@@ -180,7 +234,15 @@ def tree_digests(directory: Path, without: str) -> tuple[Digest, Digest]:
 
 
 def stamps_digest(directory: Path, without: str) -> Digest:
-    """Return the second of `tree_digests` alone: no file is opened."""
+    """Return the second digest of `tree_digests`; no file is opened for it.
+
+    Args:
+        directory: Where the files are.
+        without: Name of a file right below the directory that does not count.
+
+    Returns:
+        The digest of names and stamps.
+    """
     stamps = hashlib.sha256()
     for name, stamp in _stamped(directory, without):
         stamps.update(os.fsencode(f"{name}\0{stamp}\n"))

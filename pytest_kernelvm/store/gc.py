@@ -35,18 +35,27 @@ from pytest_kernelvm.store.kinds import (
     Limits,
     kind_of,
 )
+from pytest_kernelvm.store.owners import used_by_others
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.store.uses import used_by_others
 from pytest_kernelvm.store.writing import remove_tree
 
 
 def collect_garbage(
     store: Store, *, older_than_s: float | None = None, most_bytes: int | None = None
 ) -> tuple[Item, ...]:
-    """Remove what was not used for longest, by age and down to a size; return what is gone.
+    """Remove what was not used for longest, by age and down to a size.
 
-    older_than_s: seconds since the last use. most_bytes: what may stay. What somebody uses or
-    makes right now stays.
+    What somebody uses or makes right now stays.
+
+    Raises BadInput if the store is not writable.
+
+    Args:
+        store: Where to remove.
+        older_than_s: What was not used for so many seconds goes; None for any age.
+        most_bytes: What may stay in all; None for any size.
+
+    Returns:
+        What is gone.
     """
     limits = Limits(most_bytes=most_bytes, most_age_s=older_than_s)
     gone = _evict(store, items(store), limits)
@@ -67,9 +76,20 @@ def evict(
 ) -> tuple[Item, ...]:
     """Remove what was not used for longest of a kind, until it is within its limits.
 
-    limits: others than the kind's own. room: how many things are about to be added.
-    spared: names of what stays. last: names of what goes when all others are gone.
-    Return what is gone. What somebody uses or makes right now stays.
+    What somebody uses or makes right now stays.
+
+    Raises BadInput if the store is not writable.
+
+    Args:
+        store: Where to remove.
+        kind: What to remove.
+        limits: Others than the kind's own.
+        room: How many things are about to be added.
+        spared: Names of what stays.
+        last: Names of what goes only when all others are gone.
+
+    Returns:
+        What is gone.
     """
     found = items_of(store, kind)
     ranked = [item for item in found if item.digest not in spared and item.digest in last]
@@ -81,10 +101,7 @@ def evict(
 def _evict(
     store: Store, ranked: Sequence[Item], limits: Limits, room: int = 0, spared: int = 0
 ) -> tuple[Item, ...]:
-    """Remove the last of some items until the others are within limits; return what is gone.
-
-    spared: how many of the first ones stay.
-    """
+    """Remove the last of some items until the others are within limits; the first `spared` stay."""
     now = time.time()
     count, total = len(ranked) + room, sum(item.size_bytes for item in ranked)
     gone = []
@@ -109,7 +126,17 @@ def _remove(store: Store, item: Item) -> bool:
 
 
 def remove_items(store: Store, found: Sequence[Item]) -> tuple[Item, ...]:
-    """Remove what nobody uses of some items; return what stays."""
+    """Remove those of some items that nobody uses.
+
+    Raises BadInput if the store is not writable.
+
+    Args:
+        store: Where they are.
+        found: The items.
+
+    Returns:
+        What stays, as somebody uses it.
+    """
     return tuple(item for item in found if not _remove(store, item))
 
 
@@ -141,8 +168,15 @@ def _forget_uses(store: Store) -> None:
 def clean(store: Store, kinds: Sequence[Kind]) -> Iterator[tuple[Path, int]]:
     """Remove all of some kinds from a store that nobody uses.
 
-    Gives the directory of each that is there, with how many things in it stay, as somebody uses
-    them.
+    Raises BadInput if the store is not writable.
+
+    Args:
+        store: Where to remove.
+        kinds: What to remove.
+
+    Yields:
+        The directory of each kind that was there, and how many things in it stay, as somebody uses
+        them.
     """
     for kind in kinds:
         directory = store.place(kind)
@@ -178,7 +212,7 @@ def _clean_rest(store: Store, kind: Kind, known: set[Path]) -> int:
 
 
 def made_of(store: Store, kernel: Digest) -> tuple[Item, ...]:
-    """Return a kernel of a store and what is of use with it alone: its trees and snapshots."""
+    """Return a kernel of a store and what belongs to it alone: its module trees and snapshots."""
     kinds = (KERNELS, DEVEL, MODULE_TREES, SNAPSHOTS)
     return tuple(
         item
@@ -189,7 +223,17 @@ def made_of(store: Store, kernel: Digest) -> tuple[Item, ...]:
 
 
 def clean_kernel(store: Store, kernel: Digest) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Remove a kernel and what is of use with it alone; return what is gone and what is in use."""
+    """Remove a kernel and what is of use with it alone.
+
+    Raises BadInput if the store is not writable.
+
+    Args:
+        store: Where to remove.
+        kernel: The kernel's digest.
+
+    Returns:
+        What is gone, and what stays, as somebody uses it.
+    """
     found = made_of(store, kernel)
     stay = remove_items(store, found)
     _forget_requests(store)

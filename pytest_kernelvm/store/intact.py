@@ -54,10 +54,15 @@ class DamagedStore(HarnessError):
 
 
 def require_intact(paths: Iterable[Path]) -> None:
-    """Compare files with what the store noted of them; what is not in a store is left alone.
+    """Compare files with what the store has recorded of them.
 
-    paths: of files; links are followed. Raises DamagedStore, which names entry, file, both digests
-    and what to do.
+    Files that are not in a store are left alone.
+
+    Raises DamagedStore if a file is not as it was put there. The error names entry, file, both
+    digests and what to do.
+
+    Args:
+        paths: Of files; links are followed.
     """
     stamps = {path: stamp for path in paths if (stamp := _unseen(path))}
     recorded = [found for path in stamps if (found := _recorded(path))]
@@ -92,9 +97,12 @@ def _unseen(path: Path) -> Stamp | None:
 
 
 def require_intact_below(directory: Path) -> None:
-    """Compare all files below a directory of an entry with what the store noted of them.
+    """Compare all files below a directory of an entry with what the store has recorded of them.
 
-    Raises DamagedStore, also for files that are gone.
+    Raises DamagedStore if a file is not as it was put there, or is gone.
+
+    Args:
+        directory: In an entry, or the entry; anything else is left alone.
     """
     entry = _entry_of(directory.resolve())
     if entry is None:

@@ -21,9 +21,16 @@ _BLOCK_BYTES = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """Something in a store. used_s: seconds since 1970 of its last use. about: in words.
+    """Something in a store.
 
-    digest: its name; not that of an entry if somebody else put it there.
+    Attributes:
+        kind: What it is.
+        digest: Its name; no digest if somebody else put it there, or if it is of a kind with
+            readable names.
+        path: Its directory or file.
+        size_bytes: What removing it frees, roughly.
+        used_s: Time of its last use in seconds since 1970; 0 if that is not known.
+        about: What it is, in words for a list.
     """
 
     kind: Kind
@@ -71,7 +78,7 @@ def as_digest(name: str) -> Digest | None:
 
 
 def described(store: Store, item: Item) -> dict[str, Any]:
-    """Return what was noted about an entry; nothing if that is damaged."""
+    """Return what was recorded about an entry; nothing if that is damaged."""
     try:
         return store.describe(item.path)
     except (OSError, Malformed):
@@ -150,10 +157,7 @@ def _words(store: Store, path: Path) -> str:
 
 
 def _noted_bytes(note: Path) -> int:
-    """Return the size of a build directory that its last build noted, 0 for none.
-
-    To walk all build directories takes seconds, and is done after each build.
-    """
+    """Return the size of a build directory as its last build has recorded it; 0 for none."""
     try:
         return int(json.loads(note.read_bytes())["size_bytes"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -33,10 +33,18 @@ _DEFAULTS = {"llvm": "", "outputs": {}, "release_parts": [], "shared_console": F
 class KernelMetadata:
     """What entry.json says about a kernel in a store.
 
-    digest: names it.
-    release: `uname -r`. version: of its source. image: the name of the file that is booted.
-    headers_digest: names the headers that programs for it are compiled with.
-    release_parts: pieces of the release with who said so. headers_of: whose headers were lent.
+    Attributes:
+        digest: Names the kernel.
+        release: What `uname -r` says.
+        version: Of its source, such as 6.12.30.
+        arch: Its architecture.
+        image: Name of the file in the entry that is booted.
+        patches: Names of the patches in it.
+        headers_digest: Names the headers that programs for it are compiled with.
+        release_parts: Pieces of the release, each with the place that it comes from.
+        shared_console: Whether it has no port for the agent alone.
+        llvm: What make was given as LLVM=, empty for gcc.
+        headers_of: Release of the kernel whose headers it has; another one's if it came without.
     """
 
     digest: Digest
@@ -53,9 +61,16 @@ class KernelMetadata:
 
 
 def read_kernel_metadata(about: Mapping[str, Any], digest: Digest) -> KernelMetadata:
-    """Return the metadata of a kernel of a digest.
+    """Return the metadata of a kernel.
 
     Raises Malformed if a field is missing, of another type, or no name of what it has to name.
+
+    Args:
+        about: What the kernel's maker has recorded; it may be somebody else's.
+        digest: Names the kernel.
+
+    Returns:
+        The metadata, checked.
     """
     given = Fields(dict(about), defaults=_DEFAULTS)
     release = given.text("release", pattern=_RELEASE, shape="a release of a kernel", most=64)
@@ -84,22 +99,31 @@ def read_kernel_metadata(about: Mapping[str, Any], digest: Digest) -> KernelMeta
 def stored_kernel(store: Store, digest: Digest) -> tuple[Path, KernelMetadata] | None:
     """Return a kernel's entry and its metadata; None if the store does not have it.
 
-    One whose metadata is wrong is told and removed, as its image may be whole and would be used.
-    Raises BadInput if that store is not writable.
+    A kernel with wrong metadata is removed, as its image may be whole and would be used.
+
+    Raises BadInput if the metadata are wrong, and the store is not writable.
+
+    Args:
+        store: Where to look.
+        digest: Names the kernel.
+
+    Returns:
+        The entry's directory, and what its metadata say.
     """
     entry = store.find(KERNELS, digest)
     if entry is None:
         return None
     try:
         metadata = read_kernel_metadata(store.describe(entry), digest)
-        if not (entry / metadata.image).is_file():
-            raise Malformed(f"it has no {metadata.image}")
-        return entry, metadata
+        fault = "" if (entry / metadata.image).is_file() else f"it has no {metadata.image}"
     except Malformed as error:
-        store.progress.say(f"the note of kernels/{digest[:16]} is wrong ({error.reason}): removed")
-        store.discard(KERNELS, digest)
+        fault = error.reason
     except FileNotFoundError:
-        pass
+        return None
+    if not fault:
+        return entry, metadata
+    store.progress.say(f"the metadata of kernels/{digest[:16]} are wrong ({fault}): removed")
+    store.discard(KERNELS, digest)
     return None
 
 
@@ -113,9 +137,14 @@ def stored_metadata(store: Store, name: str) -> KernelMetadata | None:
 
 
 def requested_kernel(record: Path) -> Digest | None:
-    """Return the kernel that the record of a request names; None if there is none.
+    """Return the kernel that the record of a request names.
 
-    One that is damaged counts as none: the request is answered anew.
+    Args:
+        record: The file in `requests`.
+
+    Returns:
+        The kernel's digest; None if the record is not there or damaged, as the request is answered
+        anew then.
     """
     try:
         return Digest(
@@ -146,7 +175,13 @@ def _headers_digest(outputs: Fields, digest: Digest) -> Digest:
 def printable_metadata(about: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata of somebody else, whose texts can be shown.
 
-    Raises Malformed if a text has control characters, or it is too deep or too large.
+    Raises Malformed if a text has control characters, or the metadata are too deep or too large.
+
+    Args:
+        about: What the other store has sent.
+
+    Returns:
+        A copy.
     """
     count = [0]
     _check_printable(about, _DEPTH, count)

@@ -38,7 +38,10 @@ class Clean(enum.Enum):
 class Limits:
     """How much of a kind stays when something is added to it; None for no limit.
 
-    most: how many. most_bytes: of all together. most_age_s: seconds since the last use.
+    Attributes:
+        most: How many.
+        most_bytes: Of all together.
+        most_age_s: Seconds since the last use.
     """
 
     most: int | None = None
@@ -58,14 +61,19 @@ class Limits:
 class Kind:
     """One kind of thing in a store.
 
-    name: of its directory below the root. what: what it is, in words.
-    remade: whether what is removed is made or fetched again when it is needed.
-    clean: which command removes all of it. limits: what stays when something is added.
-    verified: whether there are digests by which `store verify` finds damage.
-    note: of WORK, the file in each directory whose time is that of the last use; it is absent while
-    somebody works there, and after he was killed.
-    sized: of ENTRY, whether size and digest of each file are noted; else there are too many, and
-    one digest is noted of all. read_only: whether such files become read-only.
+    Attributes:
+        name: Of its directory below the root.
+        what: What it is, in words.
+        form: How the things lie in the directory.
+        remade: Whether what is removed is made or fetched again when it is needed.
+        clean: Which command removes all of it.
+        limits: What stays when something is added.
+        verified: Whether there are digests by which `store verify` finds damage.
+        note: Of WORK, the file in each directory whose time is that of the last use. It is absent
+            while somebody works there, and after that process was killed.
+        sized: Of ENTRY, whether size and digest of each file are recorded. Else there are too many
+            files, and one digest is recorded of all.
+        read_only: Of ENTRY, whether such files become read-only.
     """
 
     name: str
@@ -93,7 +101,7 @@ class Kind:
         return ", ".join(
             words
             for words in (
-                str(self.limits),
+                f"limit: {self.limits}" if str(self.limits) else "",
                 "store gc" if self.collected else "",
                 self.clean.value,
             )
@@ -335,7 +343,12 @@ _BY_NAME = {kind.name: kind for kind in KINDS}
 def kind_of(name: str) -> Kind:
     """Return the kind of a directory of a store.
 
-    Other directories hold what another version has put there: entries as far as we know.
+    Args:
+        name: Of the directory.
+
+    Returns:
+        The row of the registry. For a name without a row, one that says that another version has
+        put entries there.
     """
     found = _BY_NAME.get(name)
     return found or Kind(name=name, what="of another version", form=Form.ENTRY, clean=Clean.NEVER)

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_kernelvm.progress import Progress
-from pytest_kernelvm.store.disk import not_writable
 from pytest_kernelvm.store.kinds import LOCKS
 from pytest_kernelvm.store.owners import holder
+from pytest_kernelvm.store.writing import not_writable
 
 POLL_S = 0.1
 
@@ -24,8 +24,13 @@ POLL_S = 0.1
 def lock(root: Path, name: str, label: str, progress: Progress) -> Iterator[None]:
     """Hold the lock of a name; while another process has it, say who and wait.
 
-    label: what is made under it, in words, for those who wait.
     Raises BadInput if the store is not writable.
+
+    Args:
+        root: The store's directory.
+        name: Of the lock: `KIND-DIGEST`, or of other work.
+        label: What is made under it, in words, for those who wait.
+        progress: Where waiting is shown.
     """
     path = _path(root, name)
     with _opened(root, path) as file:
@@ -40,9 +45,16 @@ def lock(root: Path, name: str, label: str, progress: Progress) -> Iterator[None
 
 @contextlib.contextmanager
 def lock_if_free(root: Path, name: str) -> Iterator[bool]:
-    """Hold the lock of a name if nobody has it; give whether it is held.
+    """Hold the lock of a name if nobody has it.
 
     Raises BadInput if the store is not writable.
+
+    Args:
+        root: The store's directory.
+        name: Of the lock.
+
+    Yields:
+        Whether it is held.
     """
     with _opened(root, _path(root, name)) as file:
         try:

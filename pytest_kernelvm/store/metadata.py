@@ -52,11 +52,17 @@ _HEAD = re.compile(rb'\{\n "digest": "([0-9a-f]{64})",\n')
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EntryMetadata:
-    """What is noted about an entry.
+    """What entry.json says about an entry.
 
-    about: by its maker. sizes: bytes by file, below the entry. sha256: of those that never change.
-    sized: whether these are all its files. sparse: whether their digests leave out holes.
-    tree, stamps: of one that is not sized, see `tree_digests`; None where nobody noted them.
+    Attributes:
+        about: What its maker has recorded, as JSON.
+        sizes: Bytes by file, as paths below the entry.
+        sha256: Digests by file, of those that never change.
+        sized: Whether `sizes` has all files of the entry.
+        sparse: Whether the digests leave out holes (`sparse_digest`).
+        tree: Of an entry that is not sized, the digest of all content (`tree_digests`); None where
+            an earlier version has not recorded it.
+        stamps: Likewise of all sizes and times.
     """
 
     about: Mapping[str, Any]
@@ -89,9 +95,16 @@ _known: dict[Path, tuple[Stamp, EntryMetadata]] = {}
 def read_metadata(entry: Path, kind: Kind | None = None) -> EntryMetadata:
     """Return the metadata of an entry.
 
-    entry: its directory. kind: by default that of the directory above.
-    Raises FileNotFoundError if there is no such directory, Malformed if its file is not there or
-    not what it has to be.
+    Args:
+        entry: Its directory.
+        kind: By default that of the directory above.
+
+    Returns:
+        The metadata, checked.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+        Malformed: entry.json is not there, damaged, or not what it has to be.
     """
     try:
         stamp = stamp_of(entry / ENTRY)
@@ -150,7 +163,17 @@ def _parsed(value: object, kind: Kind) -> EntryMetadata:
 
 
 def noted_digest(text: object) -> Digest:
-    """Return a digest that somebody noted. Raises Malformed if it is none."""
+    """Return a digest that somebody recorded.
+
+    Args:
+        text: What stands where a digest should.
+
+    Returns:
+        The digest.
+
+    Raises:
+        Malformed: It is none.
+    """
     try:
         return Digest(text)
     except NotADigest as error:
@@ -168,7 +191,7 @@ def files_below(entry: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def missing_or_resized(entry: Path, metadata: EntryMetadata) -> str:
-    """Return which noted file is not there with its size, and why; empty if all are."""
+    """Return which recorded file is not there with its size, and why; empty if all are."""
     for name, size in metadata.sizes.items():
         fault = size_fault(entry / name, size)
         if fault:
@@ -177,7 +200,7 @@ def missing_or_resized(entry: Path, metadata: EntryMetadata) -> str:
 
 
 def size_fault(path: Path, size_bytes: int) -> str:
-    """Return what tells a file from a regular one of a size; empty if nothing does."""
+    """Return why a path is not a regular file of a size; empty if it is."""
     try:
         status = path.lstat()
     except OSError as error:

@@ -1,4 +1,7 @@
-"""Who works in a directory of a store, and whether he still lives."""
+"""Which process uses what in a store, works in a directory or holds a lock; whether it lives.
+
+Uses are recorded in `uses`: an empty file for each process, in a directory for each thing.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from pytest_kernelvm.store.kinds import USES, Kind
 
 # What a process on another host may use is left alone for so long.
 ELSEWHERE_S = 86400.0
@@ -23,10 +28,7 @@ def this_process() -> str:
 
 
 def _started(pid: int) -> str:
-    """Return when a process was started, which tells it from another of that number; empty if gone.
-
-    proc(5): field 22 of stat; the second one is in parentheses and may hold anything.
-    """
+    """Return when a process was started (proc(5), field 22 of stat), empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -34,7 +36,14 @@ def _started(pid: int) -> str:
 
 
 def may_live(user: Path) -> bool:
-    """Whether the process of a note lives; of those on other hosts nobody knows for a day."""
+    """Whether the process lives that a file of `uses` is named after.
+
+    Args:
+        user: The file; its name is that of `this_process`.
+
+    Returns:
+        Whether it lives. Of a process on another host nobody knows: for a day it is taken to live.
+    """
     host, _, rest = user.name.rpartition("-")[0].rpartition("-")
     pid, started = rest, user.name.rpartition("-")[2]
     if host == socket.gethostname():
@@ -92,3 +101,56 @@ def holder(path: Path) -> str:
         return f"being made by pid {said['pid']} on {said['host']}"
     except (OSError, ValueError, KeyError):
         return "being made by another process"
+
+
+class Uses:
+    """The uses of what is in a store, as this process and others have recorded them.
+
+    Args:
+        root: The store's directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._noted: set[str] = set()
+
+    def directory(self, kind: Kind, name: str) -> Path:
+        """Return where uses of something are recorded."""
+        return self._root / USES.name / f"{kind}-{name}"
+
+    def add(self, kind: Kind, name: str, path: Path) -> None:
+        """Record that this process uses something; clear away what dead processes have recorded.
+
+        Where nothing can be written, nothing can be removed either.
+
+        Args:
+            kind: What it is.
+            name: Its digest, or its directory's name.
+            path: Where it is; if it is not there, nothing is recorded.
+        """
+        users = self.directory(kind, name)
+        if users.name in self._noted or not path.exists():
+            return
+        self._noted.add(users.name)
+        with contextlib.suppress(OSError):
+            users.mkdir(parents=True, exist_ok=True)
+            (users / this_process()).touch()
+            os.utime(users)
+            for user in users.iterdir():
+                if not may_live(user):
+                    user.unlink(missing_ok=True)
+
+    def forget(self, kind: Kind, name: str) -> None:
+        """Have the next use of something recorded again."""
+        self._noted.discard(self.directory(kind, name).name)
+
+    def by_others(self, kind: Kind, name: str) -> bool:
+        """Whether a process that lives, other than this one, uses something."""
+        return used_by_others(self.directory(kind, name))
+
+
+def used_by_others(users: Path) -> bool:
+    """Whether a process that lives, other than this one, has recorded a use in a directory."""
+    with contextlib.suppress(OSError):
+        return any(may_live(user) for user in users.iterdir() if user.name != this_process())
+    return False

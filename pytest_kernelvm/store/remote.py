@@ -23,20 +23,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError, ToolMissing
-from pytest_kernelvm.foreign.archive_rules import BASIC_KINDS, ArchiveRules, UnpackOptions
 from pytest_kernelvm.foreign.json_fields import Fields, Malformed, parse_json
-from pytest_kernelvm.foreign.tar_members import MemberKind
-from pytest_kernelvm.foreign.unpacking import unpack_gzip
 from pytest_kernelvm.process import Deadline, run
 from pytest_kernelvm.store.digest import Digest, file_digest
 from pytest_kernelvm.store.kernel_metadata import (
     MOST_REQUEST_BYTES,
-    printable_metadata,
-    read_kernel_metadata,
 )
 from pytest_kernelvm.store.kinds import DEVEL, KERNELS, Kind
-from pytest_kernelvm.store.metadata import ENTRY, damage_of, noted_digest, read_metadata
-from pytest_kernelvm.store.store import StagingDirectory, Store
+from pytest_kernelvm.store.metadata import noted_digest
+from pytest_kernelvm.store.remote_archives import MOST_SHOWN, checked_entry, entry_of, unpack_entry
+from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import FULL
 
 VARIABLE = "KERNELVM_REMOTE"
@@ -44,18 +40,7 @@ WRITE_VARIABLE = "KERNELVM_REMOTE_WRITE"
 KINDS = (DEVEL, KERNELS)
 TAR_TIMEOUT_S = 600.0
 SILENCE_S = 30.0
-# An entry holds what `_put` packs: files and links without anything unusual about them.
-RULES = ArchiveRules(
-    kinds=(*BASIC_KINDS, MemberKind.SYMLINK),
-    most_members=500_000,
-    most_parts=40,
-    printable_names=True,
-    dotdot_after_name=False,
-    keep_permissions=False,
-)
 _CHUNK_BYTES = 1 << 20
-# Of an error that may be in the words of a hostile server.
-_SHOWN = 200
 
 T = TypeVar("T")
 
@@ -64,7 +49,10 @@ T = TypeVar("T")
 class RemoteLimits:
     """What a remote store may cost.
 
-    note_s, archive_s: seconds until a note or an archive is there. archive_bytes: of each.
+    Attributes:
+        note_s: Seconds until the record of a request is there.
+        archive_s: Seconds until an archive is there.
+        archive_bytes: Of each archive, packed.
     """
 
     note_s: float = 30.0
@@ -76,7 +64,10 @@ class RemoteLimits:
 class Answer:
     """What a remote store says about a request, checked.
 
-    kernel: names it. sha256: of its archives, by kind. cell: of whoever built it.
+    Attributes:
+        kernel: Digest that names the kernel.
+        sha256: Digests of its archives, by the name of the kind.
+        cell: Name of the cell that it was built for first.
     """
 
     kernel: Digest
@@ -85,7 +76,16 @@ class Answer:
 
     @classmethod
     def read(cls, data: bytes) -> Answer:
-        """Return what a note says. Raises Malformed if it is no such note."""
+        """Return what the record of a request says.
+
+        Raises Malformed if it is no such record.
+
+        Args:
+            data: The bytes of the record.
+
+        Returns:
+            The answer.
+        """
         noted = Fields(parse_json(data, most_bytes=MOST_REQUEST_BYTES))
         digests, kernel = noted.fields("sha256"), noted_digest(noted.take("kernel"))
         sha256 = {kind.name: noted_digest(digests.take(kind.name)) for kind in KINDS}
@@ -96,8 +96,19 @@ class Answer:
 class Remote:
     """A store elsewhere.
 
-    url: file://, http(s)://, s3://, ssh:// or whatever fsspec knows. writable: whether what is
-    built here is put there. options: for fsspec's file system. limits: what it may cost.
+    Args:
+        url: file://, http(s)://, s3://, ssh:// or whatever fsspec knows.
+        writable: Whether what is built here is put there.
+        options: For fsspec's file system.
+        limits: What it may cost.
+
+    Attributes:
+        url: Without name and password, as it is shown and recorded.
+        writable: As given.
+
+    Raises:
+        ToolMissing: fsspec is not installed.
+        BadInput: The address is none that fsspec knows.
     """
 
     def __init__(
@@ -129,7 +140,17 @@ class Remote:
             ) from None
 
     def fetch(self, store: Store, request: Digest) -> Digest | None:
-        """Copy the kernel of a request into a store; return its digest, None if it is not there."""
+        """Copy the kernel of a request into a store.
+
+        What goes wrong is shown in one line, and stops nothing.
+
+        Args:
+            store: Where it is put.
+            request: Digest of the request.
+
+        Returns:
+            The kernel's digest; None if it is not to be had.
+        """
         return self._attempt(store, "nothing is taken from", lambda: self._fetch(store, request))
 
     def _fetch(self, store: Store, request: Digest) -> Digest | None:
@@ -149,7 +170,7 @@ class Remote:
                 store.obtain(
                     kind,
                     answer.kernel,
-                    _moved(work.directory / kind.name, about),
+                    entry_of(work.directory / kind.name, about),
                     label=f"{kind}/{answer.kernel[:16]} from {self.url}",
                 )
         store.progress.say(f"took {answer.cell} from {self.url}")
@@ -181,14 +202,14 @@ class Remote:
         entry.mkdir()
         unpack_entry(archive, entry)
         archive.unlink()
-        return {**_checked_entry(entry, kind, answer.kernel), "remote": self.url}
+        return {**checked_entry(entry, kind, answer.kernel), "remote": self.url}
 
     def _read(
         self, name: str, take: Callable[[bytes], object], *, most_bytes: int, timeout_s: float
     ) -> None:
-        """Have a file's bytes taken piece by piece.
+        """Pass a file's bytes on piece by piece.
 
-        Raises FileNotFoundError if it is not there, Malformed if it has too many bytes or is no
+        Raises FileNotFoundError if it is not there, Malformed if it has too many bytes, or is no
         file, HarnessError if it takes too long.
         """
         path, deadline = f"{self._root}/{name}", Deadline(timeout_s)
@@ -216,7 +237,16 @@ class Remote:
         return self._files.open(path, "rb")
 
     def put(self, store: Store, request: Digest, digest: Digest, cell: str) -> None:
-        """Put a kernel of a store there, unless it is there already or we may not."""
+        """Put a kernel of a store there, unless it is there already or we may not.
+
+        What goes wrong is shown in one line, and stops nothing.
+
+        Args:
+            store: Where the kernel is.
+            request: Digest of the request that it is the answer to.
+            digest: Names the kernel.
+            cell: Name of the cell that it was built for.
+        """
         if self.writable:
             self._attempt(
                 store, "nothing is put into", lambda: self._put(store, request, digest, cell)
@@ -269,58 +299,11 @@ def _waiting_for(url: str) -> dict[str, Any]:
     return {"client_kwargs": {"timeout": limits}}
 
 
-def unpack_entry(archive: Path, directory: Path, rules: ArchiveRules = RULES) -> None:
-    """Unpack a .tar.gz of an entry into a directory that is empty.
-
-    Raises Malformed if it is no such archive or holds more than the rules allow, OSError if the
-    disk is full.
-    """
-    options = UnpackOptions(
-        what="the archive", rules=rules, compressed_bytes=archive.stat().st_size
-    )
-    try:
-        unpack_gzip(archive, directory, options)
-    except BadInput as error:
-        why = error.evidence.seen or error.evidence.excerpt
-        raise Malformed(f"{error.summary}: {why}"[:_SHOWN]) from None
-
-
-def _moved(directory: Path, about: dict[str, Any]) -> Callable[[StagingDirectory], dict[str, Any]]:
-    """Return what makes an entry of a directory."""
-
-    def make(work: StagingDirectory) -> dict[str, Any]:
-        work.entry.rmdir()
-        directory.rename(work.entry)
-        return about
-
-    return make
-
-
-def _checked_entry(entry: Path, kind: Kind, digest: Digest) -> dict[str, Any]:
-    """Return what an entry of a remote store says about itself, once all in it is what it says.
-
-    The note goes, as the store writes its own. Raises Malformed.
-    """
-    try:
-        metadata = read_metadata(entry, kind)
-    except Malformed as error:
-        raise Malformed(f"{kind}/{digest[:16]}/{ENTRY}: {error.reason}") from None
-    about = printable_metadata(metadata.about)
-    if kind == KERNELS:
-        image = read_kernel_metadata(about, digest).image
-        if not metadata.sized or image not in metadata.sizes:
-            raise Malformed(f"{kind}/{digest[:16]} has no {image}")
-    faults = damage_of(entry, metadata)
-    if faults:
-        raise Malformed(f"{kind}/{digest[:16]}: {faults[0]}")
-    (entry / ENTRY).unlink()
-    return about
-
-
 def _within(deadline: Deadline, work: Callable[[], None], name: str) -> None:
-    """Do what may never return in a thread of its own.
+    """Do what may never return in a thread of its own; whatever it raises is raised here.
 
-    Raises what it raises, and HarnessError if it is not done in time; then nobody waits for it.
+    Raises:
+        HarnessError: It is not done in time; then nobody waits for it.
     """
     raised: list[BaseException] = []
 
@@ -347,13 +330,13 @@ def _in_a_line(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror:
         said = error.strerror
     shown = "".join(each if each.isprintable() else "?" for each in said)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
 
 
 def remote_of_environment() -> Remote | None:
     """Return the remote store that KERNELVM_REMOTE names; None if it is not set.
 
-    It is read from alone unless KERNELVM_REMOTE_WRITE is 1.
+    Nothing is put into it unless KERNELVM_REMOTE_WRITE is 1.
     """
     url = os.environ.get(VARIABLE)
     return Remote(url, writable=os.environ.get(WRITE_VARIABLE) == "1") if url else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 from pytest_kernelvm.foreign.json_fields import Malformed, file_name
 from pytest_kernelvm.progress import Progress
 from pytest_kernelvm.store.digest import Digest, file_digest, sparse_digest, tree_digests
-from pytest_kernelvm.store.disk import STORE_VARIABLE, disk_errors
 from pytest_kernelvm.store.kinds import LOGS, TEMPORARY, Form, Kind
 from pytest_kernelvm.store.locks import lock, lock_if_free
 from pytest_kernelvm.store.metadata import (
@@ -26,12 +24,9 @@ from pytest_kernelvm.store.metadata import (
     missing_or_resized,
     read_metadata,
 )
-from pytest_kernelvm.store.owners import ABANDONED_S, locked_if_free, owned
-from pytest_kernelvm.store.uses import Uses
-from pytest_kernelvm.store.writing import remove_tree, write_whole
-
-# Names in `tmp`: of what is being removed, and of a bundle that is not complete, which has no lock.
-_REMOVED, UNFINISHED_BUNDLE = "removed-", "failure-"
+from pytest_kernelvm.store.owners import Uses, owned
+from pytest_kernelvm.store.staging import clear_if_abandoned, put_aside
+from pytest_kernelvm.store.writing import STORE_VARIABLE, disk_errors, remove_tree, write_whole
 
 
 def default_store() -> Path:
@@ -45,7 +40,12 @@ def default_store() -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StagingDirectory:
-    """A directory to work in, which is gone afterwards, and the entry below it to be filled."""
+    """A directory to work in, and the entry below it that is to be filled.
+
+    Attributes:
+        directory: Gone afterwards, with all that is in it.
+        entry: Becomes the entry of the store.
+    """
 
     directory: Path
     entry: Path
@@ -54,9 +54,15 @@ class StagingDirectory:
 class Store:
     """A content-addressed directory that several processes share.
 
-    root: where it is; made when first written to.
-    progress: told when another process is waited for.
-    found, made: kinds and digests of what this object found and made.
+    Args:
+        root: Where it is; made when first written to.
+        progress: Where waiting for other processes is shown.
+
+    Attributes:
+        root: As given.
+        progress: As given.
+        found: Names of kinds and digests of what this object has found.
+        made: Names of kinds and digests of what this object has made.
     """
 
     def __init__(self, root: Path, progress: Progress) -> None:
@@ -71,19 +77,33 @@ class Store:
     def path(self, kind: Kind, digest: Digest) -> Path:
         """Return where the entry of a kind and digest is or would be.
 
-        The one place where paths of entries are made. Raises NotADigest if the digest is none.
+        Raises NotADigest if the digest is none.
+
+        Args:
+            kind: One whose things are named by digests.
+            digest: Its name.
+
+        Returns:
+            The directory.
         """
         assert kind.form in (Form.ENTRY, Form.WORK)
         return self.place(kind) / Digest(digest)
 
     def place(self, kind: Kind) -> Path:
-        """Return where a kind is kept: its directory, or its file."""
+        """Return where a kind is: its directory, or its file."""
         return self.root / kind.name
 
     def find(self, kind: Kind, digest: Digest) -> Path | None:
-        """Return an entry's directory if it is there and its files have the sizes noted.
+        """Return an entry's directory if it is there and its files have the recorded sizes.
 
-        One that is damaged is told once; it is not there, and `obtain` makes it anew.
+        A damaged entry is reported once. It counts as absent, and `obtain` makes it anew.
+
+        Args:
+            kind: What it is.
+            digest: Its name.
+
+        Returns:
+            The directory; None if there is no whole entry.
         """
         if self._metadata(kind, digest) is None:
             return None
@@ -108,20 +128,29 @@ class Store:
         return None
 
     def note_use(self, kind: Kind, name: str, path: Path) -> None:
-        """Note that this process uses something; as long as it lives, that is not removed.
+        """Record that this process uses something; it is not removed while the process lives.
 
-        path: where it is.
+        Args:
+            kind: What it is.
+            name: Its digest, or its directory's name.
+            path: Where it is.
         """
         self._uses.add(kind, name, path)
 
     def in_use(self, kind: Kind, name: str) -> bool:
-        """Whether a process that lives, other than this one, has found an entry."""
+        """Whether a process that lives, other than this one, uses something."""
         return self._uses.by_others(kind, name)
 
     def last_use(self, kind: Kind, name: str, path: Path | None = None) -> float:
-        """Return when an entry was last found, in seconds since 1970; of old ones, when made.
+        """Return when something was last found.
 
-        path: where it is, if that is not the directory of an entry.
+        Args:
+            kind: What it is.
+            name: Its digest, or its directory's name.
+            path: Where it is, if that is not the directory of an entry.
+
+        Returns:
+            Seconds since 1970; of what was never found, when it was made; 0 if it is gone.
         """
         made = path or self.path(kind, Digest(name)) / ENTRY
         for noted in (self._uses.directory(kind, name), made, made.parent):
@@ -130,10 +159,17 @@ class Store:
         return 0.0
 
     def remove(self, kind: Kind, name: str, path: Path | None = None) -> bool:
-        """Remove something unless somebody uses or makes it; return whether it is gone.
+        """Remove something unless somebody uses or makes it.
 
-        path: where it is, if that is not the directory of an entry.
         Raises BadInput if the store is not writable.
+
+        Args:
+            kind: What it is.
+            name: Its digest, or its directory's name.
+            path: Where it is, if that is not the directory of an entry.
+
+        Returns:
+            Whether it is gone.
         """
         lock_name = f"{kind}-{name}"
         path = path or self.path(kind, Digest(name))
@@ -141,7 +177,7 @@ class Store:
             if not ours or self.in_use(kind, name):
                 return False
             # Whoever finds it from now on waits for our lock; whoever did just before noted it.
-            aside = self._put_aside(path, lock_name)
+            aside = put_aside(self.root, path, lock_name)
             if aside and self.in_use(kind, name):
                 aside.rename(path)
                 return False
@@ -152,33 +188,32 @@ class Store:
         return True
 
     def discard(self, kind: Kind, name: str, path: Path | None = None) -> None:
-        """Remove something, whoever uses it: what he has opened he keeps.
+        """Remove something, whoever uses it: files that are open stay readable.
 
-        path: where it is, if that is not the directory of an entry.
         Raises BadInput if the store is not writable.
+
+        Args:
+            kind: What it is.
+            name: Its digest, or its directory's name.
+            path: Where it is, if that is not the directory of an entry.
         """
         lock_name = f"{kind}-{name}"
         path = path or self.path(kind, Digest(name))
         with self.lock(lock_name, f"{kind}/{name[:16]}"), self.disk_errors():
-            aside = self._put_aside(path, lock_name)
+            aside = put_aside(self.root, path, lock_name)
             if aside:
                 remove_tree(aside)
 
-    def _put_aside(self, path: Path, name: str) -> Path | None:
-        """Move something out of the way in one step; None if somebody else was faster."""
-        aside = self.place(TEMPORARY) / f"{_REMOVED}{name}"
-        remove_tree(aside)
-        aside.parent.mkdir(exist_ok=True)
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            return None
-        return aside
-
     def describe(self, path: Path) -> dict[str, Any]:
-        """Return what was noted about an entry when it was made.
+        """Return what was recorded about an entry when it was made.
 
-        Raises Malformed if its note is damaged, OSError if it is gone.
+        Raises Malformed if entry.json is damaged, OSError if the entry is gone.
+
+        Args:
+            path: The entry's directory.
+
+        Returns:
+            What its maker has returned.
         """
         return dict(read_metadata(path).about)
 
@@ -192,10 +227,18 @@ class Store:
     ) -> Path:
         """Return an entry, making it if it is not there; concurrent callers make it once.
 
-        make: fills `work.entry` and returns what is to be noted about it, as JSON.
-        label: what is made, in words, for those who wait.
-        Raises BadInput if the store is not writable, HarnessError if its disk is full; then nothing
-        half-made is left.
+        If that fails, nothing half-made is left.
+
+        Raises BadInput if the store is not writable, HarnessError if the store's disk is full.
+
+        Args:
+            kind: What it is.
+            digest: Names it: a digest of all that decides what is made.
+            make: Fills `work.entry`, and returns what is to be recorded about it, as JSON.
+            label: What is made, in words, for those who wait.
+
+        Returns:
+            The entry's directory.
         """
         found = self.find(kind, digest)
         if found:
@@ -237,9 +280,16 @@ class Store:
         self._told_damaged.discard(path)
 
     def damage(self, kind: Kind, digest: Digest) -> tuple[str, ...]:
-        """Return what is wrong with an entry, by the digests of its files; nothing if it is whole.
+        """Return what is wrong with an entry, by the digests of its files.
 
-        Of a source of an earlier version's store only the note is read.
+        Of a source that an earlier version has stored only entry.json is read.
+
+        Args:
+            kind: What it is.
+            digest: Its name.
+
+        Returns:
+            One line for each fault; nothing if the entry is whole.
         """
         path = self.path(kind, digest)
         try:
@@ -251,9 +301,15 @@ class Store:
         return damage_of(path, metadata)
 
     def new_log_directory(self, name: str) -> Path:
-        """Make and return a fresh directory for the logs of something called `name`.
+        """Make a fresh directory for the logs of something.
 
-        Raises BadInput if the store is not writable, HarnessError if its disk is full.
+        Raises BadInput if the store is not writable, HarnessError if the store's disk is full.
+
+        Args:
+            name: What its name begins with: the cell, for example.
+
+        Returns:
+            The directory.
         """
         logs = self.place(LOGS)
         self.clear_abandoned()
@@ -265,9 +321,17 @@ class Store:
 
     @contextlib.contextmanager
     def work(self, name: str) -> Iterator[StagingDirectory]:
-        """Give a fresh directory below the store; call it with the lock of the same name held.
+        """Give a fresh directory below the store.
 
         What an interrupted predecessor left, under this name or another, is removed first.
+
+        Raises BadInput if the store is not writable, HarnessError if the store's disk is full.
+
+        Args:
+            name: Of the directory. The caller holds the lock of the same name.
+
+        Yields:
+            The directory, which is gone afterwards.
         """
         self.clear_abandoned()
         directory = self.place(TEMPORARY) / name
@@ -288,29 +352,22 @@ class Store:
         with contextlib.suppress(OSError):
             for path in self.place(TEMPORARY).iterdir():
                 with contextlib.suppress(OSError):
-                    self._clear_if_abandoned(path)
-
-    def _clear_if_abandoned(self, path: Path) -> None:
-        """Remove a directory of `tmp` if its owner, who would hold its lock, is gone."""
-        old = time.time() - path.lstat().st_mtime > ABANDONED_S
-        if path.name.startswith(_REMOVED):
-            with self.lock_if_free(path.name.removeprefix(_REMOVED)) as ours:
-                if ours:
-                    remove_tree(path)
-        elif path.name.startswith(UNFINISHED_BUNDLE):
-            if old:
-                remove_tree(path)
-        else:
-            with locked_if_free(path) as ours:
-                if ours or (ours is None and old):
-                    remove_tree(path)
+                    clear_if_abandoned(self.root, path)
 
     def disk_errors(self) -> AbstractContextManager[None]:
         """Turn errors of the operating system into BadInput or HarnessError with advice."""
         return disk_errors(self.root)
 
     def lock(self, name: str, label: str) -> AbstractContextManager[None]:
-        """Hold the lock of a name; while another process has it, say who and wait."""
+        """Hold the lock of a name; while another process has it, say who and wait.
+
+        Args:
+            name: Of the lock: `KIND-DIGEST`, or of other work.
+            label: What is made under it, in words, for those who wait.
+
+        Returns:
+            The context in which it is held.
+        """
         return lock(self.root, name, label, self.progress)
 
     def lock_if_free(self, name: str) -> AbstractContextManager[bool]:

@@ -15,7 +15,14 @@ _NOT_AN_ENTRY = "this is not the name of an entry"
 
 
 def verify(store: Store) -> dict[Item, tuple[str, ...]]:
-    """Return the damaged items and what is wrong with each, by the digests of their files."""
+    """Return the damaged things in a store.
+
+    Args:
+        store: All of it is read.
+
+    Returns:
+        What is wrong with each, one text for each fault.
+    """
     found = {}
     for item in items(store):
         faults = _faults(store, item)

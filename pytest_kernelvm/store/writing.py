@@ -1,27 +1,44 @@
-"""Files of a store: written whole or not at all, and removed whatever their modes are."""
+"""Files of a store: written whole or not at all, removed whatever their modes are; disk errors."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_kernelvm.errors import BadInput, Evidence, HarnessError, KernelvmError
 from pytest_kernelvm.store.digest import digest_of_bytes
+
+STORE_VARIABLE = "KERNELVM_STORE"
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def raise_if_full(said: str) -> None:
-    """Raise the OSError of a full disk if a program said that it met one."""
+    """Raise the OSError of a full disk if a program said that it met one.
+
+    Args:
+        said: What the program has printed.
+
+    Raises:
+        OSError: ENOSPC, if its text is in the output.
+    """
     full = os.strerror(errno.ENOSPC)
     if full in said:
         raise OSError(errno.ENOSPC, full)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there with all its bytes or not at all."""
+    """Write a file so that it is there with all its bytes or not at all.
+
+    Args:
+        path: The file; directories above it are made.
+        data: Its bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -34,13 +51,13 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_sealed(path: Path, data: bytes) -> None:
+def write_checksummed(path: Path, data: bytes) -> None:
     """Write a file as `write_whole`, with the digest of its bytes in the first line."""
     write_whole(path, digest_of_bytes(data).encode() + b"\n" + data)
 
 
-def read_sealed(path: Path) -> bytes | None:
-    """Return what `write_sealed` wrote; None if that is not there, or is damaged."""
+def read_checksummed(path: Path) -> bytes | None:
+    """Return what `write_checksummed` wrote; None if that is not there, or is damaged."""
     try:
         digest, _, data = path.read_bytes().partition(b"\n")
     except OSError:
@@ -62,3 +79,65 @@ def remove_tree(path: Path) -> None:
             if not below.is_symlink():
                 below.chmod(0o755)
     shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn errors of the operating system into errors that say what to do.
+
+    A program that met a full disk says so in words; its error is turned too.
+
+    Raises BadInput if something below the root may not be written, HarnessError if the disk is full
+    or failed.
+
+    Args:
+        root: The store's directory.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        ours = name is None or Path(str(name)).is_relative_to(root)
+        refused = error.errno in REFUSED and ours
+        said = not_writable(root, error) if refused else _failed(root, error)
+        raise said from error
+    except HarnessError as error:
+        try:
+            raise_if_full(error.evidence.excerpt)
+        except OSError as full:
+            said = _failed(root, full)
+            raise said from error
+        raise
+
+
+def not_writable(root: Path, error: OSError) -> KernelvmError:
+    """Return the error for a store that could not be written.
+
+    Args:
+        root: The store's directory.
+        error: What the operating system said.
+
+    Returns:
+        HarnessError for a full disk, else BadInput.
+    """
+    if error.errno in FULL:
+        return _failed(root, error)
+    return BadInput(
+        f"the store is not writable: {error}",
+        Evidence(
+            where=(str(root),),
+            next_step="make it and all below it yours to write, or name another directory "
+            f"with {STORE_VARIABLE}",
+        ),
+    )
+
+
+def _failed(root: Path, error: OSError) -> HarnessError:
+    full = error.errno in FULL
+    return HarnessError(
+        f"the disk of the store is full: {error}" if full else f"the store failed: {error}",
+        Evidence(
+            where=(str(root),),
+            next_step=f"make room, or name another directory with {STORE_VARIABLE}",
+        ),
+    )

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_kernelvm.errors import BadInput, ToolMissing
-from pytest_kernelvm.fetch.debian import Package, download, find_package, host_arch, unpack_deb
+from pytest_kernelvm.fetch.apt import Package
+from pytest_kernelvm.fetch.debian import download, find_package, host_arch, unpack_deb
 from pytest_kernelvm.fetch.kernel_packages import kernel_packages
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent

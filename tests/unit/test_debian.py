@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
-from pytest_kernelvm.fetch.debian import find_package, mirror, unpack_deb, unpack_source
+from pytest_kernelvm.fetch.apt import mirror
+from pytest_kernelvm.fetch.debian import find_package, unpack_deb, unpack_source
 from pytest_kernelvm.process import run
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.store import Store

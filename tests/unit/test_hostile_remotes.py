@@ -29,7 +29,8 @@ from pytest_kernelvm.foreign.archive_rules import ArchiveRules
 from pytest_kernelvm.foreign.json_fields import Malformed
 from pytest_kernelvm.store.digest import Digest, file_digest, tree_digests
 from pytest_kernelvm.store.kinds import DEVEL, KERNELS
-from pytest_kernelvm.store.remote import RULES, Remote, RemoteLimits, unpack_entry
+from pytest_kernelvm.store.remote import Remote, RemoteLimits
+from pytest_kernelvm.store.remote_archives import RULES, unpack_entry
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.serving import serving
 from tests.unit.small_kernel import kernelvm_build, write_cell, write_small_kernel

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_kernelvm.config.model import Patch
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.fetch.patching import MOST_PATCH_BYTES, plain_patch
+from pytest_kernelvm.fetch.patching import MOST_PATCH_BYTES, uncompressed_patch
 from pytest_kernelvm.process import run
 
 TEXT = b"--- a/x\n+++ b/x\n@@ -1 +1 @@\n-x\n+y\n" * 40
@@ -48,14 +48,14 @@ SUFFIXES = ("gz", "xz", "bz2", "zst")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_compressed_is_unpacked(suffix: str, tmp_path: Path) -> None:
     patch = patch_in(compressed(tmp_path, suffix, TEXT))
-    assert plain_patch(patch, tmp_path, most_bytes=len(TEXT)).read_bytes() == TEXT
+    assert uncompressed_patch(patch, tmp_path, most_bytes=len(TEXT)).read_bytes() == TEXT
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_too_large_is_not(suffix: str, tmp_path: Path) -> None:
     patch = patch_in(compressed(tmp_path, suffix, TEXT))
     with pytest.raises(BadInput) as caught:
-        plain_patch(patch, tmp_path, most_bytes=len(TEXT) - 1)
+        uncompressed_patch(patch, tmp_path, most_bytes=len(TEXT) - 1)
     assert caught.value.summary == "the patch it is too large when it is unpacked"
     assert caught.value.evidence.expected == f"at most {len(TEXT) - 1:,} bytes"
     assert caught.value.evidence.where == ("malta.yaml:7:9", str(patch.file))
@@ -67,7 +67,7 @@ def test_a_bomb(tmp_path: Path) -> None:
     path = tmp_path / "bomb.patch.gz"
     path.write_bytes(gzip.compress(bytes(16 << 20)) * (MOST_PATCH_BYTES // (16 << 20) + 1))
     with pytest.raises(BadInput, match="the patch it is too large when it is unpacked"):
-        plain_patch(patch_in(path), tmp_path)
+        uncompressed_patch(patch_in(path), tmp_path)
     assert (tmp_path / "plain.patch").stat().st_size <= MOST_PATCH_BYTES
 
 
@@ -80,6 +80,6 @@ def test_what_is_damaged_is_told(suffix: str, how: str, tmp_path: Path) -> None:
     damaged = {"cut off": data[:-5], "changed": changed, "something else": b"nonsense" * 9}
     path.write_bytes(damaged[how])
     with pytest.raises(BadInput) as caught:
-        plain_patch(patch_in(path), tmp_path)
+        uncompressed_patch(patch_in(path), tmp_path)
     assert caught.value.summary.startswith("the patch it cannot be unpacked: ")
     assert not caught.value.summary.endswith(": ")

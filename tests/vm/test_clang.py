@@ -13,7 +13,7 @@ from pytest_kernelvm.session.smoke_tests import try_modules
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.machine.start import boot_guest
 from tests.vm.small_kernel_symbols import LEAST
-from tests.vm.test_own_modules import HELLO
+from tests.vm.test_out_of_tree import HELLO
 
 SMALL = f"""\
 arch: aarch64

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.kernel.build.build_directories import (
-    BuildDirectory,
     BuildRequest,
-    open_build_directory,
 )
 from pytest_kernelvm.kernel.build.configure import (
     answers_of,
@@ -24,20 +19,10 @@ from pytest_kernelvm.kernel.build.configure import (
     make_run_in,
     source_tree,
 )
-from pytest_kernelvm.kernel.build.devel import publish_devel
-from pytest_kernelvm.kernel.build.incremental import previous_kernel, record_of
+from pytest_kernelvm.kernel.build.kernel_build import KernelBuild
 from pytest_kernelvm.kernel.build.keys import kernel_digest, make_variables, request_key
-from pytest_kernelvm.kernel.build.make import RELEASE_FILE, MakeRun, compile_kernel, install_modules
-from pytest_kernelvm.kernel.build.outputs import (
-    FinishedBuild,
-    collect_outputs,
-    module_count,
-    outputs,
-    section_sizes,
-    tool_versions,
-)
-from pytest_kernelvm.kernel.build.release import check_release, release_parts
-from pytest_kernelvm.kernel.build.symbol_users import write_symbol_users
+from pytest_kernelvm.kernel.build.make import MakeRun
+from pytest_kernelvm.kernel.build.release import check_release
 from pytest_kernelvm.kernel.kconfig import dot_config
 from pytest_kernelvm.kernel.kconfig.requests import requests_of
 from pytest_kernelvm.kernel.prebuilt.prebuilt import is_prebuilt, obtain_prebuilt, prebuilt_digest
@@ -47,14 +32,9 @@ from pytest_kernelvm.store.intact import require_intact
 from pytest_kernelvm.store.kernel_metadata import KernelMetadata, requested_kernel, stored_kernel
 from pytest_kernelvm.store.kinds import DEVEL, KERNELS, REQUESTS
 from pytest_kernelvm.store.remote import remote_of_environment
-from pytest_kernelvm.store.store import StagingDirectory, Store
+from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import remove_tree, write_whole
-from pytest_kernelvm.toolchain.compiler import (
-    PREFIX_MAP_FLAG,
-    ccache_summary,
-    compiler_version,
-    require_arch,
-)
+from pytest_kernelvm.toolchain.compiler import PREFIX_MAP_FLAG, compiler_version, require_arch
 from pytest_kernelvm.toolchain.config_tools import needed_tools, require_tools
 from pytest_kernelvm.toolchain.image_tools import require_image_tools
 
@@ -63,12 +43,17 @@ from pytest_kernelvm.toolchain.image_tools import require_image_tools
 class Kernel:
     """A built kernel in the store.
 
-    digest: names what made it. release: `uname -r`. directory: its entry in the store.
-    image: the file that QEMU boots. patches: names of the patches in it.
-    features: what they bring.
-    shared_console: whether it has no port for the agent alone.
-    headers_digest: names the headers that programs for it are compiled with.
-    llvm: what make was told as LLVM=, empty for gcc.
+    Attributes:
+        digest: Names all that made it.
+        release: What `uname -r` says.
+        arch: Its architecture.
+        directory: Its entry in the store.
+        image: The file that QEMU boots.
+        patches: Names of the patches in it.
+        headers_digest: Names the headers that programs for it are compiled with.
+        features: What its patches bring, as the vm-config says.
+        shared_console: Whether it has no port for the agent alone.
+        llvm: What make was given as LLVM=, empty for gcc.
     """
 
     digest: Digest
@@ -112,7 +97,15 @@ class Kernel:
 def find_kernel(store: Store, config: CellConfig) -> Kernel | None:
     """Return a cell's kernel if the store has it; nothing is unpacked or compiled.
 
-    Raises ToolMissing if the source or the compiler is not installed.
+    Raises ToolMissing if the source or the compiler is not installed, BuildFailed if its release is
+    not the one that the vm-config demands.
+
+    Args:
+        store: Where to look.
+        config: The cell.
+
+    Returns:
+        The kernel; None if it is not built.
     """
     if is_prebuilt(config):
         stored = stored_kernel(store, prebuilt_digest(store, config.kernel.source))
@@ -152,8 +145,17 @@ def _kernel(entry: Path, metadata: KernelMetadata, config: CellConfig) -> Kernel
 def build_kernel(store: Store, config: CellConfig, *, jobs: int | None = None) -> Kernel:
     """Return a cell's kernel, building it unless the store has it.
 
-    jobs: how many compilers at once, by default one a core.
-    Raises ConfigLost, BuildFailed, ToolMissing, BadInput or HarnessError.
+    Raises ConfigLost if a symbol that was asked for is not in the final .config, BuildFailed if
+    make failed, or a patch does not apply, ToolMissing if a program or the source is not installed,
+    BadInput if the vm-config does not fit the source, HarnessError if the store failed.
+
+    Args:
+        store: Where it is put.
+        config: The cell.
+        jobs: How many compilers run at once; None for one a core.
+
+    Returns:
+        The kernel.
     """
     if is_prebuilt(config):
         obtain_prebuilt(store, config)
@@ -212,7 +214,7 @@ def _build_into(store: Store, run: MakeRun, located: LocatedSource, compiler: st
     return kernel_build.digest
 
 
-def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str) -> _KernelBuild:
+def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str) -> KernelBuild:
     """Return a kernel to be made: its .config is final, and so is what names it."""
     config, version = run.config, kernel_version(run.tree)
     _check_version(config, version, located)
@@ -221,7 +223,7 @@ def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str)
     requests = requests_of(config.kernel, version)
     require_tools(config.id, parsed, requests, where=config.kernel.base)
     patches = config.kernel.patches_for(version)
-    return _KernelBuild(
+    return KernelBuild(
         store=store,
         run=run,
         located=located,
@@ -273,112 +275,3 @@ def _configured(
     for directory in (run.directory, answers_of(run)):
         remove_tree(directory)
     return run, final_config(store, run, located, compiler, version)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _KernelBuild:
-    """A kernel that is made: what names it, and what it is made of.
-
-    final: its .config. request: the build directory that suits it.
-    """
-
-    store: Store
-    run: MakeRun
-    located: LocatedSource
-    compiler: str
-    version: str
-    final: str
-    digest: Digest
-    request: BuildRequest
-
-    def make(self, work: StagingDirectory) -> dict[str, Any]:
-        """Build it into an entry of the store; return the entry's note."""
-        config, started = self.run.config, time.monotonic()
-        with open_build_directory(
-            self.store, self.request, f"the kernel of {config.id}"
-        ) as build_directory:
-            run = self.run.moved_to(self.store, build_directory)
-            parts = release_parts(
-                build_directory.tree, self.version, dot_config.parse_config(self.final)
-            )
-            if config.kernel.release:
-                # Known before all is compiled.
-                run.make(RELEASE_FILE)
-                _check_release(config, build_directory.objects, parts)
-            files = self._built(run, build_directory, work)
-            release = (build_directory.objects / RELEASE_FILE).read_text().strip()
-            _publish_devel(self.store, self.digest, run, build_directory)
-        elapsed_s = time.monotonic() - started
-        if cached := ccache_summary(Path(self.run.env["CCACHE_STATSLOG"])):
-            self.store.progress.say(cached)
-        self.store.progress.say(f"built {config.id}: {files} files in {elapsed_s:.0f} s")
-        return {
-            **self._about(work.entry),
-            "release": release,
-            "built_s": round(elapsed_s, 1),
-            "built_upon": build_directory.parent,
-            "release_parts": parts,
-        }
-
-    def _built(self, run: MakeRun, build_directory: BuildDirectory, work: StagingDirectory) -> int:
-        """Compile and collect it; return how many files were compiled."""
-        installed = work.directory / "installed"
-        previous = previous_kernel(self.store, build_directory)
-        same_headers = previous if previous and previous.has_headers else None
-        files = compile_kernel(self.store, run, headers=not same_headers)
-        install_modules(run, previous, installed)
-        built = FinishedBuild(
-            arch=self.run.config.arch,
-            tree=build_directory.tree,
-            objects=build_directory.objects,
-            installed=installed,
-            log=self.run.log,
-            images=self.run.config.kernel.images,
-            previous=same_headers,
-        )
-        collect_outputs(built, work.entry)
-        write_symbol_users(build_directory.objects, work.entry)
-        return files
-
-    def _about(self, entry: Path) -> dict[str, Any]:
-        """Return what is noted of any kernel that was built so."""
-        config = self.run.config
-        return {
-            "version": self.version,
-            "arch": config.arch.name,
-            "image": Path(config.arch.images[config.kernel.image]).name,
-            "patches": [patch.name for patch in config.kernel.patches_for(self.version)],
-            "compiler": self.compiler,
-            "llvm": config.kernel.llvm,
-            "source": self.located.label,
-            "first_cell": config.id,
-            "built_on": platform.node(),
-            "modules": module_count(entry),
-            "section_bytes": section_sizes(config.arch, entry / "vmlinux"),
-            "tools": tool_versions(("make", f"{config.arch.toolchain_prefix}ld")),
-            "outputs": outputs(entry),
-        }
-
-    def make_devel(self) -> None:
-        """Make only what modules of others are built against."""
-        with open_build_directory(
-            self.store, self.request, f"the kernel of {self.run.config.id}"
-        ) as build_directory:
-            run = self.run.moved_to(self.store, build_directory)
-            compile_kernel(self.store, run, headers=False)
-            _publish_devel(self.store, self.digest, run, build_directory)
-
-
-def _publish_devel(
-    store: Store, digest: Digest, build: MakeRun, build_directory: BuildDirectory
-) -> None:
-    arch = build.config.arch.linux_arch
-    publish_devel(
-        store, digest, tree=build_directory.tree, objects=build_directory.objects, linux_arch=arch
-    )
-    build_directory.record_made(record_of(digest, build_directory.objects))
-
-
-def _check_release(config: CellConfig, objects: Path, parts: tuple[tuple[str, str], ...]) -> None:
-    release = (objects / RELEASE_FILE).read_text().strip()
-    check_release(config.kernel.release, release, parts, label=config.id, where=str(config.file))

@@ -63,12 +63,16 @@ FARTHEST = 500
 class BuildRequest:
     """What is to be built.
 
-    tree: the source with its patches, in the store. family: names the source without them; builds
-    of the same are built upon first. series: the first two numbers of its version; builds of other
-    families are built upon if they are of the same. state: names the tree; that of a working tree
-    changes under its name. config: the final .config. toolchain: architecture, compiler and make's
-    variables. files: digests of the files, by relative path, of a tree whose files are replaced now
-    and then; None for one that never changes.
+    Attributes:
+        tree: The source with its patches, in the store.
+        family: Names the source without its patches; builds of the same family are copied first.
+        series: The first two numbers of its version. Builds of other families are copied if they
+            are of the same series.
+        state: Names the tree; the files of a working tree change under the same name.
+        config: The final .config.
+        toolchain: Names architecture, compiler and make's variables.
+        files: Digests of the files, by relative path, of a tree whose files are replaced now and
+            then; None for a tree that never changes.
     """
 
     tree: Path
@@ -89,10 +93,13 @@ class BuildRequest:
 class BuildDirectory:
     """A build directory, ours until the context is left.
 
-    tree: the source. objects: make's O=, with the .config in it.
-    changed: files of the source, relative, that differ from those it was last built from; None if
-    it never was. parent: the build directory that it is a copy of, empty for none.
-    made: what the last build in it noted of what it made, empty unless it succeeded.
+    Attributes:
+        tree: The source.
+        objects: make's O=, with the .config in it.
+        changed: Relative paths of the source's files that differ from those it was last built from;
+            None if it never was.
+        parent: Name of the build directory that it is a copy of, empty for none.
+        made: What the last build in it has recorded of what it made, empty unless it succeeded.
     """
 
     tree: Path
@@ -102,7 +109,7 @@ class BuildDirectory:
     made: str = ""
 
     def record_made(self, text: str) -> None:
-        """Note what was made, for the next build."""
+        """Record what was made, for the next build."""
         write_whole(self.tree.with_name(MADE), text.encode())
 
 
@@ -112,34 +119,27 @@ def open_build_directory(
 ) -> Iterator[BuildDirectory]:
     """Give the build directory for a kernel; it stays in the store for the next build.
 
-    It stays after a BuildFailed too, as make left only whole objects; after any other exception it
+    It stays after a BuildFailed too, as make left only whole objects. After any other exception it
     is removed.
-    label: what is built, in words, for those who wait.
+
+    Args:
+        store: Where it is.
+        request: What is to be built.
+        label: What is built, in words, for those who wait.
+
+    Yields:
+        The directory, with source and .config in it.
+
+    Raises:
+        BuildFailed: As raised in the context.
     """
     name = request.name
     with store.lock(f"{BUILDS}-{name}", label), store.disk_errors():
         directory = store.path(BUILDS, name)
-        note = directory / NOTE
-        parent = ""
-        if not (note.is_file() and _is_unchanged(directory)):
-            if note.is_file():
-                store.progress.say(f"{BUILDS}/{name[:16]} was changed by somebody else: not used")
-            parent = _create(store, request, directory)
-        fresh = not (directory / "tree" / OBJECTS).is_dir()
-        note.unlink(missing_ok=True)
-        made = _take_text(directory / MADE)
+        parent = _create_unless_whole(store, request, directory)
+        (directory / NOTE).unlink(missing_ok=True)
         try:
-            changed = _update_source(request, directory)
-            objects = directory / "tree" / OBJECTS
-            objects.mkdir(exist_ok=True)
-            _put_config(objects / ".config", request.config)
-            yield BuildDirectory(
-                tree=directory / "tree",
-                objects=objects,
-                changed=None if fresh else changed,
-                parent=parent,
-                made=made,
-            )
+            yield _prepared(request, directory, parent)
         except BuildFailed:
             _record(request, directory)
             raise
@@ -150,11 +150,34 @@ def open_build_directory(
     evict_build_directories(store)
 
 
-def _is_unchanged(directory: Path) -> bool:
-    """Whether the objects of a build directory have the sizes and times that its last build left.
+def _create_unless_whole(store: Store, request: BuildRequest, directory: Path) -> str:
+    """Make a build directory unless it can be used as it is; return whose copy it is, if any."""
+    if (directory / NOTE).is_file():
+        if _is_unchanged(directory):
+            return ""
+        store.progress.say(f"{BUILDS}/{directory.name[:16]} was changed by somebody else: not used")
+    return _create(store, request, directory)
 
-    make would take those for its own that are younger than their sources, whatever is in them.
-    """
+
+def _prepared(request: BuildRequest, directory: Path, parent: str) -> BuildDirectory:
+    """Bring source and .config of a build directory up to date."""
+    objects = directory / "tree" / OBJECTS
+    is_new = not objects.is_dir()
+    made = _take_text(directory / MADE)
+    changed = _update_source(request, directory)
+    objects.mkdir(exist_ok=True)
+    _put_config(objects / ".config", request.config)
+    return BuildDirectory(
+        tree=directory / "tree",
+        objects=objects,
+        changed=None if is_new else changed,
+        parent=parent,
+        made=made,
+    )
+
+
+def _is_unchanged(directory: Path) -> bool:
+    """Whether the objects have the sizes and times that the last build left: make trusts times."""
     try:
         stamps = json.loads((directory / NOTE).read_bytes()).get("stamps")
         return stamps in (None, stamps_digest(directory / "tree" / OBJECTS, without=""))
@@ -209,7 +232,10 @@ def _create(store: Store, request: BuildRequest, directory: Path) -> str:
 class _Candidate:
     """A build directory that may be copied; the smallest one is the nearest.
 
-    is_foreign: whether it is of another source. distance: how many symbols differ.
+    Attributes:
+        is_foreign: Whether it is of another source.
+        distance: How many symbols differ.
+        directory: The build directory.
     """
 
     is_foreign: bool
@@ -277,7 +303,12 @@ def _adopt(request: BuildRequest, entry: Path) -> None:
 
 
 def copy_build(directory: Path, entry: Path) -> None:
-    """Copy a build directory: objects by their bytes (or reflinks), the source by links."""
+    """Copy a build directory: objects by their bytes (or reflinks), the source by links.
+
+    Args:
+        directory: What to copy.
+        entry: An empty directory.
+    """
     tree = directory / "tree"
     (entry / "tree").mkdir()
     sources = [path for path in tree.iterdir() if path.name != OBJECTS]
@@ -306,7 +337,14 @@ def evict_build_directories(store: Store, *, limits: Limits = BUILDS.limits) -> 
     """Remove the build directories that were not used for longest, until they are within limits.
 
     The last one of each source and toolchain goes last: without it the next build of them would
-    begin with nothing. Return the names of those removed; what somebody builds in stays.
+    begin with nothing. What somebody builds in stays.
+
+    Args:
+        store: Where they are.
+        limits: Others than those of the registry.
+
+    Returns:
+        Names of those removed.
     """
     newest: dict[tuple[str, str], tuple[float, str]] = {}
     for path, noted in _notes(store):

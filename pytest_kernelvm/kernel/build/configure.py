@@ -24,7 +24,7 @@ from pytest_kernelvm.kernel.source.worktree import WorkingTree
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.kinds import CONFIGS, LOGS
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.store.writing import read_sealed, write_sealed
+from pytest_kernelvm.store.writing import read_checksummed, write_checksummed
 from pytest_kernelvm.toolchain.compiler import compiler_environment, compiler_version
 from pytest_kernelvm.toolchain.config_tools import (
     missing_tool_notes,
@@ -38,9 +38,17 @@ from pytest_kernelvm.toolchain.config_tools import (
 def source_tree(
     store: Store, located: LocatedSource, config: CellConfig
 ) -> Iterator[tuple[Path, Mapping[str, str] | None]]:
-    """Give the tree of a source with a cell's patches, and digests of its files if they may change.
+    """Give the tree of a source with a cell's patches.
 
-    A working tree's is a copy that follows it, and stays as it is until the context is left.
+    Of a working tree it is a copy, which stays as it is until the context is left.
+
+    Args:
+        store: Where it is unpacked or copied to.
+        located: The source.
+        config: The cell.
+
+    Yields:
+        The tree, and digests of its files by relative path if they may change, else None.
     """
     if isinstance(located, WorkingTree):
         patches = config.kernel.patches_for(kernel_version(located.path))
@@ -53,7 +61,18 @@ def source_tree(
 def make_run_in(
     store: Store, config: CellConfig, tree: Path, directory: Path, jobs: int | None = None
 ) -> MakeRun:
-    """Return how make is run for a cell's kernel, in a directory of its own."""
+    """Return how make is run for a cell's kernel, in a directory of its own.
+
+    Args:
+        store: Where the compilers' scripts and logs are put.
+        config: The cell.
+        tree: Its source.
+        directory: Where to build; it may be empty.
+        jobs: How many compilers run at once; None for one a core.
+
+    Returns:
+        The variables, the environment and the paths of make.
+    """
     return MakeRun(
         config=config,
         tree=tree,
@@ -75,7 +94,17 @@ def make_run_in(
 def open_kconfig_session(store: Store, config: CellConfig) -> Iterator[KconfigSession]:
     """Give a cell's configuration, in a build directory that is gone afterwards.
 
-    Nothing of the kernel is compiled. Raises ToolMissing, BadInput or BuildFailed.
+    Nothing of the kernel is compiled.
+
+    Raises ToolMissing if a program or the source is not installed, BadInput if the vm-config does
+    not fit the source, BuildFailed if a patch does not apply, or make failed.
+
+    Args:
+        store: Where the source is.
+        config: The cell.
+
+    Yields:
+        The session, in which nothing is configured yet.
     """
     name = f"configuring-{config.id}"
     with store.lock(name, f"the configuration of {config.id}"):
@@ -91,9 +120,12 @@ def open_kconfig_session(store: Store, config: CellConfig) -> Iterator[KconfigSe
 
 
 def _expected_tools(config: CellConfig, tree: Path) -> frozenset[str]:
-    """Return what a cell's configuration may need, before there is one: by base and requests.
+    """Return which programs a cell's configuration may need, before there is one.
 
-    Hidden programs would have conf drop what depends on them.
+    Programs that are hidden from conf would have it drop what depends on them.
+
+    Returns:
+        Names of programs, by base and requests.
     """
     base = Path(config.kernel.base)
     if not base.is_file():
@@ -112,17 +144,29 @@ def final_config(
     """Return the .config that was made before from the same, or make it.
 
     After an edit that can't decide a configuration nothing is configured again.
+
+    Raises ConfigLost if a symbol that was asked for is not in it.
+
+    Args:
+        store: Where it is recorded.
+        build: How make is run.
+        located: The source.
+        compiler: The compiler's version.
+        version: The source's.
+
+    Returns:
+        The text of the .config.
     """
     config = build.config
     key = request_key(config, located.config_digest, compiler)
     tools = tool_versions(build.variables)
     noted = store.place(CONFIGS) / digest_of([key, build.variables, *tools])
-    if known := read_sealed(noted):
+    if known := read_checksummed(noted):
         return known.decode()
     store.progress.say(f"configuring {config.id} ({version})")
     _configure(store, build, compiler)
     final = (build.directory / ".config").read_text()
-    write_sealed(noted, final.encode())
+    write_checksummed(noted, final.encode())
     return final
 
 
@@ -139,7 +183,7 @@ def _configuration(store: Store, build: MakeRun) -> KconfigSession:
 
 
 def answers_of(build: MakeRun) -> Path:
-    """Return where the answers of conf to its questions are kept during a build."""
+    """Return where the answers to conf's questions are during a build."""
     return build.directory.with_name("conf-answers")
 
 
@@ -149,10 +193,7 @@ def _asking_once(store: Store, build: MakeRun, answers: Path) -> MakeRun:
 
 
 def _install_conf_programs(store: Store, build: MakeRun, compiler: str) -> None:
-    """Spare a build directory the compilation of conf, and its questions.
-
-    Not where the source may change. compiler: its version, and the linker's.
-    """
+    """Put conf and its answers into a build directory, if the source never changes."""
     if build.files is not None:
         return
 

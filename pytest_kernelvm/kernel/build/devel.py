@@ -20,11 +20,20 @@ _GENERATED = ("config", "generated")
 def publish_devel(
     store: Store, digest: Digest, *, tree: Path, objects: Path, linux_arch: str
 ) -> Path:
-    """Publish the module-building tree of a kernel under its digest.
+    """Publish the tree that modules are built against, under its kernel's digest.
 
-    tree: its source; objects: its build directory. Sources become links to those of the tree.
     The selection is that of scripts/package/install-extmod-build. The result is used as if the
     kernel had been built in it: make is given neither O= nor the source.
+
+    Args:
+        store: Where it is put.
+        digest: Names the kernel.
+        tree: The kernel's source; files of it become links.
+        objects: The kernel's build directory.
+        linux_arch: As in ARCH=.
+
+    Returns:
+        The entry's directory.
     """
 
     def make(work: StagingDirectory) -> dict[str, Any]:

@@ -30,8 +30,10 @@ _LISTS = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 class PreviousKernel:
     """The kernel that was made last in a build directory.
 
-    entry: in the store. changed: files of the source that differ since.
-    modules: what tells whether they are the same, by file.
+    Attributes:
+        entry: In the store.
+        changed: Relative paths of the source's files that differ since.
+        modules: By file, what shows whether modules are the same.
     """
 
     entry: Path
@@ -45,7 +47,15 @@ class PreviousKernel:
 
 
 def previous_kernel(store: Store, build_directory: BuildDirectory) -> PreviousKernel | None:
-    """Return what was made last in a build directory, if that build succeeded and is stored."""
+    """Return what was made last in a build directory.
+
+    Args:
+        store: Where the kernel is.
+        build_directory: As it was opened.
+
+    Returns:
+        The kernel; None if that build failed, or if the store does not have it any more.
+    """
     try:
         noted = json.loads(build_directory.made)
         entry = store.find(KERNELS, Digest(noted["kernel"]))
@@ -58,12 +68,12 @@ def previous_kernel(store: Store, build_directory: BuildDirectory) -> PreviousKe
 
 
 def record_of(kernel: str, objects: Path) -> str:
-    """Return what is to be noted about a build directory that a kernel was just made in."""
+    """Return what is to be recorded about a build directory that a kernel was just made in."""
     return json.dumps({"kernel": kernel, "modules": module_stamps(objects)})
 
 
 def module_stamps(objects: Path) -> dict[str, str]:
-    """Return what tells whether modules have to be installed again, by file."""
+    """Return what shows whether modules have to be installed again, by file."""
     found: dict[str, str] = {}
     for name in _LISTS:
         if (objects / name).is_file():

@@ -32,7 +32,13 @@ PINNED = {
 def request_key(config: CellConfig, source: str, compiler: str) -> dict[str, Any]:
     """Return all that decides which kernel a cell means, known before anything is configured.
 
-    source: a digest of the source, or of the part that decides a configuration.
+    Args:
+        config: The cell.
+        source: A digest of the source, or of the part that decides a configuration.
+        compiler: The compiler's version.
+
+    Returns:
+        A JSON value.
     """
     kernel = config.kernel
     base = Path(kernel.base)
@@ -55,16 +61,21 @@ def _patch_key(patch: Patch, version: str) -> Any:
     return [digest, open_yet] if open_yet else digest
 
 
-def make_variables(config: CellConfig, wanted: Iterable[str] = ()) -> tuple[str, ...]:
+def make_variables(config: CellConfig, tools: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the variables that make is given for a cell's kernel, besides where it builds.
 
-    wanted: of programs that the configuration needs, as `needed_tools` names them.
+    Args:
+        config: The cell.
+        tools: Programs that the configuration needs, as `needed_tools` names them.
+
+    Returns:
+        Words `NAME=VALUE` of make's command line.
     """
     return (
         f"ARCH={config.arch.linux_arch}",
         *tool_variables(config.arch, config.kernel.llvm),
         "LOCALVERSION=",
-        *hiding_settings(wanted),
+        *hiding_settings(tools),
     )
 
 
@@ -73,8 +84,15 @@ def kernel_digest(
 ) -> Digest:
     """Return what names a kernel: all that decides its bytes, and nothing else.
 
-    source, patches: digests. config: the text of the final .config. compiler: its version.
-    images: the make targets that are kept.
+    Args:
+        source: Digest of the source.
+        patches: Digests of the patches.
+        config: Text of the final .config.
+        compiler: The compiler's version.
+        images: The make targets whose files are stored.
+
+    Returns:
+        The digest.
     """
     return digest_of(
         {

@@ -30,9 +30,16 @@ _COMPILED = re.compile(r"\s+(?:CC|AS|HOSTCC|LD|AR|CC \[M\]|LD \[M\])\s+(\S.*)")
 class MakeRun:
     """How make is run for one kernel.
 
-    files: digests of the source's files where they may change, else None. variables: what make is
-    given on its command line. directory: where it builds. log: of this run.
-    failure_log: where the log is copied if make fails. jobs: how many compilers at once.
+    Attributes:
+        config: The cell.
+        tree: The source.
+        files: Digests of the source's files where they may change, else None.
+        variables: Words of make's command line.
+        env: What is added to the environment.
+        directory: Where it builds, make's O=.
+        log: Of this run.
+        failure_log: Where the log is copied if make fails.
+        jobs: How many compilers run at once.
     """
 
     config: CellConfig
@@ -46,7 +53,15 @@ class MakeRun:
     jobs: int
 
     def moved_to(self, store: Store, build_directory: BuildDirectory) -> MakeRun:
-        """The same in a build directory that is kept, with what the compiler answered there."""
+        """Return the same for a build directory, with what the compiler answered there.
+
+        Args:
+            store: Where the compilers' scripts are.
+            build_directory: Where to build.
+
+        Returns:
+            How make is run there.
+        """
         arch, llvm = self.config.arch, self.config.kernel.llvm
         env = compiler_environment(store, arch, llvm, answers=build_directory.objects)
         return replace(
@@ -57,6 +72,7 @@ class MakeRun:
         )
 
     def make_argv(self, *goals: str) -> list[str]:
+        """Return make's command line for some goals."""
         return [
             "make",
             f"--directory={self.tree}",
@@ -67,6 +83,14 @@ class MakeRun:
         ]
 
     def make(self, *goals: str, on_line: Any = None) -> None:
+        """Run make.
+
+        Raises BuildFailed if make failed; the error has what the compiler refused.
+
+        Args:
+            goals: make's targets, and further variables.
+            on_line: Called with each line that make prints.
+        """
         done = run(
             self.make_argv(*goals),
             env=self.env,
@@ -98,7 +122,12 @@ class MakeRun:
 def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
     """Return what compiler, assembler and linker refuse in a build's log, with the code they show.
 
-    log: the output of make. tree: the source, whose path is left out of the lines.
+    Args:
+        log: The output of make.
+        tree: The source, whose path is left out of the lines.
+
+    Returns:
+        Lines, at most as many as an error shows.
     """
     lines = re.sub(r"^\.\./", "", log.replace(f"{tree}/", ""), flags=re.MULTILINE).splitlines()
     shown: list[str] = []
@@ -110,7 +139,18 @@ def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
 
 
 def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
-    """Compile what a kernel has; return how many files were compiled. Raises BuildFailed."""
+    """Compile a kernel's images, modules and headers.
+
+    Raises BuildFailed if make failed.
+
+    Args:
+        store: Where progress is shown.
+        build: How make is run.
+        headers: Whether `make headers` is to be run.
+
+    Returns:
+        How many files were compiled.
+    """
     config = build.config
     started = time.monotonic()
     compiled = 0
@@ -136,7 +176,15 @@ def compile_kernel(store: Store, build: MakeRun, *, headers: bool) -> int:
 
 
 def install_modules(build: MakeRun, previous: PreviousKernel | None, installed: Path) -> None:
-    """Install a kernel's modules; those of an previous build that are the same are linked."""
+    """Install a kernel's modules; if they are those of the previous build, they are linked.
+
+    Raises BuildFailed if make failed.
+
+    Args:
+        build: How make is run.
+        previous: The kernel that was made last in the build directory.
+        installed: Where modules are put: INSTALL_MOD_PATH.
+    """
     symbols = dot_config.parse_config((build.directory / ".config").read_text())
     if symbols.get("MODULES") != "y":
         return

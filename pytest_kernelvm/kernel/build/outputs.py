@@ -25,9 +25,14 @@ _FILES = ((".config", "config"), ("System.map", "System.map"), ("Module.symvers"
 class FinishedBuild:
     """A build that is complete.
 
-    tree, objects: its source and build directory. installed: what modules_install made.
-    log: make's output. images: the make targets that were built.
-    previous: a kernel whose headers are the same.
+    Attributes:
+        arch: Its architecture.
+        tree: Its source.
+        objects: Its build directory.
+        installed: What modules_install made; absent without modules.
+        log: make's output.
+        images: The make targets that were built.
+        previous: A kernel whose headers are the same; None if there is none.
     """
 
     arch: Arch
@@ -40,7 +45,12 @@ class FinishedBuild:
 
 
 def collect_outputs(built: FinishedBuild, entry: Path) -> None:
-    """Copy what is kept into an entry; links into the build directory are left out."""
+    """Copy the outputs of a build into an entry, without links into the build directory.
+
+    Args:
+        built: The build; its modules are moved.
+        entry: An empty directory.
+    """
     for image in built.images:
         made = built.objects / built.arch.images[image]
         shutil.copy2(made, entry / made.name)
@@ -64,10 +74,16 @@ def collect_outputs(built: FinishedBuild, entry: Path) -> None:
 
 
 def outputs(entry: Path) -> dict[str, dict[str, Any]]:
-    """Return digest, size and number of files of each output of an entry, by its path there.
+    """Return digest, size and number of files of each output of an entry.
 
-    The digest of a file is the sha256 of its bytes; that of a directory is one over the names and
+    The digest of a file is the sha256 of its bytes. That of a directory is one over the names and
     digests of all below it.
+
+    Args:
+        entry: A kernel's.
+
+    Returns:
+        By the output's path in the entry: `sha256`, `size_bytes`, `files`.
     """
     return {path.name: _about(path) for path in sorted(entry.iterdir())}
 
@@ -101,7 +117,7 @@ def module_count(entry: Path) -> int:
 
 
 def tool_versions(programs: Sequence[str]) -> dict[str, str]:
-    """Return the first lines of some programs' --version."""
+    """Return the first lines of what programs print for --version, by program."""
     return {
         program: run([program, "--version"], timeout_s=30, check=False).stdout.partition("\n")[0]
         for program in programs

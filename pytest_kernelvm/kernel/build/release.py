@@ -14,6 +14,14 @@ def release_parts(
     """Return the parts of a release with their places, as scripts/setlocalversion joins them.
 
     LOCALVERSION_AUTO adds nothing here: builds do not see the repository that the source is in.
+
+    Args:
+        tree: The source.
+        version: The source's.
+        config: Values by symbol.
+
+    Returns:
+        Text of each part, and where it comes from, in words.
     """
     parts = [(version, "the source's Makefile")]
     for path in sorted(tree.glob("localversion*")):
@@ -26,22 +34,35 @@ def release_parts(
 
 
 def check_release(
-    wanted: str, release: str, parts: tuple[tuple[str, str], ...], *, label: str, where: str
+    expected_release: str,
+    release: str,
+    parts: tuple[tuple[str, str], ...],
+    *,
+    label: str,
+    where: str,
 ) -> None:
-    """Raise BuildFailed if a kernel's release is not the one that its vm-config demands.
+    """Refuse a kernel whose release is not the one that its vm-config demands.
 
-    parts: see release_parts. label: the cell. where: its file.
+    Args:
+        expected_release: As in the vm-config; empty for any.
+        release: The kernel's.
+        parts: See `release_parts`.
+        label: Name of the cell.
+        where: File of the vm-config.
+
+    Raises:
+        BuildFailed: They differ; the error has the parts.
     """
-    if not wanted or wanted == release:
+    if not expected_release or expected_release == release:
         return
     known = "".join(text for text, _place in parts)
     lines = [f"{text:20} {place}" for text, place in parts]
     if parts and known != release:
         lines.append(f"{release.removeprefix(known):20} LOCALVERSION, or a file of the build")
     raise BuildFailed(
-        f"{label}: the kernel calls itself {release}, not {wanted}",
+        f"{label}: the kernel calls itself {release}, not {expected_release}",
         Evidence(
-            expected=f"release {wanted}, as the vm-config says",
+            expected=f"release {expected_release}, as the vm-config says",
             seen=release,
             excerpt="\n".join(lines),
             where=(where,),

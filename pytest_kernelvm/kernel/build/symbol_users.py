@@ -34,9 +34,12 @@ _IN_HEADER = re.compile(rb"CONFIG_([A-Z0-9a-z_]+?)(?:_MODULE)?(?![A-Z0-9a-z_])")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SymbolUsers:
-    """How an image depends on a symbol.
+    """Which objects of an image were compiled by a symbol's value.
 
-    count: built-in objects that do. named: some of them. in_header: whether a header mentions it.
+    Attributes:
+        count: How many built-in objects.
+        named: Names of some of them.
+        in_header: Whether a header mentions the symbol.
     """
 
     count: int
@@ -47,8 +50,12 @@ class SymbolUsers:
 def write_symbol_users(objects: Path, entry: Path) -> None:
     """Write which built-in objects of a build directory depend on which symbols.
 
-    What was found is noted in the build directory too, as reading all of kbuild's notes takes a
-    second: after an edit the next call reads those alone that are new.
+    To read all of kbuild's .cmd files takes a second. What was found is therefore recorded in the
+    build directory too, and the next call reads those alone that are new.
+
+    Args:
+        objects: The build directory.
+        entry: Where the table is put.
     """
     try:
         cached = json.loads((objects / CACHE).read_bytes())
@@ -71,9 +78,11 @@ def write_symbol_users(objects: Path, entry: Path) -> None:
 def _read_notes(
     objects: Path, cached: Mapping[str, tuple[int, str]]
 ) -> tuple[dict[str, tuple[int, str]], set[str]]:
-    """Return, by object, the time of its note and the symbols in it, separated by blanks.
+    """Return the symbols of each object, and the headers that new .cmd files name.
 
-    With them the headers that new notes name.
+    Returns:
+        By object, the time of its .cmd file and the symbols in it, separated by blanks; and the
+        headers.
     """
     found: dict[str, tuple[int, str]] = {}
     headers: set[bytes] = set()
@@ -128,7 +137,7 @@ def _table(found: Mapping[str, str], in_headers: set[str]) -> dict[str, tuple[An
 
 
 def read_symbol_users(entry: Path) -> dict[str, SymbolUsers]:
-    """Return how a stored image depends on symbols, by symbol."""
+    """Return how a stored image depends on symbols, by symbol; nothing if that was not recorded."""
     try:
         table = json.loads((entry / USES).read_bytes())
     except FileNotFoundError:
@@ -143,7 +152,15 @@ def read_symbol_users(entry: Path) -> dict[str, SymbolUsers]:
 def differences(
     image: Mapping[str, str], modules: Mapping[str, str]
 ) -> tuple[tuple[str, str, str], ...]:
-    """Return the symbols that differ: name, its value in the image, its value for the modules."""
+    """Return the symbols that differ between two configurations.
+
+    Args:
+        image: Values by symbol, of the image.
+        modules: Values by symbol, of the modules.
+
+    Returns:
+        Name, value in the image, and value for the modules; `n` for what is not set.
+    """
     names = sorted(image.keys() | modules.keys())
     pairs = ((name, image.get(name, "n"), modules.get(name, "n")) for name in names)
     return tuple(each for each in pairs if not same_value(each[1], each[2]))

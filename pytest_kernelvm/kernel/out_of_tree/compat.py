@@ -32,7 +32,9 @@ _TOOL = re.compile(r"(?:GCC|CLANG|AS|LD|LLD|PAHOLE|RUSTC|RUSTC_LLVM)_VERSION")
 class Objection:
     """One reason why a module does not fit.
 
-    kind: architecture, modules (the kernel loads none), vermagic, symbol, crc or layout.
+    Attributes:
+        kind: architecture, modules (the kernel loads none), vermagic, symbol, crc or layout.
+        text: The reason, in words.
     """
 
     kind: str
@@ -45,11 +47,20 @@ class Objection:
 def objections(
     kernel: Kernel, modules: Sequence[Path], *, config: Mapping[str, str] | None = None
 ) -> tuple[Objection, ...]:
-    """Return why modules do not fit a kernel's image; nothing if they do.
+    """Return why modules do not fit a kernel's image.
 
-    modules: .ko files that are loaded together. config: what they were built for, if known.
-    Where the kernel itself would refuse all that there is to say is why: symbols, CRCs and
-    structures of another kernel differ anyway.
+    Where the kernel itself would refuse a module, that alone is told: symbols, CRCs and structures
+    of another kernel differ anyway.
+
+    Raises BadInput if a file is no module.
+
+    Args:
+        kernel: The kernel.
+        modules: .ko files that are loaded together.
+        config: Values by symbol that the modules were built for; None if not known.
+
+    Returns:
+        The reasons; nothing if they fit.
     """
     strange = [module.name for module in modules if not is_built_for(module, kernel.arch)]
     if strange:
@@ -76,8 +87,15 @@ def objections(
 def layout_objections(kernel: Kernel, config: Mapping[str, str]) -> tuple[Objection, ...]:
     """Return the symbols whose other value has given structures of the image another layout.
 
-    Those count that some object of the image was compiled by and some header mentions. A text
-    changes no layout, nor does the version of a tool.
+    A symbol counts if some object of the image was compiled by it and some header mentions it. A
+    text changes no layout, nor does the version of a tool.
+
+    Args:
+        kernel: The kernel.
+        config: Values by symbol that the modules were built for.
+
+    Returns:
+        The reasons; first the symbols that most of the image was compiled by.
     """
     uses = read_symbol_users(kernel.directory)
     found = []
@@ -97,7 +115,15 @@ def layout_objections(kernel: Kernel, config: Mapping[str, str]) -> tuple[Object
 
 
 def unchecked(kernel: Kernel, *, config: Mapping[str, str] | None) -> tuple[str, ...]:
-    """Return what `objections` could not find out of a kernel, in words. config: as for it."""
+    """Return what `objections` could not find out.
+
+    Args:
+        kernel: The kernel.
+        config: Values by symbol that the modules were built for; None if not known.
+
+    Returns:
+        What was not compared and why, in words.
+    """
     found = []
     if _exports_of(kernel).crcs is None:
         found.append(
@@ -119,7 +145,18 @@ def unchecked(kernel: Kernel, *, config: Mapping[str, str] | None) -> tuple[str,
 def require_fit(
     kernel: Kernel, modules: Sequence[Path], *, config: Mapping[str, str] | None = None
 ) -> None:
-    """Raise BuildFailed, with every reason, if modules do not fit a kernel's image."""
+    """Refuse modules that do not fit a kernel's image.
+
+    Raises BadInput if a file is no module.
+
+    Args:
+        kernel: The kernel.
+        modules: .ko files that are loaded together.
+        config: Values by symbol that the modules were built for; None if not known.
+
+    Raises:
+        BuildFailed: They do not fit; the error has every reason.
+    """
     found = objections(kernel, modules, config=config)
     if found:
         names = ", ".join(module.name for module in modules)
@@ -144,9 +181,16 @@ def _shortened(found: Sequence[Objection]) -> Iterable[str]:
 
 
 def config_near(modules: Sequence[Path]) -> dict[str, str] | None:
-    """Return the configuration that lies with modules in the build directory they were made in.
+    """Return the configuration of the build directory that modules are in.
 
-    A kernel of the store has it too. None if there is none, or if they come from several places.
+    A kernel of the store has one too.
+
+    Args:
+        modules: The .ko files.
+
+    Returns:
+        Values by symbol; None if there is no configuration, or if the modules come from several
+        places.
     """
     found = {_config_above(module.absolute()) for module in modules}
     path = found.pop() if len(found) == 1 else None
@@ -166,9 +210,18 @@ def _tool(kernel: Kernel, name: str) -> str:
 
 
 def symbols(kernel: Kernel, module: Path, which: str) -> set[str]:
-    """Return symbols of a module. which: nm's option.
+    """Return symbols of a module.
 
-    Raises BadInput for what is no module.
+    Args:
+        kernel: The one whose toolchain reads it.
+        module: The .ko file.
+        which: nm's option, such as --undefined-only.
+
+    Returns:
+        Their names, without weak ones.
+
+    Raises:
+        BadInput: The file is no module.
     """
     argv: list[str | Path] = [_tool(kernel, "nm"), "--format=posix", which, module]
     done = run(argv, timeout_s=TOOL_TIMEOUT_S, check=False)
@@ -195,9 +248,13 @@ def _undefined(
 
 
 def _vermagic(kernel: Kernel, modules: Sequence[Path]) -> Iterable[Objection]:
-    """As the kernel compares it (kernel/module/version.c, same_magic), modules alike together.
+    """Give objections as the kernel compares vermagic (kernel/module/version.c, same_magic).
 
-    What the kernel's own modules say is known; of a kernel without modules only its release.
+    What the kernel's own modules say is its vermagic; of a kernel without modules only the release
+    is known.
+
+    Yields:
+        One objection for all modules with the same vermagic.
     """
     expected = _own_magic(kernel)
     alike: dict[tuple[str, str], list[str]] = {}

@@ -30,16 +30,28 @@ _MADE = (".o", ".ko", ".cmd", ".mod", ".mod.c", ".symvers", ".order", ".d", ".o.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExternalModules:
-    """Modules that were built. files: the .ko files. said: what the compiler said, if anything."""
+    """Modules that were built.
+
+    Attributes:
+        files: The .ko files.
+        said: Warnings of the compiler, a line each.
+    """
 
     files: tuple[Path, ...]
     said: str
 
 
 def sources_of(directory: Path) -> dict[str, str]:
-    """Return digests of what is to be built in a directory, by relative path.
+    """Return digests of what is to be built in a directory.
 
-    Raises BadInput if there is nothing for kbuild.
+    Args:
+        directory: With a Kbuild or a Makefile.
+
+    Returns:
+        Digests by relative path.
+
+    Raises:
+        BadInput: There is nothing for kbuild.
     """
     if not any((directory / name).is_file() for name in ("Kbuild", "Makefile")):
         raise BadInput(
@@ -60,8 +72,20 @@ def build_modules(
     """Build the modules of a directory against a kernel; nothing is written into the directory.
 
     What did not change since the last time is not compiled again.
-    Raises BuildFailed with the compiler's words, BadInput if there is nothing to build or the
-    kernel is a finished one.
+
+    Raises BuildFailed if make failed; the error has what the compiler refused.
+
+    Args:
+        store: Where the directory is copied to and built.
+        kernel: The kernel.
+        directory: With a Kbuild or a Makefile.
+        jobs: How many compilers run at once; None for one a core.
+
+    Returns:
+        The modules.
+
+    Raises:
+        BadInput: There is nothing to build, or the kernel is a finished one.
     """
     directory = directory.absolute()
     sources = sources_of(directory)
@@ -87,11 +111,23 @@ def make_modules(
     shown_as: Path,
     jobs: int | None = None,
 ) -> tuple[tuple[Path, ...], str]:
-    """Make the modules of a directory, in the directory; return the .ko files and make's words.
+    """Make the modules of a directory, in the directory.
 
-    log: where make's words go, and beside it what the compiler answered.
-    shown_as: the directory to name in them instead.
-    Raises as build_modules.
+    Raises BuildFailed if make failed; the error has what the compiler refused.
+
+    Args:
+        store: Where the compilers' scripts are.
+        kernel: The kernel.
+        directory: Where the sources are, and the modules afterwards.
+        log: Where make's output goes; answers of the compiler are put beside it.
+        shown_as: The directory to name in messages instead.
+        jobs: How many compilers run at once; None for one a core.
+
+    Returns:
+        The .ko files, and make's output.
+
+    Raises:
+        BadInput: The kernel is a finished one.
     """
     if not kernel.devel.is_dir():
         raise BadInput(
@@ -106,7 +142,8 @@ def make_modules(
     said = log.read_text(errors="replace").replace(str(directory), str(shown_as))
     if done.status != 0:
         raise_if_full(said)
-        raise _build_failed(kernel, shown_as, said, failure(done, log))
+        failed = _build_failed(kernel, shown_as, said, failure(done, log))
+        raise failed
     listed = (directory / "modules.order").read_text().split()
     return tuple(_ko(directory, name) for name in listed), said
 

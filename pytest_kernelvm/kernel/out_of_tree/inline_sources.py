@@ -38,8 +38,17 @@ def tree_with_modules(
 ) -> Path:
     """Return a lib/modules/RELEASE with the kernel's modules and some from outside.
 
-    sources: C by module name. `#include "lib/test_kmod.c"` takes a file of the kernel's source.
-    Raises BuildFailed with the compiler's words, BadInput if a name is none or is taken.
+    Raises BuildFailed if make failed; the error has what the compiler refused, BadInput if a name
+    is none of a module, or is taken.
+
+    Args:
+        store: Where it is put.
+        config: The cell.
+        kernel: The cell's kernel.
+        sources: C by module name. `#include "lib/test_kmod.c"` takes a file of the kernel's source.
+
+    Returns:
+        The directory.
     """
     _check_names(kernel, sources)
     digest = digest_of({"recipe": RECIPE, "kernel": kernel.digest, "sources": dict(sources)})

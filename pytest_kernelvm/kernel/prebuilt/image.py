@@ -14,13 +14,23 @@ _ZLIB_GZIP_WINDOW = 31
 
 
 def release_in(image: Path) -> str:
-    """Return the release that an image says of itself (init/version.c, linux_banner)."""
+    """Return the release that an image says of itself (init/version.c, linux_banner).
+
+    Args:
+        image: The file, compressed or not.
+
+    Returns:
+        The release, `unknown` if it says none.
+
+    Raises:
+        BadInput: The image can't be read.
+    """
     data = image.read_bytes()
     try:
-        plain = _gunzipped(data) if _gzipped(data) else data
+        unpacked = _gunzipped(data) if _gzipped(data) else data
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"cannot read {image}: {error}", Evidence(where=(str(image),))) from None
-    found = re.search(rb"Linux version ([0-9]\S+) ", plain)
+    found = re.search(rb"Linux version ([0-9]\S+) ", unpacked)
     return found[1].decode() if found else "unknown"
 
 
@@ -31,17 +41,28 @@ def _gzipped(data: bytes) -> bool:
 def _gunzipped(data: bytes) -> bytes:
     """Return what a gzip file has in it. Raises EOFError for more than any kernel has."""
     decompressor = zlib.decompressobj(_ZLIB_GZIP_WINDOW)
-    plain = decompressor.decompress(data, MOST_IMAGE_BYTES)
+    unpacked = decompressor.decompress(data, MOST_IMAGE_BYTES)
     if not decompressor.eof:
-        large = len(plain) >= MOST_IMAGE_BYTES
+        large = len(unpacked) >= MOST_IMAGE_BYTES
         raise EOFError(
             f"more than {MOST_IMAGE_BYTES >> 20} MiB in it" if large else "it ends too early"
         )
-    return plain
+    return unpacked
 
 
 def unpack_image(path: Path, to: Path) -> Path:
-    """Write an image as QEMU boots it: without compression, without EFI's zboot around it."""
+    """Write an image as QEMU boots it: without compression, without EFI's zboot around it.
+
+    Args:
+        path: The image.
+        to: Where it is put; an ELF file is put beside it as `vmlinux`.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        BadInput: The image can't be read.
+    """
     try:
         data = path.read_bytes()
         if data[:2] == b"MZ" and data[4:8] == b"zimg":
@@ -52,6 +73,6 @@ def unpack_image(path: Path, to: Path) -> Path:
             data = _gunzipped(data)
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise BadInput(f"cannot read {path}: {error}", Evidence(where=(str(path),))) from None
-    kept = to.with_name("vmlinux") if data.startswith(b"\x7fELF") else to
-    kept.write_bytes(data)
-    return kept
+    bootable = to.with_name("vmlinux") if data.startswith(b"\x7fELF") else to
+    bootable.write_bytes(data)
+    return bootable

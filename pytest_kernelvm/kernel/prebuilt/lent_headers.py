@@ -21,7 +21,19 @@ from pytest_kernelvm.store.store import Store
 
 
 def lend_headers(store: Store, arch: Arch, release: str, entry: Path) -> str:
-    """Copy the headers of another kernel of an architecture; return whose they are."""
+    """Copy the headers of another kernel of an architecture into an entry.
+
+    Raises ToolMissing if there is no other kernel, and no source is installed.
+
+    Args:
+        store: Where other kernels are.
+        arch: The architecture.
+        release: Of the kernel that needs them.
+        entry: Its entry.
+
+    Returns:
+        The release, or the source package, that they are from.
+    """
     mine = _numbers(release)
     lenders = []
     for path in sorted(store.place(KERNELS).glob("*/headers")):

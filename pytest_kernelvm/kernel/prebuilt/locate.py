@@ -24,7 +24,13 @@ MODULE_ROOTS = ("lib/modules", "usr/lib/modules", "modules/lib/modules", "module
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelFiles:
-    """A kernel in a directory. modules: its lib/modules/RELEASE, None without modules."""
+    """A kernel in a directory.
+
+    Attributes:
+        release: What `uname -r` will say.
+        image: Its file.
+        modules: Its lib/modules/RELEASE, None without modules.
+    """
 
     release: str
     image: Path
@@ -32,7 +38,17 @@ class KernelFiles:
 
 
 def package_files(source: Source) -> list[Path]:
-    """Return the .deb or .rpm files that a source names; empty if it names something else."""
+    """Return the .deb or .rpm files that a source names.
+
+    Args:
+        source: As in the vm-config.
+
+    Returns:
+        The files; nothing if it names something else.
+
+    Raises:
+        BadInput: A file does not exist.
+    """
     paths = [Path(path) for path in source.value.split(",")]
     if not all(path.suffix in UNPACK for path in paths):
         return []
@@ -43,7 +59,19 @@ def package_files(source: Source) -> list[Path]:
 
 
 def unpacked_root(store: Store, source: Source, work: StagingDirectory) -> Path:
-    """Return a directory with the kernel: the given one, or where packages are unpacked."""
+    """Return a directory with the kernel: the given one, or where packages are unpacked.
+
+    Raises BadInput if there is no such directory or package, ToolMissing if debian can't be
+    reached.
+
+    Args:
+        store: Where packages are downloaded to.
+        source: As in the vm-config.
+        work: Where packages are unpacked.
+
+    Returns:
+        The directory.
+    """
     package = named_package(source)
     given = package_files(source)
     if not package and not given:
@@ -60,6 +88,17 @@ def unpacked_root(store: Store, source: Source, work: StagingDirectory) -> Path:
 
 
 def given_root(source: Source) -> Path:
+    """Return the directory that a source names, / for `host:`.
+
+    Args:
+        source: As in the vm-config.
+
+    Returns:
+        The directory.
+
+    Raises:
+        BadInput: It does not exist.
+    """
     if source.value.startswith("host:"):
         return HOST_ROOT
     path = Path(source.value).absolute()
@@ -75,7 +114,18 @@ def given_root(source: Source) -> Path:
 
 
 def find_kernel_files(root: Path, source: Source) -> KernelFiles:
-    """Return the kernel below a directory. Raises BadInput if there is none, or several."""
+    """Return the kernel below a directory.
+
+    Args:
+        root: The directory.
+        source: As in the vm-config; it may name one of several.
+
+    Returns:
+        Its files.
+
+    Raises:
+        BadInput: There is none, or several.
+    """
     found = [*_kernels_in(root)]
     host = source.value.removeprefix("host:") if source.value.startswith("host:") else ""
     if host:

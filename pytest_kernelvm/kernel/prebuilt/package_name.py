@@ -17,7 +17,13 @@ _PACKAGE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DebianPackageName:
-    """A Debian package as a source names it: `debian:NAME[:ARCH][@SUITE]`."""
+    """A Debian package as a source names it: `debian:NAME[:ARCH][@SUITE]`.
+
+    Attributes:
+        name: Of the package.
+        arch: Debian's name of the architecture.
+        suite: As given, or the host's.
+    """
 
     name: str
     arch: str
@@ -28,7 +34,15 @@ def named_package(source: Source) -> DebianPackageName | None:
     """Return the package that a `prebuilt` source names; None if it names files.
 
     The architecture is the package name's last word if that is one (linux-image-arm64).
-    Raises BadInput if it is no package's name or no architecture of ours.
+
+    Args:
+        source: As in the vm-config.
+
+    Returns:
+        The package's name, architecture and suite.
+
+    Raises:
+        BadInput: It is no package's name, or the architecture is none of ours.
     """
     if not source.value.startswith("debian:"):
         return None

@@ -41,7 +41,18 @@ COPY_TIMEOUT_S = 1800.0
 
 
 def arch_of(store: Store, source: Source) -> Arch:
-    """Return the architecture of a prebuilt kernel. Raises BadInput if it is not one of ours."""
+    """Return the architecture of a prebuilt kernel.
+
+    Args:
+        store: Where packages are downloaded to.
+        source: As in the vm-config.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        BadInput: It is not one of ours.
+    """
     package = named_package(source)
     if package:
         return _of_debian(package.arch, source)
@@ -71,9 +82,16 @@ def _of_debian(name: str, source: Source) -> Arch:
 
 
 def prebuilt_digest(store: Store, source: Source) -> Digest:
-    """Return what names a prebuilt kernel: digests of packages, or names, sizes and times of files.
+    """Return what names a prebuilt kernel.
 
-    Raises as debian.find_package, and BadInput if there is no kernel.
+    Raises BadInput if there is no kernel, ToolMissing if debian can't be reached.
+
+    Args:
+        store: Where Debian's answers are recorded.
+        source: As in the vm-config.
+
+    Returns:
+        A digest of packages, or of names, sizes and times of files.
     """
     package = named_package(source)
     if package:
@@ -100,7 +118,14 @@ def obtain_prebuilt(store: Store, config: CellConfig) -> Digest:
     """Return the digest of a cell's prebuilt kernel, which is in the store then.
 
     Raises BadInput if there is none, or it is of another architecture, ToolMissing if it can't be
-    fetched or no headers for the agent are at hand.
+    fetched, or no headers for the agent are at hand.
+
+    Args:
+        store: Where it is put.
+        config: The cell.
+
+    Returns:
+        The kernel's digest.
     """
     source = config.kernel.source
     digest = prebuilt_digest(store, source)

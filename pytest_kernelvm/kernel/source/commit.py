@@ -25,8 +25,11 @@ _FULL_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 class Commit:
     """A commit that is at hand.
 
-    repository: its git directory. tree: the hash of its content. label: in words.
-    family: names the repository; its commits are built upon each other's objects.
+    Attributes:
+        repository: Its git directory.
+        tree: Hash of its content.
+        label: The commit in words.
+        family: Names the repository; builds of its commits are copied from each other.
     """
 
     repository: Path
@@ -45,7 +48,15 @@ class Commit:
         return self.digest
 
     def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:  # noqa: ARG002
-        """Check the commit out into `work.entry/tree`, through an index of our own."""
+        """Check the commit out into `work.entry/tree`, through an index of our own.
+
+        Raises BadInput if it can't be checked out, or a link in it leads outside.
+
+        Args:
+            store: Not needed here.
+            work: Where to unpack.
+            show: Called with how much is done, in words.
+        """
         show("checking out")
         tree = work.entry / "tree"
         index = {"GIT_INDEX_FILE": str(work.directory / "index")}
@@ -56,14 +67,25 @@ class Commit:
             done = _git(self.repository, *words, env=index)
             if done.status != 0:
                 raise_if_full(done.stderr)
-                raise _refused(f"{self.label} cannot be checked out", done)
+                refused = _refused(f"{self.label} cannot be checked out", done)
+                raise refused
         refuse_links_out(tree, self.label)
 
 
 def find_commit(store: Store, source: Source) -> Commit:
     """Return the commit of a `git` source; what is not at hand is fetched into the store.
 
-    Raises BadInput if there is no such repository or ref, ToolMissing if it can't be reached.
+    Raises ToolMissing if the repository can't be reached, or git is not installed.
+
+    Args:
+        store: Where it is fetched to.
+        source: As in the vm-config.
+
+    Returns:
+        The commit.
+
+    Raises:
+        BadInput: There is no such repository or ref.
     """
     find_program("git", "apt-get install git")
     ref = source.ref or "HEAD"

@@ -20,7 +20,15 @@ MAKE_TIMEOUT_S = 600.0
 def headers_of_source(store: Store, package: str, arch: Arch) -> Path:
     """Return a directory with `headers` and `nolibc` of an installed Debian source package.
 
-    Raises ToolMissing if it is not installed.
+    Raises ToolMissing if the package is not installed.
+
+    Args:
+        store: Where it is put.
+        package: Name of the package.
+        arch: The architecture.
+
+    Returns:
+        The directory.
     """
     located = locate(store, Source(kind="debian", value=package, where=""))
 
@@ -38,7 +46,13 @@ def headers_of_source(store: Store, package: str, arch: Arch) -> Path:
 
 
 def copy_headers(made: Path, tree: Path, entry: Path) -> None:
-    """Copy what `make headers` made, and nolibc, into an entry."""
+    """Copy what `make headers` made, and nolibc, into an entry.
+
+    Args:
+        made: usr/include of the build directory.
+        tree: The source.
+        entry: Where they are put.
+    """
     shutil.copytree(made, entry / "headers", ignore=_only_headers)
     shutil.copytree(tree / "tools/include/nolibc", entry / "nolibc", ignore=_only_headers)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.config.model import Patch
-from pytest_kernelvm.fetch.patching import apply_patch, plain_patch
+from pytest_kernelvm.fetch.patching import apply_patch, uncompressed_patch
 from pytest_kernelvm.fetch.tree_copy import FILES, content_digest, files_below, update_copy
 from pytest_kernelvm.kernel.source.worktree import WorkingTree
 from pytest_kernelvm.store.digest import digest_of, file_digest
@@ -30,9 +30,12 @@ _TOUCHED = re.compile(r"^(?:---|\+\+\+) [^/\s]+/([^\t\n]+)|^rename (?:from|to) (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mirror:
-    """A copy of a working tree with patches. files: digests by relative path.
+    """A copy of a working tree with patches.
 
-    name: stays the same when the tree's files change.
+    Attributes:
+        tree: The copy.
+        name: Stays the same when the tree's files change.
+        files: Digests by relative path.
     """
 
     tree: Path
@@ -45,6 +48,14 @@ def mirrored(store: Store, working: WorkingTree, patches: Sequence[Patch]) -> It
     """Give the copy of a working tree in the state that it was found in; it stays until the end.
 
     Raises BadInput if the tree changes while it is copied, BuildFailed if a patch does not apply.
+
+    Args:
+        store: Where the copy is.
+        working: The working tree.
+        patches: Applied to the copy.
+
+    Yields:
+        The copy.
     """
     name = digest_of([str(working.path), *(file_digest(patch.file) for patch in patches)])
     with store.lock(f"{TREE_COPIES}-{name}", f"the copy of {working.path}"):
@@ -79,9 +90,10 @@ def _noted(path: Path) -> dict[str, str] | None:
 def _patch_copies(
     working: WorkingTree, patches: Sequence[Patch], overlay: Path, files: dict[str, str]
 ) -> dict[str, str]:
-    """Patch copies of the files that the patches touch; return the digests of what comes out.
+    """Patch copies of the files that the patches touch; those that are removed leave `files`.
 
-    Files that the patches remove are taken out of `files`.
+    Returns:
+        Digests of what comes out, by relative path.
     """
     overlay.mkdir()
     if not patches:
@@ -101,5 +113,5 @@ def _patch_copies(
 
 
 def _touched(patch: Patch, directory: Path) -> set[str]:
-    text = plain_patch(patch, directory).read_text(errors="replace")
+    text = uncompressed_patch(patch, directory).read_text(errors="replace")
     return {one or other for one, other in _TOUCHED.findall(text)}

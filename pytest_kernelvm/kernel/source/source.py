@@ -27,33 +27,52 @@ DPKG_INFO = Path("/var/lib/dpkg/info")
 
 
 class LocatedSource(Protocol):
-    """A source that was found.
-
-    digest: names its content. config_digest: the part of it that can decide a configuration.
-    family: names the sources that are likely to be much alike. label: the source in words.
-    """
+    """A source that was found."""
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Names its content."""
+        ...
 
     @property
-    def config_digest(self) -> str: ...
+    def config_digest(self) -> str:
+        """Names the part of it that can decide a configuration."""
+        ...
 
     @property
-    def family(self) -> str: ...
+    def family(self) -> str:
+        """Names the sources that are likely to be much alike."""
+        ...
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The source in words."""
+        ...
 
     def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:
-        """Put its files into `work.entry/tree`, which is empty. show: told how far it is."""
+        """Put its files into `work.entry/tree`, which is empty.
+
+        Args:
+            store: Where it is downloaded to, if it is.
+            work: Where to unpack.
+            show: Called with how much is done, in words.
+        """
 
 
 def locate(store: Store, source: Source) -> LocatedSource:
     """Find a source, and fetch into the store what can only be named once it is here.
 
-    Raises ToolMissing if a Debian package is not installed or a server can't be reached, BadInput
-    if it is no source.
+    Raises ToolMissing if a Debian package is not installed, or a server can't be reached.
+
+    Args:
+        store: Where it is fetched to.
+        source: As in the vm-config.
+
+    Returns:
+        The source.
+
+    Raises:
+        BadInput: It is no source.
     """
     if source.kind == "version":
         return locate(store, resolve(store, source))
@@ -131,6 +150,13 @@ def unpacked(store: Store, located: LocatedSource) -> Path:
     """Return the unpacked tree of a source, unpacking it if the store does not have it.
 
     Raises BadInput if it holds no kernel.
+
+    Args:
+        store: Where it is put.
+        located: The source.
+
+    Returns:
+        The tree, without patches.
     """
 
     def make(work: StagingDirectory) -> dict[str, Any]:
@@ -162,7 +188,14 @@ def _intact(tree: Path) -> Path:
 def kernel_version(tree: Path) -> str:
     """Return a tree's version, such as 6.12.30, from its Makefile.
 
-    Raises BadInput if it is not a kernel tree.
+    Args:
+        tree: The kernel's source.
+
+    Returns:
+        The version.
+
+    Raises:
+        BadInput: It is not a kernel tree.
     """
     try:
         head = (tree / "Makefile").read_text(errors="replace")[:2000]
@@ -182,18 +215,27 @@ def kernel_version(tree: Path) -> str:
 
 
 def patched(store: Store, located: LocatedSource, patches: Sequence[Patch]) -> Path:
-    """Return a tree with the patches applied: a copy whose untouched files are links.
+    """Return a tree with patches applied: a copy whose untouched files are links.
 
-    Raises BuildFailed, with what patch(1) said, if one does not apply as it should.
+    Raises BuildFailed if a patch does not apply; the error has what patch(1) said, DamagedStore if
+    a file of the stored source is damaged.
+
+    Args:
+        store: Where it is put.
+        located: The source.
+        patches: In the order in which they are applied.
+
+    Returns:
+        The tree.
     """
-    plain = unpacked(store, located)
+    unpatched = unpacked(store, located)
     if not patches:
-        return _intact(plain)
+        return _intact(unpatched)
     digests = [file_digest(patch.file) for patch in patches]
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         tree = work.entry / "tree"
-        run(["cp", "-al", _intact(plain), tree], timeout_s=UNPACK_TIMEOUT_S)
+        run(["cp", "-al", _intact(unpatched), tree], timeout_s=UNPACK_TIMEOUT_S)
         for patch in patches:
             apply_patch(tree, patch, work.directory)
         return {"source": located.digest, "patches": [patch.name for patch in patches]}
@@ -206,7 +248,16 @@ def patched(store: Store, located: LocatedSource, patches: Sequence[Patch]) -> P
 def patched_for(store: Store, located: LocatedSource, kernel: KernelConfig) -> Path:
     """Return the tree of a source with those of a kernel's patches that are for its version.
 
-    Raises BuildFailed, BadInput and HarnessError as `patched` and `unpacked` do.
+    Raises BuildFailed if a patch does not apply; the error has what patch(1) said, BadInput if the
+    source holds no kernel, DamagedStore if a file of the stored source is damaged.
+
+    Args:
+        store: Where it is put.
+        located: The source.
+        kernel: As in the vm-config.
+
+    Returns:
+        The tree.
     """
     version = kernel_version(unpacked(store, located)) if kernel.patches else ""
     return patched(store, located, kernel.patches_for(version) if version else ())

@@ -44,8 +44,11 @@ FEW = 100
 class WorkingTree:
     """A working tree in the state that it was found in.
 
-    path: absolute. files: digests of its files by relative path. digest: of all of them.
-    config_digest: of those that can decide a configuration.
+    Attributes:
+        path: Absolute.
+        files: Digests of its files by relative path.
+        digest: Of all of them.
+        config_digest: Of those that can decide a configuration.
     """
 
     path: Path
@@ -64,7 +67,15 @@ class WorkingTree:
         return str(self.path)
 
     def unpack(self, store: Store, work: StagingDirectory, show: Callable[[str], None]) -> None:  # noqa: ARG002
-        """Copy its files to `work.entry/tree`. Raises BadInput if they change meanwhile."""
+        """Copy its files to `work.entry/tree`.
+
+        Raises BadInput if the files change meanwhile.
+
+        Args:
+            store: Not needed here.
+            work: Where they are copied to.
+            show: Called with how much is done, in words.
+        """
         show("copying")
         update_copy(self.path, work.entry / "tree", self.files, {})
 
@@ -72,23 +83,24 @@ class WorkingTree:
 def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
     """Return the state of a working tree.
 
-    A file whose size, times and inode are those of last time is not read again; what was read is
-    noted in the store, unless that is only a few files. where: who asked for it.
-    Raises BadInput if it is not a directory, or if make was run in it without O=.
+    A file whose size, times and inode are those of last time is not read again. What was read is
+    recorded in the store, unless that is only a few files.
+
+    Args:
+        store: Where that is recorded.
+        path: The working tree.
+        where: File and line that name it, for errors.
+
+    Returns:
+        The state.
+
+    Raises:
+        BadInput: It is not a directory, or make was run in it without O=.
     """
     path = path.absolute()
     if not path.is_dir():
         raise BadInput(f"the tree {path} is not a directory", Evidence(where=(where,)))
-    for name in _LEFTOVERS:
-        if (path / name).exists():
-            raise BadInput(
-                f"{path} has leftovers of a build in it: {name}",
-                Evidence(
-                    expected="a tree that make was not run in, or only with O=",
-                    where=tuple(place for place in (where, str(path / name)) if place),
-                    next_step=f"make -C {path} mrproper, or take a `git worktree` of it",
-                ),
-            )
+    _refuse_leftovers(path, where)
     noted = store.place(TREE_DIGESTS) / f"{digest_of(str(path))}.json"
     with ThreadPoolExecutor(1) as pool:
         # find(1) walks meanwhile, in a process of its own.
@@ -107,6 +119,19 @@ def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
         digest=_digest_of_all(files),
         config_digest=_digest_of_all(deciding),
     )
+
+
+def _refuse_leftovers(path: Path, where: str) -> None:
+    for name in _LEFTOVERS:
+        if (path / name).exists():
+            raise BadInput(
+                f"{path} has leftovers of a build in it: {name}",
+                Evidence(
+                    expected="a tree that make was not run in, or only with O=",
+                    where=tuple(place for place in (where, str(path / name)) if place),
+                    next_step=f"make -C {path} mrproper, or take a `git worktree` of it",
+                ),
+            )
 
 
 def _digest_of_all(files: Mapping[str, str]) -> str:
