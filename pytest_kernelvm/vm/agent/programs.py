@@ -20,7 +20,7 @@ from pytest_kernelvm.guest.protocol import (
 )
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.agent.files import AT_FDCWD, Files
-from pytest_kernelvm.vm.agent.requests import Agent
+from pytest_kernelvm.vm.agent.requests import Agent, require_success
 from pytest_kernelvm.vm.agent.results import CommandResult
 
 SEEK_SET = 0
@@ -195,9 +195,7 @@ class Programs(Files):
             self.write(INPUT, stdin)
         shown = argv[2:] if content else argv
         reply = self._transact(request.batch, timeout_s, quoted(shown), program=True)
-        for step in request.opened:
-            if reply.results[step.step] < 0:
-                self._syscall_failed(f"run {shown[0]}", -reply.results[step.step])
+        require_success(self.abi, reply, f"run {shown[0]}", request.ran.step)
         descriptors = [reply.results[step.step] for step in request.opened]
         self._stale += descriptors
         streams = [

@@ -16,7 +16,7 @@ from pytest_kernelvm.vm.verdict.allowance import Allowance, SourceOffsets, TextS
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, Limits
 from pytest_kernelvm.vm.verdict.log_reader import LogReader
 from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
-from pytest_kernelvm.vm.verdict.watch import LONGEST_S
+from pytest_kernelvm.vm.verdict.watch import LONGEST_S, Trouble
 
 # The guest's own time for its last answer: reading its log takes a thousandth of that.
 ANSWER_S = 2.0
@@ -63,6 +63,14 @@ class Findings:
 
         return lambda batch: self._channel.ask_aside(batch, deadline, is_gone)
 
+    def _ask_despite_splats(self, deadline: Deadline) -> Callable[[Batch], Reply]:
+        """Ask a guest whose console shows a splat that its log is to decide on."""
+
+        def is_gone() -> bool:
+            return self._watch.look() not in (None, Trouble.SPLAT)
+
+        return lambda batch: self._channel.ask_aside(batch, deadline, is_gone)
+
     def take(self, result: int, raw: bytes, seen_bytes: int) -> None:
         """Take what of the log came with a reply, as LogReader.take, and read the rest of it.
 
@@ -97,7 +105,7 @@ class Findings:
         end = time.monotonic() + LONGEST_S
         with contextlib.suppress(NoReply):
             while self._streams.now(self._is_unclear) and not self.copy.trouble:
-                self.reader.read(self._ask(self._deadline()))
+                self.reader.read(self._ask_despite_splats(self._deadline()))
                 if not self._watch.is_logging or time.monotonic() > end:
                     return
                 time.sleep(AGAIN_S)
