@@ -38,7 +38,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.arch.base import arch_named
+from pytest_kernelvm.arch.registry import arch_named
 from pytest_kernelvm.config.model import Machine
 from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.modules.tree import ModuleTree

@@ -43,7 +43,9 @@ def unpack_entry(archive: Path, directory: Path, rules: ArchiveRules = RULES) ->
     Raises:
         Malformed: It is no such archive, or holds more than the rules allow.
     """
-    options = UnpackOptions(what="the archive", rules=rules, compressed_bytes=archive.stat().st_size)
+    options = UnpackOptions(
+        what="the archive", rules=rules, compressed_bytes=archive.stat().st_size
+    )
     try:
         unpack_gzip(archive, directory, options)
     except BadInput as error:

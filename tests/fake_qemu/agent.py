@@ -8,6 +8,7 @@ import signal
 import struct
 from collections.abc import Callable
 
+from pytest_kernelvm.guest.frames import FrameSplitter, encode_frame
 from pytest_kernelvm.guest.protocol import (
     HELLO_ID,
     MEMORY_BYTES,
@@ -16,8 +17,6 @@ from pytest_kernelvm.guest.protocol import (
     NR_RUN,
     NR_TAINT,
     PROTOCOL_VERSION,
-    FrameSplitter,
-    encode_frame,
 )
 from tests.fake_qemu.kernel import SYSCALLS, FakeKernel, text_at
 

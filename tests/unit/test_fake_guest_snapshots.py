@@ -19,11 +19,11 @@ from pytest_kernelvm.errors import (
     HarnessError,
     NotLeftClean,
 )
-from pytest_kernelvm.failures.saved_state import attach, keep_state, silence_of
+from pytest_kernelvm.failures.saved_state import attach, resume_or_error, save_guest
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.store.digest import sparse_digest
-from pytest_kernelvm.store.note import ENTRY, read_note
+from pytest_kernelvm.store.metadata import ENTRY, read_metadata
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.store.writing import write_whole
 from pytest_kernelvm.vm.machine.bootable import Bootable
@@ -107,7 +107,7 @@ def replace_state(store: Store, bootable: Bootable, content: bytes) -> None:
     found = find_snapshot(store, bootable.boot)
     assert found
     found.state.write_bytes(content.ljust(found.state.stat().st_size))
-    note = read_note(found.directory)
+    note = read_metadata(found.directory)
     digests = {**note.sha256, STATE: sparse_digest(found.state)}
     write_whole(found.directory / ENTRY, dataclasses.replace(note, sha256=digests).text())
 
@@ -162,10 +162,10 @@ def test_a_guest_that_panics_before_it_is_saved(guests: Guests, tmp_path: Path) 
 
 
 def test_one_is_restored_while_another_is_tested(guests: Guests, bootable: Bootable) -> None:
-    guests.prepare(bootable)
+    guests.restore_ahead(bootable)
     assert guests.counts.waiting == 0
     with guests.restored(bootable) as vm:
-        guests.prepare(bootable)
+        guests.restore_ahead(bootable)
         assert vm.read("/proc/version")
     with guests.restored(bootable) as vm:
         assert vm.read("/proc/version")
@@ -177,8 +177,8 @@ def test_one_that_nobody_takes_ends_with_the_session(
     guests: Guests, bootable: Bootable, tmp_path: Path
 ) -> None:
     with guests.restored(bootable):
-        guests.prepare(bootable)
-        guests.prepare(bootable)
+        guests.restore_ahead(bootable)
+        guests.restore_ahead(bootable)
     running = list(Path("/proc").glob("[0-9]*/cmdline"))
     mine = [each for each in running if str(tmp_path).encode() in _cmdline(each)]
     assert len(mine) == 1
@@ -242,7 +242,7 @@ def test_a_shared_guest_that_does_not_answer_ends(guests: Guests, tmp_path: Path
 
 def kept(vm: Vm, directory: Path) -> Snapshot:
     directory.mkdir()
-    return Snapshot.described(directory, keep_state(vm, directory))
+    return Snapshot.from_note(directory, save_guest(vm, directory))
 
 
 def test_a_kept_guest_is_as_it_was(tmp_path: Path, bootable: Bootable) -> None:
@@ -252,7 +252,7 @@ def test_a_kept_guest_is_as_it_was(tmp_path: Path, bootable: Bootable) -> None:
         # It goes on.
         vm.ping()
     with attach(bootable, tmp_path, snapshot) as again:
-        assert silence_of(again) is None
+        assert resume_or_error(again) is None
         assert again.read("/file") == "kept"
 
 
@@ -260,7 +260,7 @@ def test_a_kept_guest_that_is_not_let_run(tmp_path: Path) -> None:
     with fake_guest(tmp_path) as vm:
         snapshot = kept(vm, tmp_path / "state")
     with attach(fake_bootable(tmp_path, "refuse-qmp cont", *BOOT), tmp_path, snapshot) as again:
-        error = silence_of(again)
+        error = resume_or_error(again)
         assert type(error) is GuestDied
         assert "the guest is at its end" in error.summary
 
@@ -270,7 +270,7 @@ def test_a_guest_that_has_ended_is_not_kept(tmp_path: Path) -> None:
         vm.kill()
         vm.wait_end(5)
         with pytest.raises(GuestDied, match="QEMU has ended"):
-            keep_state(vm, tmp_path)
+            save_guest(vm, tmp_path)
 
 
 def test_a_kept_state_that_is_none(tmp_path: Path, bootable: Bootable) -> None:

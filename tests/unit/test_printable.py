@@ -130,7 +130,7 @@ class Hostile:
     """A guest in whose files everything hostile is."""
 
     label = "guest"
-    ended = False
+    control = SimpleNamespace(ended=False)
     modules = ()
     dmesg = ALL
 
