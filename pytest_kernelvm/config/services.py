@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pytest_kernelvm.config.typed_yaml import (
-    Complaints,
+from pytest_kernelvm.config.typed_yaml.expected import (
+    Context,
+    Expected,
     ListOf,
-    Located,
     MapOf,
-    Placed,
-    Record,
+    PlacedText,
     Text,
-    compose,
+    placed,
 )
+from pytest_kernelvm.config.typed_yaml.mistakes import Mistakes
+from pytest_kernelvm.config.typed_yaml.nodes import compose
+from pytest_kernelvm.config.typed_yaml.rows import Record, Written, given, key, yaml_mapping
 from pytest_kernelvm.errors import BadInput, Evidence
 
 SHIPPED = Path(__file__).parent / "services.yaml"
+
+T = TypeVar("T")
 
 KINDS = ("integer", "boolean", "text")
 
@@ -30,7 +34,28 @@ _MODULE = Text(doc="A module's name or alias.", pattern=r"[A-Za-z0-9_.:+-]+", sh
 _BOOLEANS = {"true": "1", "false": "0"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+_VALUE = r"[^\n\r]*"
+
+
+def _line(doc: str) -> Text:
+    return Text(doc=doc, pattern=_VALUE, shape="one line")
+
+
+def _integer(doc: str) -> Text:
+    return Text(doc=doc, pattern=r"-?[0-9]+", shape="an integer")
+
+
+def _by_name(doc: str, name: str, pattern: str, shape: str, item: Expected[T]) -> MapOf[T]:
+    """Return the expectation of a mapping from names of things to like values."""
+    key = Text(doc=f"The name of {shape}.", pattern=pattern, shape=shape)
+    return MapOf(doc=doc, key=key, placeholder=name, item=item)
+
+
+def _pairs(found: Mapping[str, T], _context: Context) -> tuple[tuple[str, T], ...]:
+    return tuple(found.items())
+
+
+@yaml_mapping
 class Parameter:
     """What a user may choose of a service.
 
@@ -39,14 +64,32 @@ class Parameter:
     least, most: of an integer. allowed: the only values, if not empty.
     """
 
-    name: str
-    doc: str
-    kind: str
-    default: str = ""
-    sets: str = ""
-    least: int | None = None
-    most: int | None = None
-    allowed: tuple[str, ...] = ()
+    name: str = given(lambda _written, context: context.name)
+    doc: str = key(Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"))
+    kind: str = key(Text(doc="Its type.", allowed=KINDS), name="type", default="text")
+    default: str = key(
+        placed("What it is if the user chooses nothing.", pattern=_VALUE, shape="one line"),
+        convert=lambda default, _context: default.text,
+        default="",
+        default_text="the module's own",
+    )
+    sets: str = key(
+        Text(
+            doc="The module's parameter that gets the value.",
+            pattern=r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+",
+            shape="module.parameter",
+        ),
+        default="",
+    )
+    least: int | None = key(
+        _integer("The least integer."), convert=lambda text, _context: int(text), default=None
+    )
+    most: int | None = key(
+        _integer("The greatest integer."), convert=lambda text, _context: int(text), default=None
+    )
+    allowed: tuple[str, ...] = key(
+        ListOf(doc="The only values.", item=_line("A value.")), default=()
+    )
 
     def fault(self, value: str) -> str:
         """Return what is wrong with a value, empty if nothing is."""
@@ -75,7 +118,21 @@ class Parameter:
         return f"{self.sets.partition('.')[2]}={quoted}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _check_parameter(parameter: Parameter, written: Written, context: Context) -> None:
+    """Raise BadInput for a default that the parameter cannot have."""
+    if parameter.default:
+        _check_default(context.names[-2], parameter, str(written["default"].place))
+
+
+def _check_default(service: str, parameter: Parameter, where: str) -> None:
+    if parameter.default and (fault := parameter.fault(parameter.default)):
+        raise BadInput(
+            f"{service}: the default of {parameter.name} is {parameter.default!r}",
+            Evidence(expected=fault, where=(where,)),
+        )
+
+
+@yaml_mapping
 class When:
     """What is added to a service under a condition.
 
@@ -84,13 +141,45 @@ class When:
     modules: then wanted too. options: (module, parameters), then given too.
     """
 
-    symbols: tuple[tuple[str, str], ...] = ()
-    parameters: tuple[tuple[str, str], ...] = ()
-    modules: tuple[str, ...] = ()
-    options: tuple[tuple[str, str], ...] = ()
+    symbols: tuple[tuple[str, str], ...] = key(
+        _by_name(
+            "Values that the kernel's configuration must have; `set` for y or m.",
+            "SYMBOL",
+            r"[A-Z0-9_]+",
+            "a symbol",
+            _line("A value."),
+        ),
+        convert=_pairs,
+        default=(),
+    )
+    parameters: tuple[tuple[str, str], ...] = key(
+        _by_name(
+            "Values that the service's parameters must have.",
+            "PARAMETER",
+            _NAME,
+            "a parameter's name",
+            _line("A value."),
+        ),
+        convert=_pairs,
+        default=(),
+    )
+    modules: tuple[str, ...] = key(
+        ListOf(doc="Modules that are wanted then.", item=_MODULE), default=()
+    )
+    options: tuple[tuple[str, str], ...] = key(
+        _by_name(
+            "Module parameters by module.",
+            "MODULE",
+            _MODULE.pattern,
+            _MODULE.shape,
+            _line("As after the module's name in an options line."),
+        ),
+        convert=_pairs,
+        default=(),
+    )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@yaml_mapping
 class Service:
     """A requirement with a name.
 
@@ -98,106 +187,119 @@ class Service:
     where: the place of its description.
     """
 
-    name: str
-    doc: str
-    modules: tuple[str, ...]
-    parameters: tuple[Parameter, ...] = ()
-    when: tuple[When, ...] = ()
-    where: str = ""
+    name: str = given(lambda _written, context: context.name)
+    doc: str = key(Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"), default="")
+    modules: tuple[str, ...] = key(
+        ListOf(doc="Modules that it always wants.", item=_MODULE), default=()
+    )
+    parameters: tuple[Parameter, ...] = key(
+        _by_name(
+            "What a user may choose.",
+            "PARAMETER",
+            _NAME,
+            "a parameter's name",
+            Record(
+                cls=Parameter,
+                doc="A parameter that a user may choose.",
+                check=_check_parameter,
+            ),
+        ),
+        convert=lambda found, _context: tuple(found.values()),
+        default=(),
+    )
+    when: tuple[When, ...] = key(
+        ListOf(
+            doc="What is added under conditions.",
+            item=Record(cls=When, doc="What is added where all conditions hold."),
+        ),
+        default=(),
+    )
+    where: str = given(lambda _written, context: str(context.file), default="")
 
 
-_VALUE = Text(doc="A value.", pattern=r"[^\n\r]*", shape="one line")
-_PARAMETER = Record(
-    doc="A parameter that a user may choose.",
-    required=("doc",),
-    keys={
-        "doc": Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"),
-        "type": Text(doc="Its type, default text.", allowed=KINDS),
-        "default": Placed(text=_VALUE),
-        "sets": Text(
-            doc="The module's parameter that gets the value.",
-            pattern=r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+",
-            shape="module.parameter",
+@yaml_mapping
+class WrittenService(Service):
+    """A service, or other defaults for one that is shipped, as a file says it.
+
+    defaults: of its parameters, by name. keys: all that is written.
+    """
+
+    keys: frozenset[str] = given(lambda written, _context: frozenset(written))
+
+    defaults: tuple[tuple[str, PlacedText], ...] = key(
+        _by_name(
+            "Other defaults for a shipped service's parameters.",
+            "PARAMETER",
+            _NAME,
+            "a parameter's name",
+            placed("A value.", pattern=_VALUE, shape="one line"),
         ),
-        "least": Placed(text=Text(doc="The least integer.", pattern=r"-?[0-9]+", shape="integer")),
-        "most": Placed(text=Text(doc="The most.", pattern=r"-?[0-9]+", shape="an integer")),
-        "allowed": ListOf(doc="The only values.", item=_VALUE),
-    },
+        convert=_pairs,
+        default=(),
+    )
+
+    @property
+    def service(self) -> Service:
+        """The service with these defaults. Raises BadInput for what does not fit."""
+        own = Service(**{each.name: getattr(self, each.name) for each in fields(Service)})
+        known = {parameter.name for parameter in own.parameters}
+        for condition in own.when:
+            for parameter, _ in condition.parameters:
+                if parameter not in known:
+                    raise no_parameter(own, parameter, own.where)
+        return with_defaults(own, dict(self.defaults))
+
+
+SERVICES = _by_name(
+    "Requirements with a name; one that is shipped may be given other defaults.",
+    "SERVICE",
+    _NAME,
+    "a service's name",
+    Record(cls=WrittenService, doc="A service, or other defaults for a shipped one."),
 )
-_WHEN = Record(
-    doc="What is added where all conditions hold.",
-    keys={
-        "symbols": MapOf(
-            doc="Values that the kernel's configuration must have; `set` for y or m.",
-            key=Text(doc="A Kconfig symbol.", pattern=r"[A-Z0-9_]+", shape="a symbol"),
-            value=_VALUE,
-        ),
-        "parameters": MapOf(
-            doc="Values that the service's parameters must have.",
-            key=Text(doc="A parameter.", pattern=_NAME, shape="a parameter's name"),
-            value=_VALUE,
-        ),
-        "modules": ListOf(doc="Modules that are wanted then.", item=_MODULE),
-        "options": MapOf(doc="Module parameters by module.", key=_MODULE, value=_VALUE),
-    },
-)
-SERVICES = MapOf(
-    doc="Requirements with a name; one that is shipped may be given other defaults.",
-    key=Text(doc="A service's name.", pattern=_NAME, shape="a service's name"),
-    value=Record(
-        doc="A service, or other defaults for a shipped one.",
-        keys={
-            "doc": Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"),
-            "modules": ListOf(doc="Modules that it always wants.", item=_MODULE),
-            "parameters": MapOf(
-                doc="What a user may choose.",
-                key=Text(doc="A parameter.", pattern=_NAME, shape="a parameter's name"),
-                value=_PARAMETER,
-            ),
-            "when": ListOf(doc="What is added under conditions.", item=_WHEN),
-            "defaults": MapOf(
-                doc="Other defaults for a shipped service's parameters.",
-                key=Text(doc="A parameter.", pattern=_NAME, shape="a parameter's name"),
-                value=Placed(text=_VALUE),
-            ),
-        },
-    ),
-)
+
+
+@yaml_mapping
+class _ServicesFile:
+    """What services.yaml says."""
+
+    services: Mapping[str, WrittenService] = key(SERVICES)
 
 
 @cache
 def shipped_services() -> tuple[Service, ...]:
     """Return the services that come with the package."""
-    complaints = Complaints(SHIPPED)
-    raw = Record(doc="The file.", keys={"services": SERVICES}).read(compose(SHIPPED), complaints)
-    complaints.raise_if_any()
-    return tuple(_service(name, each, str(SHIPPED)) for name, each in raw["services"].items())
+    mistakes = Mistakes(SHIPPED)
+    file = Record(cls=_ServicesFile, doc="The file.")
+    written = file.read(compose(SHIPPED), mistakes)
+    mistakes.raise_if_any()
+    found = file.value(written, Context(file=SHIPPED))
+    return tuple(each.service for each in found.services.values())
 
 
-def services_of(raw: Mapping[str, dict[str, Any]], where: str) -> tuple[Service, ...]:
+def with_shipped(written: Mapping[str, WrittenService], context: Context) -> tuple[Service, ...]:
     """Return the shipped services with a vm-config's own and its defaults over them.
 
-    raw: what SERVICES read. where: the vm-config.
     Raises BadInput for what is no service and for values that do not fit.
     """
     services = {service.name: service for service in shipped_services()}
-    for name, each in raw.items():
-        if each.get("modules"):
-            services[name] = _service(name, each, where)
-        elif name in services and set(each) <= {"defaults"}:
-            services[name] = with_defaults(services[name], each.get("defaults", {}))
+    for name, each in written.items():
+        if each.modules:
+            services[name] = each.service
+        elif name in services and each.keys <= {"defaults"}:
+            services[name] = with_defaults(services[name], dict(each.defaults))
         else:
             raise BadInput(
                 f"the service {name} has no modules",
                 Evidence(
                     expected="`modules`, or `defaults` for one of " + ", ".join(services),
-                    where=(where,),
+                    where=(str(context.file),),
                 ),
             )
     return tuple(services.values())
 
 
-def with_defaults(service: Service, values: Mapping[str, Located]) -> Service:
+def with_defaults(service: Service, values: Mapping[str, PlacedText]) -> Service:
     """Return a service with other defaults. Raises BadInput for what does not fit."""
     known = {parameter.name: parameter for parameter in service.parameters}
     for name, value in values.items():
@@ -215,54 +317,3 @@ def no_parameter(service: Service, name: str, where: str = "") -> BadInput:
         f"the service {service.name} has no parameter {name}",
         Evidence(expected=f"one of {known}" if known else "none", where=(where,) if where else ()),
     )
-
-
-def _check_default(service: str, parameter: Parameter, where: str) -> None:
-    if parameter.default and (fault := parameter.fault(parameter.default)):
-        raise BadInput(
-            f"{service}: the default of {parameter.name} is {parameter.default!r}",
-            Evidence(expected=fault, where=(where,)),
-        )
-
-
-def _service(name: str, raw: dict[str, Any], where: str) -> Service:
-    service = Service(
-        name=name,
-        doc=raw.get("doc", ""),
-        modules=raw.get("modules", ()),
-        parameters=tuple(
-            _parameter(name, key, each, where) for key, each in raw.get("parameters", {}).items()
-        ),
-        when=tuple(
-            When(
-                symbols=tuple(each.get("symbols", {}).items()),
-                parameters=tuple(each.get("parameters", {}).items()),
-                modules=each.get("modules", ()),
-                options=tuple(each.get("options", {}).items()),
-            )
-            for each in raw.get("when", ())
-        ),
-        where=where,
-    )
-    known = {parameter.name for parameter in service.parameters}
-    for condition in service.when:
-        for parameter, _ in condition.parameters:
-            if parameter not in known:
-                raise no_parameter(service, parameter, where)
-    return with_defaults(service, raw.get("defaults", {}))
-
-
-def _parameter(service: str, name: str, raw: dict[str, Any], where: str) -> Parameter:
-    default = raw.get("default")
-    parameter = Parameter(
-        name=name,
-        doc=raw["doc"],
-        kind=raw.get("type", "text"),
-        default=default.text if default else "",
-        sets=raw.get("sets", ""),
-        least=int(raw["least"].text) if "least" in raw else None,
-        most=int(raw["most"].text) if "most" in raw else None,
-        allowed=raw.get("allowed", ()),
-    )
-    _check_default(service, parameter, str(default.place) if default else where)
-    return parameter

@@ -2,44 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.context import CellContext
 from pytest_kernelvm.config.files import existing_file
-from pytest_kernelvm.config.model import (
-    PREBUILT_MEMORY_MIB,
-    SOURCE_KINDS,
-    CellConfig,
-    KernelConfig,
-    Machine,
-    ModprobeConfig,
-    Source,
-    Timeouts,
-)
-from pytest_kernelvm.config.services import services_of
-from pytest_kernelvm.config.typed_yaml import Located
+from pytest_kernelvm.config.typed_yaml.expected import PlacedText, placed
+from pytest_kernelvm.config.typed_yaml.rows import Record, key, rows_of, yaml_mapping
+from pytest_kernelvm.config.versions import VERSION_PATTERN
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign.json_fields import SHA256
 
 
-def read_source(base: Path, given: dict[str, Located], file: Path, version: str) -> Source:
+@yaml_mapping
+class SourceKeys:
+    """A source as it is written: one of its kinds, and what belongs to that."""
+
+    tree: PlacedText | None = key(
+        placed(
+            "A working tree, relative to this file; it is not written into.",
+            pattern=r".+",
+            shape="a path",
+        ),
+        default=None,
+    )
+    git: PlacedText | None = key(
+        placed("A git repository: path or URL.", pattern=r".+", shape="a path or URL"),
+        default=None,
+    )
+    ref: PlacedText | None = key(
+        placed(
+            "Commit, tag or branch.",
+            pattern=r"(?!-)[^\s:^~?*\[\\]+",
+            shape="a commit, a tag or a branch",
+        ),
+        default=None,
+        default_text="HEAD",
+        beside="git",
+    )
+    tarball: PlacedText | None = key(
+        placed(
+            "A kernel tarball: a path relative to this file, or a URL with `sha256`.",
+            pattern=r".+",
+            shape="a path or URL",
+        ),
+        default=None,
+    )
+    sha256: PlacedText | None = key(
+        placed(
+            "The tarball's sha256, checked before it is unpacked.",
+            pattern=SHA256,
+            shape="64 hexadecimal digits in lower case",
+        ),
+        default=None,
+        beside="tarball",
+    )
+    debian: PlacedText | None = key(
+        placed(
+            "A Debian source package, such as linux-source-{version}.",
+            pattern=r"linux-source-[a-z0-9.{}+-]+",
+            shape="a package such as linux-source-6.12",
+        ),
+        default=None,
+    )
+    suite: PlacedText | None = key(
+        placed(
+            "The Debian suite to fetch the package from.",
+            pattern=r"[a-z][a-z0-9-]*",
+            shape="a suite such as bookworm-backports",
+        ),
+        default=None,
+        default_text="none, the package is installed here",
+        beside="debian",
+    )
+    version: PlacedText | None = key(
+        placed(
+            "A version, looked for here, then among Debian's packages, then on kernel.org.",
+            pattern=rf"{VERSION_PATTERN}|\{{version\}}",
+            shape="a version such as 6.12.30",
+        ),
+        default=None,
+    )
+    prebuilt: PlacedText | None = key(
+        placed(
+            "A finished kernel: a directory, .deb or .rpm files joined by commas, "
+            "host:/boot (host:RELEASE for one of several), or debian:PACKAGE[:ARCH][@SUITE].",
+            pattern=r".+",
+            shape="a path, host:/boot, or debian:PACKAGE",
+        ),
+        default=None,
+    )
+
+
+SOURCE_KINDS = tuple(row.key for row in rows_of(SourceKeys).values() if not row.beside)
+# What belongs to a kind, as an option of the command line names it behind an @.
+_BESIDE = {row.beside: row.key for row in rows_of(SourceKeys).values() if row.beside}
+
+SOURCE = Record(
+    cls=SourceKeys,
+    doc="Where the kernel comes from; {version} stands for the version.",
+    one_of=SOURCE_KINDS,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a kernel comes from.
+
+    kind: one of SOURCE_KINDS. value: a path or URL, the name of a package, or a version; paths are
+    absolute or relative to the current directory. where: the place in the vm-config.
+    ref: of `git`. sha256: of `tarball`. suite: of `debian`, empty for an installed package.
+    """
+
+    kind: str
+    value: str
+    where: str
+    ref: str = ""
+    sha256: str = ""
+    suite: str = ""
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is fetched from a network."""
+        return "://" in self.value
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and directories of this machine that it names."""
+        named = self.kind in ("tree", "git", "tarball", "prebuilt") and not self.is_url
+        if not named or self.value.startswith(("debian:", "host:")):
+            return ()
+        return tuple(self.value.split(",")) if self.kind == "prebuilt" else (self.value,)
+
+
+def source_as_written(keys: SourceKeys, context: CellContext) -> Source:
     """Return a kernel's source, its paths relative to the vm-config. Raises BadInput."""
-    if not given:
-        return Source(kind="debian", value=f"linux-source-{version}", where=str(file))
-    texts = {key: located.text.replace("{version}", version) for key, located in given.items()}
-    (kind,) = texts.keys() & set(SOURCE_KINDS)
+    names: dict[str, PlacedText] = {
+        name: text for name in rows_of(SourceKeys) if (text := getattr(keys, name))
+    }
+    (kind,) = (name for name in names if name in SOURCE_KINDS)
+    beside = _BESIDE.get(kind)
+    more = {beside: context.with_version(names[beside].text)} if beside in names else {}
     source = Source(
         kind=kind,
-        value=texts[kind],
-        where=str(given[kind].place),
-        ref=texts.get("ref", ""),
-        sha256=texts.get("sha256", ""),
-        suite=texts.get("suite", ""),
+        value=context.with_version(names[kind].text),
+        where=str(names[kind].place),
+        **more,
     )
     if kind == "tarball" and not source.is_url:
-        return replace(source, value=str(existing_file(base, given[kind], "the tarball", version)))
-    return _checked(_below(base, source))
+        return replace(source, value=str(existing_file(names[kind], context, "the tarball")))
+    return _checked(_below(context.directory, source))
+
+
+def default_source(context: CellContext) -> Source:
+    """Return the source of a vm-config that names none: Debian's package of its version."""
+    return Source(kind="debian", value=f"linux-source-{context.version}", where=str(context.file))
 
 
 def _below(base: Path, source: Source) -> Source:
@@ -71,64 +188,27 @@ def source_named(text: str) -> Source:
     `debian:PACKAGE@SUITE`. Paths are relative to the current directory.
     Raises BadInput if it is none of these.
     """
-    kind, colon, value = text.partition(":")
-    if not colon or not value or kind not in SOURCE_KINDS:
+    kind, _, value = text.partition(":")
+    if not value or kind not in SOURCE_KINDS:
         raise BadInput(
             f"{text!r} names no source",
             Evidence(expected=", ".join(f"{kind}:…" for kind in SOURCE_KINDS)),
         )
-    along = {"git": "ref", "tarball": "sha256", "debian": "suite"}.get(kind)
-    more = {}
-    before, at, behind = value.rpartition("@")
-    # The @ of ssh://user@host is not ours.
-    address = before.partition("://")[2] if "://" in before else "/"
-    if along and at and before and "/" in address:
-        value, more = before, {along: behind}
-    elif kind == "tarball" and not Path(value).expanduser().is_file() and "://" not in value:
+    value, more = _split_at(kind, value)
+    is_url = "://" in value
+    if kind == "tarball" and not more and not is_url and not Path(value).expanduser().is_file():
         raise BadInput(f"the tarball {value} does not exist")
     return _checked(
         _below(Path(), Source(kind=kind, value=value, where=f"--source {text}", **more))
     )
 
 
-def prebuilt_cell(source: Source, arch: Arch) -> CellConfig:
-    """Return the cell of a prebuilt kernel that no vm-config describes.
-
-    It has as much memory as a distribution's kernel with its modules is comfortable in.
-    """
-    return CellConfig(
-        id=f"prebuilt-{arch.name}",
-        name="prebuilt",
-        file=Path(),
-        arch=arch,
-        kernel=KernelConfig(
-            version="",
-            source=source,
-            base="",
-            fragments=(),
-            symbols=(),
-            patches=(),
-            image=arch.default_image,
-            release="",
-        ),
-        modules=(),
-        allow_missing=(),
-        allow_empty=True,
-        modprobe=ModprobeConfig(options=(), blacklist=()),
-        services=services_of({}, ""),
-        cmdline="",
-        builtin_cmdline="",
-        cookie="",
-        userland="none",
-        machine=Machine(
-            memory_mib=min(PREBUILT_MEMORY_MIB, arch.max_memory_mib),
-            cpu=arch.cpu,
-            fast_boot=True,
-        ),
-        timeouts=Timeouts(boot_s=120.0, command_s=60.0, build_s=7200.0),
-    )
-
-
-def with_source(cells: Iterable[CellConfig], source: Source) -> tuple[CellConfig, ...]:
-    """Return cells whose kernels come from another source."""
-    return tuple(replace(cell, kernel=replace(cell.kernel, source=source)) for cell in cells)
+def _split_at(kind: str, value: str) -> tuple[str, dict[str, str]]:
+    """Return what stands before an @, and what stands behind it as the key that it is meant for."""
+    beside = _BESIDE.get(kind)
+    before, _, behind = value.rpartition("@")
+    # The @ of ssh://user@host is part of the address.
+    address = before.partition("://")[2] if "://" in before else "/"
+    if beside and before and "/" in address:
+        return before, {beside: behind}
+    return value, {}

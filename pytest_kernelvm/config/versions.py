@@ -1,4 +1,4 @@
-"""Ranges of kernel versions, as vm-configs write them: `<6.17`, `>=5.4,<5.18`."""
+"""Kernel versions, and ranges of them as vm-configs write them: `<6.17`, `>=5.4,<5.18`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,50 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_kernelvm.errors import BadInput, Evidence
+
+# What the whole text of a version matches, and that in words.
+VERSION_PATTERN = r"[0-9]+\.[0-9]+[A-Za-z0-9.+-]*"
+VERSION_SHAPE = "a version such as 6.12"
+_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+
+
+def is_version(text: str) -> bool:
+    """Return whether a text is a kernel version."""
+    return re.fullmatch(VERSION_PATTERN, text) is not None
+
+
+def leading_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers that a version or release begins with: (6, 1, 0) of 6.1.0-10-arm64.
+
+    Empty if it begins with none.
+    """
+    found = _NUMBERS.match(text.strip())
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """Return a version's numbers. Raises BadInput if it does not begin with one."""
+    numbers = leading_numbers(version)
+    if not numbers:
+        raise BadInput(f"{version!r} is no kernel version", Evidence(expected="6.12 or 6.12.30"))
+    return numbers
+
+
+def series_of(version: str) -> str:
+    """Return the series of a version: 6.12 of 6.12.30."""
+    return ".".join(str(number) for number in numbers_of(version)[:2])
+
+
+def is_of(version: str, beginning: str) -> bool:
+    """Return whether a version is another one or a part of it: 6.12.30 is of 6.12, not of 6.1."""
+    return f"{version}.".startswith(f"{beginning}.")
+
+
+def upstream_of(package_version: str) -> str:
+    """Return the kernel's version in a Debian package's: 6.12.30 of 6.12.30-1~bpo12+1."""
+    # A tilde comes before release candidates and backports, a minus before Debian's own.
+    return re.split(r"[-~+]", package_version)[0]
+
 
 _COMPARISONS: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     "<=": operator.le,
@@ -51,7 +95,7 @@ class VersionRange:
             the whole version where a bound may have three numbers.
         Raises BadInput if it does not begin with a number.
         """
-        numbers = _numbers(version)
+        numbers = numbers_of(version)
         return all(_meets(numbers, bound) for bound in self._bounds)
 
     def may_include(self, beginning: str) -> bool:
@@ -59,12 +103,12 @@ class VersionRange:
 
         beginning: such as 6.12, of 6.12.30. Raises BadInput as `includes` does.
         """
-        numbers = _numbers(beginning)
+        numbers = numbers_of(beginning)
         return all(_may_meet(numbers, bound) for bound in self._bounds)
 
     def beyond(self, beginning: str) -> VersionRange:
         """Return what of the range these numbers do not decide: the bounds that have more."""
-        known = len(_numbers(beginning))
+        known = len(numbers_of(beginning))
         return VersionRange(",".join(b for b in self._bounds if len(_limit(b)) > known))
 
     @property
@@ -95,11 +139,4 @@ def _sign(bound: str) -> str:
 
 
 def _limit(bound: str) -> tuple[int, ...]:
-    return _numbers(bound.removeprefix(_sign(bound)))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    found = re.match(r"[0-9]+(?:\.[0-9]+)*", version.strip())
-    if not found:
-        raise BadInput(f"{version!r} is no kernel version", Evidence(expected="6.12 or 6.12.30"))
-    return tuple(int(part) for part in found[0].split("."))
+    return numbers_of(bound.removeprefix(_sign(bound)))

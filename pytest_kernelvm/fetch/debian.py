@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.config.model import Patch
+from pytest_kernelvm.config.patches import Patch
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, ToolMissing
 from pytest_kernelvm.fetch.patching import apply_patch
 from pytest_kernelvm.fetch.tarball import unpack_tarball

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch.base import ARCHES, Arch
-from pytest_kernelvm.config.model import CellConfig, Source
+from pytest_kernelvm.config.model import CellConfig
+from pytest_kernelvm.config.sources import Source
+from pytest_kernelvm.config.versions import leading_numbers
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
 from pytest_kernelvm.fetch.kernel_packages import deb_field, host_suite, kernel_packages
@@ -398,12 +400,12 @@ def _unpacked_image(path: Path, to: Path) -> Path:
 
 def _lend_headers(store: Store, arch: Arch, release: str, entry: Path) -> str:
     """Copy the headers of another kernel of an architecture; return whose they are."""
-    mine = _numbers(release)
+    mine = leading_numbers(release)
     lenders = []
     for path in sorted((store.root / "kernels").glob("*/headers")):
         note = stored_note(store, path.parent.name)
         if note and note.arch == arch:
-            theirs = _numbers(note.release)
+            theirs = leading_numbers(note.release)
             older = theirs <= mine
             # Of those that are newer the oldest; their numbers count downwards.
             rank = theirs if older else tuple(-number for number in theirs)
@@ -420,7 +422,7 @@ def _lend_headers(store: Store, arch: Arch, release: str, entry: Path) -> str:
 def _headers_of_some_source(store: Store, arch: Arch, mine: tuple[int, ...], entry: Path) -> str:
     installed = sorted(
         DEBIAN_SOURCES.glob("linux-source-*.tar.*"),
-        key=lambda path: (_numbers(path.name[13:]) <= mine, _numbers(path.name[13:])),
+        key=lambda path: (leading_numbers(path.name[13:]) <= mine, leading_numbers(path.name[13:])),
         reverse=True,
     )
     if not installed:
@@ -437,11 +439,6 @@ def _headers_of_some_source(store: Store, arch: Arch, mine: tuple[int, ...], ent
         shutil.copytree(headers / name, entry / name)
     store.progress.say(f"the agent is compiled with the headers of {package}")
     return package
-
-
-def _numbers(release: str) -> tuple[int, ...]:
-    found = re.match(r"[0-9.]*[0-9]", release)
-    return tuple(int(part) for part in found[0].split(".") if part) if found else ()
 
 
 def is_prebuilt(cell: CellConfig) -> bool:

@@ -86,7 +86,7 @@ class Cell:
     @cached_property
     def userland(self) -> Userland | None:
         """The tools of another userland, fetched or built if need be; None for ours alone."""
-        name = self.config.userland
+        name = self.config.guest.userland
         return None if name == "none" else obtain_userland(self.store, self.config.arch, name)
 
     def variant(
@@ -97,7 +97,9 @@ class Cell:
         root: Root | None = None,
     ) -> Cell:
         """Return this cell with another userland, external modules or root; None leaves them."""
-        config = self.config if userland is None else replace(self.config, userland=userland)
+        config = self.config
+        if userland is not None:
+            config = replace(config, guest=replace(config.guest, userland=userland))
         config = config if root is None else replace(config, root=root)
         modules = self.external if external is None else dict(external)
         for known in (self, *self._variants):
@@ -308,8 +310,8 @@ class Cell:
 
     def _by_hand(self, closure: Closure, cmdline: str, cookie: bool, network: str) -> str:
         argv = ["kernelvm", "boot", self.config.command_word]
-        if self.config.userland != "none":
-            argv.append(f"--userland={self.config.userland}")
+        if self.config.guest.userland != "none":
+            argv.append(f"--userland={self.config.guest.userland}")
         if self.config.root and not self.config.root.where:
             argv.append(f"--root={self.config.root.kind}")
         if closure.wanted != self.config.modules:

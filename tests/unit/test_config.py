@@ -114,7 +114,7 @@ def test_a_cookie_that_must_be_a_word(write: Path) -> None:
     write.write_text(GOOD.replace("cookie: liminix", word))
     (cell,) = read_config(write)
     values = {request.name: request.value for request in cell.kernel.symbols}
-    assert cell.cookie == "liminix"
+    assert cell.cookie.text == "liminix"
     assert values["MIPS_BOOTLOADER_CMDLINE_COOKIE"] == '"liminix"'
     assert values["MIPS_BOOTLOADER_CMDLINE_COOKIE_WORD"] == "y"
     write.write_text(GOOD)

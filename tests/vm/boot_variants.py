@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config.model import BUILTIN_PATCHES, Patch, Requested
+from pytest_kernelvm.config.patches import BUILTIN_PATCHES, Patch
+from pytest_kernelvm.config.requests import Requested
 
 PATCHES = Path(__file__).parent / "patches"
 

@@ -12,7 +12,8 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.config.sources import Source
+from pytest_kernelvm.config.versions import is_of, series_of, upstream_of
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.store import Store
@@ -48,9 +49,7 @@ def _installed_package(wanted: str) -> tuple[str, str] | None:
         argv = ["dpkg-query", "--show", "--showformat=${Version}", name]
         with contextlib.suppress(ToolMissing):
             version = run(argv, timeout_s=30, check=False).stdout.strip()
-            # A tilde comes before release candidates and backports, a minus before Debian's own.
-            upstream = re.split(r"[-~+]", version)[0]
-            if f"{upstream}.".startswith(f"{wanted}."):
+            if is_of(upstream_of(version), wanted):
                 return name, version
     return None
 
@@ -68,7 +67,7 @@ def _tarball(store: Store, source: Source) -> tuple[str, str]:
     found = re.search(rf"^([0-9a-f]{{64}})  {re.escape(name)}$", sums, re.MULTILINE)
     if not found:
         have = re.findall(
-            rf"  linux-({re.escape(_series(source.value))}[0-9.]*)\.tar\.xz$", sums, re.M
+            rf"  linux-({re.escape(series_of(source.value))}[0-9.]*)\.tar\.xz$", sums, re.M
         )
         raise BadInput(
             f"kernel.org has no version {source.value}",
@@ -81,10 +80,6 @@ def _tarball(store: Store, source: Source) -> tuple[str, str]:
     with store.disk_errors():
         write_whole(noted, json.dumps(known).encode())
     return f"{base}/{directory}/{name}", found[1]
-
-
-def _series(version: str) -> str:
-    return ".".join(version.split(".")[:2])
 
 
 def _sha256sums(url: str, source: Source) -> str:
@@ -103,7 +98,7 @@ def _sha256sums(url: str, source: Source) -> str:
             Evidence(
                 seen=str(getattr(error, "reason", error)),
                 where=(source.where, url),
-                next_step=f"apt-get install linux-source-{_series(source.value)}, "
+                next_step=f"apt-get install linux-source-{series_of(source.value)}, "
                 f"or name a mirror with {MIRROR_VARIABLE}",
             ),
         ) from None
