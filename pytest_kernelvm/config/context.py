@@ -11,9 +11,11 @@ from pytest_kernelvm.config.typed_yaml.expected import Context
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellContext(Context):
-    """The cell that is read of a vm-config.
+    """The cell that is made from a vm-config.
 
-    arch: the file's architecture. version: the kernel version that the cell is for.
+    Attributes:
+        arch: The file's architecture.
+        version: The kernel version of this cell.
     """
 
     arch: Arch
@@ -21,7 +23,7 @@ class CellContext(Context):
 
     @property
     def directory(self) -> Path:
-        """The vm-config's directory, which its paths are relative to."""
+        """The vm-config's directory; relative paths in it begin there."""
         return self.file.parent
 
     def with_version(self, text: str) -> str:

@@ -14,14 +14,20 @@ from pytest_kernelvm.foreign.files import file_kind
 
 
 def existing_file(name: PlacedText, context: CellContext, what: str) -> Path:
-    """Return a file that a vm-config names, which must exist. Raises BadInput.
+    """Return the path of a file that a vm-config names.
 
-    what: the file in messages, such as `the patch`.
+    Args:
+        name: A path, in which `{version}` stands for the cell's version.
+        context: Says in which directory a relative path begins.
+        what: What messages call the file, such as `the patch`.
+
+    Raises:
+        BadInput: There is no such file, or it is a directory or another special file.
     """
     path = context.directory / context.with_version(name.text)
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode
-        # Reading anything else might never end.
+        # To read a FIFO or a device might never end.
         if not stat.S_ISREG(mode):
             raise BadInput(
                 f"{what} {path} is {file_kind(mode)}, no regular file",

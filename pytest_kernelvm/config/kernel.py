@@ -25,7 +25,7 @@ from pytest_kernelvm.config.typed_yaml.rows import key, yaml_mapping
 from pytest_kernelvm.config.versions import VERSION_PATTERN, VERSION_SHAPE
 from pytest_kernelvm.errors import BadInput, Evidence
 
-# The targets of `make help` that always come to the same .config and ask nothing.
+# The targets of `make help` that ask nothing and always make the same .config.
 BASE_TARGETS = (
     "allnoconfig",
     "tinyconfig",
@@ -43,7 +43,7 @@ _IMAGE = placed(
 
 
 def _base_config(name: PlacedText, context: CellContext) -> str:
-    """Return the base configuration: a make target's name or a file's path. Raises BadInput."""
+    """Return the base configuration: a make target's name or a file's path."""
     text = name.text
     if "/" in text or "." in text:
         return str(existing_file(name, context, "the base configuration"))
@@ -80,13 +80,20 @@ def _llvm(text: str, _context: CellContext) -> str:
 class KernelConfig:
     """How one kernel is made.
 
-    version: what `make kernelversion` must begin with. base: a make target such as allnoconfig, or
-    the path of a complete .config. symbols: of the vm-config and what cookie, built-in command
-    line and patches imply.
-    patches: those that may be for this version, in order; the source's own version decides.
-    images: make targets; the first is booted, the others are made too.
-    release: what `uname -r` must be, empty for anything.
-    llvm: what make is told as LLVM=, empty for gcc.
+    Attributes:
+        version: What `make kernelversion` must begin with.
+        source: Where the source comes from.
+        base: A make target such as allnoconfig, or the path of a complete .config.
+        fragments: Partial .config files.
+        symbols: What the vm-config asks for, after what follows from built-in command line,
+            cookie and patches.
+        conditional: What is asked for only if other symbols are set.
+        auto_modules: Whether each tristate that nobody names is m.
+        prefer_builtin: Whether each tristate that nobody names is y.
+        llvm: The value of make's LLVM=, empty for gcc.
+        patches: Those that may be for this version, in order; the source's own version decides.
+        images: Make targets of images; the first is booted, all are kept.
+        release: What `uname -r` must be, empty for any release.
     """
 
     version: str = key(
@@ -162,14 +169,14 @@ class KernelConfig:
         return self.images[0]
 
     def patches_for(self, version: str) -> tuple[Patch, ...]:
-        """Return the patches that are for a version, which is the source's own."""
+        """Return the patches that are for the source's own version."""
         return tuple(patch for patch in self.patches if patch.versions.includes(version))
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What the patches may bring, for tests to ask for; the source's version is not known."""
+        """The features of all patches, also of those that the source's version may rule out."""
         return tuple(dict.fromkeys(name for patch in self.patches for name in patch.features))
 
     def features_for(self, version: str) -> tuple[str, ...]:
-        """Return what the patches for a version bring."""
+        """Return the features of the patches that are for the source's own version."""
         return replace(self, patches=self.patches_for(version)).features

@@ -1,4 +1,4 @@
-"""Reading a vm-config: one cell for each of its versions."""
+"""Reads a vm-config into its cells, one for each kernel version."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ from pytest_kernelvm.config.typed_yaml.mistakes import Mistakes
 from pytest_kernelvm.config.typed_yaml.nodes import compose
 from pytest_kernelvm.errors import BadInput, Evidence
 
-# It names directories, tests and guests, and stands among QEMU's options.
+# The name is part of paths, ids of tests, and options of QEMU.
 _NAME = re.compile(r"\w[\w.+~ -]{0,99}")
 
 
 def read_config(file: Path, *, version: str = "") -> tuple[CellConfig, ...]:
-    """Read one vm-config and return its cells, one a kernel version.
+    """Read one vm-config.
 
-    version: the one to make a cell for, instead of those that the file names.
-    Raises BadInput with file, line and column of all that is wrong.
+    BadInput is raised if the file, or a file that it names, is wrong: with file, line and column
+    of all mistakes in the text, or of the first thing that cannot be.
+
+    Args:
+        file: The vm-config; its name without suffix becomes the cells' name.
+        version: A kernel version to make a cell for, empty for those that the file names.
+
+    Returns:
+        One cell for each version, in the order of the file.
     """
     _check_name(file)
     mistakes = Mistakes(file)

@@ -20,10 +20,10 @@ from pytest_kernelvm.config.typed_yaml.expected import (
 from pytest_kernelvm.config.typed_yaml.rows import Record, given, key, section, yaml_mapping
 from pytest_kernelvm.errors import BadInput, Evidence
 
-# Whose modprobe the guest runs: ours, or that of a distribution beside it.
+# Whose modprobe the guest runs: ours (none), or that of another userland besides.
 USERLANDS = ("none", "kmod", "busybox")
 LEAST_MEMORY_MIB = 32
-# A model of QEMU's with features switched on or off, or set to a number; nothing else may follow.
+# A CPU model of QEMU, then features that are switched on or off or set to a number, and no more.
 CPU_PATTERN = (
     r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
     r"(?:,(?:[+-][a-z0-9_.-]+|[a-z0-9_.-]+=(?:on|off|yes|no|true|false|(?:0x)?[0-9a-f]+)))*"
@@ -34,9 +34,11 @@ _MODULE = Text(doc="A module's name.", pattern=r"[A-Za-z0-9_.:+-]+", shape="a mo
 
 @yaml_mapping
 class ModprobeConfig:
-    """What the guest's /etc/modprobe.d says.
+    """The guest's /etc/modprobe.d.
 
-    options: (module, its parameters). blacklist: modules.
+    Attributes:
+        options: (module, its parameters), as in a line `options`.
+        blacklist: Modules that are not loaded for an alias.
     """
 
     options: tuple[tuple[str, str], ...] = key(
@@ -62,7 +64,11 @@ class ModprobeConfig:
 class Cookie:
     """The word that makes the kernel heed the bootloader's command line.
 
-    text: empty if the kernel always heeds it. whole_word: whether it must be a word of its own.
+    A cookie is true if there is one.
+
+    Attributes:
+        text: The word, empty if the kernel always heeds the bootloader.
+        whole_word: Whether it must be a word of its own and not part of another.
     """
 
     text: str = key(
@@ -87,7 +93,8 @@ NO_COOKIE = Cookie(text="")
 class GuestConfig:
     """What is in the initramfs besides agent and modules.
 
-    userland: one of USERLANDS.
+    Attributes:
+        userland: Whose modprobe there is, one of USERLANDS.
     """
 
     userland: str = key(
@@ -108,9 +115,13 @@ def _memory_mib(memory_mib: int, context: CellContext) -> int:
 
 @yaml_mapping
 class Machine:
-    """What QEMU is asked for.
+    """What QEMU gives the guest.
 
-    fast_boot: allows the flags of arch/ that shorten the boot. sandbox: QEMU's seccomp filter.
+    Attributes:
+        memory_mib: Memory in MiB.
+        cpu: The value of QEMU's -cpu.
+        fast_boot: Whether QEMU gets the options of arch/ that shorten the boot.
+        sandbox: Whether QEMU runs in its seccomp filter (-sandbox).
     """
 
     memory_mib: int = key(
@@ -129,7 +140,13 @@ class Machine:
 
 @yaml_mapping
 class Timeouts:
-    """Seconds until we give up: launch to ready, one command, one kernel build."""
+    """How long things may take before we give up, in seconds.
+
+    Attributes:
+        boot_s: From the launch of QEMU until the agent answers.
+        command_s: One request to the agent.
+        build_s: One kernel build.
+    """
 
     boot_s: float = key(Number(doc="Launch to ready.", least=0.1, most=3600), default=60.0)
     command_s: float = key(Number(doc="One command.", least=0.1, most=3600), default=20.0)
@@ -138,14 +155,26 @@ class Timeouts:
 
 @yaml_mapping
 class CellConfig:
-    """One cell: a machine with one kernel.
+    """One cell as it is written: a machine with one kernel.
 
-    id: `malta-6.12`. name: the file's stem. modules: wanted by default.
-    allow_missing: modules that the kernel may lack. allow_empty: whether all that is wanted may
-    turn out to be builtin or missing.
-    services: the shipped ones and the file's own.
-    cmdline: words for the bootloader's command line; builtin_cmdline: for the kernel's own.
-    root: what guests boot into, None for the initramfs.
+    Attributes:
+        id: The cell's name, such as `malta-6.12`.
+        name: The vm-config's name: its file's name without suffix.
+        file: The vm-config.
+        arch: The architecture.
+        kernel: How the kernel is made.
+        modules: Modules that are in the initramfs by default.
+        allow_missing: Modules that the kernel may lack.
+        allow_empty: Whether all modules that are wanted may be builtin or missing.
+        modprobe: The guest's /etc/modprobe.d.
+        services: The services that come with the package and the vm-config's own.
+        cmdline: Words for the command line that the bootloader passes.
+        builtin_cmdline: Words for the command line that is built into the kernel.
+        cookie: The word that makes the kernel heed the bootloader's command line.
+        guest: What is in the initramfs besides agent and modules.
+        root: What guests boot into, None for the initramfs.
+        machine: What QEMU gives the guest.
+        timeouts: How long things may take.
     """
 
     id: str = given(lambda _written, context: f"{context.file.stem}-{context.version}")
@@ -203,15 +232,17 @@ class CellConfig:
 
     @property
     def command_word(self) -> str:
-        """What names it on a command line of `kernelvm`."""
+        """The argument or option that names this cell on a command line of `kernelvm`."""
         if self.file == Path():
             return f"--prebuilt={self.kernel.source.value}"
         return self.id
 
     def bootloader_cmdline(self, *, words: str = "", cookie: bool = True) -> str:
-        """Return the command line that QEMU passes.
+        """Return the command line that QEMU passes to the kernel.
 
-        words: added at the end. cookie: whether the cookie is among them.
+        Args:
+            words: More words, for the end.
+            cookie: Whether the cookie is in it.
         """
         parts = (
             self.arch.base_cmdline,

@@ -19,12 +19,12 @@ from pytest_kernelvm.config.typed_yaml.rows import Record, Written, key, place_o
 from pytest_kernelvm.config.versions import VersionRange
 
 BUILTIN_PATCHES = Path(__file__).parents[1] / "kernel" / "patches"
-# What a patch's file name has behind the patch's name.
+# The end of a patch's file name that is not part of the patch's name.
 _SUFFIXES = re.compile(r"(?:\.(?:patch|diff|gz|xz|bz2|zst))+$")
 
 
 def builtin_patch(name: str) -> Path:
-    """Return where a patch that comes with the package is, if there is one of that name."""
+    """Return the path that a patch of this name has if it comes with the package."""
     return BUILTIN_PATCHES / f"{name}.patch"
 
 
@@ -41,10 +41,14 @@ def _name_of_file(written: Written, context: CellContext) -> str:
 class Patch:
     """A patch that is applied to a kernel's source.
 
-    name: for people. file: plain or compressed. where: the place in the vm-config.
-    versions: the kernels that it is for. symbols: what it asks for in the configuration.
-    features: what tests can ask for with the marker kernelvm_features.
-    fuzz: how many lines of context may differ (patch(1), --fuzz).
+    Attributes:
+        name: What messages call it.
+        file: The patch, perhaps compressed.
+        where: The place in the vm-config.
+        versions: The kernel versions that it is for; of others it is not applied.
+        symbols: What it asks for in the configuration of these versions.
+        features: What it brings; tests ask for it with the marker kernelvm_features.
+        fuzz: How many lines of context may differ (patch(1), --fuzz).
     """
 
     name: str = key(
@@ -84,7 +88,7 @@ _PATCH = Record(cls=Patch, doc="A patch and what it is for.", bare="file")
 
 
 def _may_be_for(written: Written, context: CellContext) -> bool:
-    """Return whether a patch may be for a version; the files of others need not be there."""
+    """Return whether a patch may be for the cell's version; files of others may be missing."""
     versions: VersionRange = _PATCH.value_of("versions", written, context)
     return versions.may_include(context.version)
 

@@ -1,4 +1,4 @@
-"""Symbols that a vm-config asks for: fragments, `symbols:`, conditions."""
+"""Kconfig symbols that a vm-config asks for: in fragments, `symbols:` and `conditional:`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def force_key() -> bool:
 
 
 def symbol_value(value: PlacedText) -> str:
-    """Return what a vm-config says of a symbol as a .config says it: texts are quoted."""
+    """Return the value of a symbol as .config spells it: texts are in quotes."""
     text = value.text
     unquoted = text in ("y", "m", "n") or text.removeprefix("-").isdecimal() or _is_hex(text)
     if unquoted and not value.quoted:
@@ -67,9 +67,13 @@ def _is_hex(text: str) -> bool:
 class Requested:
     """One symbol that must be in the final .config, and who asked for it.
 
-    name: without CONFIG_. value: as .config spells it: y, m, n, a number, or a text in quotes.
-    where: `file:line`. optional: may be lost. force: wins against requests that do not force.
-    versions: the kernels that it is asked of.
+    Attributes:
+        name: The symbol without CONFIG_.
+        value: As .config spells it: y, m, n, a number, or a text in quotes.
+        where: Who asked: `file:line`, perhaps with a column.
+        versions: The kernels for which it is asked.
+        optional: Whether the symbol may be lost without an error.
+        force: Whether it wins against requests for the same symbol that do not force.
     """
 
     name: str = given(lambda _written, context: context.name)
@@ -87,16 +91,26 @@ class Requested:
 
 
 def within_versions(request: Requested, versions: VersionRange) -> Requested:
-    """Return what a patch for some versions asks for: of others it asks nothing."""
+    """Return a request that holds for fewer kernel versions.
+
+    Args:
+        request: What is asked for.
+        versions: The versions besides which nothing is asked, such as those of a patch.
+    """
     both = (each.text for each in (versions, request.versions) if each.text)
     return replace(request, versions=VersionRange(",".join(both)))
 
 
 @yaml_mapping
 class Fragment:
-    """A partial .config file; optional, force and versions hold for all that it asks for.
+    """A partial .config file.
 
-    where: the place in the vm-config.
+    Attributes:
+        path: The file.
+        where: The place in the vm-config.
+        versions: For all that the file asks for, as in Requested.
+        optional: For all that the file asks for, as in Requested.
+        force: For all that the file asks for, as in Requested.
     """
 
     path: Path = key(
@@ -112,10 +126,13 @@ class Fragment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditional:
-    """Symbols that are asked for only where another one is set.
+    """Symbols that are asked for only if another one is set.
 
-    name: the other symbol. value: what it must be, empty for anything but n.
-    where: the place in the vm-config.
+    Attributes:
+        name: The other symbol, without CONFIG_.
+        value: The value that it must have, empty for any value but n.
+        where: The place in the vm-config.
+        symbols: What is asked for then.
     """
 
     name: str
@@ -157,14 +174,19 @@ CONDITIONAL = MapOf(
 
 
 def all_requests(symbols: dict[str, tuple[Requested, ...]]) -> tuple[Requested, ...]:
-    """Return what is asked for, in the order of the file."""
+    """Return all requests of a `symbols` mapping, in the order of the file."""
     return tuple(request for requests in symbols.values() for request in requests)
 
 
 def conditions(
     found: dict[str, dict[str, tuple[Requested, ...]]], context: CellContext
 ) -> tuple[Conditional, ...]:
-    """Return what is asked for only where other symbols are set."""
+    """Return the requests that depend on other symbols.
+
+    Args:
+        found: The `symbols` mapping of each condition, `SYMBOL` or `SYMBOL=value`.
+        context: Says which file it is.
+    """
     return tuple(
         _conditional(condition, all_requests(symbols), context)
         for condition, symbols in found.items()

@@ -17,13 +17,13 @@ from pytest_kernelvm.config.typed_yaml.rows import (
 from pytest_kernelvm.errors import BadInput, Evidence
 
 KINDS = ("jffs2", "squashfs", "ext4")
-# How the kernel learns of the memory in which it is.
+# How the kernel learns where the root is in memory.
 BY = ("cmdline", "device-tree")
-# What it takes to mount each, besides what is flash in memory.
+# Modules for flash in memory; to mount a root takes its file system besides.
 MODULES = ("phram", "mtdblock")
 
 PSEUDOFILE_KINDS = ("directory", "link", "file", "character", "block", "fifo")
-# What needs nothing said besides its kind.
+# Kinds for which the kind alone says all.
 _BARE_KINDS = ("directory", "fifo")
 _PERMISSIONS = {"directory": 0o755, "link": 0o777}
 _WITH = {
@@ -52,11 +52,23 @@ def _device_number(which: str, most: int) -> WholeNumber:
 
 @yaml_mapping
 class Pseudofile:
-    """What `activate` makes in the root.
+    """A file that the guest makes in its root at each boot, with the program `activate`.
 
-    path: absolute. kind: one of PSEUDOFILE_KINDS. permissions: None for what is usual.
-    owner, group: numbers. content: of a file. to: what a link says. major, minor: of a device.
-    Raises BadInput for what cannot be.
+    Attributes:
+        path: The absolute path.
+        kind: One of PSEUDOFILE_KINDS.
+        permissions: The permission bits, None for the usual ones of the kind.
+        owner: The owner's number.
+        group: The group's number.
+        content: What is in a file.
+        to: Where a link leads.
+        major: A device's major number.
+        minor: A device's minor number.
+        where: The place in the vm-config, empty for none.
+
+    Raises:
+        BadInput: The path is not absolute, too long or not normal, there is no such kind, or a
+            link leads nowhere.
     """
 
     path: str = given(lambda _written, context: context.name)
@@ -111,20 +123,20 @@ class Pseudofile:
 
     @property
     def mode(self) -> int:
-        """Its permission bits."""
+        """The permission bits."""
         if self.permissions is not None:
             return self.permissions
         return _PERMISSIONS.get(self.kind, 0o644)
 
     @property
     def above(self) -> tuple[str, ...]:
-        """The directories that it is in, the root's own left out."""
+        """The directories that it is in, without the root itself."""
         parts = self.path.split("/")
         return tuple("/".join(parts[:depth]) for depth in range(2, len(parts)))
 
 
 def _check_keys(pseudofile: Pseudofile, written: Written, context: Context) -> None:
-    """Raise BadInput for keys that the kind of file has no use for, and for those that it lacks."""
+    """Refuse keys that do not belong to the kind of file, and miss those that do."""
     kind = pseudofile.kind
     wanted = _WITH.get(kind, ())
     for name in dict.fromkeys(name for names in _WITH.values() for name in names):
@@ -141,15 +153,23 @@ def _check_keys(pseudofile: Pseudofile, written: Written, context: Context) -> N
 
 @yaml_mapping
 class Root:
-    """A root file system of which the image keeps the store; `activate` makes the rest.
+    """A root file system in memory, whose image has one directory; `activate` makes the rest.
 
-    kind: one of KINDS. by: one of BY, empty for what suits kind and architecture.
-    store: the directory that is kept. contents: a directory here whose contents it gets, None for
-    the guest's own only.
-    erase_bytes: of a flash block; with a device tree's node it is a page, whatever is said here.
-    free_bytes: what is left to be written into. options: for rootflags=.
-    pseudofiles: in any order; directories above them need not be named.
-    Raises BadInput for what cannot be.
+    Attributes:
+        kind: The file system, one of KINDS.
+        by: How the kernel learns of it, one of BY; empty for what suits kind and architecture.
+        store: The directory that is in the image, an absolute path.
+        contents: A directory of this machine whose contents are copied into `store`, None for
+            none: the guest's own programs are always there.
+        erase_bytes: The size of a flash block. Where the kernel learns of the root from a device
+            tree, flash blocks are pages (drivers/mtd/devices/phram.c).
+        free_bytes: Room for writing in the image.
+        options: The value of rootflags=, empty for none.
+        pseudofiles: What `activate` makes, in any order; directories above them are made too.
+        where: The place in the vm-config, empty for none.
+
+    Raises:
+        BadInput: The attributes contradict each other, or name what there is not.
     """
 
     kind: str = key(
@@ -258,7 +278,7 @@ class Root:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules that it takes to mount it."""
+        """The modules that the kernel needs to mount it."""
         return (*MODULES, self.kind)
 
 

@@ -1,4 +1,4 @@
-"""The JSON Schema of a vm-config, which comes of the rows of its keys."""
+"""The JSON Schema of a vm-config, made from the rows of its keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cells that a command line asks for."""
+"""Finds the cells that a command line asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.config.typed_yaml.mistakes import did_you_mean
 from pytest_kernelvm.errors import BadInput, Evidence
 
-# What a distribution's kernel with its modules is comfortable in.
+# Enough for a distribution's kernel with all its modules.
 PREBUILT_MEMORY_MIB = 512
 
 
@@ -24,14 +24,22 @@ def select_cells(
 ) -> tuple[CellConfig, ...]:
     """Return the cells of a directory of vm-configs.
 
-    names: file stems (`malta`), cell ids (`malta-6.12`) or paths of files; empty for all.
-    arches: only cells of these architectures; empty for all.
-    Raises BadInput for a directory without vm-configs, or a name that fits no cell.
+    Args:
+        directory: Where the vm-configs are (`*.yaml`).
+        names: Names of vm-configs (`malta`), ids of cells (`malta-6.12`) or paths of files, which
+            may be elsewhere; empty for all cells.
+        arches: Names of architectures; empty for all.
+
+    Raises:
+        BadInput: The directory has no vm-config and none is named by its path, a vm-config has
+            mistakes, or a name is that of no cell.
     """
     configs = _configs_of(_files(directory, names))
     for name in names:
         if not any(_fits(config, name) for config in configs):
-            raise _unknown_name(name, configs, directory)
+            raise BadInput(
+                f"no vm-config or cell is called {name!r}", _near(name, configs, directory)
+            )
     return tuple(
         config
         for config in configs
@@ -63,25 +71,24 @@ def _fits(config: CellConfig, name: str) -> bool:
     return name in (config.id, config.name) or Path(name) == config.file
 
 
-def _unknown_name(name: str, configs: Sequence[CellConfig], directory: Path) -> BadInput:
+def _near(name: str, configs: Sequence[CellConfig], directory: Path) -> Evidence:
     known = [
         *dict.fromkeys(config.name for config in configs),
         *(config.id for config in configs),
     ]
-    return BadInput(
-        f"no vm-config or cell is called {name!r}",
-        Evidence(
-            expected=f"one of {', '.join(known)}",
-            where=(str(directory),),
-            next_step=did_you_mean(name, known),
-        ),
+    return Evidence(
+        expected=f"one of {', '.join(known)}",
+        where=(str(directory),),
+        next_step=did_you_mean(name, known),
     )
 
 
 def prebuilt_cell(source: Source, arch: Arch) -> CellConfig:
-    """Return the cell of a prebuilt kernel that no vm-config describes.
+    """Return a cell for a prebuilt kernel, without a vm-config.
 
-    It has as much memory as a distribution's kernel with its modules is comfortable in.
+    Args:
+        source: A source of the kind `prebuilt`.
+        arch: The architecture of the kernel.
     """
     return CellConfig(
         id=f"prebuilt-{arch.name}",

@@ -1,4 +1,4 @@
-"""Services: requirements of a router with a name, as services.yaml and vm-configs describe them."""
+"""Services: named sets of modules and options that a router needs for some purpose."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ KINDS = ("integer", "boolean", "text")
 _NAME = r"[a-z][a-z0-9_-]*"
 _MODULE = Text(doc="A module's name or alias.", pattern=r"[A-Za-z0-9_.:+-]+", shape="a module")
 _BOOLEANS = {"true": "1", "false": "0"}
-
-
 _VALUE = r"[^\n\r]*"
 
 
@@ -57,11 +55,17 @@ def _pairs(found: Mapping[str, T], _context: Context) -> tuple[tuple[str, T], ..
 
 @yaml_mapping
 class Parameter:
-    """What a user may choose of a service.
+    """What a user may choose about a service.
 
-    kind: integer, boolean or text. default: as the user would write it, empty for the module's own.
-    sets: `module.parameter` that gets the value, empty if only conditions look at it.
-    least, most: of an integer. allowed: the only values, if not empty.
+    Attributes:
+        name: The parameter's name.
+        doc: One line about it.
+        kind: One of KINDS.
+        default: As the user would write it, empty for the module's own default.
+        sets: The `module.parameter` that gets the value, empty if only conditions use it.
+        least: The least integer, None for no bound.
+        most: The greatest integer, None for no bound.
+        allowed: The only values, if not empty.
     """
 
     name: str = given(lambda _written, context: context.name)
@@ -92,7 +96,11 @@ class Parameter:
     )
 
     def fault(self, value: str) -> str:
-        """Return what is wrong with a value, empty if nothing is."""
+        """Check a value, as the user writes it.
+
+        Returns:
+            What is expected instead, empty if the value is right.
+        """
         if self.allowed and value not in self.allowed:
             return f"one of {', '.join(self.allowed)}"
         if self.kind == "boolean" and value not in _BOOLEANS:
@@ -112,14 +120,14 @@ class Parameter:
         return ""
 
     def as_option(self, value: str) -> str:
-        """Return `parameter=value` as a module takes it."""
+        """Return `parameter=value` as it stands in a line of modprobe.d."""
         text = _BOOLEANS[value] if self.kind == "boolean" else value
         quoted = f'"{text}"' if re.search(r"\s", text) else text
         return f"{self.sets.partition('.')[2]}={quoted}"
 
 
 def _check_parameter(parameter: Parameter, written: Written, context: Context) -> None:
-    """Raise BadInput for a default that the parameter cannot have."""
+    """Refuse a default that the parameter cannot have."""
     if parameter.default:
         _check_default(context.names[-2], parameter, str(written["default"].place))
 
@@ -134,11 +142,14 @@ def _check_default(service: str, parameter: Parameter, where: str) -> None:
 
 @yaml_mapping
 class When:
-    """What is added to a service under a condition.
+    """What is added to a service if all conditions hold.
 
-    symbols: Kconfig symbols with the values that the kernel must have, `set` for y or m.
-    parameters: the service's own with the values that they must have.
-    modules: then wanted too. options: (module, parameters), then given too.
+    Attributes:
+        symbols: Condition: Kconfig symbols and the values that they must have in the kernel's
+            .config, `set` for y or m.
+        parameters: Condition: parameters of the service and the values that they must have.
+        modules: Modules that are wanted then.
+        options: (module, its parameters) that are set then.
     """
 
     symbols: tuple[tuple[str, str], ...] = key(
@@ -181,10 +192,15 @@ class When:
 
 @yaml_mapping
 class Service:
-    """A requirement with a name.
+    """A named set of modules and options.
 
-    modules: always wanted. parameters: what a user may choose. when: see When.
-    where: the place of its description.
+    Attributes:
+        name: The service's name.
+        doc: One line about it.
+        modules: Modules that it always wants.
+        parameters: What a user may choose.
+        when: What is added under conditions.
+        where: The file that describes it.
     """
 
     name: str = given(lambda _written, context: context.name)
@@ -216,16 +232,38 @@ class Service:
     )
     where: str = given(lambda _written, context: str(context.file), default="")
 
+    def parameter(self, name: str, where: str = "") -> Parameter:
+        """Return the parameter of a name.
+
+        Args:
+            name: The parameter's name.
+            where: The place that names it, for the error; empty for none.
+
+        Raises:
+            BadInput: The service has no such parameter.
+        """
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        known = ", ".join(parameter.name for parameter in self.parameters)
+        raise BadInput(
+            f"the service {self.name} has no parameter {name}",
+            Evidence(
+                expected=f"one of {known}" if known else "none", where=(where,) if where else ()
+            ),
+        )
+
 
 @yaml_mapping
 class WrittenService(Service):
-    """A service, or other defaults for one that is shipped, as a file says it.
+    """An entry of `services:`: a service, or other defaults for one that comes with the package.
 
-    defaults: of its parameters, by name. keys: all that is written.
+    Attributes:
+        keys: The keys that are written.
+        defaults: (parameter, its other default).
     """
 
     keys: frozenset[str] = given(lambda written, _context: frozenset(written))
-
     defaults: tuple[tuple[str, PlacedText], ...] = key(
         _by_name(
             "Other defaults for a shipped service's parameters.",
@@ -240,13 +278,15 @@ class WrittenService(Service):
 
     @property
     def service(self) -> Service:
-        """The service with these defaults. Raises BadInput for what does not fit."""
+        """The service with these defaults.
+
+        BadInput is raised if a condition or a default names no parameter of it, or a default does
+        not fit.
+        """
         own = Service(**{each.name: getattr(self, each.name) for each in fields(Service)})
-        known = {parameter.name for parameter in own.parameters}
         for condition in own.when:
             for parameter, _ in condition.parameters:
-                if parameter not in known:
-                    raise no_parameter(own, parameter, own.where)
+                own.parameter(parameter, own.where)
         return with_defaults(own, dict(self.defaults))
 
 
@@ -261,7 +301,7 @@ SERVICES = _by_name(
 
 @yaml_mapping
 class _ServicesFile:
-    """What services.yaml says."""
+    """The file services.yaml."""
 
     services: Mapping[str, WrittenService] = key(SERVICES)
 
@@ -278,9 +318,14 @@ def shipped_services() -> tuple[Service, ...]:
 
 
 def with_shipped(written: Mapping[str, WrittenService], context: Context) -> tuple[Service, ...]:
-    """Return the shipped services with a vm-config's own and its defaults over them.
+    """Return the services of a vm-config: its own, and those that come with the package.
 
-    Raises BadInput for what is no service and for values that do not fit.
+    Args:
+        written: The entries of the vm-config's `services:`, by name.
+        context: Says which file it is.
+
+    Raises:
+        BadInput: An entry has no modules and is no change of defaults, or its values do not fit.
     """
     services = {service.name: service for service in shipped_services()}
     for name, each in written.items():
@@ -300,20 +345,17 @@ def with_shipped(written: Mapping[str, WrittenService], context: Context) -> tup
 
 
 def with_defaults(service: Service, values: Mapping[str, PlacedText]) -> Service:
-    """Return a service with other defaults. Raises BadInput for what does not fit."""
+    """Return a service with other defaults.
+
+    BadInput is raised if the service has no such parameter, or the parameter cannot have the value.
+
+    Args:
+        service: The service as it is.
+        values: The defaults of some of its parameters, by name.
+    """
     known = {parameter.name: parameter for parameter in service.parameters}
     for name, value in values.items():
-        if name not in known:
-            raise no_parameter(service, name, str(value.place))
-        known[name] = replace(known[name], default=value.text)
-        _check_default(service.name, known[name], str(value.place))
+        place = str(value.place)
+        known[name] = replace(service.parameter(name, place), default=value.text)
+        _check_default(service.name, known[name], place)
     return replace(service, parameters=tuple(known.values()))
-
-
-def no_parameter(service: Service, name: str, where: str = "") -> BadInput:
-    """Return the error for a parameter that a service does not have."""
-    known = ", ".join(parameter.name for parameter in service.parameters)
-    return BadInput(
-        f"the service {service.name} has no parameter {name}",
-        Evidence(expected=f"one of {known}" if known else "none", where=(where,) if where else ()),
-    )

@@ -1,4 +1,4 @@
-"""Sources of a kernel as vm-configs and the command line name them."""
+"""Sources of kernels, as vm-configs and the command line name them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_kernelvm.foreign.json_fields import SHA256
 
 @yaml_mapping
 class SourceKeys:
-    """A source as it is written: one of its kinds, and what belongs to that."""
+    """The keys of `source:`: one for each kind of source, and what belongs to that kind."""
 
     tree: PlacedText | None = key(
         placed(
@@ -95,7 +95,7 @@ class SourceKeys:
 
 
 SOURCE_KINDS = tuple(row.key for row in rows_of(SourceKeys).values() if not row.beside)
-# What belongs to a kind, as an option of the command line names it behind an @.
+# The key that belongs to a kind; an option of the command line has its value behind an @.
 _BESIDE = {row.beside: row.key for row in rows_of(SourceKeys).values() if row.beside}
 
 SOURCE = Record(
@@ -109,9 +109,14 @@ SOURCE = Record(
 class Source:
     """Where a kernel comes from.
 
-    kind: one of SOURCE_KINDS. value: a path or URL, the name of a package, or a version; paths are
-    absolute or relative to the current directory. where: the place in the vm-config.
-    ref: of `git`. sha256: of `tarball`. suite: of `debian`, empty for an installed package.
+    Attributes:
+        kind: One of SOURCE_KINDS.
+        value: A path, a URL, the name of a package, or a version. A path is absolute or relative
+            to the current directory.
+        where: The place in the vm-config, or the option that names the source.
+        ref: Of a `git` source: commit, tag or branch; empty for HEAD.
+        sha256: Of a `tarball`, in hexadecimal; empty for a file of this machine without it.
+        suite: Of a `debian` source; empty if the package is installed here.
     """
 
     kind: str
@@ -136,7 +141,14 @@ class Source:
 
 
 def source_as_written(keys: SourceKeys, context: CellContext) -> Source:
-    """Return a kernel's source, its paths relative to the vm-config. Raises BadInput."""
+    """Return the source that a vm-config names.
+
+    BadInput is raised if a tarball does not exist, or comes from a network and has no sha256.
+
+    Args:
+        keys: What is written.
+        context: Says in which directory relative paths begin, and what `{version}` stands for.
+    """
     names: dict[str, PlacedText] = {
         name: text for name in rows_of(SourceKeys) if (text := getattr(keys, name))
     }
@@ -155,12 +167,12 @@ def source_as_written(keys: SourceKeys, context: CellContext) -> Source:
 
 
 def default_source(context: CellContext) -> Source:
-    """Return the source of a vm-config that names none: Debian's package of its version."""
+    """Return the source for a vm-config that names none: Debian's package of the version."""
     return Source(kind="debian", value=f"linux-source-{context.version}", where=str(context.file))
 
 
 def _below(base: Path, source: Source) -> Source:
-    """Take a path in a source as relative to a directory."""
+    """Return a source whose relative paths begin in a directory."""
     value = source.value
     if source.is_url or source.kind in ("debian", "version"):
         return source
@@ -182,11 +194,16 @@ def _checked(source: Source) -> Source:
 
 
 def source_named(text: str) -> Source:
-    """Return the source that an option names.
+    """Return the source that an option of the command line names.
 
-    text: KIND:VALUE as in a vm-config; `git:REPOSITORY@REF`, `tarball:URL@SHA256`,
-    `debian:PACKAGE@SUITE`. Paths are relative to the current directory.
-    Raises BadInput if it is none of these.
+    Args:
+        text: KIND:VALUE with the kinds of a vm-config, and what belongs to a kind behind an @:
+            `git:REPOSITORY@REF`, `tarball:URL@SHA256`, `debian:PACKAGE@SUITE`. Relative paths
+            begin in the current directory.
+
+    Raises:
+        BadInput: The text names no source, the tarball does not exist, or it comes from a network
+            and has no sha256.
     """
     kind, _, value = text.partition(":")
     if not value or kind not in SOURCE_KINDS:
@@ -204,7 +221,7 @@ def source_named(text: str) -> Source:
 
 
 def _split_at(kind: str, value: str) -> tuple[str, dict[str, str]]:
-    """Return what stands before an @, and what stands behind it as the key that it is meant for."""
+    """Split at an @: return the text before it, and the text behind it under its key."""
     beside = _BESIDE.get(kind)
     before, _, behind = value.rpartition("@")
     # The @ of ssh://user@host is part of the address.

@@ -22,7 +22,7 @@ from pytest_kernelvm.config.typed_yaml.nodes import pairs
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-# An escape in double quotes makes these; no name, path or option has them.
+# Escapes in double quotes can make these characters; no name, path or option has them.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
@@ -30,7 +30,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 class Context:
     """What values depend on besides what is written at their place.
 
-    file: the YAML file. names: the keys, invented by the user, of the mappings around the place.
+    Attributes:
+        file: The YAML file.
+        names: The names that the user chose for the mappings around the place, the outermost
+            first: for a parameter of a service, the service's name and the parameter's.
     """
 
     file: Path
@@ -38,7 +41,7 @@ class Context:
 
     @property
     def name(self) -> str:
-        """The key of the innermost mapping whose keys the user invents."""
+        """The innermost of the names."""
         return self.names[-1]
 
 
@@ -46,17 +49,30 @@ class Context:
 class Expected(abc.ABC, Generic[T_co]):
     """What a place in a file may hold, and which value it stands for.
 
-    doc: one line of documentation.
+    Reading has two steps: `read` checks the whole file and collects all mistakes; only then does
+    `value` make values, which may look at other files and depends on the kernel's version.
+
+    Attributes:
+        doc: One line of documentation for users.
     """
 
     doc: str
 
     @abc.abstractmethod
     def read(self, node: Node, mistakes: Mistakes) -> Any:
-        """Return what is written at a node; what does not fit is noted in `mistakes`."""
+        """Return what is written at a node.
+
+        Args:
+            node: The place in the file.
+            mistakes: Gets what does not fit. If it gets anything, the result means nothing.
+        """
 
     def value(self, written: Any, _context: Context) -> T_co:
-        """Return the value that something written stands for, which `read` found no fault with."""
+        """Return the value for what is written.
+
+        Args:
+            written: What `read` returned, without mistakes.
+        """
         found: T_co = written
         return found
 
@@ -69,16 +85,18 @@ class Expected(abc.ABC, Generic[T_co]):
         """Return in a few words what this place may hold."""
 
     def parts(self) -> Iterator[tuple[str, Expected[Any]]]:
-        """Yield what is expected further inside, and how a path to it goes on."""
+        """Yield what is expected inside, each with what is added to the path of this place."""
         yield from ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text(Expected[str]):
-    """A scalar kept as the text that stands there.
+    """A scalar, taken as the text that is written there.
 
-    allowed: the only values, if not empty. pattern: what the whole text must match.
-    shape: the pattern in words.
+    Attributes:
+        allowed: The only values, if not empty.
+        pattern: A regular expression that the whole text must match, empty for any text.
+        shape: The pattern in words, for messages and documentation.
     """
 
     allowed: tuple[str, ...] = ()
@@ -100,7 +118,7 @@ class Text(Expected[str]):
         return text
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema; YAML editors see `6.1` as a number, so that is allowed too."""
+        """Return the JSON Schema; it allows numbers too, since editors take `6.1` for one."""
         if self.allowed:
             return {"description": self.doc, "enum": list(self.allowed)}
         found: dict[str, Any] = {"description": self.doc, "type": ["string", "number", "boolean"]}
@@ -115,7 +133,13 @@ class Text(Expected[str]):
 
 @dataclass(frozen=True, slots=True)
 class PlacedText:
-    """A text, where it stands, and whether in quotes."""
+    """A text and its place.
+
+    Attributes:
+        text: The text without quotes.
+        place: Where it begins.
+        quoted: Whether it is written in quotes.
+    """
 
     text: str
     place: Place
@@ -124,7 +148,11 @@ class PlacedText:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextWithPlace(Expected[PlacedText]):
-    """A text whose place is remembered, for mistakes that are found later."""
+    """A text whose place is remembered, for mistakes that are found later.
+
+    Attributes:
+        text: What the text may be.
+    """
 
     text: Text
 
@@ -144,7 +172,14 @@ class TextWithPlace(Expected[PlacedText]):
 def placed(
     doc: str, *, allowed: tuple[str, ...] = (), pattern: str = "", shape: str = ""
 ) -> TextWithPlace:
-    """Return the expectation of a text whose place is remembered; see Text."""
+    """Return what expects a text and remembers its place.
+
+    Args:
+        doc: One line of documentation for users.
+        allowed: As in Text.
+        pattern: As in Text.
+        shape: As in Text.
+    """
     return TextWithPlace(doc=doc, text=Text(doc=doc, allowed=allowed, pattern=pattern, shape=shape))
 
 
@@ -154,7 +189,12 @@ def _in_quotes(node: Node) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WholeNumber(Expected[int]):
-    """A whole number between two bounds, which it may equal."""
+    """A whole number.
+
+    Attributes:
+        least: The least number that is allowed.
+        most: The greatest.
+    """
 
     least: int
     most: int
@@ -174,7 +214,12 @@ class WholeNumber(Expected[int]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Number(Expected[float]):
-    """A number between two bounds, which it may equal."""
+    """A number, perhaps with a decimal fraction.
+
+    Attributes:
+        least: The least number that is allowed.
+        most: The greatest.
+    """
 
     least: float
     most: float
@@ -220,7 +265,7 @@ def _number_schema(doc: str, kind: str, least: float, most: float) -> dict[str, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flag(Expected[bool]):
-    """true or false, in these words alone."""
+    """`true` or `false`, and no other word for them."""
 
     def read(self, node: Node, mistakes: Mistakes) -> bool:
         """Return the truth value."""
@@ -240,10 +285,13 @@ class Flag(Expected[bool]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListOf(Expected[tuple[T_co, ...]]):
-    """A list of like values.
+    """A list of values of one kind.
 
-    one: what may stand there instead of a list, for a list of one; None if nothing may.
-    chosen: whether an item counts, by what is written and the context; None if all do.
+    Attributes:
+        item: What each item may be.
+        one: What may be written instead of a list that has one item, None if that is not allowed.
+        chosen: Called with what is written for an item, and the context; returns whether the item
+            is used. None if all are.
     """
 
     item: Expected[T_co]
@@ -283,9 +331,12 @@ class ListOf(Expected[tuple[T_co, ...]]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MapOf(Expected[dict[str, T]]):
-    """A mapping from names that the user invents to like values.
+    """A mapping from names that the user chooses to values of one kind.
 
-    placeholder: what stands for such a name in documentation.
+    Attributes:
+        key: What a name may be.
+        item: What each value may be.
+        placeholder: The word for such a name in documentation, in capitals.
     """
 
     key: Text

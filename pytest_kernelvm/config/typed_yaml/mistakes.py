@@ -19,7 +19,13 @@ MOST_MISTAKES = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where something stands in a user's file; lines and columns count from 1."""
+    """Where something stands in a user's file.
+
+    Attributes:
+        file: The file, as the user named it.
+        line: Counted from 1.
+        column: Counted from 1.
+    """
 
     file: Path
     line: int
@@ -30,7 +36,11 @@ class Place:
 
 
 class Mistakes:
-    """What is wrong with one file, collected so that all of it is reported at once."""
+    """What is wrong with one file, collected so that all of it is reported at once.
+
+    Attributes:
+        file: The file that is read.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -42,7 +52,12 @@ class Mistakes:
         return Place(file=self.file, line=mark.line + 1, column=mark.column + 1)
 
     def add(self, node: Node, text: str) -> None:
-        """Note one mistake at a node."""
+        """Note one mistake.
+
+        Args:
+            node: Where it is.
+            text: What was expected, and what is there.
+        """
         self._found.append(f"{self.place(node)}: {text}")
 
     def _shown(self) -> list[str]:
@@ -51,7 +66,11 @@ class Mistakes:
         return [*self._found[:MOST_MISTAKES], f"and {len(self._found) - MOST_MISTAKES} more"]
 
     def raise_if_any(self) -> None:
-        """Raise BadInput with all mistakes, if there are any."""
+        """Report the mistakes that were noted.
+
+        Raises:
+            BadInput: There are mistakes; the error shows up to MOST_MISTAKES of them.
+        """
         if self._found:
             count = len(self._found)
             raise BadInput(
@@ -64,7 +83,7 @@ class Mistakes:
 
 
 def shown(node: Node) -> str:
-    """Return what a message says of a node."""
+    """Return what a message says about a node: its text in quotes, or what else it is."""
     if isinstance(node, MappingNode):
         return "a mapping"
     if isinstance(node, SequenceNode):
@@ -74,19 +93,36 @@ def shown(node: Node) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text in quotes, cut if it is long."""
+    """Return a text in quotes; of a long one only the beginning and its length."""
     if len(text) > MOST_SHOWN:
         return f"{text[:MOST_SHOWN]!r}… ({len(text)} characters)"
     return repr(text)
 
 
 def did_you_mean(name: str, known: Iterable[str], show: Callable[[str], str] = repr) -> str:
-    """Return the question whether a known name was meant, empty if none is near."""
+    """Return the question whether another name was meant.
+
+    Args:
+        name: What the user wrote.
+        known: The names that would have been right.
+        show: How the name stands in the question, in quotes by default.
+
+    Returns:
+        `did you mean 'x'?`, or nothing if no known name is similar.
+    """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {show(near[0])}?" if near else ""
 
 
 def none_of(text: str, known: Collection[str]) -> str:
-    """Return what a message says of a text that is none of those that are allowed."""
+    """Return what a message says about a text that is not allowed.
+
+    Args:
+        text: What the user wrote.
+        known: What is allowed.
+
+    Returns:
+        The text, the one that was perhaps meant, and all that are allowed.
+    """
     near = did_you_mean(text, known)
     return f"{quoted(text)}: {near and near + ' '}allowed: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""YAML as nodes: composed with limits, so that a hostile file costs little."""
+"""YAML files as trees of nodes, with limits so that a hostile file costs little time and memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from pytest_kernelvm.foreign.files import read_regular
 MOST_BYTES = 256 << 10
 MOST_NODES = 6_000
 MOST_DEPTH = 32
-# What each value says of itself anyhow.
+# The types that YAML itself gives to values; such a tag changes nothing.
 _TAGS = tuple(
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")
 )
 
 
 def pairs(node: Node, mistakes: Mistakes) -> list[tuple[ScalarNode, Node]]:
-    """Return the keys of a mapping with their values; note what is no key, or is there twice."""
+    """Return the keys of a mapping with their values, in the order of the file.
+
+    Args:
+        node: What should be a mapping.
+        mistakes: Gets what is wrong: no mapping, a key that is no text, a key that is there twice.
+    """
     if not isinstance(node, MappingNode):
         mistakes.add(node, f"expected a mapping, not {shown(node)}")
         return []
@@ -48,8 +53,9 @@ def pairs(node: Node, mistakes: Mistakes) -> list[tuple[ScalarNode, Node]]:
 def compose(file: Path) -> Node:
     """Return the root node of a YAML file.
 
-    Raises BadInput if the file can't be read, isn't one YAML document, or is larger, deeper or has
-    more in it than anybody writes by hand.
+    Raises:
+        BadInput: The file can't be read, is empty, isn't one YAML document, or is larger, deeper
+            or has more values than anybody writes by hand (MOST_BYTES, MOST_DEPTH, MOST_NODES).
     """
     text = _text_of(file)
     try:

@@ -1,4 +1,4 @@
-"""Rows: a key of a YAML mapping is one field of a dataclass, with all that there is to say of it.
+"""Rows: a key of a YAML mapping is one field of a dataclass, with all that is known about it.
 
     @yaml_mapping
     class Machine:
@@ -37,12 +37,18 @@ _GIVEN = "given"
 class Row:
     """One key of a mapping.
 
-    key: as it is written. field: the attribute that gets the value. expected: its type and check.
-    convert: makes the value of what was read; None where that is the value.
-    default: of the attribute, MISSING without one. default_from: the default where it depends on
-    what else is written or on the context.
-    default_text: the default as somebody would write it, empty where there is none to speak of.
-    beside: another key without which this one has no meaning, empty for none.
+    Attributes:
+        key: The key as it is written.
+        field: The attribute that gets the value.
+        expected: Its type and check.
+        convert: Makes the attribute from the value that was read and the context; None if the
+            attribute is that value.
+        default: The attribute's default, MISSING if it has none.
+        default_from: Makes the default from all that is written in the mapping and the context;
+            None if it does not depend on them.
+        default_text: The default as a user would write it or say it, empty if it goes without
+            saying.
+        beside: Another key that must be there if this one is, empty for none.
     """
 
     key: str = ""
@@ -67,7 +73,12 @@ class Row:
         return f"{self.expected.doc} Default: {self.default_text}."
 
     def value(self, written: Any, context: Context) -> Any:
-        """Return the value that something written for this key stands for."""
+        """Return the attribute for what is written.
+
+        Args:
+            written: What `expected.read` returned.
+            context: What the value depends on besides.
+        """
         value = self.expected.value(written, context)
         return self.convert(value, context) if self.convert else value
 
@@ -107,10 +118,21 @@ def key(
     name: str = "",
     beside: str = "",
 ) -> Any:
-    """Declare a field as a key of a YAML mapping.
+    """Declare a field that is a key of a YAML mapping.
 
-    name: the key, if it is not called as the field is. default_text: None where YAML's spelling of
-    `default` says it. For the rest see Row.
+    The field is required if it has neither `default` nor `default_from`.
+
+    Args:
+        expected: Its type and check.
+        convert: As in Row.
+        default: As in Row.
+        default_from: As in Row.
+        default_text: As in Row; None for `default` as YAML spells it.
+        name: The key, if it is not the field's name.
+        beside: As in Row.
+
+    Returns:
+        What `dataclasses.field` returns; type checkers take it for the field's value.
     """
     row = Row(
         key=name,
@@ -133,7 +155,15 @@ def _in_yaml(default: Any) -> str:
 
 
 def given(source: Callable[[Written, Any], T], *, default: T | Any = MISSING) -> T:
-    """Declare a field that is no key: `source` makes it of all that is written, and the context."""
+    """Declare a field that is no key.
+
+    Args:
+        source: Makes the attribute from all that is written in the mapping, and the context.
+        default: For values that code makes and not a file.
+
+    Returns:
+        What `dataclasses.field` returns.
+    """
     field: T = dataclasses.field(default=default, metadata={_GIVEN: source})
     return field
 
@@ -158,12 +188,15 @@ def _given_fields(cls: type[Any]) -> Iterator[tuple[str, Callable[[Written, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record(Expected[T_co]):
-    """A mapping with known keys, and the value of some class that it stands for.
+    """A mapping with known keys, which becomes a value of a class.
 
-    cls: whose rows say what may stand in it. one_of: keys of which exactly one must be there.
-    bare: the key that a scalar stands for, in place of the mapping; empty if a scalar is none.
-    bare_as: what such a scalar may be, None for what may stand behind the key.
-    check: called with each value that was made and with what was written; raises BadInput.
+    Attributes:
+        cls: The class; its rows are the keys.
+        one_of: Keys of which exactly one must be there, empty if there is no such rule.
+        bare: The key whose value may be written instead of the whole mapping, empty for none.
+        bare_as: What may be written instead, None for the same as behind the key.
+        check: Called with each new value, what is written for it, and the context; raises BadInput
+            for what cannot be.
     """
 
     cls: type[T_co]
@@ -174,13 +207,13 @@ class Record(Expected[T_co]):
 
     @property
     def rows(self) -> Mapping[str, Row]:
-        """What may stand in it, by key."""
+        """Its rows, by key."""
         # mypy takes the method __hash__ of instances for that of the class.
         return rows_of(self.cls)  # type: ignore[arg-type]
 
     @property
     def scalar(self) -> Expected[Any] | None:
-        """What may stand there in place of the mapping, None if nothing may."""
+        """What may be written instead of the mapping, None if nothing may."""
         if not self.bare:
             return None
         return self.bare_as or self.rows[self.bare].expected
@@ -212,7 +245,14 @@ class Record(Expected[T_co]):
                 yield f"{row.key!r} says more about {row.beside!r}, which is not here"
 
     def value(self, written: Any, context: Context) -> T_co:
-        """Return the value of the class. Raises BadInput for what cannot be."""
+        """Return the value of the class.
+
+        BadInput is raised if a row's `convert`, the class or `check` refuses what is written.
+
+        Args:
+            written: What `read` returned, without mistakes.
+            context: What the value depends on besides.
+        """
         values: dict[str, Any] = {}
         for row in self.rows.values():
             if row.key in written:
@@ -227,7 +267,13 @@ class Record(Expected[T_co]):
         return value
 
     def value_of(self, key: str, written: Written, context: Context) -> Any:
-        """Return the value of one key alone, its default if it is not there."""
+        """Return the attribute of one key alone.
+
+        Args:
+            key: A key whose row has a default.
+            written: What `read` returned for the mapping.
+            context: What the value depends on besides.
+        """
         row = self.rows[key]
         return row.value(written[key], context) if key in written else row.default
 
@@ -251,7 +297,7 @@ class Record(Expected[T_co]):
         return {"anyOf": [self.scalar.schema(), mapping]} if self.scalar else mapping
 
     def summary(self) -> str:
-        """Return that it is a mapping, and what a scalar in its place may be."""
+        """Return that it is a mapping, and what may be written instead."""
         return f"{self.scalar.summary()}, or a mapping" if self.scalar else "a mapping"
 
     def parts(self) -> Iterator[tuple[str, Expected[Any]]]:
@@ -261,13 +307,29 @@ class Record(Expected[T_co]):
 
 
 def section(cls: type[T], doc: str) -> T:
-    """Declare a field as a mapping that may be left out: all its keys then have their defaults."""
+    """Declare a field that is a mapping; without it, all its keys have their defaults.
+
+    Args:
+        cls: The class of its value; none of its keys is required.
+        doc: One line of documentation for users.
+
+    Returns:
+        What `dataclasses.field` returns.
+    """
     record = Record(cls=cls, doc=doc)
     return key(record, default_from=lambda _written, context: record.value({}, context))
 
 
 def place_of(name: str, *, default: str | Any = MISSING) -> str:
-    """Declare a field as the place of the text that is written behind a key."""
+    """Declare a field that is the place of another key's value.
+
+    Args:
+        name: A key that is read with its place (TextWithPlace).
+        default: For values that code makes and not a file.
+
+    Returns:
+        What `dataclasses.field` returns.
+    """
     place: str = given(lambda written, _context: str(written[name].place), default=default)
     return place
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.config.model import CellConfig
-from pytest_kernelvm.config.versions import is_of, series_of
+from pytest_kernelvm.config.versions import begins_with, series_of
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.kernel.build import devel
 from pytest_kernelvm.kernel.build.build_directories import BuildDirectory, BuildRequest, kept_build
@@ -238,7 +238,7 @@ def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str)
 
 
 def _check_version(cell: CellConfig, version: str, located: LocatedSource) -> None:
-    if is_of(version, cell.kernel.version):
+    if begins_with(version, cell.kernel.version):
         return
     raise BadInput(
         f"{cell.id}: the source is {version}, not {cell.kernel.version}",

@@ -1,4 +1,4 @@
-"""A version as a source: what this machine has of it, or kernel.org's tarball."""
+"""Finds the source of a version: a package that is installed here, or kernel.org's tarball."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_kernelvm.config.sources import Source
-from pytest_kernelvm.config.versions import is_of, series_of, upstream_of
+from pytest_kernelvm.config.versions import begins_with, series_of, upstream_of
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.store import Store
@@ -28,10 +28,18 @@ DEBIAN_SOURCES = Path("/usr/src")
 
 
 def resolve(store: Store, source: Source) -> Source:
-    """Return the source that a `version` stands for: an installed Debian package, or a tarball.
+    """Return the source that a version stands for, and report it as progress.
 
-    6.12 is any 6.12.x that Debian has, or else kernel.org's 6.12 itself. The choice is said.
-    Raises BadInput if kernel.org has no such version, ToolMissing if it can't be reached.
+    BadInput is raised if kernel.org has no such version, ToolMissing if no package is installed
+    and kernel.org can't be reached.
+
+    Args:
+        store: Remembers the addresses and sums of kernel.org's tarballs.
+        source: Of the kind `version`. 6.12 is any 6.12.x of an installed Debian package, or else
+            kernel.org's release 6.12 itself.
+
+    Returns:
+        A source of the kind `debian` or `tarball`.
     """
     package = _installed_package(source.value)
     if package:
@@ -49,13 +57,13 @@ def _installed_package(wanted: str) -> tuple[str, str] | None:
         argv = ["dpkg-query", "--show", "--showformat=${Version}", name]
         with contextlib.suppress(ToolMissing):
             version = run(argv, timeout_s=30, check=False).stdout.strip()
-            if is_of(upstream_of(version), wanted):
+            if begins_with(upstream_of(version), wanted):
                 return name, version
     return None
 
 
 def _tarball(store: Store, source: Source) -> tuple[str, str]:
-    """Return address and sha256 of a version; a release never changes, so they are kept."""
+    """Return address and sha256 of a version; a release never changes, so the store keeps them."""
     base = os.environ.get(MIRROR_VARIABLE, KERNEL_ORG).rstrip("/")
     noted = store.root / KIND / f"{source.value}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
