@@ -40,7 +40,7 @@ def read_config(file: Path, *, version: str = "") -> tuple[CellConfig, ...]:
     arch = ARCHES[written["arch"]]
     versions = [version] if version else written["kernel"]["version"]
     contexts = (CellContext(file=file, arch=arch, version=each) for each in dict.fromkeys(versions))
-    return tuple(_with_what_follows(VM_CONFIG.value(written, context)) for context in contexts)
+    return tuple(_with_implied(VM_CONFIG.value(written, context)) for context in contexts)
 
 
 def _check_name(file: Path) -> None:
@@ -55,8 +55,8 @@ def _check_name(file: Path) -> None:
         )
 
 
-def _with_what_follows(config: CellConfig) -> CellConfig:
-    """Return a cell with the symbols and the patch that follow from the rest of it."""
+def _with_implied(config: CellConfig) -> CellConfig:
+    """Return a cell with the symbols and the patch that its cookie and patches imply."""
     kernel = config.kernel
     for_patches = (
         within_versions(request, patch.versions)
@@ -80,18 +80,24 @@ def _cookie_patch(config: CellConfig) -> Iterator[Patch]:
 
 
 def _for_cmdline(config: CellConfig) -> Iterator[Requested]:
-    """Yield the symbols that the built-in command line and the cookie stand for."""
+    """Yield the symbols for the built-in command line and the cookie."""
     arch, cookie = config.arch, config.cookie
-    # A kernel that heeds the bootloader's line is told there where the initramfs is, and not twice.
+    # Without a cookie the kernel always obeys the bootloader's line. That says where the initramfs
+    # is, so the built-in line must not say it again.
     own = arch.builtin_cmdline if cookie else arch.base_cmdline
     line = " ".join(part for part in (own, config.builtin_cmdline) if part)
-    asked = [*((name, "y") for name in arch.builtin_cmdline_symbols), ("CMDLINE", f'"{line}"')]
-    for name, value in asked:
+    symbols = {**dict.fromkeys(arch.builtin_cmdline_symbols, "y"), "CMDLINE": f'"{line}"'}
+    for name, value in symbols.items():
         yield Requested(name=name, value=value, where=f"{config.file} (builtin_cmdline)")
-    asked = []
-    if cookie:
-        asked += [(arch.cookie_require_symbol, "y"), (arch.cookie_symbol, f'"{cookie.text}"')]
-    if cookie.whole_word:
-        asked.append((arch.cookie_word_symbol, "y"))
-    for name, value in asked:
+    for name, value in _cookie_symbols(config).items():
         yield Requested(name=name, value=value, where=f"{config.file} (cookie)")
+
+
+def _cookie_symbols(config: CellConfig) -> dict[str, str]:
+    arch, cookie = config.arch, config.cookie
+    symbols = {}
+    if cookie:
+        symbols = {arch.cookie_require_symbol: "y", arch.cookie_symbol: f'"{cookie.text}"'}
+    if cookie.whole_word:
+        symbols[arch.cookie_word_symbol] = "y"
+    return symbols

@@ -56,24 +56,24 @@ class ModprobeConfig:
         default=(),
     )
     blacklist: tuple[str, ...] = key(
-        ListOf(doc="Modules whose aliases are not heeded.", item=_MODULE), default=()
+        ListOf(doc="Modules that are not loaded for an alias.", item=_MODULE), default=()
     )
 
 
 @yaml_mapping
 class Cookie:
-    """The word that makes the kernel heed the bootloader's command line.
+    """The word that makes the kernel obey the bootloader's command line.
 
     A cookie is true if there is one.
 
     Attributes:
-        text: The word, empty if the kernel always heeds the bootloader.
+        text: The word, empty if the kernel always obeys the bootloader.
         whole_word: Whether it must be a word of its own and not part of another.
     """
 
     text: str = key(
         Text(
-            doc="The kernel heeds the bootloader's command line only if it contains this.",
+            doc="The kernel obeys the bootloader's command line only if it contains this.",
             pattern=r"[A-Za-z0-9_.=-]+",
             shape="one word of letters, digits, and _.=-",
         )
@@ -170,7 +170,7 @@ class CellConfig:
         services: The services that come with the package and the vm-config's own.
         cmdline: Words for the command line that the bootloader passes.
         builtin_cmdline: Words for the command line that is built into the kernel.
-        cookie: The word that makes the kernel heed the bootloader's command line.
+        cookie: The word that makes the kernel obey the bootloader's command line.
         guest: What is in the initramfs besides agent and modules.
         root: What guests boot into, None for the initramfs.
         machine: What QEMU gives the guest.
@@ -220,7 +220,7 @@ class CellConfig:
     cookie: Cookie = key(
         Record(
             cls=Cookie,
-            doc="The word that makes the kernel heed the bootloader's command line.",
+            doc="The word that makes the kernel obey the bootloader's command line.",
             bare="text",
         ),
         default=NO_COOKIE,

@@ -95,7 +95,7 @@ def within_versions(request: Requested, versions: VersionRange) -> Requested:
 
     Args:
         request: What is asked for.
-        versions: The versions besides which nothing is asked, such as those of a patch.
+        versions: For all other versions nothing is asked, such as those that a patch is not for.
     """
     both = (each.text for each in (versions, request.versions) if each.text)
     return replace(request, versions=VersionRange(",".join(both)))

@@ -34,7 +34,9 @@ from pytest_kernelvm.errors import BadInput
         ("", ("0.1", "7.2"), ()),
     ],
 )
-def test_what_is_in_a_range(text: str, inside: tuple[str, ...], outside: tuple[str, ...]) -> None:
+def test_versions_inside_and_outside_a_range(
+    text: str, inside: tuple[str, ...], outside: tuple[str, ...]
+) -> None:
     versions = VersionRange(text)
     assert [version for version in inside if not versions.includes(version)] == []
     assert [version for version in outside if versions.includes(version)] == []
@@ -43,12 +45,12 @@ def test_what_is_in_a_range(text: str, inside: tuple[str, ...], outside: tuple[s
 @pytest.mark.parametrize(
     "text", ["6.1", "<", "<six", "=6.1", "<6.1;>5", "<6.1,", "~6.1", "<6.1-rc1"]
 )
-def test_what_is_no_range(text: str) -> None:
+def test_texts_that_are_no_ranges(text: str) -> None:
     with pytest.raises(BadInput, match="is no range of versions"):
         VersionRange(text)
 
 
-def test_what_is_no_version() -> None:
+def test_a_text_that_is_no_version() -> None:
     with pytest.raises(BadInput, match="'next' is no kernel version"):
         VersionRange("<6.1").includes("next")
 
@@ -80,13 +82,15 @@ def test_a_bound_divides_all_versions_in_two(version: str, bound: str) -> None:
         ("", True, ""),
     ],
 )
-def test_what_the_beginning_of_a_version_decides(text: str, may: bool, beyond: str) -> None:
+def test_bounds_that_the_beginning_of_a_version_decides(text: str, may: bool, beyond: str) -> None:
     assert VersionRange(text).may_include("6.12") is may
     assert VersionRange(text).beyond("6.12").text == beyond
 
 
 @given(version=_VERSIONS, bound=_VERSIONS, last=st.integers(0, 30))
-def test_what_is_in_a_range_may_be_by_its_beginning(version: str, bound: str, last: int) -> None:
+def test_a_version_in_a_range_may_be_in_it_by_its_beginning(
+    version: str, bound: str, last: int
+) -> None:
     for sign in ("<", "<=", ">", ">=", "==", "!="):
         versions = VersionRange(f"{sign}{bound}")
         if versions.includes(f"{version}.{last}"):
