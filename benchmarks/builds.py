@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pytest_kernelvm.config.model import CellConfig, Source
+from pytest_kernelvm.config.model import CellConfig
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.kernel.build.configure import open_kconfig_session
 from pytest_kernelvm.kernel.build.keys import PINNED, make_variables

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_kernelvm.cli.selection import cells_of, one_cell, store_of
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import CellConfig, Requested
+from pytest_kernelvm.config.model import CellConfig
+from pytest_kernelvm.config.requests import Requested
+from pytest_kernelvm.config.versions import is_version
 from pytest_kernelvm.errors import BadInput, Evidence
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_kernelvm.kernel.kconfig.diff import ComparedConfig
     from pytest_kernelvm.kernel.kconfig.session import FinalConfig, KconfigSession
 
-_VERSION = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9.+-]*")
 _SHOWN = 10
 
 
@@ -175,7 +175,7 @@ def _side(arguments: argparse.Namespace, name: str, beside: str) -> ComparedConf
             return ComparedConfig(label=name, text=path.read_text(), names=None, requests={})
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"cannot read {name}: {error}") from None
-    if _VERSION.fullmatch(name):
+    if is_version(name):
         cell = _cell_of_version(arguments, name, beside)
     else:
         cell = one_cell(arguments, name)

@@ -79,7 +79,8 @@ def _request(arguments: argparse.Namespace) -> GuestRequest:
 
 
 def _cell(arguments: argparse.Namespace) -> Cell:
-    from pytest_kernelvm.config.sources import prebuilt_cell, source_named
+    from pytest_kernelvm.config.select import prebuilt_cell
+    from pytest_kernelvm.config.sources import source_named
     from pytest_kernelvm.kernel.prebuilt.prebuilt import arch_of
     from pytest_kernelvm.session.cell import Cell
 

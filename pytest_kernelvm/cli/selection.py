@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_kernelvm.config.model import CellConfig
-from pytest_kernelvm.config.select import select_cells
-from pytest_kernelvm.config.sources import source_named, with_source
+from pytest_kernelvm.config.select import select_cells, with_source
+from pytest_kernelvm.config.sources import source_named
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.progress import StreamProgress
 from pytest_kernelvm.store.store import Store, default_store

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import stat
 from pathlib import Path
 
-from pytest_kernelvm.config.model import BASE_TARGETS
-from pytest_kernelvm.config.typed_yaml import Located
+from pytest_kernelvm.config.context import CellContext
+from pytest_kernelvm.config.typed_yaml.expected import PlacedText
+from pytest_kernelvm.config.typed_yaml.mistakes import did_you_mean
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.foreign.files import file_kind
 
 
-def existing_file(base: Path, located: Located, what: str, version: str) -> Path:
-    """Return a file that a vm-config names, which must exist. Raises BadInput."""
-    path = base / located.text.replace("{version}", version)
+def existing_file(name: PlacedText, context: CellContext, what: str) -> Path:
+    """Return the path of a file that a vm-config names.
+
+    Args:
+        name: A path, in which `{version}` stands for the cell's version.
+        context: Says in which directory a relative path begins.
+        what: What messages call the file, such as `the patch`.
+
+    Raises:
+        BadInput: There is no such file, or it is a directory or another special file.
+    """
+    path = context.directory / context.with_version(name.text)
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode
-        # Reading anything else might never end.
+        # To read a FIFO or a device might never end.
         if not stat.S_ISREG(mode):
             raise BadInput(
                 f"{what} {path} is {file_kind(mode)}, no regular file",
-                Evidence(where=(str(located.place),)),
+                Evidence(where=(str(name.place),)),
             )
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, _file_names(path.parent), n=1)
         raise BadInput(
             f"{what} {path} does not exist",
             Evidence(
-                where=(str(located.place),),
-                next_step=f"did you mean {path.parent / near[0]}?" if near else "",
+                where=(str(name.place),),
+                next_step=did_you_mean(
+                    path.name, _file_names(path.parent), lambda near: str(path.parent / near)
+                ),
             ),
         )
     return path
@@ -38,24 +48,3 @@ def existing_file(base: Path, located: Located, what: str, version: str) -> Path
 
 def _file_names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
-
-
-def read_base_config(base: Path, located: Located | None, version: str) -> str:
-    """Return the base configuration: a make target's name or a file's path. Raises BadInput."""
-    if located is None:
-        return "allnoconfig"
-    text = located.text
-    if "/" in text or "." in text:
-        return str(existing_file(base, located, "the base configuration", version))
-    if text not in BASE_TARGETS and not text.endswith("_defconfig"):
-        near = difflib.get_close_matches(text, BASE_TARGETS, n=1)
-        raise BadInput(
-            f"there is no base configuration {text!r}",
-            Evidence(
-                expected=f"{', '.join(BASE_TARGETS)}, NAME_defconfig, or a complete .config file "
-                "with a dot or slash in its name",
-                where=(str(located.place),),
-                next_step=f"did you mean {near[0]!r}?" if near else "",
-            ),
-        )
-    return text

@@ -1,278 +1,257 @@
-"""vm-configs/*.yaml: one file a machine, expanded into cells."""
+"""What a vm-config may say: one row for each key, in the classes whose values it becomes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.arch.base import Arch
-from pytest_kernelvm.config.roots import Root
-from pytest_kernelvm.config.services import Service
-from pytest_kernelvm.config.typed_yaml import Expected, Flag, Placed, Text
-from pytest_kernelvm.config.versions import EVERY_VERSION, RANGE_PATTERN, RANGE_SHAPE, VersionRange
-
-# Whose modprobe the guest runs: ours, or that of a distribution beside it.
-USERLANDS = ("none", "kmod", "busybox")
-# The targets of `make help` that always come to the same .config and ask nothing.
-BASE_TARGETS = (
-    "allnoconfig",
-    "tinyconfig",
-    "defconfig",
-    "alldefconfig",
-    "allmodconfig",
-    "allyesconfig",
+from pytest_kernelvm.arch.registry import ARCHES
+from pytest_kernelvm.config.context import CellContext
+from pytest_kernelvm.config.kernel import KernelConfig
+from pytest_kernelvm.config.roots import ROOT, Root
+from pytest_kernelvm.config.services import SERVICES, Service, with_shipped
+from pytest_kernelvm.config.typed_yaml.expected import (
+    Flag,
+    ListOf,
+    MapOf,
+    Number,
+    Text,
+    WholeNumber,
 )
-BUILTIN_PATCHES = Path(__file__).parents[1] / "kernel" / "patches"
+from pytest_kernelvm.config.typed_yaml.rows import Record, given, key, section, yaml_mapping
+from pytest_kernelvm.errors import BadInput, Evidence
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Requested:
-    """One symbol that must be in the final .config, and who asked for it.
-
-    name: without CONFIG_. value: as .config spells it: y, m, n, a number, or a text in quotes.
-    where: `file:line`. optional: may be lost. force: wins against requests that do not force.
-    versions: the kernels that it is asked of.
-    """
-
-    name: str
-    value: str
-    where: str
-    optional: bool = False
-    force: bool = False
-    versions: VersionRange = EVERY_VERSION
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.value}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fragment:
-    """A partial .config file; optional, force and versions hold for all that it asks for.
-
-    where: the place in the vm-config.
-    """
-
-    path: Path
-    where: str
-    optional: bool = False
-    force: bool = False
-    versions: VersionRange = EVERY_VERSION
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conditional:
-    """Symbols that are asked for only where another one is set.
-
-    name: the other symbol. value: what it must be, empty for anything but n.
-    where: the place in the vm-config.
-    """
-
-    name: str
-    value: str
-    where: str
-    symbols: tuple[Requested, ...]
-
-
-PREBUILT_MEMORY_MIB = 512
+# Whose modprobe the guest runs: ours (none), or that of another userland besides.
+USERLANDS = ("none", "kmod", "busybox")
 LEAST_MEMORY_MIB = 32
-# A model of QEMU's with features switched on or off, or set to a number; nothing else may follow.
+# A CPU model of QEMU, then features that are switched on or off or set to a number, and no more.
 CPU_PATTERN = (
     r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
     r"(?:,(?:[+-][a-z0-9_.-]+|[a-z0-9_.-]+=(?:on|off|yes|no|true|false|(?:0x)?[0-9a-f]+)))*"
 )
-SOURCE_KINDS = ("tree", "git", "tarball", "debian", "version", "prebuilt")
+
+_MODULE = Text(doc="A module's name.", pattern=r"[A-Za-z0-9_.:+-]+", shape="a module's name")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """Where a kernel comes from.
-
-    kind: one of SOURCE_KINDS. value: a path or URL, the name of a package, or a version; paths are
-    absolute or relative to the current directory. where: the place in the vm-config.
-    ref: of `git`. sha256: of `tarball`. suite: of `debian`, empty for an installed package.
-    """
-
-    kind: str
-    value: str
-    where: str
-    ref: str = ""
-    sha256: str = ""
-    suite: str = ""
-
-    @property
-    def is_url(self) -> bool:
-        """Whether it is fetched from a network."""
-        return "://" in self.value
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The files and directories of this machine that it names."""
-        named = self.kind in ("tree", "git", "tarball", "prebuilt") and not self.is_url
-        if not named or self.value.startswith(("debian:", "host:")):
-            return ()
-        return tuple(self.value.split(",")) if self.kind == "prebuilt" else (self.value,)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patch:
-    """A patch that is applied to a kernel's source.
-
-    name: for people. file: plain or compressed. where: the place in the vm-config.
-    versions: the kernels that it is for. symbols: what it asks for in the configuration.
-    features: what tests can ask for with the marker kernelvm_features.
-    fuzz: how many lines of context may differ (patch(1), --fuzz).
-    """
-
-    name: str
-    file: Path
-    where: str
-    versions: VersionRange = EVERY_VERSION
-    symbols: tuple[Requested, ...] = ()
-    features: tuple[str, ...] = ()
-    fuzz: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KernelConfig:
-    """How one kernel is made.
-
-    version: what `make kernelversion` must begin with. base: a make target such as allnoconfig, or
-    the path of a complete .config. fragments: files. symbols: of the vm-config and what cookie,
-    built-in command line and patches imply. conditional: symbols that depend on others.
-    auto_modules: answer m to every tristate that nobody names; prefer_builtin: y.
-    patches: those that may be for this version, in order; the source's own version decides.
-    image: the make target that is booted. further_images: others that are made and kept.
-    release: what `uname -r` must be, empty for anything.
-    llvm: what make is told as LLVM=, empty for gcc.
-    """
-
-    version: str
-    source: Source
-    base: str
-    fragments: tuple[Fragment, ...]
-    symbols: tuple[Requested, ...]
-    conditional: tuple[Conditional, ...] = ()
-    auto_modules: bool = False
-    prefer_builtin: bool = False
-    patches: tuple[Patch, ...]
-    image: str
-    release: str
-    further_images: tuple[str, ...] = ()
-    llvm: str = ""
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """All make targets of images, the one that is booted first."""
-        return tuple(dict.fromkeys((self.image, *self.further_images)))
-
-    def patches_for(self, version: str) -> tuple[Patch, ...]:
-        """Return the patches that are for a version, which is the source's own."""
-        return tuple(patch for patch in self.patches if patch.versions.includes(version))
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """What the patches may bring, for tests to ask for; the source's version is not known."""
-        return tuple(dict.fromkeys(name for patch in self.patches for name in patch.features))
-
-    def features_for(self, version: str) -> tuple[str, ...]:
-        """Return what the patches for a version bring."""
-        return replace(self, patches=self.patches_for(version)).features
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
-    """What QEMU is asked for.
-
-    fast_boot: allows the flags of arch/ that shorten the boot. sandbox: QEMU's seccomp filter.
-    """
-
-    memory_mib: int
-    cpu: str
-    fast_boot: bool
-    sandbox: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timeouts:
-    """Seconds until we give up: launch to ready, one command, one kernel build."""
-
-    boot_s: float
-    command_s: float
-    build_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@yaml_mapping
 class ModprobeConfig:
-    """What the guest's /etc/modprobe.d says.
+    """The guest's /etc/modprobe.d.
 
-    options: (module, its parameters). blacklist: modules.
+    Attributes:
+        options: (module, its parameters), as in a line `options`.
+        blacklist: Modules that are not loaded for an alias.
     """
 
-    options: tuple[tuple[str, str], ...]
-    blacklist: tuple[str, ...]
+    options: tuple[tuple[str, str], ...] = key(
+        MapOf(
+            doc="Module parameters by module.",
+            key=_MODULE,
+            placeholder="MODULE",
+            item=Text(
+                doc="As after the module's name in an options line.",
+                pattern=r"[^\n\r]+",
+                shape="one line",
+            ),
+        ),
+        convert=lambda options, _context: tuple(options.items()),
+        default=(),
+    )
+    blacklist: tuple[str, ...] = key(
+        ListOf(doc="Modules that are not loaded for an alias.", item=_MODULE), default=()
+    )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@yaml_mapping
+class Cookie:
+    """The word that makes the kernel obey the bootloader's command line.
+
+    A cookie is true if there is one.
+
+    Attributes:
+        text: The word, empty if the kernel always obeys the bootloader.
+        whole_word: Whether it must be a word of its own and not part of another.
+    """
+
+    text: str = key(
+        Text(
+            doc="The kernel obeys the bootloader's command line only if it contains this.",
+            pattern=r"[A-Za-z0-9_.=-]+",
+            shape="one word of letters, digits, and _.=-",
+        )
+    )
+    whole_word: bool = key(
+        Flag(doc="It must be a word of its own, not part of one."), default=False
+    )
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+
+NO_COOKIE = Cookie(text="")
+
+
+@yaml_mapping
+class GuestConfig:
+    """What is in the initramfs besides agent and modules.
+
+    Attributes:
+        userland: Whose modprobe there is, one of USERLANDS.
+    """
+
+    userland: str = key(
+        Text(doc="Whose modprobe: ours (none), kmod's or busybox's.", allowed=USERLANDS),
+        default="none",
+    )
+
+
+def _memory_mib(memory_mib: int, context: CellContext) -> int:
+    arch = context.arch
+    if memory_mib > arch.max_memory_mib:
+        raise BadInput(
+            f"{memory_mib} MiB are more than a {arch.machine} machine has in one piece",
+            Evidence(where=(str(context.file),), expected=f"at most {arch.max_memory_mib} MiB"),
+        )
+    return memory_mib
+
+
+@yaml_mapping
+class Machine:
+    """What QEMU gives the guest.
+
+    Attributes:
+        memory_mib: Memory in MiB.
+        cpu: The value of QEMU's -cpu.
+        fast_boot: Whether QEMU gets the options of arch/ that shorten the boot.
+        sandbox: Whether QEMU runs in its seccomp filter (-sandbox).
+    """
+
+    memory_mib: int = key(
+        WholeNumber(doc="Memory in MiB.", least=LEAST_MEMORY_MIB, most=4096),
+        convert=_memory_mib,
+        default=128,
+    )
+    cpu: str = key(
+        Text(doc="QEMU's -cpu.", pattern=CPU_PATTERN, shape="a CPU model"),
+        default_from=lambda _written, context: context.arch.cpu,
+        default_text="the architecture's",
+    )
+    fast_boot: bool = key(Flag(doc="Use QEMU flags that shorten the boot."), default=True)
+    sandbox: bool = key(Flag(doc="Use QEMU's seccomp filter (-sandbox)."), default=True)
+
+
+@yaml_mapping
+class Timeouts:
+    """How long things may take before we give up, in seconds.
+
+    Attributes:
+        boot_s: From the launch of QEMU until the agent answers.
+        command_s: One request to the agent.
+        build_s: One kernel build.
+    """
+
+    boot_s: float = key(Number(doc="Launch to ready.", least=0.1, most=3600), default=60.0)
+    command_s: float = key(Number(doc="One command.", least=0.1, most=3600), default=20.0)
+    build_s: float = key(Number(doc="One kernel build.", least=1, most=86400), default=7200.0)
+
+
+@yaml_mapping
 class CellConfig:
-    """One cell: a machine with one kernel.
+    """One cell as it is written: a machine with one kernel.
 
-    id: `malta-6.12`. name: the file's stem. modules: wanted by default.
-    allow_missing: modules that the kernel may lack. allow_empty: whether all that is wanted may
-    turn out to be builtin or missing.
-    services: the shipped ones and the file's own.
-    cmdline: words for the bootloader's command line; builtin_cmdline: for the kernel's own.
-    cookie: the word that makes the kernel heed the bootloader, empty if it always does.
-    userland: one of USERLANDS. root: what guests boot into, None for the initramfs.
+    Attributes:
+        id: The cell's name, such as `malta-6.12`.
+        name: The vm-config's name: its file's name without suffix.
+        file: The vm-config.
+        arch: The architecture.
+        kernel: How the kernel is made.
+        modules: Modules that are in the initramfs by default.
+        allow_missing: Modules that the kernel may lack.
+        allow_empty: Whether all modules that are wanted may be builtin or missing.
+        modprobe: The guest's /etc/modprobe.d.
+        services: The services that come with the package and the vm-config's own.
+        cmdline: Words for the command line that the bootloader passes.
+        builtin_cmdline: Words for the command line that is built into the kernel.
+        cookie: The word that makes the kernel obey the bootloader's command line.
+        guest: What is in the initramfs besides agent and modules.
+        root: What guests boot into, None for the initramfs.
+        machine: What QEMU gives the guest.
+        timeouts: How long things may take.
     """
 
-    id: str
-    name: str
-    file: Path
-    arch: Arch
-    kernel: KernelConfig
-    modules: tuple[str, ...]
-    allow_missing: tuple[str, ...]
-    allow_empty: bool
-    modprobe: ModprobeConfig
-    services: tuple[Service, ...]
-    cmdline: str
-    builtin_cmdline: str
-    cookie: str
-    userland: str
-    machine: Machine
-    timeouts: Timeouts
-    root: Root | None = None
+    id: str = given(lambda _written, context: f"{context.file.stem}-{context.version}")
+    name: str = given(lambda _written, context: context.file.stem)
+    file: Path = given(lambda _written, context: context.file)
+    arch: Arch = key(
+        Text(doc="The architecture.", allowed=ARCHES.keys()),
+        convert=lambda _name, context: context.arch,
+    )
+    kernel: KernelConfig = key(Record(cls=KernelConfig, doc="How the kernel is made."))
+    modules: tuple[str, ...] = key(
+        ListOf(doc="Modules wanted in the initramfs by default.", item=_MODULE), default=()
+    )
+    allow_missing: tuple[str, ...] = key(
+        ListOf(doc="Modules that the kernel may lack; all others are errors.", item=_MODULE),
+        default=(),
+    )
+    allow_empty: bool = key(
+        Flag(doc="Whether all wanted modules may be builtin or missing."), default=False
+    )
+    modprobe: ModprobeConfig = section(ModprobeConfig, "The guest's /etc/modprobe.d.")
+    services: tuple[Service, ...] = key(
+        SERVICES,
+        convert=with_shipped,
+        default_from=lambda _written, context: with_shipped({}, context),
+    )
+    cmdline: str = key(
+        Text(
+            doc="Words for the command line that the bootloader passes.",
+            pattern=r"[^\n\r]*",
+            shape="one line",
+        ),
+        default="",
+    )
+    builtin_cmdline: str = key(
+        Text(
+            doc="Words for the kernel's built-in command line.",
+            pattern=r"[^\n\r\"\\]*",
+            shape="one line without quotes and backslashes",
+        ),
+        default="",
+    )
+    cookie: Cookie = key(
+        Record(
+            cls=Cookie,
+            doc="The word that makes the kernel obey the bootloader's command line.",
+            bare="text",
+        ),
+        default=NO_COOKIE,
+    )
+    guest: GuestConfig = section(GuestConfig, "What is in the initramfs besides agent and modules.")
+    root: Root | None = key(ROOT, default=None)
+    machine: Machine = section(Machine, "What QEMU gives the guest.")
+    timeouts: Timeouts = section(Timeouts, "Seconds until we give up.")
 
     @property
     def command_word(self) -> str:
-        """What names it on a command line of `kernelvm`."""
+        """The argument or option that names this cell on a command line of `kernelvm`."""
         if self.file == Path():
             return f"--prebuilt={self.kernel.source.value}"
         return self.id
 
     def bootloader_cmdline(self, *, words: str = "", cookie: bool = True) -> str:
-        """Return the command line that QEMU passes.
+        """Return the command line that QEMU passes to the kernel.
 
-        words: added at the end. cookie: whether the cookie is among them.
+        Args:
+            words: More words, for the end.
+            cookie: Whether the cookie is in it.
         """
         parts = (
             self.arch.base_cmdline,
             self.cmdline,
-            self.cookie if cookie else "",
+            self.cookie.text if cookie else "",
             words,
         )
         return " ".join(part for part in parts if part)
 
 
-CIRCUMSTANCES: dict[str, Expected] = {
-    "versions": Placed(
-        text=Text(
-            doc="The kernel versions it is for, default all.",
-            pattern=RANGE_PATTERN,
-            shape=RANGE_SHAPE,
-        )
-    ),
-    "optional": Flag(doc="May be lost in olddefconfig, default false."),
-    "force": Flag(doc="Wins where another place asks for another value, default false."),
-}
-SHA256 = r"[0-9a-f]{64}"
+VM_CONFIG = Record(cls=CellConfig, doc="A machine of pytest-kernelvm, with one or several kernels.")

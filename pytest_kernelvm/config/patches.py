@@ -3,45 +3,94 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from pytest_kernelvm.config.context import CellContext
 from pytest_kernelvm.config.files import existing_file
-from pytest_kernelvm.config.model import BUILTIN_PATCHES, Patch
-from pytest_kernelvm.config.requests import read_symbols, within_versions
-from pytest_kernelvm.config.typed_yaml import Located
-from pytest_kernelvm.config.versions import EVERY_VERSION, VersionRange
+from pytest_kernelvm.config.requests import SYMBOLS, Requested, all_requests, versions_key
+from pytest_kernelvm.config.typed_yaml.expected import (
+    ListOf,
+    PlacedText,
+    Text,
+    WholeNumber,
+    placed,
+)
+from pytest_kernelvm.config.typed_yaml.rows import Record, Written, key, place_of, yaml_mapping
+from pytest_kernelvm.config.versions import VersionRange
 
-# What a patch's file name has behind the patch's name.
+BUILTIN_PATCHES = Path(__file__).parents[1] / "kernel" / "patches"
+# The end of a patch's file name that is not part of the patch's name.
 _SUFFIXES = re.compile(r"(?:\.(?:patch|diff|gz|xz|bz2|zst))+$")
 
 
-def _patch(base: Path, given: Located | dict[str, Any], version: str) -> Patch:
-    detailed: dict[str, Any] = {"file": given} if isinstance(given, Located) else given
-    located: Located = detailed["file"]
-    versions = detailed.get("versions")
-    of = VersionRange(versions.text) if versions else EVERY_VERSION
-    builtin = BUILTIN_PATCHES / f"{located.text}.patch"
-    file = builtin if builtin.is_file() else existing_file(base, located, "the patch", version)
-    return Patch(
-        name=str(detailed.get("name", _SUFFIXES.sub("", file.name))),
-        file=file,
-        where=str(located.place),
-        versions=of,
-        symbols=tuple(
-            within_versions(each, of) for each in read_symbols(detailed.get("config", {}))
+def builtin_patch(name: str) -> Path:
+    """Return the path that a patch of this name has if it comes with the package."""
+    return BUILTIN_PATCHES / f"{name}.patch"
+
+
+def _patch_file(name: PlacedText, context: CellContext) -> Path:
+    builtin = builtin_patch(name.text)
+    return builtin if builtin.is_file() else existing_file(name, context, "the patch")
+
+
+def _name_of_file(written: Written, context: CellContext) -> str:
+    return _SUFFIXES.sub("", _patch_file(written["file"], context).name)
+
+
+@yaml_mapping
+class Patch:
+    """A patch that is applied to a kernel's source.
+
+    Attributes:
+        name: What messages call it.
+        file: The patch, perhaps compressed.
+        where: The place in the vm-config.
+        versions: The kernel versions that it is for; of others it is not applied.
+        symbols: What it asks for in the configuration of these versions.
+        features: What it brings; tests ask for it with the marker kernelvm_features.
+        fuzz: How many lines of context may differ (patch(1), --fuzz).
+    """
+
+    name: str = key(
+        Text(doc="For people.", pattern=r".+", shape="a name"),
+        default_from=_name_of_file,
+        default_text="the file's name",
+    )
+    file: Path = key(
+        placed(
+            "The name of a built-in patch, or a file relative to this one; .gz .xz .bz2 .zst too.",
+            pattern=r".+",
+            shape="a name or a path",
         ),
-        features=tuple(detailed.get("features", ())),
-        fuzz=int(detailed.get("fuzz", 0)),
+        convert=_patch_file,
+    )
+    where: str = place_of("file")
+    versions: VersionRange = versions_key()
+    symbols: tuple[Requested, ...] = key(
+        SYMBOLS,
+        name="config",
+        convert=lambda symbols, _context: all_requests(symbols),
+        default=(),
+    )
+    features: tuple[str, ...] = key(
+        ListOf(
+            doc="What it brings; tests ask for it with the marker kernelvm_features.",
+            item=Text(doc="A word.", pattern=r"[A-Za-z0-9_.-]+", shape="a word"),
+        ),
+        default=(),
+    )
+    fuzz: int = key(
+        WholeNumber(doc="Lines of context that may differ.", least=0, most=3), default=0
     )
 
 
-def read_patches(base: Path, given: Iterable[Any], version: str) -> list[Patch]:
-    """Return the patches that may be for a version; files of the others need not be there."""
-    chosen = []
-    for each in given:
-        versions = None if isinstance(each, Located) else each.get("versions")
-        if versions is None or VersionRange(versions.text).may_include(version):
-            chosen.append(_patch(base, each, version))
-    return chosen
+_PATCH = Record(cls=Patch, doc="A patch and what it is for.", bare="file")
+
+
+def _may_be_for(written: Written, context: CellContext) -> bool:
+    """Return whether a patch may be for the cell's version; files of others may be missing."""
+    versions: VersionRange = _PATCH.value_of("versions", written, context)
+    return versions.may_include(context.version)
+
+
+PATCHES = ListOf(doc="Patches, applied in this order.", item=_PATCH, chosen=_may_be_for)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pytest_kernelvm.config.typed_yaml import ByShape, Located, MapOf, Number, Placed, Record, Text
+from pytest_kernelvm.config.typed_yaml.expected import Context, MapOf, Text, WholeNumber, placed
+from pytest_kernelvm.config.typed_yaml.rows import (
+    Record,
+    Written,
+    given,
+    key,
+    place_of,
+    yaml_mapping,
+)
 from pytest_kernelvm.errors import BadInput, Evidence
 
 KINDS = ("jffs2", "squashfs", "ext4")
-# How the kernel learns of the memory in which it is.
+# How the kernel learns where the root is in memory.
 BY = ("cmdline", "device-tree")
-# What it takes to mount each, besides what is flash in memory.
+# Modules for flash in memory; to mount a root takes its file system besides.
 MODULES = ("phram", "mtdblock")
 
 PSEUDOFILE_KINDS = ("directory", "link", "file", "character", "block", "fifo")
-_SHORT = ("directory", "fifo")
+# Kinds for which the kind alone says all.
+_BARE_KINDS = ("directory", "fifo")
 _PERMISSIONS = {"directory": 0o755, "link": 0o777}
 _WITH = {
     "link": ("to",),
@@ -26,29 +33,77 @@ _WITH = {
     "block": ("major", "minor"),
 }
 ERASE_BYTES = 64 << 10
+FREE_BYTES = 1 << 20
 # A page; phram gives it to what a device tree's node describes (drivers/mtd/devices/phram.c).
 LEAST_ERASE_BYTES = 4096
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pseudofile:
-    """What `activate` makes in the root.
+_PATH = Text(doc="An absolute path.", pattern=r"/[^\n\r]*", shape="an absolute path")
 
-    path: absolute. kind: one of PSEUDOFILE_KINDS. permissions: None for what is usual.
-    owner, group: numbers. content: of a file. to: what a link says. major, minor: of a device.
-    Raises BadInput for what cannot be.
+
+def _owner(whose: str) -> WholeNumber:
+    return WholeNumber(doc=f"The {whose}'s number.", least=0, most=65534)
+
+
+def _device_number(which: str, most: int) -> WholeNumber:
+    doc = f"The {which} number of a device, which must have this key."
+    return WholeNumber(doc=doc, least=0, most=most)
+
+
+@yaml_mapping
+class Pseudofile:
+    """A file that the guest makes in its root at each boot, with the program `activate`.
+
+    Attributes:
+        path: The absolute path.
+        kind: One of PSEUDOFILE_KINDS.
+        permissions: The permission bits, None for the usual ones of the kind.
+        owner: The owner's number.
+        group: The group's number.
+        content: What is in a file.
+        to: Where a link leads.
+        major: A device's major number.
+        minor: A device's minor number.
+        where: The place in the vm-config, empty for none.
+
+    Raises:
+        BadInput: The path is not absolute, too long or not normal, there is no such kind, or a
+            link leads nowhere.
     """
 
-    path: str
-    kind: str
-    permissions: int | None = None
-    owner: int = 0
-    group: int = 0
-    content: bytes = b""
-    to: str = ""
-    major: int = 0
-    minor: int = 0
-    where: str = ""
+    path: str = given(lambda _written, context: context.name)
+    kind: str = key(
+        placed("What it is.", allowed=PSEUDOFILE_KINDS), convert=lambda kind, _context: kind.text
+    )
+    permissions: int | None = key(
+        Text(
+            doc="Permission bits, in octal.",
+            pattern=r"[0-7]{3,4}",
+            shape="octal digits such as 0755",
+        ),
+        name="mode",
+        convert=lambda digits, _context: int(digits, 8),
+        default=None,
+        default_text="0755 for a directory, 0777 for a link, 0644 for others",
+    )
+    owner: int = key(_owner("owner"), default=0)
+    group: int = key(_owner("group"), default=0)
+    content: bytes = key(
+        Text(doc="What is in a file; it must have this key.", pattern=r"(?s:.*)", shape="a text"),
+        convert=lambda text, _context: text.encode(),
+        default=b"",
+    )
+    to: str = key(
+        Text(
+            doc="Where a link leads; it must have this key.",
+            pattern=r"[^\n\r]+",
+            shape="one line",
+        ),
+        default="",
+    )
+    major: int = key(_device_number("major", 4095), default=0, default_text="")
+    minor: int = key(_device_number("minor", (1 << 20) - 1), default=0, default_text="")
+    where: str = place_of("kind", default="")
 
     def __post_init__(self) -> None:
         if fault := _fault_of_path(self.path):
@@ -61,44 +116,119 @@ class Pseudofile:
                 ),
             )
         if self.kind == "link" and not self.to:
-            raise BadInput(f"{self.path} is a link to nothing", _at(self.where))
+            raise BadInput(
+                f"{self.path}: a link says less than it must: to",
+                Evidence(expected="to", where=_at(self.where).where),
+            )
 
     @property
     def mode(self) -> int:
-        """Its permission bits."""
+        """The permission bits."""
         if self.permissions is not None:
             return self.permissions
         return _PERMISSIONS.get(self.kind, 0o644)
 
     @property
     def above(self) -> tuple[str, ...]:
-        """The directories that it is in, the root's own left out."""
+        """The directories that it is in, without the root itself."""
         parts = self.path.split("/")
         return tuple("/".join(parts[:depth]) for depth in range(2, len(parts)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Root:
-    """A root file system of which the image keeps the store; `activate` makes the rest.
+def _check_keys(pseudofile: Pseudofile, written: Written, context: Context) -> None:
+    """Refuse keys that do not belong to the kind of file, and miss those that do."""
+    kind = pseudofile.kind
+    wanted = _WITH.get(kind, ())
+    for name in dict.fromkeys(name for names in _WITH.values() for name in names):
+        if (name in written) != (name in wanted):
+            fault = "says more than it is" if name in written else "says less than it must"
+            raise BadInput(
+                f"{context.name}: a {kind} {fault}: {name}",
+                Evidence(
+                    expected=", ".join(wanted) or "nothing but mode, owner and group",
+                    where=(pseudofile.where,),
+                ),
+            )
 
-    kind: one of KINDS. by: one of BY, empty for what suits kind and architecture.
-    store: the directory that is kept. contents: a directory here whose contents it gets, None for
-    the guest's own only.
-    erase_bytes: of a flash block; with a device tree's node it is a page, whatever is said here.
-    free_bytes: what is left to be written into. options: for rootflags=.
-    pseudofiles: in any order; directories above them need not be named.
-    Raises BadInput for what cannot be.
+
+@yaml_mapping
+class Root:
+    """A root file system in memory, whose image has one directory; `activate` makes the rest.
+
+    Attributes:
+        kind: The file system, one of KINDS.
+        by: How the kernel learns of it, one of BY; empty for what suits kind and architecture.
+        store: The directory that is in the image, an absolute path.
+        contents: A directory of this machine whose contents are copied into `store`, None for
+            none: the guest's own programs are always there.
+        erase_bytes: The size of a flash block. Where the kernel learns of the root from a device
+            tree, flash blocks are pages (drivers/mtd/devices/phram.c).
+        free_bytes: Room for writing in the image.
+        options: The value of rootflags=, empty for none.
+        pseudofiles: What `activate` makes, in any order; directories above them are made too.
+        where: The place in the vm-config, empty for none.
+
+    Raises:
+        BadInput: The attributes contradict each other, or name what there is not.
     """
 
-    kind: str
-    by: str = ""
-    store: str = "/nix/store"
-    contents: Path | None = None
-    erase_bytes: int = ERASE_BYTES
-    free_bytes: int = 1 << 20
-    options: str = ""
-    pseudofiles: tuple[Pseudofile, ...] = ()
-    where: str = ""
+    kind: str = key(
+        placed("Which file system.", allowed=KINDS), convert=lambda kind, _context: kind.text
+    )
+    by: str = key(
+        Text(
+            doc="How the kernel learns of it: phram.phram= on the command line, or a node in the "
+            "device tree's /reserved-memory.",
+            allowed=BY,
+        ),
+        default="",
+        default_text="what suits kind and architecture",
+    )
+    store: str = key(
+        Text(doc="The directory that the image keeps.", pattern=_PATH.pattern, shape=_PATH.shape),
+        default="/nix/store",
+    )
+    contents: Path | None = key(
+        Text(
+            doc="A directory, relative to this file, whose contents are put into the store.",
+            pattern=r".+",
+            shape="a path",
+        ),
+        convert=lambda path, context: context.file.parent / path,
+        default=None,
+    )
+    erase_bytes: int = key(
+        WholeNumber(doc="A flash block in KiB.", least=4, most=1 << 20),
+        name="erase_kib",
+        convert=lambda kib, _context: kib << 10,
+        default=ERASE_BYTES,
+        default_text=f"{ERASE_BYTES >> 10}",
+    )
+    free_bytes: int = key(
+        WholeNumber(doc="What is left to be written into in KiB.", least=0, most=1 << 20),
+        name="free_kib",
+        convert=lambda kib, _context: kib << 10,
+        default=FREE_BYTES,
+        default_text=f"{FREE_BYTES >> 10}",
+    )
+    options: str = key(Text(doc="For rootflags=.", pattern=r"[^\s]*", shape="one word"), default="")
+    pseudofiles: tuple[Pseudofile, ...] = key(
+        MapOf(
+            doc="What is made in the root at each boot, by path.",
+            key=_PATH,
+            placeholder="PATH",
+            item=Record(
+                cls=Pseudofile,
+                doc="A pseudofile.",
+                bare="kind",
+                bare_as=placed("Of the usual mode.", allowed=_BARE_KINDS),
+                check=_check_keys,
+            ),
+        ),
+        convert=lambda found, _context: tuple(found.values()),
+        default=(),
+    )
+    where: str = place_of("kind", default="")
 
     def __post_init__(self) -> None:
         for value, name, allowed in ((self.kind, "kind", KINDS), (self.by or BY[0], "by", BY)):
@@ -148,7 +278,7 @@ class Root:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules that it takes to mount it."""
+        """The modules that the kernel needs to mount it."""
         return (*MODULES, self.kind)
 
 
@@ -166,119 +296,6 @@ def _at(where: str) -> Evidence:
     return Evidence(where=(where,) if where else ())
 
 
-_PATH = Text(doc="An absolute path.", pattern=r"/[^\n\r]*", shape="an absolute path")
-_NUMBER = Number(doc="An owner's or group's number, default 0.", least=0, most=65534, whole=True)
-
 ROOT = Record(
-    doc="A root file system in memory beside the kernel's, into which a guest boots.",
-    required=("kind",),
-    keys={
-        "kind": Placed(text=Text(doc="Which file system.", allowed=KINDS)),
-        "by": Text(
-            doc="How the kernel learns of it: phram.phram= on the command line, or a node in the "
-            "device tree's /reserved-memory; default what suits kind and architecture.",
-            allowed=BY,
-        ),
-        "store": Text(
-            doc="The directory that the image keeps, default /nix/store.",
-            pattern=_PATH.pattern,
-            shape=_PATH.shape,
-        ),
-        "contents": Placed(
-            text=Text(
-                doc="A directory, relative to this file, whose contents are put into the store.",
-                pattern=r".+",
-                shape="a path",
-            )
-        ),
-        "erase_kib": Number(
-            doc="A flash block in KiB, default 64.", least=4, most=1 << 20, whole=True
-        ),
-        "free_kib": Number(
-            doc="What is left to be written into in KiB, default 1024.",
-            least=0,
-            most=1 << 20,
-            whole=True,
-        ),
-        "options": Text(doc="For rootflags=.", pattern=r"[^\s]*", shape="one word"),
-        "pseudofiles": MapOf(
-            doc="What is made in the root at each boot, by path.",
-            key=_PATH,
-            value=ByShape(
-                scalar=Placed(text=Text(doc="Of the usual mode.", allowed=_SHORT)),
-                mapping=Record(
-                    doc="A pseudofile.",
-                    required=("kind",),
-                    keys={
-                        "kind": Placed(text=Text(doc="What it is.", allowed=PSEUDOFILE_KINDS)),
-                        "mode": Text(
-                            doc="Permission bits, in octal.",
-                            pattern=r"[0-7]{3,4}",
-                            shape="octal digits such as 0755",
-                        ),
-                        "owner": _NUMBER,
-                        "group": _NUMBER,
-                        "to": Text(doc="What a link says.", pattern=r"[^\n\r]+", shape="one line"),
-                        "content": Text(doc="Of a file.", pattern=r"(?s:.*)", shape="a text"),
-                        "major": Number(doc="Of a device.", least=0, most=4095, whole=True),
-                        "minor": Number(
-                            doc="Of a device.", least=0, most=(1 << 20) - 1, whole=True
-                        ),
-                    },
-                ),
-            ),
-        ),
-    },
+    cls=Root, doc="A root file system in memory beside the kernel's, into which a guest boots."
 )
-
-
-def root_of(raw: dict[str, Any] | None, base: Path) -> Root | None:
-    """Return what a vm-config's `root:` describes, None without one.
-
-    base: the vm-config's directory. Raises BadInput for what cannot be.
-    """
-    if raw is None:
-        return None
-    kind: Located = raw["kind"]
-    where = str(kind.place)
-    pseudofiles = tuple(
-        _pseudofile(path, given, where) for path, given in raw.get("pseudofiles", {}).items()
-    )
-    return Root(
-        kind=kind.text,
-        by=raw.get("by", ""),
-        store=raw.get("store", "/nix/store"),
-        contents=base / raw["contents"].text if "contents" in raw else None,
-        erase_bytes=int(raw.get("erase_kib", ERASE_BYTES >> 10)) << 10,
-        free_bytes=int(raw.get("free_kib", 1024)) << 10,
-        options=raw.get("options", ""),
-        pseudofiles=pseudofiles,
-        where=where,
-    )
-
-
-def _pseudofile(path: str, given: Located | dict[str, Any], where: str) -> Pseudofile:
-    raw: dict[str, Any] = {"kind": given} if isinstance(given, Located) else dict(given)
-    located: Located = raw.pop("kind")
-    where, kind = str(located.place), located.text
-    wanted = _WITH.get(kind, ())
-    for key in ("to", "content", "major", "minor"):
-        if (key in raw) != (key in wanted):
-            fault = "says more than it is" if key in raw else "says less than it must"
-            raise BadInput(
-                f"{path}: a {kind} {fault}: {key}",
-                Evidence(
-                    expected=", ".join(wanted) or "nothing but mode, owner and group",
-                    where=(where,),
-                ),
-            )
-    mode = raw.pop("mode", None)
-    content = raw.pop("content", "").encode()
-    return Pseudofile(
-        path=path,
-        kind=kind,
-        permissions=None if mode is None else int(mode, 8),
-        content=content,
-        where=where,
-        **raw,
-    )

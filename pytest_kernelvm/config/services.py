@@ -1,55 +1,106 @@
-"""Services: requirements of a router with a name, as services.yaml and vm-configs describe them."""
+"""Services: named sets of modules and options that a router needs for some purpose."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pytest_kernelvm.config.typed_yaml import (
-    Complaints,
+from pytest_kernelvm.config.typed_yaml.expected import (
+    Context,
+    Expected,
     ListOf,
-    Located,
     MapOf,
-    Placed,
-    Record,
+    PlacedText,
     Text,
-    compose,
+    placed,
 )
+from pytest_kernelvm.config.typed_yaml.mistakes import Mistakes
+from pytest_kernelvm.config.typed_yaml.nodes import compose
+from pytest_kernelvm.config.typed_yaml.rows import Record, Written, given, key, yaml_mapping
 from pytest_kernelvm.errors import BadInput, Evidence
 
 SHIPPED = Path(__file__).parent / "services.yaml"
+
+T = TypeVar("T")
 
 KINDS = ("integer", "boolean", "text")
 
 _NAME = r"[a-z][a-z0-9_-]*"
 _MODULE = Text(doc="A module's name or alias.", pattern=r"[A-Za-z0-9_.:+-]+", shape="a module")
 _BOOLEANS = {"true": "1", "false": "0"}
+_VALUE = r"[^\n\r]*"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _line(doc: str) -> Text:
+    return Text(doc=doc, pattern=_VALUE, shape="one line")
+
+
+def _integer(doc: str) -> Text:
+    return Text(doc=doc, pattern=r"-?[0-9]+", shape="an integer")
+
+
+def _by_name(doc: str, name: str, pattern: str, shape: str, item: Expected[T]) -> MapOf[T]:
+    """Return the expectation of a mapping from names of things to like values."""
+    key = Text(doc=f"The name of {shape}.", pattern=pattern, shape=shape)
+    return MapOf(doc=doc, key=key, placeholder=name, item=item)
+
+
+def _pairs(found: Mapping[str, T], _context: Context) -> tuple[tuple[str, T], ...]:
+    return tuple(found.items())
+
+
+@yaml_mapping
 class Parameter:
-    """What a user may choose of a service.
+    """What a user may choose about a service.
 
-    kind: integer, boolean or text. default: as the user would write it, empty for the module's own.
-    sets: `module.parameter` that gets the value, empty if only conditions look at it.
-    least, most: of an integer. allowed: the only values, if not empty.
+    Attributes:
+        name: The parameter's name.
+        doc: One line about it.
+        kind: One of KINDS.
+        default: As the user would write it, empty for the module's own default.
+        sets: The `module.parameter` that gets the value, empty if only conditions use it.
+        least: The least integer, None for no bound.
+        most: The greatest integer, None for no bound.
+        allowed: The only values, if not empty.
     """
 
-    name: str
-    doc: str
-    kind: str
-    default: str = ""
-    sets: str = ""
-    least: int | None = None
-    most: int | None = None
-    allowed: tuple[str, ...] = ()
+    name: str = given(lambda _written, context: context.name)
+    doc: str = key(Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"))
+    kind: str = key(Text(doc="Its type.", allowed=KINDS), name="type", default="text")
+    default: str = key(
+        placed("What it is if the user chooses nothing.", pattern=_VALUE, shape="one line"),
+        convert=lambda default, _context: default.text,
+        default="",
+        default_text="the module's own",
+    )
+    sets: str = key(
+        Text(
+            doc="The module's parameter that gets the value.",
+            pattern=r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+",
+            shape="module.parameter",
+        ),
+        default="",
+    )
+    least: int | None = key(
+        _integer("The least integer."), convert=lambda text, _context: int(text), default=None
+    )
+    most: int | None = key(
+        _integer("The greatest integer."), convert=lambda text, _context: int(text), default=None
+    )
+    allowed: tuple[str, ...] = key(
+        ListOf(doc="The only values.", item=_line("A value.")), default=()
+    )
 
     def fault(self, value: str) -> str:
-        """Return what is wrong with a value, empty if nothing is."""
+        """Check a value, as the user writes it.
+
+        Returns:
+            What is expected instead, empty if the value is right.
+        """
         if self.allowed and value not in self.allowed:
             return f"one of {', '.join(self.allowed)}"
         if self.kind == "boolean" and value not in _BOOLEANS:
@@ -69,152 +120,16 @@ class Parameter:
         return ""
 
     def as_option(self, value: str) -> str:
-        """Return `parameter=value` as a module takes it."""
+        """Return `parameter=value` as it stands in a line of modprobe.d."""
         text = _BOOLEANS[value] if self.kind == "boolean" else value
         quoted = f'"{text}"' if re.search(r"\s", text) else text
         return f"{self.sets.partition('.')[2]}={quoted}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class When:
-    """What is added to a service under a condition.
-
-    symbols: Kconfig symbols with the values that the kernel must have, `set` for y or m.
-    parameters: the service's own with the values that they must have.
-    modules: then wanted too. options: (module, parameters), then given too.
-    """
-
-    symbols: tuple[tuple[str, str], ...] = ()
-    parameters: tuple[tuple[str, str], ...] = ()
-    modules: tuple[str, ...] = ()
-    options: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Service:
-    """A requirement with a name.
-
-    modules: always wanted. parameters: what a user may choose. when: see When.
-    where: the place of its description.
-    """
-
-    name: str
-    doc: str
-    modules: tuple[str, ...]
-    parameters: tuple[Parameter, ...] = ()
-    when: tuple[When, ...] = ()
-    where: str = ""
-
-
-_VALUE = Text(doc="A value.", pattern=r"[^\n\r]*", shape="one line")
-_PARAMETER = Record(
-    doc="A parameter that a user may choose.",
-    required=("doc",),
-    keys={
-        "doc": Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"),
-        "type": Text(doc="Its type, default text.", allowed=KINDS),
-        "default": Placed(text=_VALUE),
-        "sets": Text(
-            doc="The module's parameter that gets the value.",
-            pattern=r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+",
-            shape="module.parameter",
-        ),
-        "least": Placed(text=Text(doc="The least integer.", pattern=r"-?[0-9]+", shape="integer")),
-        "most": Placed(text=Text(doc="The most.", pattern=r"-?[0-9]+", shape="an integer")),
-        "allowed": ListOf(doc="The only values.", item=_VALUE),
-    },
-)
-_WHEN = Record(
-    doc="What is added where all conditions hold.",
-    keys={
-        "symbols": MapOf(
-            doc="Values that the kernel's configuration must have; `set` for y or m.",
-            key=Text(doc="A Kconfig symbol.", pattern=r"[A-Z0-9_]+", shape="a symbol"),
-            value=_VALUE,
-        ),
-        "parameters": MapOf(
-            doc="Values that the service's parameters must have.",
-            key=Text(doc="A parameter.", pattern=_NAME, shape="a parameter's name"),
-            value=_VALUE,
-        ),
-        "modules": ListOf(doc="Modules that are wanted then.", item=_MODULE),
-        "options": MapOf(doc="Module parameters by module.", key=_MODULE, value=_VALUE),
-    },
-)
-SERVICES = MapOf(
-    doc="Requirements with a name; one that is shipped may be given other defaults.",
-    key=Text(doc="A service's name.", pattern=_NAME, shape="a service's name"),
-    value=Record(
-        doc="A service, or other defaults for a shipped one.",
-        keys={
-            "doc": Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"),
-            "modules": ListOf(doc="Modules that it always wants.", item=_MODULE),
-            "parameters": MapOf(
-                doc="What a user may choose.",
-                key=Text(doc="A parameter.", pattern=_NAME, shape="a parameter's name"),
-                value=_PARAMETER,
-            ),
-            "when": ListOf(doc="What is added under conditions.", item=_WHEN),
-            "defaults": MapOf(
-                doc="Other defaults for a shipped service's parameters.",
-                key=Text(doc="A parameter.", pattern=_NAME, shape="a parameter's name"),
-                value=Placed(text=_VALUE),
-            ),
-        },
-    ),
-)
-
-
-@cache
-def shipped_services() -> tuple[Service, ...]:
-    """Return the services that come with the package."""
-    complaints = Complaints(SHIPPED)
-    raw = Record(doc="The file.", keys={"services": SERVICES}).read(compose(SHIPPED), complaints)
-    complaints.raise_if_any()
-    return tuple(_service(name, each, str(SHIPPED)) for name, each in raw["services"].items())
-
-
-def services_of(raw: Mapping[str, dict[str, Any]], where: str) -> tuple[Service, ...]:
-    """Return the shipped services with a vm-config's own and its defaults over them.
-
-    raw: what SERVICES read. where: the vm-config.
-    Raises BadInput for what is no service and for values that do not fit.
-    """
-    services = {service.name: service for service in shipped_services()}
-    for name, each in raw.items():
-        if each.get("modules"):
-            services[name] = _service(name, each, where)
-        elif name in services and set(each) <= {"defaults"}:
-            services[name] = with_defaults(services[name], each.get("defaults", {}))
-        else:
-            raise BadInput(
-                f"the service {name} has no modules",
-                Evidence(
-                    expected="`modules`, or `defaults` for one of " + ", ".join(services),
-                    where=(where,),
-                ),
-            )
-    return tuple(services.values())
-
-
-def with_defaults(service: Service, values: Mapping[str, Located]) -> Service:
-    """Return a service with other defaults. Raises BadInput for what does not fit."""
-    known = {parameter.name: parameter for parameter in service.parameters}
-    for name, value in values.items():
-        if name not in known:
-            raise no_parameter(service, name, str(value.place))
-        known[name] = replace(known[name], default=value.text)
-        _check_default(service.name, known[name], str(value.place))
-    return replace(service, parameters=tuple(known.values()))
-
-
-def no_parameter(service: Service, name: str, where: str = "") -> BadInput:
-    """Return the error for a parameter that a service does not have."""
-    known = ", ".join(parameter.name for parameter in service.parameters)
-    return BadInput(
-        f"the service {service.name} has no parameter {name}",
-        Evidence(expected=f"one of {known}" if known else "none", where=(where,) if where else ()),
-    )
+def _check_parameter(parameter: Parameter, written: Written, context: Context) -> None:
+    """Refuse a default that the parameter cannot have."""
+    if parameter.default:
+        _check_default(context.names[-2], parameter, str(written["default"].place))
 
 
 def _check_default(service: str, parameter: Parameter, where: str) -> None:
@@ -225,44 +140,222 @@ def _check_default(service: str, parameter: Parameter, where: str) -> None:
         )
 
 
-def _service(name: str, raw: dict[str, Any], where: str) -> Service:
-    service = Service(
-        name=name,
-        doc=raw.get("doc", ""),
-        modules=raw.get("modules", ()),
-        parameters=tuple(
-            _parameter(name, key, each, where) for key, each in raw.get("parameters", {}).items()
+@yaml_mapping
+class When:
+    """What is added to a service if all conditions hold.
+
+    Attributes:
+        symbols: Condition: Kconfig symbols and the values that they must have in the kernel's
+            .config, `set` for y or m.
+        parameters: Condition: parameters of the service and the values that they must have.
+        modules: Modules that are wanted then.
+        options: (module, its parameters) that are set then.
+    """
+
+    symbols: tuple[tuple[str, str], ...] = key(
+        _by_name(
+            "Values that the kernel's configuration must have; `set` for y or m.",
+            "SYMBOL",
+            r"[A-Z0-9_]+",
+            "a symbol",
+            _line("A value."),
         ),
-        when=tuple(
-            When(
-                symbols=tuple(each.get("symbols", {}).items()),
-                parameters=tuple(each.get("parameters", {}).items()),
-                modules=each.get("modules", ()),
-                options=tuple(each.get("options", {}).items()),
+        convert=_pairs,
+        default=(),
+    )
+    parameters: tuple[tuple[str, str], ...] = key(
+        _by_name(
+            "Values that the service's parameters must have.",
+            "PARAMETER",
+            _NAME,
+            "a parameter's name",
+            _line("A value."),
+        ),
+        convert=_pairs,
+        default=(),
+    )
+    modules: tuple[str, ...] = key(
+        ListOf(doc="Modules that are wanted then.", item=_MODULE), default=()
+    )
+    options: tuple[tuple[str, str], ...] = key(
+        _by_name(
+            "Module parameters by module.",
+            "MODULE",
+            _MODULE.pattern,
+            _MODULE.shape,
+            _line("As after the module's name in an options line."),
+        ),
+        convert=_pairs,
+        default=(),
+    )
+
+
+@yaml_mapping
+class Service:
+    """A named set of modules and options.
+
+    Attributes:
+        name: The service's name.
+        doc: One line about it.
+        modules: Modules that it always wants.
+        parameters: What a user may choose.
+        when: What is added under conditions.
+        where: The file that describes it.
+    """
+
+    name: str = given(lambda _written, context: context.name)
+    doc: str = key(Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"), default="")
+    modules: tuple[str, ...] = key(
+        ListOf(doc="Modules that it always wants.", item=_MODULE), default=()
+    )
+    parameters: tuple[Parameter, ...] = key(
+        _by_name(
+            "What a user may choose.",
+            "PARAMETER",
+            _NAME,
+            "a parameter's name",
+            Record(
+                cls=Parameter,
+                doc="A parameter that a user may choose.",
+                check=_check_parameter,
+            ),
+        ),
+        convert=lambda found, _context: tuple(found.values()),
+        default=(),
+    )
+    when: tuple[When, ...] = key(
+        ListOf(
+            doc="What is added under conditions.",
+            item=Record(cls=When, doc="What is added where all conditions hold."),
+        ),
+        default=(),
+    )
+    where: str = given(lambda _written, context: str(context.file), default="")
+
+    def parameter(self, name: str, where: str = "") -> Parameter:
+        """Return the parameter of a name.
+
+        Args:
+            name: The parameter's name.
+            where: The place that names it, for the error; empty for none.
+
+        Raises:
+            BadInput: The service has no such parameter.
+        """
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        known = ", ".join(parameter.name for parameter in self.parameters)
+        raise BadInput(
+            f"the service {self.name} has no parameter {name}",
+            Evidence(
+                expected=f"one of {known}" if known else "none", where=(where,) if where else ()
+            ),
+        )
+
+
+@yaml_mapping
+class WrittenService(Service):
+    """An entry of `services:`: a service, or other defaults for one that comes with the package.
+
+    Attributes:
+        keys: The keys that are written.
+        defaults: (parameter, its other default).
+    """
+
+    keys: frozenset[str] = given(lambda written, _context: frozenset(written))
+    defaults: tuple[tuple[str, PlacedText], ...] = key(
+        _by_name(
+            "Other defaults for a shipped service's parameters.",
+            "PARAMETER",
+            _NAME,
+            "a parameter's name",
+            placed("A value.", pattern=_VALUE, shape="one line"),
+        ),
+        convert=_pairs,
+        default=(),
+    )
+
+    @property
+    def service(self) -> Service:
+        """The service with these defaults.
+
+        BadInput is raised if a condition or a default names no parameter of it, or a default does
+        not fit.
+        """
+        own = Service(**{each.name: getattr(self, each.name) for each in fields(Service)})
+        for condition in own.when:
+            for parameter, _ in condition.parameters:
+                own.parameter(parameter, own.where)
+        return with_defaults(own, dict(self.defaults))
+
+
+SERVICES = _by_name(
+    "Requirements with a name; one that is shipped may be given other defaults.",
+    "SERVICE",
+    _NAME,
+    "a service's name",
+    Record(cls=WrittenService, doc="A service, or other defaults for a shipped one."),
+)
+
+
+@yaml_mapping
+class _ServicesFile:
+    """The file services.yaml."""
+
+    services: Mapping[str, WrittenService] = key(SERVICES)
+
+
+@cache
+def shipped_services() -> tuple[Service, ...]:
+    """Return the services that come with the package."""
+    mistakes = Mistakes(SHIPPED)
+    file = Record(cls=_ServicesFile, doc="The file.")
+    written = file.read(compose(SHIPPED), mistakes)
+    mistakes.raise_if_any()
+    found = file.value(written, Context(file=SHIPPED))
+    return tuple(each.service for each in found.services.values())
+
+
+def with_shipped(written: Mapping[str, WrittenService], context: Context) -> tuple[Service, ...]:
+    """Return the services of a vm-config: its own, and those that come with the package.
+
+    Args:
+        written: The entries of the vm-config's `services:`, by name.
+        context: Says which file it is.
+
+    Raises:
+        BadInput: An entry has no modules and is no change of defaults, or its values do not fit.
+    """
+    services = {service.name: service for service in shipped_services()}
+    for name, each in written.items():
+        if each.modules:
+            services[name] = each.service
+        elif name in services and each.keys <= {"defaults"}:
+            services[name] = with_defaults(services[name], dict(each.defaults))
+        else:
+            raise BadInput(
+                f"the service {name} has no modules",
+                Evidence(
+                    expected="`modules`, or `defaults` for one of " + ", ".join(services),
+                    where=(str(context.file),),
+                ),
             )
-            for each in raw.get("when", ())
-        ),
-        where=where,
-    )
-    known = {parameter.name for parameter in service.parameters}
-    for condition in service.when:
-        for parameter, _ in condition.parameters:
-            if parameter not in known:
-                raise no_parameter(service, parameter, where)
-    return with_defaults(service, raw.get("defaults", {}))
+    return tuple(services.values())
 
 
-def _parameter(service: str, name: str, raw: dict[str, Any], where: str) -> Parameter:
-    default = raw.get("default")
-    parameter = Parameter(
-        name=name,
-        doc=raw["doc"],
-        kind=raw.get("type", "text"),
-        default=default.text if default else "",
-        sets=raw.get("sets", ""),
-        least=int(raw["least"].text) if "least" in raw else None,
-        most=int(raw["most"].text) if "most" in raw else None,
-        allowed=raw.get("allowed", ()),
-    )
-    _check_default(service, parameter, str(default.place) if default else where)
-    return parameter
+def with_defaults(service: Service, values: Mapping[str, PlacedText]) -> Service:
+    """Return a service with other defaults.
+
+    BadInput is raised if the service has no such parameter, or the parameter cannot have the value.
+
+    Args:
+        service: The service as it is.
+        values: The defaults of some of its parameters, by name.
+    """
+    known = {parameter.name: parameter for parameter in service.parameters}
+    for name, value in values.items():
+        place = str(value.place)
+        known[name] = replace(service.parameter(name, place), default=value.text)
+        _check_default(service.name, known[name], place)
+    return replace(service, parameters=tuple(known.values()))

@@ -1,49 +1,178 @@
-"""Sources of a kernel as vm-configs and the command line name them."""
+"""Sources of kernels, as vm-configs and the command line name them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.context import CellContext
 from pytest_kernelvm.config.files import existing_file
-from pytest_kernelvm.config.model import (
-    PREBUILT_MEMORY_MIB,
-    SOURCE_KINDS,
-    CellConfig,
-    KernelConfig,
-    Machine,
-    ModprobeConfig,
-    Source,
-    Timeouts,
-)
-from pytest_kernelvm.config.services import services_of
-from pytest_kernelvm.config.typed_yaml import Located
+from pytest_kernelvm.config.typed_yaml.expected import PlacedText, placed
+from pytest_kernelvm.config.typed_yaml.rows import Record, key, rows_of, yaml_mapping
+from pytest_kernelvm.config.versions import VERSION_PATTERN
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.foreign.json_fields import SHA256
 
 
-def read_source(base: Path, given: dict[str, Located], file: Path, version: str) -> Source:
-    """Return a kernel's source, its paths relative to the vm-config. Raises BadInput."""
-    if not given:
-        return Source(kind="debian", value=f"linux-source-{version}", where=str(file))
-    texts = {key: located.text.replace("{version}", version) for key, located in given.items()}
-    (kind,) = texts.keys() & set(SOURCE_KINDS)
+@yaml_mapping
+class SourceKeys:
+    """The keys of `source:`: one for each kind of source, and what belongs to that kind."""
+
+    tree: PlacedText | None = key(
+        placed(
+            "A working tree, relative to this file; it is not written into.",
+            pattern=r".+",
+            shape="a path",
+        ),
+        default=None,
+    )
+    git: PlacedText | None = key(
+        placed("A git repository: path or URL.", pattern=r".+", shape="a path or URL"),
+        default=None,
+    )
+    ref: PlacedText | None = key(
+        placed(
+            "Commit, tag or branch.",
+            pattern=r"(?!-)[^\s:^~?*\[\\]+",
+            shape="a commit, a tag or a branch",
+        ),
+        default=None,
+        default_text="HEAD",
+        beside="git",
+    )
+    tarball: PlacedText | None = key(
+        placed(
+            "A kernel tarball: a path relative to this file, or a URL with `sha256`.",
+            pattern=r".+",
+            shape="a path or URL",
+        ),
+        default=None,
+    )
+    sha256: PlacedText | None = key(
+        placed(
+            "The tarball's sha256, checked before it is unpacked.",
+            pattern=SHA256,
+            shape="64 hexadecimal digits in lower case",
+        ),
+        default=None,
+        beside="tarball",
+    )
+    debian: PlacedText | None = key(
+        placed(
+            "A Debian source package, such as linux-source-{version}.",
+            pattern=r"linux-source-[a-z0-9.{}+-]+",
+            shape="a package such as linux-source-6.12",
+        ),
+        default=None,
+    )
+    suite: PlacedText | None = key(
+        placed(
+            "The Debian suite to fetch the package from.",
+            pattern=r"[a-z][a-z0-9-]*",
+            shape="a suite such as bookworm-backports",
+        ),
+        default=None,
+        default_text="none, the package is installed here",
+        beside="debian",
+    )
+    version: PlacedText | None = key(
+        placed(
+            "A version, looked for here, then among Debian's packages, then on kernel.org.",
+            pattern=rf"{VERSION_PATTERN}|\{{version\}}",
+            shape="a version such as 6.12.30",
+        ),
+        default=None,
+    )
+    prebuilt: PlacedText | None = key(
+        placed(
+            "A finished kernel: a directory, .deb or .rpm files joined by commas, "
+            "host:/boot (host:RELEASE for one of several), or debian:PACKAGE[:ARCH][@SUITE].",
+            pattern=r".+",
+            shape="a path, host:/boot, or debian:PACKAGE",
+        ),
+        default=None,
+    )
+
+
+SOURCE_KINDS = tuple(row.key for row in rows_of(SourceKeys).values() if not row.beside)
+# The key that belongs to a kind; an option of the command line has its value behind an @.
+_BESIDE = {row.beside: row.key for row in rows_of(SourceKeys).values() if row.beside}
+
+SOURCE = Record(
+    cls=SourceKeys,
+    doc="Where the kernel comes from; {version} stands for the version.",
+    one_of=SOURCE_KINDS,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a kernel comes from.
+
+    Attributes:
+        kind: One of SOURCE_KINDS.
+        value: A path, a URL, the name of a package, or a version. A path is absolute or relative
+            to the current directory.
+        where: The place in the vm-config, or the option that names the source.
+        ref: Of a `git` source: commit, tag or branch; empty for HEAD.
+        sha256: Of a `tarball`, in hexadecimal; empty for a file of this machine without it.
+        suite: Of a `debian` source; empty if the package is installed here.
+    """
+
+    kind: str
+    value: str
+    where: str
+    ref: str = ""
+    sha256: str = ""
+    suite: str = ""
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is fetched from a network."""
+        return "://" in self.value
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and directories of this machine that it names."""
+        named = self.kind in ("tree", "git", "tarball", "prebuilt") and not self.is_url
+        if not named or self.value.startswith(("debian:", "host:")):
+            return ()
+        return tuple(self.value.split(",")) if self.kind == "prebuilt" else (self.value,)
+
+
+def source_as_written(keys: SourceKeys, context: CellContext) -> Source:
+    """Return the source that a vm-config names.
+
+    BadInput is raised if a tarball does not exist, or comes from a network and has no sha256.
+
+    Args:
+        keys: What is written.
+        context: Says in which directory relative paths begin, and what `{version}` stands for.
+    """
+    names: dict[str, PlacedText] = {
+        name: text for name in rows_of(SourceKeys) if (text := getattr(keys, name))
+    }
+    (kind,) = (name for name in names if name in SOURCE_KINDS)
+    beside = _BESIDE.get(kind)
+    more = {beside: context.with_version(names[beside].text)} if beside in names else {}
     source = Source(
         kind=kind,
-        value=texts[kind],
-        where=str(given[kind].place),
-        ref=texts.get("ref", ""),
-        sha256=texts.get("sha256", ""),
-        suite=texts.get("suite", ""),
+        value=context.with_version(names[kind].text),
+        where=str(names[kind].place),
+        **more,
     )
     if kind == "tarball" and not source.is_url:
-        return replace(source, value=str(existing_file(base, given[kind], "the tarball", version)))
-    return _checked(_below(base, source))
+        return replace(source, value=str(existing_file(names[kind], context, "the tarball")))
+    return _checked(_below(context.directory, source))
+
+
+def default_source(context: CellContext) -> Source:
+    """Return the source for a vm-config that names none: Debian's package of the version."""
+    return Source(kind="debian", value=f"linux-source-{context.version}", where=str(context.file))
 
 
 def _below(base: Path, source: Source) -> Source:
-    """Take a path in a source as relative to a directory."""
+    """Return a source whose relative paths begin in a directory."""
     value = source.value
     if source.is_url or source.kind in ("debian", "version"):
         return source
@@ -65,70 +194,38 @@ def _checked(source: Source) -> Source:
 
 
 def source_named(text: str) -> Source:
-    """Return the source that an option names.
+    """Return the source that an option of the command line names.
 
-    text: KIND:VALUE as in a vm-config; `git:REPOSITORY@REF`, `tarball:URL@SHA256`,
-    `debian:PACKAGE@SUITE`. Paths are relative to the current directory.
-    Raises BadInput if it is none of these.
+    Args:
+        text: KIND:VALUE with the kinds of a vm-config, and what belongs to a kind behind an @:
+            `git:REPOSITORY@REF`, `tarball:URL@SHA256`, `debian:PACKAGE@SUITE`. Relative paths
+            begin in the current directory.
+
+    Raises:
+        BadInput: The text names no source, the tarball does not exist, or it comes from a network
+            and has no sha256.
     """
-    kind, colon, value = text.partition(":")
-    if not colon or not value or kind not in SOURCE_KINDS:
+    kind, _, value = text.partition(":")
+    if not value or kind not in SOURCE_KINDS:
         raise BadInput(
             f"{text!r} names no source",
             Evidence(expected=", ".join(f"{kind}:…" for kind in SOURCE_KINDS)),
         )
-    along = {"git": "ref", "tarball": "sha256", "debian": "suite"}.get(kind)
-    more = {}
-    before, at, behind = value.rpartition("@")
-    # The @ of ssh://user@host is not ours.
-    address = before.partition("://")[2] if "://" in before else "/"
-    if along and at and before and "/" in address:
-        value, more = before, {along: behind}
-    elif kind == "tarball" and not Path(value).expanduser().is_file() and "://" not in value:
+    value, more = _split_at(kind, value)
+    is_url = "://" in value
+    if kind == "tarball" and not more and not is_url and not Path(value).expanduser().is_file():
         raise BadInput(f"the tarball {value} does not exist")
     return _checked(
         _below(Path(), Source(kind=kind, value=value, where=f"--source {text}", **more))
     )
 
 
-def prebuilt_cell(source: Source, arch: Arch) -> CellConfig:
-    """Return the cell of a prebuilt kernel that no vm-config describes.
-
-    It has as much memory as a distribution's kernel with its modules is comfortable in.
-    """
-    return CellConfig(
-        id=f"prebuilt-{arch.name}",
-        name="prebuilt",
-        file=Path(),
-        arch=arch,
-        kernel=KernelConfig(
-            version="",
-            source=source,
-            base="",
-            fragments=(),
-            symbols=(),
-            patches=(),
-            image=arch.default_image,
-            release="",
-        ),
-        modules=(),
-        allow_missing=(),
-        allow_empty=True,
-        modprobe=ModprobeConfig(options=(), blacklist=()),
-        services=services_of({}, ""),
-        cmdline="",
-        builtin_cmdline="",
-        cookie="",
-        userland="none",
-        machine=Machine(
-            memory_mib=min(PREBUILT_MEMORY_MIB, arch.max_memory_mib),
-            cpu=arch.cpu,
-            fast_boot=True,
-        ),
-        timeouts=Timeouts(boot_s=120.0, command_s=60.0, build_s=7200.0),
-    )
-
-
-def with_source(cells: Iterable[CellConfig], source: Source) -> tuple[CellConfig, ...]:
-    """Return cells whose kernels come from another source."""
-    return tuple(replace(cell, kernel=replace(cell.kernel, source=source)) for cell in cells)
+def _split_at(kind: str, value: str) -> tuple[str, dict[str, str]]:
+    """Split at an @: return the text before it, and the text behind it under its key."""
+    beside = _BESIDE.get(kind)
+    before, _, behind = value.rpartition("@")
+    # The @ of ssh://user@host is part of the address.
+    address = before.partition("://")[2] if "://" in before else "/"
+    if beside and before and "/" in address:
+        return before, {beside: behind}
+    return value, {}

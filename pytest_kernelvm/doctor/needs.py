@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from pytest_kernelvm.arch.base import Arch
-from pytest_kernelvm.config.model import CellConfig, KernelConfig
+from pytest_kernelvm.config.kernel import KernelConfig
+from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.doctor.finding import SYSTEMS, Finding, System
 from pytest_kernelvm.doctor.probes import (
     ProbeResult,

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.config.model import Patch
+from pytest_kernelvm.config.patches import Patch
 from pytest_kernelvm.errors import BuildFailed, ToolMissing
 from pytest_kernelvm.fetch.apt import DOWNLOAD_TIMEOUT_S, Apt, Package
 from pytest_kernelvm.fetch.patching import apply_patch

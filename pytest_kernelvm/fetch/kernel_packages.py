@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.fetch.apt import Package
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.config.model import Patch
+from pytest_kernelvm.config.patches import Patch
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, HarnessError
 from pytest_kernelvm.process import Completed, find_program, piped, run
 from pytest_kernelvm.store.writing import raise_if_full

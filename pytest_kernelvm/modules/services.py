@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from pytest_kernelvm.config.services import Parameter, Service, When, no_parameter
+from pytest_kernelvm.config.services import Parameter, Service, When
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules.closure import Closure, resolve_closure
 from pytest_kernelvm.modules.plan import InsmodStep
@@ -162,13 +162,11 @@ def _module_of(parameter: Parameter) -> str:
 
 
 def _parameter_values(service: Service, values: Mapping[str, Value]) -> dict[str, str]:
-    parameters = {parameter.name: parameter for parameter in service.parameters}
-    chosen = {name: parameter.default for name, parameter in parameters.items()}
+    chosen = {parameter.name: parameter.default for parameter in service.parameters}
     for name, value in values.items():
-        if name not in parameters:
-            raise no_parameter(service, name)
+        parameter = service.parameter(name)
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        if fault := parameters[name].fault(text):
+        if fault := parameter.fault(text):
             raise BadInput(
                 f"{service.name}: {name} is {text!r}",
                 Evidence(expected=fault, seen=text, where=(service.where,)),

@@ -39,8 +39,8 @@ def selected_cells(config: pytest.Config) -> tuple[CellConfig, ...]:
 
 def _read_cells(config: pytest.Config) -> tuple[CellConfig, ...]:
     from pytest_kernelvm.arch.registry import arch_named
-    from pytest_kernelvm.config.select import select_cells
-    from pytest_kernelvm.config.sources import source_named, with_source
+    from pytest_kernelvm.config.select import select_cells, with_source
+    from pytest_kernelvm.config.sources import source_named
     from pytest_kernelvm.errors import BadInput, Evidence
 
     directory = configs_directory(config)

@@ -102,7 +102,7 @@ class Cell:
     @cached_property
     def userland(self) -> Userland | None:
         """The tools of another userland, fetched or built if need be; None for ours alone."""
-        name = self.config.userland
+        name = self.config.guest.userland
         return None if name == "none" else obtain_userland(self.store, self.config.arch, name)
 
     def variant(
@@ -122,7 +122,9 @@ class Cell:
         Returns:
             The cell, which may be this one.
         """
-        config = self.config if userland is None else replace(self.config, userland=userland)
+        config = self.config
+        if userland is not None:
+            config = replace(config, guest=replace(config.guest, userland=userland))
         config = config if root is None else replace(config, root=root)
         modules = self.external if external is None else dict(external)
         for known in (self, *self._variants):
@@ -368,7 +370,7 @@ class Cell:
         same = replace(
             request,
             modules=None if closure.wanted == config.modules else closure.wanted,
-            userland=None if config.userland == "none" else config.userland,
+            userland=None if config.guest.userland == "none" else config.guest.userland,
             root=None if config.root and config.root.where else config.root,
         )
         return quoted(["kernelvm", "boot", config.command_word, *same.command_line()])

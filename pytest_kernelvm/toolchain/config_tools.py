@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.errors import Evidence, ToolMissing
 from pytest_kernelvm.process import run
 

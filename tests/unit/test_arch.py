@@ -18,8 +18,8 @@ from pytest_kernelvm.arch.registry import ARCHES, arch_named, registered
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.config.model import CellConfig
 from pytest_kernelvm.config.schema import json_schema
-from pytest_kernelvm.config.select import select_cells
-from pytest_kernelvm.config.sources import prebuilt_cell, source_named
+from pytest_kernelvm.config.select import prebuilt_cell, select_cells
+from pytest_kernelvm.config.sources import source_named
 from pytest_kernelvm.doctor.examination import examine
 from pytest_kernelvm.doctor.finding import SYSTEMS
 from pytest_kernelvm.errors import BadInput

@@ -35,7 +35,7 @@ def write(tmp_path: Path) -> Path:
     return tmp_path / "machine.yaml"
 
 
-def test_values_keep_what_stands_there(write: Path) -> None:
+def test_values_are_read_as_they_are_written(write: Path) -> None:
     write.write_text(GOOD)
     (cell,) = read_config(write)
     assert cell.id == "machine-6.10"
@@ -114,7 +114,7 @@ def test_a_cookie_that_must_be_a_word(write: Path) -> None:
     write.write_text(GOOD.replace("cookie: liminix", word))
     (cell,) = read_config(write)
     values = {request.name: request.value for request in cell.kernel.symbols}
-    assert cell.cookie == "liminix"
+    assert cell.cookie.text == "liminix"
     assert values["MIPS_BOOTLOADER_CMDLINE_COOKIE"] == '"liminix"'
     assert values["MIPS_BOOTLOADER_CMDLINE_COOKIE_WORD"] == "y"
     write.write_text(GOOD)
@@ -133,7 +133,7 @@ def test_versions_make_cells(write: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("arch: mips\nkernal: {}\n", ":2:1: unknown key 'kernal': did you mean 'kernel'?"),
         ("arch: mips\n", ":1:1: the key 'kernel' is missing here"),
@@ -222,11 +222,11 @@ def test_versions_make_cells(write: Path) -> None:
         ("", "is empty"),
     ],
 )
-def test_complaints_have_place_and_advice(write: Path, text: str, complaint: str) -> None:
+def test_messages_have_place_and_advice(write: Path, text: str, message: str) -> None:
     write.write_text(text)
     with pytest.raises(BadInput) as bad:
         read_config(write)
-    assert complaint in str(bad.value)
+    assert message in str(bad.value)
     assert str(write) in str(bad.value)
 
 
@@ -265,7 +265,7 @@ def test_patches_for_some_versions(write: Path) -> None:
     assert "OLD" not in {request.name for request in new.symbols}
 
 
-def test_patches_whose_versions_only_the_source_decides(write: Path) -> None:
+def test_the_sources_own_version_decides_on_patches(write: Path) -> None:
     (write.parent / "p.patch").write_text("")
     write.write_text(
         "arch: mips\nkernel:\n  version: '6.12'\n  patches:\n"
@@ -284,7 +284,7 @@ def test_patches_whose_versions_only_the_source_decides(write: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "llvm"), [("", ""), ("false", ""), ("true", "1"), ("16", "-16"), ("-16", None)]
 )
-def test_llvm(write: Path, text: str, llvm: str | None) -> None:
+def test_llvm_is_a_flag_or_a_version(write: Path, text: str, llvm: str | None) -> None:
     line = f"  LLVM: {text}\n" if text else ""
     write.write_text(f"arch: mips\nkernel:\n  version: '6.12'\n{line}")
     if llvm is None:
@@ -295,7 +295,7 @@ def test_llvm(write: Path, text: str, llvm: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch", "complaint"),
+    ("patch", "message"),
     [
         ("{file: absent.patch}", "the patch"),
         ("{name: x}", "the key 'file' is missing here"),
@@ -304,15 +304,15 @@ def test_llvm(write: Path, text: str, llvm: str | None) -> None:
         ("{file: a.config, features: [a b]}", "expected a word"),
     ],
 )
-def test_mistakes_in_patches(patch: str, complaint: str, write: Path) -> None:
+def test_mistakes_in_patches(patch: str, message: str, write: Path) -> None:
     write.write_text(f"arch: mips\nkernel:\n  version: 6.1\n  patches: [{patch}]\n")
     with pytest.raises(BadInput) as bad:
         read_config(write)
-    assert complaint in str(bad.value)
+    assert message in str(bad.value)
     assert f"{write}:4:" in str(bad.value)
 
 
-def test_missing_fragment_names_a_near_one(write: Path) -> None:
+def test_a_missing_fragment_is_reported_with_a_similar_name(write: Path) -> None:
     write.write_text(GOOD.replace("a.config", "aa.config"))
     with pytest.raises(BadInput) as bad:
         read_config(write)
@@ -320,19 +320,19 @@ def test_missing_fragment_names_a_near_one(write: Path) -> None:
     assert f"did you mean {write.parent / 'a.config'}?" in str(bad.value)
 
 
-def test_memory_beyond_the_machine(write: Path) -> None:
+def test_more_memory_than_the_machine_can_have(write: Path) -> None:
     write.write_text("arch: mips\nkernel: {version: 6.1}\nmachine: {memory_mib: 512}\n")
     with pytest.raises(BadInput, match="512 MiB are more than a malta"):
         read_config(write)
 
 
-def test_not_utf8(write: Path) -> None:
+def test_a_file_that_is_not_utf8(write: Path) -> None:
     write.write_bytes(b"arch: \xff\n")
     with pytest.raises(BadInput, match="cannot read"):
         read_config(write)
 
 
-def test_shipped_ones_are_six_cells() -> None:
+def test_the_shipped_vm_configs_are_six_cells() -> None:
     assert sorted(cell.id for cell in select_cells(SHIPPED)) == [
         "aarch64-6.1",
         "aarch64-6.12",
@@ -343,7 +343,7 @@ def test_shipped_ones_are_six_cells() -> None:
     ]
 
 
-def test_selection() -> None:
+def test_cells_are_selected_by_name_architecture_or_file() -> None:
     assert [cell.id for cell in select_cells(SHIPPED, names=["malta-6.12"])] == ["malta-6.12"]
     assert {cell.name for cell in select_cells(SHIPPED, arches=["aarch64"])} == {"aarch64"}
     file = str(SHIPPED / "maltael.yaml")

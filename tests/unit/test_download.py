@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.fetch.download import fetch
 from pytest_kernelvm.fetch.tarball import RemoteTarball

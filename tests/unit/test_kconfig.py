@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_kernelvm.config.kernel import KernelConfig
 from pytest_kernelvm.config.load import read_config
-from pytest_kernelvm.config.model import KernelConfig, Requested
-from pytest_kernelvm.config.requests import symbol_value
-from pytest_kernelvm.config.typed_yaml import Located, Place
+from pytest_kernelvm.config.requests import Requested, symbol_value
+from pytest_kernelvm.config.typed_yaml.expected import PlacedText
+from pytest_kernelvm.config.typed_yaml.mistakes import Place
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.kernel.kconfig.dot_config import (
     as_config,
@@ -122,8 +123,8 @@ def test_requests_survive_being_written_and_read(tmp_path: Path) -> None:
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r")))
 def test_any_line_of_text_is_a_value(text: str) -> None:
     """Quotes and backslashes are escaped as conf does, whatever stands between them."""
-    located = Located(text, Place(file=Path("a.yaml"), line=1, column=1), quoted=True)
-    value = symbol_value(located)
+    written = PlacedText(text, Place(file=Path("a.yaml"), line=1, column=1), quoted=True)
+    value = symbol_value(written)
     assert well_formed(value)
     assert re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL) == text
 

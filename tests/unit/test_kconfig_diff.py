@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.kernel.kconfig.diff import (
     ComparedConfig,
     SymbolChange,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.errors import HarnessError
 from pytest_kernelvm.kernel.kconfig.dot_config import lost_requests
 from pytest_kernelvm.kernel.kconfig.losses import definitions, explain_losses, near_names

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import Source
-from pytest_kernelvm.config.sources import source_named
+from pytest_kernelvm.config.sources import Source, source_named
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
 from pytest_kernelvm.fetch.tarball import Tarball
 from pytest_kernelvm.fetch.tree_copy import content_digest, files_below

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import Patch
+from pytest_kernelvm.config.patches import Patch
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.fetch.patching import MOST_PATCH_BYTES, uncompressed_patch
 from pytest_kernelvm.process import run

@@ -13,7 +13,8 @@ import pytest
 
 from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.model import CellConfig
-from pytest_kernelvm.config.sources import prebuilt_cell, source_named
+from pytest_kernelvm.config.select import prebuilt_cell
+from pytest_kernelvm.config.sources import source_named
 from pytest_kernelvm.errors import BadInput, ToolMissing
 from pytest_kernelvm.kernel.build.build import Kernel, build_kernel, find_kernel
 from pytest_kernelvm.kernel.exports import exported

@@ -26,11 +26,11 @@ def root_in(directory: Path, text: str) -> Root | None:
     return cell.root
 
 
-def test_none(tmp_path: Path) -> None:
+def test_a_vm_config_without_a_root(tmp_path: Path) -> None:
     assert root_in(tmp_path, "") is None
 
 
-def test_the_least(tmp_path: Path) -> None:
+def test_the_defaults_of_a_root(tmp_path: Path) -> None:
     root = root_in(tmp_path, "root: {kind: squashfs}")
     assert root
     assert (root.kind, root.by, root.store) == ("squashfs", "", "/nix/store")
@@ -38,7 +38,7 @@ def test_the_least(tmp_path: Path) -> None:
     assert root.modules == ("phram", "mtdblock", "squashfs")
 
 
-def test_everything(tmp_path: Path) -> None:
+def test_all_keys_of_a_root(tmp_path: Path) -> None:
     root = root_in(
         tmp_path,
         """
@@ -74,7 +74,7 @@ def test_everything(tmp_path: Path) -> None:
     assert found["/dev/mtdblock0"].kind == "block"
 
 
-def test_contents_are_beside_the_file(tmp_path: Path) -> None:
+def test_contents_are_relative_to_the_vm_config(tmp_path: Path) -> None:
     (tmp_path / "closure").mkdir()
     root = root_in(tmp_path, "root: {kind: ext4, contents: closure}")
     assert root
@@ -122,7 +122,7 @@ def test_contents_are_beside_the_file(tmp_path: Path) -> None:
         ("root: {kind: ext4, pseudofiles: {/persist: directory}}", "in the way"),
     ],
 )
-def test_what_cannot_be(tmp_path: Path, text: str, says: str) -> None:
+def test_mistakes_in_a_root(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(BadInput) as failed:
         root_in(tmp_path, text)
     assert says in str(failed.value)
@@ -138,12 +138,12 @@ def test_what_cannot_be(tmp_path: Path, text: str, says: str) -> None:
         {"path": "/a", "kind": "link"},
     ],
 )
-def test_pseudofiles_that_cannot_be(given: dict[str, Any]) -> None:
+def test_invalid_pseudofiles(given: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         Pseudofile(**given)
 
 
-def test_one_path_twice() -> None:
+def test_a_pseudofile_that_is_there_twice() -> None:
     one = Pseudofile(path="/a", kind="fifo")
     with pytest.raises(BadInput, match="/a is in the list twice"):
         Root(kind="ext4", pseudofiles=(one, one))

@@ -357,7 +357,7 @@ def test_an_image_without_the_program_that_makes_it(
 ) -> None:
     """It is known before anything is compiled."""
     cell = write_cell(tmp_path, f"tree: {tree}")
-    cell = replace(cell, kernel=replace(cell.kernel, further_images=("uImage",)))
+    cell = replace(cell, kernel=replace(cell.kernel, images=(*cell.kernel.images, "uImage")))
     monkeypatch.setenv("COMPILED", str(tmp_path / "compiled"))
     tools = tmp_path / "bin"
     tools.mkdir()

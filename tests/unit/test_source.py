@@ -10,7 +10,8 @@ from textwrap import dedent
 
 import pytest
 
-from pytest_kernelvm.config.model import Patch, Source
+from pytest_kernelvm.config.patches import Patch
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.errors import BadInput, BuildFailed, ToolMissing
 from pytest_kernelvm.fetch.tarball import Tarball
 from pytest_kernelvm.kernel.source.source import kernel_version, locate, patched, unpacked

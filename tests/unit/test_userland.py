@@ -59,8 +59,8 @@ def write_config(directory: Path, userland: str) -> Path:
 
 def test_vm_config_names_one(tmp_path: Path) -> None:
     (cell,) = read_config(write_config(tmp_path, "busybox"))
-    assert cell.userland == "busybox"
-    assert {cell.userland for cell in read_config(VM_CONFIGS / "malta.yaml")} == {"none"}
+    assert cell.guest.userland == "busybox"
+    assert {cell.guest.userland for cell in read_config(VM_CONFIGS / "malta.yaml")} == {"none"}
 
 
 def test_vm_config_names_an_unknown_one(tmp_path: Path) -> None:

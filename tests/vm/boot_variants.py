@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config.model import BUILTIN_PATCHES, Patch, Requested
+from pytest_kernelvm.config.patches import BUILTIN_PATCHES, Patch
+from pytest_kernelvm.config.requests import Requested
 
 PATCHES = Path(__file__).parent / "patches"
 

@@ -7,7 +7,7 @@ from pytest_kernelvm import BootVm, Cell, Vm
 
 @pytest.mark.kernelvm(cmdline="said.by=bootloader")
 def test_with_the_cookie_the_bootloader_is_heeded(vm: Vm, cell: Cell) -> None:
-    assert cell.config.cookie in vm.cmdline
+    assert cell.config.cookie.text in vm.cmdline
     assert "said.by=bootloader" in vm.cmdline
     assert "no cookie" not in vm.dmesg
 
@@ -21,12 +21,12 @@ def test_without_it_only_the_builtin_line_counts(vm: Vm, cell: Cell) -> None:
 
 def test_it_may_be_part_of_a_word(boot_vm: BootVm, cell: Cell) -> None:
     """The initramfs lies where both command lines say; on Malta only the built-in one does."""
-    word = f"x{cell.config.cookie}y"
+    word = f"x{cell.config.cookie.text}y"
     fixed = cell.config.arch.fixed_initramfs
     where = f" {fixed.cmdline}" if fixed else ""
     vm = boot_vm(cookie=False, cmdline=word + where)
     assert word in vm.cmdline
-    assert cell.config.cookie not in vm.cmdline
+    assert cell.config.cookie.text not in vm.cmdline
 
 
 @pytest.mark.kernelvm(modules=["loop"], cmdline="loop.max_part=15", cookie=False)

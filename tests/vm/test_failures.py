@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import BootVm, Cell, Vm
-from pytest_kernelvm.config.model import Machine, Requested
+from pytest_kernelvm.config.model import Machine
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.errors import (
     BootHang,
     ConfigLost,

@@ -75,7 +75,7 @@ def line_of(cell: Cell, size_bytes: int, end: str) -> str:
 
 def test_the_longest_line_with_the_cookie(cell: Cell, enter: Enter) -> None:
     """Sixteen times as long as QEMU's bootloader can pass."""
-    line = line_of(cell, longest(cell), cell.config.cookie)
+    line = line_of(cell, longest(cell), cell.config.cookie.text)
     assert len(line) == longest(cell)
     vm = enter(cell, yamon(cell, line), line)
     assert_cmdline_from(vm, BOOTLOADER)
@@ -95,7 +95,7 @@ def test_bytes_that_are_no_text(cell: Cell, enter: Enter) -> None:
     fixed = cell.config.arch.fixed_initramfs
     assert fixed is not None
     odd = "odd.word=\udcff\udc80"
-    line = f"{fixed.cmdline} {cell.config.arch.base_cmdline} {odd} {cell.config.cookie}"
+    line = f"{fixed.cmdline} {cell.config.arch.base_cmdline} {odd} {cell.config.cookie.text}"
     vm = enter(cell, yamon(cell, line), line)
     assert b"odd.word=\xff\x80" in vm.read_bytes("/proc/cmdline").split()
 
@@ -138,7 +138,7 @@ def test_a_property_of_the_passed_tree(cell: Cell, base: bytes, enter: Enter) ->
     assert vm.device_tree != base
     assert not vm.exists("/sys/bus/platform/devices/70.rtc")
     # With its own tree it has the clock.
-    vm = enter(paths, yamon(paths, line_of(paths, 200, cell.config.cookie)), "")
+    vm = enter(paths, yamon(paths, line_of(paths, 200, cell.config.cookie.text)), "")
     assert not vm.exists("/proc/device-tree/model")
 
 

@@ -27,7 +27,7 @@ def with_images(cell: Cell, first: str) -> Cell:
         if name not in IMAGE_TOOLS or shutil.which(IMAGE_TOOLS[name].program)
     ]
     names.remove(first)
-    kernel = dataclasses.replace(cell.config.kernel, image=first, further_images=tuple(names))
+    kernel = dataclasses.replace(cell.config.kernel, images=(first, *names))
     return Cell(dataclasses.replace(cell.config, kernel=kernel), cell.store)
 
 

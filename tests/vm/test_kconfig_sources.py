@@ -12,7 +12,8 @@ import pytest
 from kconfiglib import BOOL, TRISTATE
 
 from pytest_kernelvm.arch.registry import ARCHES
-from pytest_kernelvm.config.model import CellConfig, Conditional, Fragment, Requested
+from pytest_kernelvm.config.model import CellConfig
+from pytest_kernelvm.config.requests import Conditional, Fragment, Requested
 from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.config.versions import VersionRange
 from pytest_kernelvm.errors import BadInput, ConfigLost, ToolMissing

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kernelvm import Cell
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.errors import BadInput, BuildFailed, CommandFailed, GuestSplat, Verdict
 from pytest_kernelvm.kernel.build.build import build_kernel
 from pytest_kernelvm.kernel.out_of_tree.compat import objections, require_fit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.model import BUILTIN_PATCHES
+from pytest_kernelvm.config.patches import BUILTIN_PATCHES
 from pytest_kernelvm.config.select import select_cells
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.store import Store

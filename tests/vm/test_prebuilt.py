@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kernelvm.config.sources import prebuilt_cell, source_named
+from pytest_kernelvm.config.select import prebuilt_cell
+from pytest_kernelvm.config.sources import source_named
 from pytest_kernelvm.errors import ToolMissing
 from pytest_kernelvm.kernel.prebuilt.prebuilt import arch_of
 from pytest_kernelvm.process import run

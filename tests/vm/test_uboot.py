@@ -86,7 +86,7 @@ def test_the_old_way_of_uboot(cell: Cell, enter: Enter) -> None:
         arch.fixed_initramfs.cmdline,
         arch.base_cmdline,
         f"memsize={memory_mib}M said.by=uboot",
-        cell.config.cookie,
+        cell.config.cookie.text,
     )
     line = " ".join(words)
     guest = enter(cell, f"setenv bootargs {line}", "bootm {kernel}", cmdline=line)

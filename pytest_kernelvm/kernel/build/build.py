@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.config.model import CellConfig
+from pytest_kernelvm.config.versions import begins_with, series_of
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.kernel.build.build_directories import (
     BuildRequest,
@@ -240,7 +241,7 @@ def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str)
         request=BuildRequest(
             tree=run.tree,
             family=located.family,
-            series=".".join(version.split(".")[:2]),
+            series=series_of(version),
             state=run.tree.parent.name,
             config=final,
             toolchain=digest_of([compiler, PREFIX_MAP_FLAG, run.variables]),
@@ -250,7 +251,7 @@ def _prepared(store: Store, run: MakeRun, located: LocatedSource, compiler: str)
 
 
 def _check_version(config: CellConfig, version: str, located: LocatedSource) -> None:
-    if f"{version}.".startswith(f"{config.kernel.version}."):
+    if begins_with(version, config.kernel.version):
         return
     raise BadInput(
         f"{config.id}: the source is {version}, not {config.kernel.version}",

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.config.model import CellConfig, Patch
+from pytest_kernelvm.config.model import CellConfig
+from pytest_kernelvm.config.patches import Patch
 from pytest_kernelvm.kernel.kconfig.requests import requests_key
 from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.toolchain.compiler import tool_variables

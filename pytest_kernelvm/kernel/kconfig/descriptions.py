@@ -7,7 +7,7 @@ from typing import Any
 
 from kconfiglib import AND, BOOL, TRISTATE
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.kernel.kconfig.menus import (
     Condition,
     Menus,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.kernel.kconfig.dot_config import not_set, parse_config, same_value
 
 

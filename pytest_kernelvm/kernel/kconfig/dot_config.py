@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 
 SET_LINE = re.compile(r"CONFIG_([A-Za-z0-9_]+)=(.*)")
 UNSET_LINE = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")

@@ -12,7 +12,7 @@ from typing import Any
 
 from kconfiglib import AND, BOOL, HEX, INT, STRING, TRISTATE
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.kernel.kconfig.descriptions import MOST_SHOWN, SymbolDescriptions
 from pytest_kernelvm.kernel.kconfig.menus import (
     LEVELS,

@@ -9,7 +9,7 @@ from typing import Any
 
 from kconfiglib import AND, BOOL, EQUAL, NOT, OR, TRISTATE, UNEQUAL, Choice
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.kernel.kconfig.dot_config import same_value
 from pytest_kernelvm.kernel.kconfig.losses import Loss, Reason
 from pytest_kernelvm.kernel.kconfig.menus import LEVELS, Expression, Menus, prompts

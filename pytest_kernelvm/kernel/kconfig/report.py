@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_kernelvm.config.model import Requested
+from pytest_kernelvm.config.requests import Requested
 from pytest_kernelvm.errors import ConfigLost, Evidence
 from pytest_kernelvm.kernel.kconfig.dot_config import config_line
 from pytest_kernelvm.kernel.kconfig.losses import Loss, Reason, definitions

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kernelvm.config.model import Conditional, Fragment, KernelConfig, Requested
+from pytest_kernelvm.config.kernel import KernelConfig
+from pytest_kernelvm.config.requests import Conditional, Fragment, Requested
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.kconfig.dot_config import SET_LINE, UNSET_LINE, same_value, well_formed
 

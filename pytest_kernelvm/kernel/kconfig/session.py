@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_kernelvm.arch.base import Arch
-from pytest_kernelvm.config.model import Conditional, KernelConfig, Requested
+from pytest_kernelvm.config.kernel import KernelConfig
+from pytest_kernelvm.config.requests import Conditional, Requested
 from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence, KernelvmError, ToolMissing
 from pytest_kernelvm.kernel.kconfig.dot_config import (
     as_config,

@@ -7,11 +7,11 @@ newer, so that no program asks for what this one lacks. Which one it was is said
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.config.versions import leading_numbers
 from pytest_kernelvm.errors import Evidence, ToolMissing
 from pytest_kernelvm.kernel.source.headers import headers_of_source
 from pytest_kernelvm.kernel.source.source import DEBIAN_SOURCES
@@ -34,12 +34,12 @@ def lend_headers(store: Store, arch: Arch, release: str, entry: Path) -> str:
     Returns:
         The release, or the source package, that they are from.
     """
-    mine = _numbers(release)
+    mine = leading_numbers(release)
     lenders = []
     for path in sorted(store.place(KERNELS).glob("*/headers")):
         note = stored_metadata(store, path.parent.name)
         if note and note.arch == arch:
-            theirs = _numbers(note.release)
+            theirs = leading_numbers(note.release)
             older = theirs <= mine
             # Of those that are newer the oldest; their numbers count downwards.
             rank = theirs if older else tuple(-number for number in theirs)
@@ -56,7 +56,7 @@ def lend_headers(store: Store, arch: Arch, release: str, entry: Path) -> str:
 def _headers_of_some_source(store: Store, arch: Arch, mine: tuple[int, ...], entry: Path) -> str:
     installed = sorted(
         DEBIAN_SOURCES.glob("linux-source-*.tar.*"),
-        key=lambda path: (_numbers(path.name[13:]) <= mine, _numbers(path.name[13:])),
+        key=lambda path: (leading_numbers(path.name[13:]) <= mine, leading_numbers(path.name[13:])),
         reverse=True,
     )
     if not installed:
@@ -73,8 +73,3 @@ def _headers_of_some_source(store: Store, arch: Arch, mine: tuple[int, ...], ent
         shutil.copytree(headers / name, entry / name)
     store.progress.say(f"the agent is compiled with the headers of {package}")
     return package
-
-
-def _numbers(release: str) -> tuple[int, ...]:
-    found = re.match(r"[0-9.]*[0-9]", release)
-    return tuple(int(part) for part in found[0].split(".") if part) if found else ()

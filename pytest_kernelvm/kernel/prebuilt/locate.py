@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.arch.registry import ARCHES
-from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
 from pytest_kernelvm.fetch.kernel_packages import kernel_packages

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from pytest_kernelvm.arch.registry import ARCHES
-from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.fetch.kernel_packages import host_suite
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pytest_kernelvm.arch.base import Arch
 from pytest_kernelvm.arch.registry import ARCHES
-from pytest_kernelvm.config.model import CellConfig, Source
+from pytest_kernelvm.config.model import CellConfig
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.fetch.debian import download, find_package, unpack_deb
 from pytest_kernelvm.fetch.kernel_packages import deb_field, kernel_packages

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.errors import BadInput, Evidence, KernelvmError, ToolMissing
 from pytest_kernelvm.foreign.links import refuse_links_out
 from pytest_kernelvm.process import Completed, failure, find_program, run

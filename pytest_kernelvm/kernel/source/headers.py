@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kernelvm.arch.base import Arch
-from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.kernel.source.source import locate, unpacked
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_kernelvm.config.model import Patch
+from pytest_kernelvm.config.patches import Patch
 from pytest_kernelvm.fetch.patching import apply_patch, uncompressed_patch
 from pytest_kernelvm.fetch.tree_copy import FILES, content_digest, files_below, update_copy
 from pytest_kernelvm.kernel.source.worktree import WorkingTree

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pytest_kernelvm.config.model import KernelConfig, Patch, Source
+from pytest_kernelvm.config.kernel import KernelConfig
+from pytest_kernelvm.config.patches import Patch
+from pytest_kernelvm.config.sources import Source
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.fetch.kernel_packages import fetch_source_package
 from pytest_kernelvm.fetch.patching import apply_patch

@@ -1,4 +1,4 @@
-"""A version as a source: what this machine has of it, or kernel.org's tarball."""
+"""Finds the source of a version: a package that is installed here, or kernel.org's tarball."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_kernelvm.config.model import Source
+from pytest_kernelvm.config.sources import Source
+from pytest_kernelvm.config.versions import begins_with, series_of, upstream_of
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.process import run
 from pytest_kernelvm.store.kinds import RESOLVED_NAMES
@@ -27,10 +28,18 @@ DEBIAN_SOURCES = Path("/usr/src")
 
 
 def resolve(store: Store, source: Source) -> Source:
-    """Return the source that a `version` stands for: an installed Debian package, or a tarball.
+    """Return the source that a version stands for, and report it as progress.
 
-    6.12 is any 6.12.x that Debian has, or else kernel.org's 6.12 itself. The choice is said.
-    Raises BadInput if kernel.org has no such version, ToolMissing if it can't be reached.
+    BadInput is raised if kernel.org has no such version, ToolMissing if no package is installed
+    and kernel.org can't be reached.
+
+    Args:
+        store: Remembers the addresses and sums of kernel.org's tarballs.
+        source: Of the kind `version`. 6.12 is any 6.12.x of an installed Debian package, or else
+            kernel.org's release 6.12 itself.
+
+    Returns:
+        A source of the kind `debian` or `tarball`.
     """
     package = _installed_package(source.value)
     if package:
@@ -48,15 +57,13 @@ def _installed_package(wanted: str) -> tuple[str, str] | None:
         argv = ["dpkg-query", "--show", "--showformat=${Version}", name]
         with contextlib.suppress(ToolMissing):
             version = run(argv, timeout_s=30, check=False).stdout.strip()
-            # A tilde comes before release candidates and backports, a minus before Debian's own.
-            upstream = re.split(r"[-~+]", version)[0]
-            if f"{upstream}.".startswith(f"{wanted}."):
+            if begins_with(upstream_of(version), wanted):
                 return name, version
     return None
 
 
 def _tarball(store: Store, source: Source) -> tuple[str, str]:
-    """Return address and sha256 of a version; a release never changes, so they are kept."""
+    """Return address and sha256 of a version; a release never changes, so the store keeps them."""
     base = os.environ.get(MIRROR_VARIABLE, KERNEL_ORG).rstrip("/")
     noted = store.place(RESOLVED_NAMES) / f"{source.value}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -68,7 +75,7 @@ def _tarball(store: Store, source: Source) -> tuple[str, str]:
     found = re.search(rf"^([0-9a-f]{{64}})  {re.escape(name)}$", sums, re.MULTILINE)
     if not found:
         have = re.findall(
-            rf"  linux-({re.escape(_series(source.value))}[0-9.]*)\.tar\.xz$", sums, re.M
+            rf"  linux-({re.escape(series_of(source.value))}[0-9.]*)\.tar\.xz$", sums, re.M
         )
         raise BadInput(
             f"kernel.org has no version {source.value}",
@@ -81,10 +88,6 @@ def _tarball(store: Store, source: Source) -> tuple[str, str]:
     with store.disk_errors():
         write_whole(noted, json.dumps(known).encode())
     return f"{base}/{directory}/{name}", found[1]
-
-
-def _series(version: str) -> str:
-    return ".".join(version.split(".")[:2])
 
 
 def _sha256sums(url: str, source: Source) -> str:
@@ -103,7 +106,7 @@ def _sha256sums(url: str, source: Source) -> str:
             Evidence(
                 seen=str(getattr(error, "reason", error)),
                 where=(source.where, url),
-                next_step=f"apt-get install linux-source-{_series(source.value)}, "
+                next_step=f"apt-get install linux-source-{series_of(source.value)}, "
                 f"or name a mirror with {MIRROR_VARIABLE}",
             ),
         ) from None
