@@ -79,14 +79,13 @@ class ElfFile:
     def __init__(self, data: bytes, where: str, what: str = "an ELF file") -> None:
         """Read the header.
 
+        Raises BadInput if it is no ELF file. All methods raise it for what the header describes and
+        the file does not have.
+
         Args:
             data: The file.
             where: Its path, for errors.
             what: What it has to be, for errors.
-
-        Raises:
-            BadInput: If it is no ELF file. All methods raise it for what the header describes and
-                the file does not have.
         """
         self._data = data
         self._where = where
@@ -134,7 +133,12 @@ class ElfFile:
                 )
 
     def damaged(self, expected: str, seen: str) -> BadInput:
-        """Return the error for a file that is not what it has to be."""
+        """Return the error for a file that is not what it has to be.
+
+        Args:
+            expected: What it should have, in a few words.
+            seen: What it has.
+        """
         return BadInput(
             f"{self._what} is damaged, or is none",
             Evidence(expected=expected, seen=seen, where=(self._where,)),
@@ -186,11 +190,14 @@ class ElfFile:
 
 
 def is_built_for(path: Path, arch: Arch) -> bool:
-    """Whether an object file, a program or a boot image is one of an architecture.
+    """Return whether an object file, a program or a boot image is for an architecture.
 
     Args:
         path: An ELF file, or an image that is known by `Arch.image_magic`.
         arch: The architecture.
+
+    Returns:
+        False also for files that are neither.
     """
     with path.open("rb") as file:
         head = file.read(_LONGEST_HEADER_BYTES).ljust(_LONGEST_HEADER_BYTES, b"\0")

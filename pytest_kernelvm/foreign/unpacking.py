@@ -1,9 +1,8 @@
-"""Archives of others unpacked by an allow-list: files, directories, and links that stay inside.
+"""Archives of others, unpacked by an allow-list: files, directories, and links that stay inside.
 
-All formats come here as a tar stream, and what is written is written by us: no program is trusted
-to leave out what it should not make. Nothing else is created, not for a moment: no device, no
-FIFO, nothing outside of the directory. Symbolic links come last, so that nothing can be written
-through one.
+All formats come here as a tar stream, and we write the files: no program is trusted to leave out
+what must not be made. Nothing else is created, not even for a moment: no device, no FIFO, nothing
+outside of the directory. Symbolic links come last, so that nothing can be written through one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.foreign.archive_rules import (
@@ -43,16 +43,21 @@ def _silent(_written_bytes: int) -> None:
 def unpack(
     stream: Stream, root: Path, options: UnpackOptions, show: Callable[[int], None] = _silent
 ) -> None:
-    """Unpack a tar stream into a directory that only we write to, made if need be.
+    """Unpack a tar stream into a directory.
 
-    show: told how many bytes have been written, now and then.
-    Raises BadInput for a damaged archive or one that holds what is not allowed; the directory is of
-    no use then.
+    Raises BadInput for a damaged archive, and for one that has what is not allowed; the directory
+    is incomplete then.
+
+    Args:
+        stream: The archive.
+        root: The directory, made if need be. Nobody else may write to it meanwhile.
+        options: What is allowed.
+        show: Called now and then with the number of bytes written so far.
     """
     try:
         _write(stream, root, options, show)
     except Damaged as error:
-        raise _damaged(options, str(error)) from None
+        _refuse_damaged(options, str(error))
 
 
 def unpack_output(
@@ -66,8 +71,15 @@ def unpack_output(
 ) -> None:
     """Unpack the tar stream that a program writes, as `unpack` does.
 
-    env: variables added to ours. timeout_s: seconds until it is killed.
-    Raises ToolMissing if there is no such program.
+    Raises BadInput as `unpack` and if the program fails, ToolMissing if there is no such program.
+
+    Args:
+        argv: The program.
+        root: As for `unpack`.
+        options: As for `unpack`.
+        show: As for `unpack`.
+        env: Variables that are added to ours.
+        timeout_s: After this many seconds the program is killed.
     """
     damage = ""
     try:
@@ -77,24 +89,30 @@ def unpack_output(
             except Damaged as error:
                 damage = str(error)
     except HarnessError as error:
-        raise _damaged(options, error.evidence.excerpt or damage or error.summary) from None
+        _refuse_damaged(options, error.evidence.excerpt or damage or error.summary)
     if damage:
-        raise _damaged(options, damage)
+        _refuse_damaged(options, damage)
 
 
 def unpack_gzip(archive: Path, root: Path, options: UnpackOptions) -> None:
-    """Unpack a .tar.gz as `unpack` does, without any program."""
+    """Unpack a .tar.gz as `unpack` does, without any program. Raises BadInput as `unpack`.
+
+    Args:
+        archive: The file.
+        root: As for `unpack`.
+        options: As for `unpack`.
+    """
     try:
         with gzip.open(archive) as stream:
             unpack(stream, root, options)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise _damaged(options, str(error)) from None
+        _refuse_damaged(options, str(error))
 
 
-def _damaged(options: UnpackOptions, said: str) -> BadInput:
-    return BadInput(
+def _refuse_damaged(options: UnpackOptions, said: str) -> NoReturn:
+    raise BadInput(
         f"{options.what} cannot be unpacked", Evidence(excerpt=said, where=(options.what,))
-    )
+    ) from None
 
 
 def _write(stream: Stream, root: Path, options: UnpackOptions, show: Callable[[int], None]) -> None:
@@ -122,10 +140,7 @@ _File = tuple[Member, bytes, int, tuple[int, int], memoryview]
 
 
 class _Extraction:
-    """One archive on its way into a directory.
-
-    root: a descriptor of that; all names count from it. symlinks: what is made, by name.
-    """
+    """The unpacking of one archive into a directory; all paths are relative to its descriptor."""
 
     def __init__(
         self, stream: Stream, root: int, options: UnpackOptions, show: Callable[[int], None]

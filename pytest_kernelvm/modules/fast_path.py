@@ -47,10 +47,13 @@ class FastLoadOrders:
         self._orders: dict[str, _Names | None] = {}
 
     def of(self, name: str) -> tuple[str, ...] | None:
-        """Return the dependencies of a module, the farthest first, and the module itself.
+        """Return the load order of a module: its dependencies, the farthest first, and itself.
+
+        Args:
+            name: Any name.
 
         Returns:
-            None if the line of the module does not tell its load order, or is in a wrong order.
+            None if no line of modules.dep tells the load order, or if the line is in a wrong order.
         """
         order = self._orders.get(name, _ABSENT)
         if order is _ABSENT:

@@ -37,9 +37,11 @@ _FIXABLE = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remedy:
-    """Symbols to ask for besides.
+    """Symbols to request in addition.
 
-    extra: their values. saved: the lost symbols that olddefconfig then keeps, as it was seen to.
+    Attributes:
+        extra: Their values.
+        saved: The lost symbols that olddefconfig then keeps, as a trial has shown.
     """
 
     extra: Mapping[str, str]
@@ -52,10 +54,13 @@ def find_remedy(
     requests: Mapping[str, Requested],
     olddefconfig: Olddefconfig,
 ) -> Remedy | None:
-    """Return the fewest symbols found that save lost ones, None if none can be saved.
+    """Return the fewest symbols found that save lost ones; None if none can be saved.
 
-    losses: what was lost, most basic first. menus: with the values that lost them.
-    requests: all that was asked for. olddefconfig: runs olddefconfig.
+    Args:
+        losses: What was lost, most basic first.
+        menus: The Kconfig files, with the values that lost them.
+        requests: All that was requested, by symbol.
+        olddefconfig: Runs olddefconfig with some values.
     """
     trials = _Trials(
         requested={name: request.value for name, request in requests.items()},
@@ -152,9 +157,14 @@ def _fewest(
 
 
 def ways_to(menus: Menus, requested: Mapping[str, str], request: Requested) -> list[dict[str, str]]:
-    """Return sets of symbols that may make a request hold, the smallest first; none proved.
+    """Return sets of symbols that may make a request hold, the smallest first.
 
-    requested: what must keep its value, by symbol.
+    They are found in the Kconfig files; whether conf agrees is not tried.
+
+    Args:
+        menus: The Kconfig files with their current values.
+        requested: What must keep its value, by symbol.
+        request: What is to hold.
     """
     return [dict(way) for way in _Search(menus, requested).ways(request)]
 
