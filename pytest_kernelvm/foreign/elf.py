@@ -17,7 +17,7 @@ from pytest_kernelvm.errors import BadInput, Evidence
 # By EI_CLASS: the header and a section header, whose fields have one order in both classes.
 _HEADERS = {1: "16xHHIIIIIHHHHHH", 2: "16xHHIQQQIHHHHHH"}
 _SECTIONS = {1: "IIIIIIIIII", 2: "IIQQQQIIQQ"}
-# A program header, with names, as here the order differs.
+# A program header, with the names of its fields, whose order differs.
 _SEGMENTS = {
     1: ("IIIIIIII", ("type", "offset", "vaddr", "paddr", "filesz", "memsz", "flags", "align")),
     2: ("IIQQQQQQ", ("type", "flags", "offset", "vaddr", "paddr", "filesz", "memsz", "align")),
@@ -29,7 +29,7 @@ _LONGEST_HEADER_BYTES = 64
 _SHT_NOBITS = 8
 _PT_LOAD = 1
 
-# Of e_entry in the header, in both classes.
+# Where e_entry is in the header, in both classes.
 ENTRY_OFFSET = 24
 
 

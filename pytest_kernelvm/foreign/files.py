@@ -82,7 +82,7 @@ def regular_content(path: Path, most_bytes: int, *, follow: bool = True) -> byte
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
             raise OSError(errno.EFBIG, f"a file of {size} bytes", str(path))
-        # Asking for the most that may come would reserve memory for it.
+        # Reading most_bytes at once would allocate them.
         data = file.read(size + 1)
         if size < len(data) <= most_bytes:
             data += file.read(most_bytes + 1 - len(data))

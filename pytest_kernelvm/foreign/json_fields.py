@@ -18,7 +18,7 @@ from pytest_kernelvm.printable import printable_line
 NAME_MAX, PATH_MAX = 255, 4096
 _SHOWN_CHARACTERS = 80
 SHA256 = r"[0-9a-f]{64}"
-# One line: neither what ends one nor what a terminal would obey.
+# One line: no line ends, and no characters that control a terminal.
 LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -64,7 +64,7 @@ def parse_json(data: bytes | str, where: str = "", *, most_bytes: int | None = N
         _refuse_json("not UTF-8", where)
     except RecursionError:
         _refuse_json("nested too deeply", where)
-    # A number of more digits than int() takes is a ValueError without a place.
+    # int() raises a ValueError for a number with too many digits.
     except ValueError as error:
         _refuse_json(f"no JSON: {error}", where)
 
@@ -93,7 +93,7 @@ def relative_name(text: object) -> str:
         Malformed: If it is no such path.
     """
     if isinstance(text, str) and "\0" not in text and len(text) < PATH_MAX:
-        # A kernel has thousands of them: no loop over their parts.
+        # This is called for the thousands of files of a kernel: no loop over the parts.
         inside = f"/{text}/"
         if not ("//" in inside or "/./" in inside or "/../" in inside):
             with contextlib.suppress(UnicodeEncodeError):
@@ -255,7 +255,7 @@ class Fields:
     def _within(
         self, name: str, value: Any, least: float, most: float, types: tuple[type, ...]
     ) -> Any:
-        # To Python true is a number as well.
+        # In Python, bool is a subclass of int.
         fits = isinstance(value, types) and not isinstance(value, bool)
         if not fits or not math.isfinite(value) or not least <= value <= most:
             kind = "a whole number" if types == (int,) else "a number"

@@ -57,7 +57,7 @@ _KINDS = {
 FILE, DIRECTORY, SYMLINK = MemberKind.FILE, MemberKind.DIRECTORY, MemberKind.SYMLINK
 HARD_LINK, SPARSE_FILE, _OTHER = MemberKind.HARD_LINK, MemberKind.SPARSE_FILE, MemberKind.OTHER
 _LINKS = (SYMLINK, HARD_LINK)
-# Of these the size says nothing about the archive (tar's own reader does the same).
+# The size of these is ignored, as tar itself does: nothing of them is stored.
 _WITHOUT_CONTENT = (DIRECTORY, *_LINKS)
 
 
@@ -103,12 +103,12 @@ def header_fields(buffer: bytearray, at: int) -> Fields:
     fields: Fields = _unpack_from(buffer, at)
     noted = fields[4]
     try:
-        # It counts its own field as blanks.
+        # The checksum counts its own field as blanks.
         wanted = int(noted.strip(b"\0 "), 8) + sum(noted) - 8 * ord(" ")
     except ValueError:
         raise Damaged(f"a header has a checksum that is no number: {noted!r}") from None
-    # The lower half of an Adler-32 is 1 and the sum of all bytes, modulo a prime (RFC 1950, 9); it
-    # is had in a tenth of the time of sum().
+    # The lower half of an Adler-32 is 1 plus the sum of all bytes, modulo a prime (RFC 1950, 9);
+    # that takes a tenth of the time of sum().
     if zlib.adler32(buffer[at : at + BLOCK_BYTES]) & 0xFFFF != (wanted + 1) % _ADLER_PRIME:
         raise Damaged("a header has a wrong checksum")
     return fields
@@ -126,7 +126,7 @@ def member_of(fields: Fields, extended: dict[str, bytes]) -> Member:
     name, mode, size, modified, _checksum, letter, target, magic, prefix = fields
     kind = _KINDS.get(letter, _OTHER)
     name = name.partition(b"\0")[0]
-    # GNU's own magic has a blank there, and other things where the prefix is.
+    # GNU's own magic ends with a blank; it has other fields in the place of the prefix.
     if magic == b"ustar\0" and prefix[0]:
         name = prefix.partition(b"\0")[0] + b"/" + name
     if extended:
@@ -180,7 +180,7 @@ def number(field: bytes, what: str) -> int:
     raise Damaged(f"a header has a {what} that is no number: {field!r}")
 
 
-# Of modes and times there are few in an archive.
+# An archive has few different modes and times.
 _common_number = functools.lru_cache(maxsize=1024)(number)
 
 

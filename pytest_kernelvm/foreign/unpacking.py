@@ -32,7 +32,7 @@ from pytest_kernelvm.process import piped
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN_EACH_BYTES = 16 << 20
-# What the names in an archive can make the system say; anything else is the disk's.
+# Errors that names in an archive can cause; all others are faults of the disk.
 _NAMES_FAULT = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 
@@ -131,7 +131,7 @@ def _write(stream: Stream, root: Path, options: UnpackOptions, show: Callable[[i
         ) from None
     finally:
         os.close(descriptor)
-    # What is there of another archive may lead elsewhere now.
+    # Links of an earlier archive may lead elsewhere now, so that all links are checked.
     refuse_links_out(root, options.what, options.rules, extraction.symlinks if is_empty else None)
 
 
@@ -154,7 +154,7 @@ class _Extraction:
         self._totals = ArchiveTotals(self._members, options)
         self._names = MemberNames(options)
         self._shown_bytes = 0
-        # What is there of this archive, links not yet, and its directories and links.
+        # The paths written so far, symbolic links not included; the directories; the links.
         self._made = {b"": DIRECTORY}
         self._directories: dict[bytes, Member] = {}
         self.symlinks: dict[bytes, Member] = {}
@@ -291,7 +291,7 @@ class _Extraction:
 
     def _times(self, member: Member) -> tuple[int, int]:
         """Return when it was read and written; make(1) can do nothing with files of tomorrow."""
-        # In a release all have the same.
+        # All files of a release have the same time.
         if member.modified_ns != self._last_times[0]:
             written_ns = min(max(member.modified_ns, 0), self._now_ns)
             self._last_times = member.modified_ns, (self._now_ns, written_ns)

@@ -17,13 +17,13 @@ from pytest_kernelvm.modules.names import (
     normalise,
 )
 
-# Patterns that start alike share a bucket. In it, the end of a pattern's longest literal part tells
-# it from its neighbours: one of thousands of `of:N*T*C…` is found by its own device's name.
+# Patterns that start alike share a bucket. In it, a pattern is found by the end of its longest
+# literal part: in thousands of `of:N*T*C…` that is the name of the device.
 _HEAD_LENGTH = 3
 _GRAM_LENGTH = 8
 
-# A head with one of these does not say how a matching name starts. The blank, or the line's end,
-# stands behind a pattern shorter than a head.
+# A head with one of these does not tell how a matching name starts. A blank or newline stands
+# behind a pattern that is shorter than a head.
 _OPEN_HEAD = re.compile(r"[*?\[\\\s]")
 
 
@@ -46,21 +46,21 @@ class AliasIndex:
                 not.
         """
         self._path = path
-        # depmod writes a comment above; without one, an empty line is as good.
+        # The first line is a comment of depmod; without one, an empty line takes its place.
         self._added = int(text.startswith("alias "))
         self._text = f"\n{text}" if self._added else text
-        # Cut so, each piece but the first starts with a pattern, and thousands cost little.
+        # Each piece but the first starts with a pattern; one split for thousands costs little.
         self._pieces = self._text.split("\nalias ")
-        # Without another line beside aliases and the one above them none can be a bad one.
+        # If there are only aliases, and one line above them, no line can be bad.
         if self._text.count("\n") > len(self._pieces) or not text.startswith(("#", "alias ")):
             self._check_each_line()
         heads = [piece[:_HEAD_LENGTH] for piece in self._pieces]
-        # One text, in which a search takes no time.
+        # All heads in one text, which is fast to search.
         self._heads = "\n".join(heads)
         if len(self._heads) != len(heads) * (_HEAD_LENGTH + 1) - 1:
             heads = [head.ljust(_HEAD_LENGTH) for head in heads]
             self._heads = "\n".join(heads)
-        # As names have them → as they are written; "": those that do not say how a name starts.
+        # Heads as names have them → as they are written. "": those that tell nothing about names.
         self._written: dict[str, set[str]] = {"": set()}
         for head in set(heads[1:]):
             known = "" if _OPEN_HEAD.search(head) else head.replace("-", "_")
@@ -137,7 +137,7 @@ class _Bucket:
             try:
                 pattern = normalise(written)
             except OpenBracket:
-                # depmod says so and leaves it out of its index: nothing ever matches it.
+                # depmod warns and leaves it out of its index, so that nothing ever matches it.
                 continue
             line = place, pattern, module
             if is_pattern(pattern):

@@ -200,7 +200,7 @@ def _names(names: Iterable[str], argument: str, tree: ModuleTree) -> tuple[str, 
             Evidence(expected=f"[{names!r}]", seen=repr(names)),
         )
     names = tuple(names)
-    # A name that modules.dep has is one.
+    # A name in modules.dep is valid, and normalised.
     if len(names) == 1 and tree.fast_load_orders.of(names[0]) is not None:
         return names
     return tuple(dict.fromkeys(checked_name(name) for name in names))

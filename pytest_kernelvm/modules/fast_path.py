@@ -128,7 +128,7 @@ class LazyModules(Sequence[ClosureModule]):
     @cached_property
     def _modules(self) -> tuple[ClosureModule, ...]:
         root = ClosureModule(file=self._files[self.names[-1]])
-        # Who needs a module directly is the last one, going from near to far, that lists it.
+        # The direct requirer of a module is the last one, from near to far, that lists it.
         needed_by = dict.fromkeys(root.file.dependencies, root)
         found = [root]
         for name in root.file.dependencies:

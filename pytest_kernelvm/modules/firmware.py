@@ -22,7 +22,7 @@ from pytest_kernelvm.modules.tree import ModuleTree
 WhenMissing = Literal["warning", "error"]
 
 _SUFFIXES = ("", ".zst", ".xz")
-# Linux follows no more (include/linux/namei.h, MAXSYMLINKS).
+# Linux follows no more links (include/linux/namei.h, MAXSYMLINKS).
 _MOST_LINKS = 40
 _MOST_NAMED = 10
 
@@ -176,8 +176,8 @@ class _Search:
         """Yield the names, without their compression's suffix, that a pattern means."""
         fits = pattern_regex(pattern).fullmatch
         base = self._directory / place
-        # fnmatch(3) as modules' tools use it lets a star match slashes: look below all that is
-        # fixed.
+        # A star matches slashes too (fnmatch(3) without flags): look at all that is below the
+        # literal beginning.
         fixed = PurePosixPath(literal_parts(pattern)[0] + "x").parent
         found = set()
         for parent, _, files in os.walk(base / fixed):

@@ -18,8 +18,8 @@ from pytest_kernelvm.modules.modprobe_d import NOTHING, ModprobeD
 from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
 from pytest_kernelvm.modules.tree import ModuleTree
 
-# depmod.d(5): `search updates built-in` is what depmod does by itself. "built-in" stands for all
-# that no other word names.
+# depmod.d(5): without a configuration, depmod does `search updates built-in`. "built-in" stands for
+# all directories that no other word names.
 DEFAULT_SEARCH = ("updates", "built-in")
 
 _KBUILD_FILES = ("modules.order", "modules.builtin", "modules.builtin.modinfo")

@@ -237,7 +237,7 @@ def modinfo_fields(path: Path, data: bytes) -> list[tuple[str, str, str]]:
         path: The file, for errors.
         data: Its content.
     """
-    # Descriptions are free text of many authors; a wrong byte in one matters to nobody.
+    # Descriptions are free text; a wrong byte in one does not matter.
     text = data.decode(errors="replace")
     found = _FIELD.findall(text)
     if text.count("\0") != len(found) or (text and not text.endswith("\0")):

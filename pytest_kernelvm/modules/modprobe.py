@@ -322,7 +322,7 @@ class ModprobeWalk(Walk[ProbedModule, ProbedModule]):
         return needs
 
     def _softdep(self, module: ProbedModule) -> Softdep | None:
-        # Not where it comes up again, as the dependency of a softdep of a dependency.
+        # That is for the root alone; if it comes again, as a dependency, its softdeps count.
         if self._ignore_commands and module is self._root:
             return None
         lines = self._tree.softdep_lines_of(module.name)
@@ -340,7 +340,7 @@ class ModprobeWalk(Walk[ProbedModule, ProbedModule]):
         command = self._command(module)
         if command is not None and not self._ignores_command(module):
             return Action(kind="install", module=module, command=command, options=options)
-        # A dependency has its path from the line of who needs it.
+        # The path of a dependency comes from the line of the module that needs it.
         if module.name in modules or module.relation == "depends":
             path = f"{self._tree.directory}/{modules.relative(module.name)}"
             return Action(kind="insmod", module=module, path=path, options=options)

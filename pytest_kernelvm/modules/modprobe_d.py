@@ -14,7 +14,7 @@ from pytest_kernelvm.foreign.files import regular_content
 from pytest_kernelvm.modules.metadata import MOST_BYTES, Softdep, softdep_of
 from pytest_kernelvm.modules.names import OpenBracket, normalise
 
-# modprobe.d(5). A name that is in an earlier one hides the same name in a later one.
+# modprobe.d(5). A file in an earlier one hides a file of the same name in a later one.
 DIRECTORIES = (
     "etc/modprobe.d",
     "run/modprobe.d",
@@ -23,7 +23,7 @@ DIRECTORIES = (
     "lib/modprobe.d",
 )
 
-# libkmod-config.c, KCMD_LINE_SIZE: what is behind, kmod does not see.
+# libkmod-config.c, KCMD_LINE_SIZE: kmod ignores what is behind.
 _CMDLINE_CHARACTERS = 4095
 
 _BLANKS = "\t "
@@ -95,7 +95,7 @@ def read_modprobe_d(paths: Iterable[Path] = (), *, cmdline: str = "") -> Modprob
     reader = _Reader()
     for name, path in sorted(_config_files(paths).items()):
         try:
-            # kmod reads bytes, and so do we, in effect.
+            # kmod reads bytes; this way none of them is lost.
             content = regular_content(path, MOST_BYTES).decode(errors="surrogateescape")
         except OSError as error:
             _refuse_unreadable(path, error)
@@ -219,7 +219,7 @@ class _Reader:
         """Take the words of a kernel's command line."""
         for name, parameter in cmdline_parameters(text):
             if name == "modprobe" and parameter.startswith("blacklist="):
-                # As they stand: kmod does not turn the dashes of these.
+                # Not normalised: kmod keeps the dashes in these names.
                 self.blacklist.extend(parameter.partition("=")[2].split(","))
                 continue
             try:

@@ -46,7 +46,7 @@ class Presence:
         if descriptor < 0:
             self._known.update(dict.fromkeys(files, False))
         else:
-            # From the tree on, the way to each of thousands of files is half as long.
+            # For thousands of files, paths relative to the tree take half the time.
             self._known.update({file: access(file, os.R_OK, dir_fd=descriptor) for file in files})
         return self._known
 

@@ -66,7 +66,7 @@ def _binary(tree: ModuleTree, files: dict[str, bytes]) -> dict[str, bytes]:
     def aliases(name: str) -> Iterator[tuple[str, str, int]]:
         for line in files[name].decode().splitlines():
             pattern, _, module = line.removeprefix("alias ").rpartition(" ")
-            # depmod says so of open brackets, and leaves them out.
+            # depmod warns about open brackets, and leaves them out.
             with contextlib.suppress(OpenBracket):
                 yield normalise(pattern), module, places[module.replace("-", "_")]
 
@@ -90,7 +90,7 @@ def _binary(tree: ModuleTree, files: dict[str, bytes]) -> dict[str, bytes]:
 def _dependencies(closure: Closure, tree: ModuleTree) -> bytes:
     files = {module.name: module.file for module in closure.modules}
     lines: list[str] = []
-    # A closure of nothing may come from a directory that is no tree.
+    # An empty closure may be of a directory that is no tree.
     for name in tree.modules if files else ():
         if name in files:
             needed = [files[need].relative for need in files[name].dependencies if need in files]

@@ -165,7 +165,7 @@ class Menus:
         try:
             with _environment(environment):
                 parser = _Parser(file)
-        # Kconfiglib is no match for every future Kconfig file; whatever it trips over is told.
+        # Kconfiglib may fail in any way on Kconfig files of the future.
         except (kconfiglib.KconfigError, OSError, RecursionError, AttributeError) as error:
             said = " ".join(str(error).split())
             raise HarnessError(f"Kconfiglib cannot parse {file}: {said}") from None
@@ -319,7 +319,7 @@ def _unquoted(value: str) -> str:
 
 
 def _compared(operator: int, left: str, right: str) -> bool:
-    # As expr_calc_value() does: numbers where both are, texts elsewhere.
+    # As expr_calc_value() does: as numbers if both are numbers, else as texts.
     numbers = _number(left), _number(right)
     order: int
     if None not in numbers:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_kernelvm.kernel.kconfig.menus import Menus
 
 _ENVIRONMENT = "kernelvm-environment"
-# kconfig's makefiles name goals like this one.
+# The kernel's Makefile gives goals that end in config to kconfig.
 _ENVIRONMENT_GOAL = "kernelvm-environment-config"
 
 
@@ -325,7 +325,7 @@ class KconfigSession:
         if not (self.kernel.auto_modules and self.kernel.prefer_builtin):
             answer = "m" if self.kernel.auto_modules else "y"
             return self.olddefconfig(values, dict.fromkeys(free, answer))
-        # What is y without being asked stays so; the rest is m as soon as it comes into sight.
+        # Symbols that are y by default stay y; the others become m once they are visible.
         answers: dict[str, str] = {}
         while True:
             text = self.olddefconfig(values, answers)

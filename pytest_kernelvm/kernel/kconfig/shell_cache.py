@@ -57,7 +57,7 @@ def cached_answer(question: str) -> str | None:
 
 def _shell(kconfig: Any, name: str, command: str) -> str:
     """What Kconfiglib's own $(shell) returns, unless conf had the same question."""
-    # Who only builds does not need it.
+    # It is not needed only to build.
     import kconfiglib
 
     answer = cached_answer(command)
