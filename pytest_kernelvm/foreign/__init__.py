@@ -1,1 +1,1 @@
-"""What somebody else made: files, JSON and archives, checked before anything is done."""
+"""What others made: files, JSON, ELF files and archives, checked before they are used."""

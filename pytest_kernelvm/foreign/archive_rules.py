@@ -160,8 +160,7 @@ class ArchiveTotals:
     def add(self, member: Member) -> None:
         """Count a member.
 
-        Raises:
-            BadInput: If members of its kind are not allowed, or a limit is exceeded.
+        Raises BadInput if members of its kind are not allowed, or a limit is exceeded.
         """
         options, rules = self._options, self._rules
         if member.kind not in rules.kinds:
@@ -196,12 +195,11 @@ class MemberNames:
     def path(self, name: bytes, member: Member) -> bytes:
         """Return the path for a name; empty for the directory itself and for what is above it.
 
+        Raises BadInput for a name that is not allowed.
+
         Args:
             name: As it stands in the archive.
             member: The member that has the name, for errors.
-
-        Raises:
-            BadInput: For a name that is not allowed.
         """
         parent, _slash, last = name.rpartition(b"/")
         known = self._checked_parents.get(parent)
@@ -221,12 +219,11 @@ class MemberNames:
     def target(self, member: Member, path: bytes) -> bytes:
         """Return the target that a symbolic link gets.
 
+        Raises BadInput for a target that is not allowed.
+
         Args:
             member: The link.
             path: Its path, as `path` returns it.
-
-        Raises:
-            BadInput: For a target that is not allowed.
         """
         options, target = self._options, member.target
         if fault := next(_target_faults(target, options.rules), None):

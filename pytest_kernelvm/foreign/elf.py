@@ -17,7 +17,7 @@ from pytest_kernelvm.errors import BadInput, Evidence
 # By EI_CLASS: the header and a section header, whose fields have one order in both classes.
 _HEADERS = {1: "16xHHIIIIIHHHHHH", 2: "16xHHIQQQIHHHHHH"}
 _SECTIONS = {1: "IIIIIIIIII", 2: "IIQQQQIIQQ"}
-# A program header, with names, as here the order differs.
+# A program header, with the names of its fields, whose order differs.
 _SEGMENTS = {
     1: ("IIIIIIII", ("type", "offset", "vaddr", "paddr", "filesz", "memsz", "flags", "align")),
     2: ("IIQQQQQQ", ("type", "flags", "offset", "vaddr", "paddr", "filesz", "memsz", "align")),
@@ -29,7 +29,7 @@ _LONGEST_HEADER_BYTES = 64
 _SHT_NOBITS = 8
 _PT_LOAD = 1
 
-# Of e_entry in the header, in both classes.
+# Where e_entry is in the header, in both classes.
 ENTRY_OFFSET = 24
 
 
@@ -79,14 +79,13 @@ class ElfFile:
     def __init__(self, data: bytes, where: str, what: str = "an ELF file") -> None:
         """Read the header.
 
+        Raises BadInput if it is no ELF file. All methods raise it for what the header describes and
+        the file does not have.
+
         Args:
             data: The file.
             where: Its path, for errors.
             what: What it has to be, for errors.
-
-        Raises:
-            BadInput: If it is no ELF file. All methods raise it for what the header describes and
-                the file does not have.
         """
         self._data = data
         self._where = where
@@ -134,7 +133,12 @@ class ElfFile:
                 )
 
     def damaged(self, expected: str, seen: str) -> BadInput:
-        """Return the error for a file that is not what it has to be."""
+        """Return the error for a file that is not what it has to be.
+
+        Args:
+            expected: What it should have, in a few words.
+            seen: What it has.
+        """
         return BadInput(
             f"{self._what} is damaged, or is none",
             Evidence(expected=expected, seen=seen, where=(self._where,)),
@@ -186,11 +190,14 @@ class ElfFile:
 
 
 def is_built_for(path: Path, arch: Arch) -> bool:
-    """Whether an object file, a program or a boot image is one of an architecture.
+    """Return whether an object file, a program or a boot image is for an architecture.
 
     Args:
         path: An ELF file, or an image that is known by `Arch.image_magic`.
         arch: The architecture.
+
+    Returns:
+        False also for files that are neither.
     """
     magic = arch.image_magic
     size = max(_LONGEST_HEADER_BYTES, magic.offset + len(magic.content) if magic else 0)

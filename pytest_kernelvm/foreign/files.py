@@ -1,4 +1,4 @@
-"""Files that others have named or made: looked at before they are read."""
+"""Files that others have named or made, checked before they are read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from pytest_kernelvm.errors import BadInput, Evidence
 
@@ -17,9 +17,16 @@ _CHUNK_BYTES = 1 << 20
 def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     """Open a regular file for reading.
 
-    follow: whether it may be a symbolic link to one.
-    Raises OSError, with what it is, for anything else: a FIFO would keep whoever opens it waiting,
-    /dev/zero has no end, and some devices do something when they are opened.
+    A FIFO would block whoever opens it, /dev/zero has no end, and some devices do something when
+    they are opened. Raises OSError, with what it is, for anything but a regular file, and for one
+    that cannot be opened.
+
+    Args:
+        path: The file.
+        follow: Whether it may be a symbolic link to one.
+
+    Returns:
+        The open file.
     """
     _check_regular(path, path.stat(follow_symlinks=follow).st_mode)
     # It may have been replaced since.
@@ -44,7 +51,7 @@ def require_regular(path: Path) -> None:
     try:
         _check_regular(path, path.stat().st_mode)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        _refuse_unreadable(path, error)
 
 
 def refuse_special_files(tree: Path) -> None:
@@ -61,12 +68,21 @@ def refuse_special_files(tree: Path) -> None:
 
 
 def regular_content(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
-    """Return the content of a regular file. Raises OSError as `open_regular`, and for more."""
+    """Return the content of a regular file.
+
+    Args:
+        path: The file.
+        most_bytes: The largest size.
+        follow: Whether it may be a symbolic link.
+
+    Raises:
+        OSError: As `open_regular`; with EFBIG for a file that is larger.
+    """
     with open_regular(path, follow=follow) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
             raise OSError(errno.EFBIG, f"a file of {size} bytes", str(path))
-        # Asking for the most that may come would reserve memory for it.
+        # Reading most_bytes at once would allocate them.
         data = file.read(size + 1)
         if size < len(data) <= most_bytes:
             data += file.read(most_bytes + 1 - len(data))
@@ -84,7 +100,13 @@ def copy_regular(path: Path, to: Path) -> None:
 def read_regular(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
     """Return the content of a regular file, as `regular_content`.
 
-    Raises BadInput for a file that is larger or cannot be read, and for one that is none.
+    Args:
+        path: The file.
+        most_bytes: The largest size.
+        follow: Whether it may be a symbolic link.
+
+    Raises:
+        BadInput: For a file that is larger, cannot be read, or is not a regular one.
     """
     try:
         return regular_content(path, most_bytes, follow=follow)
@@ -94,15 +116,15 @@ def read_regular(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
             raise BadInput(
                 f"{path} is too large", Evidence(expected=expected, where=(str(path),))
             ) from None
-        raise _unreadable(path, error) from None
+        _refuse_unreadable(path, error)
 
 
-def _unreadable(path: Path, error: OSError) -> BadInput:
-    return BadInput(f"cannot read {path}: {error.strerror}", Evidence(where=(str(path),)))
+def _refuse_unreadable(path: Path, error: OSError) -> NoReturn:
+    raise BadInput(f"cannot read {path}: {error.strerror}", Evidence(where=(str(path),))) from None
 
 
 def file_kind(mode: int) -> str:
-    """Return in words what kind of file has an st_mode."""
+    """Return what kind of file has an st_mode, such as `a directory`."""
     kinds = (
         (stat.S_ISDIR, "a directory"),
         (stat.S_ISFIFO, "a FIFO"),

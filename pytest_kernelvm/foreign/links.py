@@ -1,4 +1,4 @@
-"""Symbolic links in a tree of others: none may lead out of it."""
+"""Symbolic links in a tree that others made: none may lead out of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_kernelvm.foreign.archive_rules import DEFAULT_RULES, ArchiveRules, r
 
 
 def links_below(directory: Path) -> Iterator[Path]:
-    """Give the symbolic links below a directory, without following any."""
+    """Yield the symbolic links below a directory, without following any."""
     pending = [str(directory)]
     while pending:
         with os.scandir(pending.pop()) as entries:
@@ -24,11 +24,16 @@ def links_below(directory: Path) -> Iterator[Path]:
 def refuse_links_out(
     tree: Path, what: str, rules: ArchiveRules = DEFAULT_RULES, names: Iterable[bytes] | None = None
 ) -> None:
-    """Raise BadInput if a symbolic link below a directory leads out of it, as the kernel reads it.
+    """Refuse a tree with a symbolic link that leads out of it, as the kernel resolves it.
 
-    what: the tree in words. rules: what the message says is allowed. names: of all links that are
-    there, if that is known.
     `a/..` is where the link `a` leads to and one up from there, not what stands before it.
+    Raises BadInput for the first such link.
+
+    Args:
+        tree: The tree.
+        what: What it is called in the error.
+        rules: What the error says is allowed.
+        names: The paths of all links that are there, if they are known; None to look for them.
     """
     root = os.path.realpath(tree)
     known = None if names is None else (tree / os.fsdecode(name) for name in names)

@@ -1,8 +1,9 @@
-"""The headers of a tar archive, turned into what they say; nothing is read from a file here.
+"""The headers of a tar archive and what they say; nothing is read from a file here.
 
 Formats: POSIX ustar and pax (POSIX.1-2017, pax, `ustar Interchange Format` and `pax Header Block`),
 and what GNU tar adds to them: long names and sparse files (info tar, `Tar Internals`).
-A kernel's source has 92,000 headers, and xz is not to wait for us: each costs a few calls.
+The source of a kernel has 92,000 headers. For each, only a few calls are made, so that xz does not
+have to wait for us.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _ADLER_PRIME = 65521
 
 
 class Damaged(Exception):
-    """The archive cannot be read; the text says why."""
+    """The archive cannot be read; the message says why."""
 
 
 class MemberKind(enum.Enum):
-    """What a member is, in words."""
+    """The kinds of members, in words."""
 
     FILE = "a file"
     CONTIGUOUS_FILE = "a contiguous file"
@@ -56,16 +57,22 @@ _KINDS = {
 FILE, DIRECTORY, SYMLINK = MemberKind.FILE, MemberKind.DIRECTORY, MemberKind.SYMLINK
 HARD_LINK, SPARSE_FILE, _OTHER = MemberKind.HARD_LINK, MemberKind.SPARSE_FILE, MemberKind.OTHER
 _LINKS = (SYMLINK, HARD_LINK)
-# Of these the size says nothing about the archive (tar's own reader does the same).
+# The size of these is ignored, as tar itself does: nothing of them is stored.
 _WITHOUT_CONTENT = (DIRECTORY, *_LINKS)
 
 
 class Member(NamedTuple):
     """One member as the archive describes it; nothing of it is checked.
 
-    name, target (of links): as they stand there. mode: its permission bits, setuid and the like
-    included. size_bytes: of the file once it is unpacked; stored_bytes: in the archive.
-    modified_ns: since 1970. pieces: (offset, length) of what a sparse file has, None for all of it.
+    Attributes:
+        name: As it stands there.
+        kind: What it is.
+        mode: The permission bits, with setuid and the like.
+        size_bytes: The size of the file once it is unpacked.
+        stored_bytes: The size of its content in the archive.
+        modified_ns: When it was modified, in nanoseconds since 1970.
+        target: Where a link leads to, as it stands there.
+        pieces: (offset, length) of each stored part of a sparse file; None if all of it is stored.
     """
 
     name: bytes
@@ -82,34 +89,44 @@ Fields = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
 
 
 def header_fields(buffer: bytearray, at: int) -> Fields:
-    """Return the fields of the header at a place of a buffer, as they stand there.
+    """Return the fields of a header as they stand there.
 
-    They are name, mode, size, time, checksum, type, link, magic and prefix. Raises Damaged for a
-    wrong checksum.
+    They are name, mode, size, time, checksum, type, link, magic and prefix.
+
+    Args:
+        buffer: Holds the header.
+        at: Where it begins.
+
+    Raises:
+        Damaged: For a wrong checksum.
     """
     fields: Fields = _unpack_from(buffer, at)
     noted = fields[4]
     try:
-        # It counts its own field as blanks.
+        # The checksum counts its own field as blanks.
         wanted = int(noted.strip(b"\0 "), 8) + sum(noted) - 8 * ord(" ")
     except ValueError:
         raise Damaged(f"a header has a checksum that is no number: {noted!r}") from None
-    # The lower half of an Adler-32 is 1 and the sum of all bytes, modulo a prime (RFC 1950, 9); it
-    # is had in a tenth of the time of sum().
+    # The lower half of an Adler-32 is 1 plus the sum of all bytes, modulo a prime (RFC 1950, 9);
+    # that takes a tenth of the time of sum().
     if zlib.adler32(buffer[at : at + BLOCK_BYTES]) & 0xFFFF != (wanted + 1) % _ADLER_PRIME:
         raise Damaged("a header has a wrong checksum")
     return fields
 
 
 def member_of(fields: Fields, extended: dict[str, bytes]) -> Member:
-    """Return the member that a header begins, a sparse one as if it were none.
+    """Return the member that a header describes, a sparse one without its pieces.
 
-    extended: what headers before it said of it. Raises Damaged.
+    Raises Damaged for what is no number.
+
+    Args:
+        fields: Those of the header.
+        extended: What extended headers before it say, by their pax keywords.
     """
     name, mode, size, modified, _checksum, letter, target, magic, prefix = fields
     kind = _KINDS.get(letter, _OTHER)
     name = name.partition(b"\0")[0]
-    # GNU's own magic has a blank there, and other things where the prefix is.
+    # GNU's own magic ends with a blank; it has other fields in the place of the prefix.
     if magic == b"ustar\0" and prefix[0]:
         name = prefix.partition(b"\0")[0] + b"/" + name
     if extended:
@@ -141,9 +158,14 @@ def _with_extended_header(member: Member, extended: dict[str, bytes]) -> Member:
 
 
 def number(field: bytes, what: str) -> int:
-    """Return a number: octal digits, or with its top bit set the bytes of a large one.
+    """Return a number: octal digits or, with the top bit set, the bytes of a large one.
 
-    what: the field in words. Raises Damaged if it is none.
+    Args:
+        field: The bytes.
+        what: What it is called in the error.
+
+    Raises:
+        Damaged: If it is no number.
     """
     digits = field.strip(b"\0 ")
     if digits.isdigit():
@@ -158,7 +180,7 @@ def number(field: bytes, what: str) -> int:
     raise Damaged(f"a header has a {what} that is no number: {field!r}")
 
 
-# Of modes and times there are few in an archive.
+# An archive has few different modes and times.
 _common_number = functools.lru_cache(maxsize=1024)(number)
 
 
@@ -176,7 +198,14 @@ def _nanoseconds(text: bytes) -> int:
 
 
 def records(text: bytes) -> dict[str, bytes]:
-    """Return the records of a pax header: `LENGTH KEY=VALUE` and a newline each. Raises Damaged."""
+    """Return the records of a pax header: `LENGTH KEY=VALUE` and a newline each.
+
+    Args:
+        text: The content of the header.
+
+    Raises:
+        Damaged: If it is none.
+    """
     found = {}
     at = 0
     while at < len(text):
@@ -192,7 +221,12 @@ def records(text: bytes) -> dict[str, bytes]:
 
 
 def sparse_pieces(block: bytes, count: int) -> list[tuple[int, int]]:
-    """Return (offset, length) of the pieces that a block lists at its beginning. Raises Damaged."""
+    """Return (offset, length) of the pieces that a block lists. Raises Damaged.
+
+    Args:
+        block: Begins with the list.
+        count: How many entries it has; empty ones are left out.
+    """
     fields = struct.unpack_from("12s" * (2 * count), block)
     numbers = [number(field, "place") for field in fields]
     pairs = zip(numbers[::2], numbers[1::2], strict=True)
@@ -200,7 +234,16 @@ def sparse_pieces(block: bytes, count: int) -> list[tuple[int, int]]:
 
 
 def check_pieces(pieces: tuple[tuple[int, int], ...], stored: int, size: int) -> None:
-    """Raise Damaged unless pieces lie behind each other and are all that is stored of a file."""
+    """Check that pieces lie behind each other, and are all that is stored of a file.
+
+    Args:
+        pieces: (offset, length) of each.
+        stored: How many bytes are stored.
+        size: The size of the file.
+
+    Raises:
+        Damaged: If they are not so.
+    """
     end = 0
     for offset, length in pieces:
         if offset < end:

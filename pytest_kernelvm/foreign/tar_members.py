@@ -38,7 +38,7 @@ _PIECES_IN_HEADER, _PIECES_IN_BLOCK = 4, 21
 
 
 class Stream(Protocol):
-    """What an archive is read from: a file, a pipe, something that decompresses."""
+    """What an archive is read from: a file, a pipe, or something that decompresses."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """Read some bytes into a buffer; return how many, 0 at the end."""
@@ -71,11 +71,7 @@ class TarMembers:
         self._extended_headers_in_a_row = 0
 
     def __iter__(self) -> Iterator[Member]:
-        """Yield the members in the order of the archive.
-
-        Raises:
-            Damaged: If the archive cannot be read.
-        """
+        """Yield the members in the order of the archive. Raises Damaged if it cannot be read."""
         extended: dict[str, bytes] = {}
         while (fields := self._next_header()) is not None:
             if fields[5] in _EXTENDED_HEADER_TYPES:
@@ -93,12 +89,14 @@ class TarMembers:
                 self._skip(self._remaining + self._padding)
 
     def content(self, most_bytes: int) -> memoryview:
-        """Return some of the next bytes of the last member; none at its end.
-
-        They are valid until `before_overwrite` is called.
+        """Return some of the next bytes of the last member.
 
         Args:
             most_bytes: The largest number of bytes to return.
+
+        Returns:
+            The bytes, none at the end of the member. They are valid until `before_overwrite` is
+            called.
         """
         if self._at == self._end and self._remaining:
             self._fill()
@@ -126,10 +124,7 @@ class TarMembers:
             raise Damaged("it ends too early")
 
     def _read_more(self, rest: int) -> bool:
-        """Read into the buffer behind the last bytes in it; return whether there was more.
-
-        rest: how many of them stay, at the beginning.
-        """
+        """Read behind the last `rest` bytes of the buffer, which stay; return False at the end."""
         self._before_overwrite()
         self._view[:rest] = self._buffer[self._end - rest : self._end]
         more = self._stream.readinto(self._view[rest:]) or 0

@@ -1,9 +1,8 @@
-"""Archives of others unpacked by an allow-list: files, directories, and links that stay inside.
+"""Archives of others, unpacked by an allow-list: files, directories, and links that stay inside.
 
-All formats come here as a tar stream, and what is written is written by us: no program is trusted
-to leave out what it should not make. Nothing else is created, not for a moment: no device, no
-FIFO, nothing outside of the directory. Symbolic links come last, so that nothing can be written
-through one.
+All formats come here as a tar stream, and we write the files: no program is trusted to leave out
+what must not be made. Nothing else is created, not even for a moment: no device, no FIFO, nothing
+outside of the directory. Symbolic links come last, so that nothing can be written through one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.foreign.archive_rules import (
@@ -32,7 +32,7 @@ from pytest_kernelvm.process import piped
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN_EACH_BYTES = 16 << 20
-# What the names in an archive can make the system say; anything else is the disk's.
+# Errors that names in an archive can cause; all others are faults of the disk.
 _NAMES_FAULT = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 
@@ -43,16 +43,21 @@ def _silent(_written_bytes: int) -> None:
 def unpack(
     stream: Stream, root: Path, options: UnpackOptions, show: Callable[[int], None] = _silent
 ) -> None:
-    """Unpack a tar stream into a directory that only we write to, made if need be.
+    """Unpack a tar stream into a directory.
 
-    show: told how many bytes have been written, now and then.
-    Raises BadInput for a damaged archive or one that holds what is not allowed; the directory is of
-    no use then.
+    Raises BadInput for a damaged archive, and for one that has what is not allowed; the directory
+    is incomplete then.
+
+    Args:
+        stream: The archive.
+        root: The directory, made if need be. Nobody else may write to it meanwhile.
+        options: What is allowed.
+        show: Called now and then with the number of bytes written so far.
     """
     try:
         _write(stream, root, options, show)
     except Damaged as error:
-        raise _damaged(options, str(error)) from None
+        _refuse_damaged(options, str(error))
 
 
 def unpack_output(
@@ -66,8 +71,15 @@ def unpack_output(
 ) -> None:
     """Unpack the tar stream that a program writes, as `unpack` does.
 
-    env: variables added to ours. timeout_s: seconds until it is killed.
-    Raises ToolMissing if there is no such program.
+    Raises BadInput as `unpack` and if the program fails, ToolMissing if there is no such program.
+
+    Args:
+        argv: The program.
+        root: As for `unpack`.
+        options: As for `unpack`.
+        show: As for `unpack`.
+        env: Variables that are added to ours.
+        timeout_s: After this many seconds the program is killed.
     """
     damage = ""
     try:
@@ -77,24 +89,30 @@ def unpack_output(
             except Damaged as error:
                 damage = str(error)
     except HarnessError as error:
-        raise _damaged(options, error.evidence.excerpt or damage or error.summary) from None
+        _refuse_damaged(options, error.evidence.excerpt or damage or error.summary)
     if damage:
-        raise _damaged(options, damage)
+        _refuse_damaged(options, damage)
 
 
 def unpack_gzip(archive: Path, root: Path, options: UnpackOptions) -> None:
-    """Unpack a .tar.gz as `unpack` does, without any program."""
+    """Unpack a .tar.gz as `unpack` does, without any program. Raises BadInput as `unpack`.
+
+    Args:
+        archive: The file.
+        root: As for `unpack`.
+        options: As for `unpack`.
+    """
     try:
         with gzip.open(archive) as stream:
             unpack(stream, root, options)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise _damaged(options, str(error)) from None
+        _refuse_damaged(options, str(error))
 
 
-def _damaged(options: UnpackOptions, said: str) -> BadInput:
-    return BadInput(
+def _refuse_damaged(options: UnpackOptions, said: str) -> NoReturn:
+    raise BadInput(
         f"{options.what} cannot be unpacked", Evidence(excerpt=said, where=(options.what,))
-    )
+    ) from None
 
 
 def _write(stream: Stream, root: Path, options: UnpackOptions, show: Callable[[int], None]) -> None:
@@ -113,7 +131,7 @@ def _write(stream: Stream, root: Path, options: UnpackOptions, show: Callable[[i
         ) from None
     finally:
         os.close(descriptor)
-    # What is there of another archive may lead elsewhere now.
+    # Links of an earlier archive may lead elsewhere now, so that all links are checked.
     refuse_links_out(root, options.what, options.rules, extraction.symlinks if is_empty else None)
 
 
@@ -122,10 +140,7 @@ _File = tuple[Member, bytes, int, tuple[int, int], memoryview]
 
 
 class _Extraction:
-    """One archive on its way into a directory.
-
-    root: a descriptor of that; all names count from it. symlinks: what is made, by name.
-    """
+    """The unpacking of one archive into a directory; all paths are relative to its descriptor."""
 
     def __init__(
         self, stream: Stream, root: int, options: UnpackOptions, show: Callable[[int], None]
@@ -139,7 +154,7 @@ class _Extraction:
         self._totals = ArchiveTotals(self._members, options)
         self._names = MemberNames(options)
         self._shown_bytes = 0
-        # What is there of this archive, links not yet, and its directories and links.
+        # The paths written so far, symbolic links not included; the directories; the links.
         self._made = {b"": DIRECTORY}
         self._directories: dict[bytes, Member] = {}
         self.symlinks: dict[bytes, Member] = {}
@@ -205,7 +220,7 @@ class _Extraction:
         self._made[name] = DIRECTORY
 
     def _remove_earlier(self, member: Member, name: bytes) -> None:
-        """Remove what an earlier package has put there; this archive has nothing there yet."""
+        """Remove what an earlier package has put there."""
         try:
             mode = os.lstat(name, dir_fd=self._root).st_mode
         except FileNotFoundError:
@@ -275,15 +290,15 @@ class _Extraction:
         os.utime(name, ns=self._times(member), dir_fd=self._root, follow_symlinks=False)
 
     def _times(self, member: Member) -> tuple[int, int]:
-        """Return when it was read and written; make(1) can do nothing with files of tomorrow."""
-        # In a release all have the same.
+        """Return access and modification time, neither in the future, which would confuse make(1)."""
+        # All files of a release have the same time.
         if member.modified_ns != self._last_times[0]:
             written_ns = min(max(member.modified_ns, 0), self._now_ns)
             self._last_times = member.modified_ns, (self._now_ns, written_ns)
         return self._last_times[1]
 
     def _permissions(self, member: Member, least: int) -> int:
-        """Return what the owner and others may do with it; nobody becomes another by running it."""
+        """Return the permission bits that a member gets, without setuid and the like."""
         if not self._options.rules.keep_permissions:
             runs = member.kind is DIRECTORY or member.mode & 0o100
             return 0o755 if runs else 0o644

@@ -1,13 +1,13 @@
-"""Aliases: which modules a name stands for, without a look at every pattern for every name."""
+"""Aliases: which modules a name stands for, without trying every pattern for every name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
-from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.modules.metadata import bad_line
+from pytest_kernelvm.modules.metadata import refuse_line
 from pytest_kernelvm.modules.names import (
     Matcher,
     OpenBracket,
@@ -17,43 +17,50 @@ from pytest_kernelvm.modules.names import (
     normalise,
 )
 
-# Patterns that start alike share a bucket. In it, the end of a pattern's longest literal part tells
-# it from its neighbours: one of thousands of `of:N*T*C…` is found by its own device's name.
+# Patterns that start alike share a bucket. In it, a pattern is found by the end of its longest
+# literal part: in thousands of `of:N*T*C…` that is the name of the device.
 _HEAD_LENGTH = 3
 _GRAM_LENGTH = 8
 
-# A head with one of these does not say how a matching name starts. The blank, or the line's end,
-# stands behind a pattern shorter than a head.
+# A head with one of these does not tell how a matching name starts. A blank or newline stands
+# behind a pattern that is shorter than a head.
 _OPEN_HEAD = re.compile(r"[*?\[\\\s]")
 
 
 class AliasIndex:
-    """Which modules an alias names; lines are taken apart only where a name could match.
+    """The aliases of a modules.alias or modules.symbols.
 
-    path: modules.alias, modules.symbols or another file of `alias PATTERN MODULE` lines, for
-        complaints. A pattern may hold blanks, a module may not.
-    text: its content, each line with its end.
-    Raises BadInput for a line that is neither an alias nor empty nor a comment.
-    Source: modules.alias as kmod's tools/depmod.c writes it.
+    A line is parsed only when a name could match it.
+    Source of the format: kmod, tools/depmod.c.
     """
 
     def __init__(self, path: Path, text: str) -> None:
+        """Index the lines by how their patterns start.
+
+        Raises BadInput for a line that is neither an alias, nor empty, nor a comment; `lookup`,
+        `matches` and `lines` raise it for an alias without a module.
+
+        Args:
+            path: The file, for errors.
+            text: Its content: lines `alias PATTERN MODULE`. A pattern may have blanks, a module may
+                not.
+        """
         self._path = path
-        # depmod writes a comment above; without one, an empty line is as good.
+        # The first line is a comment of depmod; without one, an empty line takes its place.
         self._added = int(text.startswith("alias "))
         self._text = f"\n{text}" if self._added else text
-        # Cut so, each piece but the first starts with a pattern, and thousands cost little.
+        # Each piece but the first starts with a pattern; one split for thousands costs little.
         self._pieces = self._text.split("\nalias ")
-        # Without another line beside aliases and the one above them none can be a bad one.
+        # If there are only aliases, and one line above them, no line can be bad.
         if self._text.count("\n") > len(self._pieces) or not text.startswith(("#", "alias ")):
             self._check_each_line()
         heads = [piece[:_HEAD_LENGTH] for piece in self._pieces]
-        # One text, in which a search takes no time.
+        # All heads in one text, which is fast to search.
         self._heads = "\n".join(heads)
         if len(self._heads) != len(heads) * (_HEAD_LENGTH + 1) - 1:
             heads = [head.ljust(_HEAD_LENGTH) for head in heads]
             self._heads = "\n".join(heads)
-        # As names have them → as they are written; "": those that do not say how a name starts.
+        # Heads as names have them → as they are written. "": those that tell nothing about names.
         self._written: dict[str, set[str]] = {"": set()}
         for head in set(heads[1:]):
             known = "" if _OPEN_HEAD.search(head) else head.replace("-", "_")
@@ -63,12 +70,17 @@ class AliasIndex:
     def lookup(self, name: str) -> tuple[str, ...]:
         """Return the modules whose patterns match, in the order of the lines, each once.
 
-        name: normalised (names.normalise); patterns are normalised here.
+        Args:
+            name: Normalised (names.normalise); patterns are normalised here.
         """
         return tuple(dict.fromkeys(module for _, _, module in self.matches(name)))
 
     def matches(self, name: str) -> list[tuple[int, str, str]]:
-        """Return (place, pattern, module) of each line whose pattern matches, in their order."""
+        """Return (number, pattern, module) of each line whose pattern matches, in their order.
+
+        Args:
+            name: Normalised.
+        """
         found: list[tuple[int, str, str]] = []
         for head in {"", name[:_HEAD_LENGTH]} & self._written.keys():
             if head not in self._buckets:
@@ -77,7 +89,7 @@ class AliasIndex:
         return sorted(found)
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield the (pattern, module) of all lines, patterns as they are written."""
+        """Yield the (pattern, module) of all lines; patterns are not normalised."""
         for number in range(1, len(self._pieces)):
             yield self._line(number)
 
@@ -86,7 +98,7 @@ class AliasIndex:
         pattern, blank, module = self._pieces[number].partition("\n")[0].rpartition(" ")
         if not (blank and module):
             before = "\nalias ".join(self._pieces[:number])
-            raise self._bad_line(before.count("\n") + 1)
+            self._refuse_line(before.count("\n") + 1)
         return pattern, module.replace("-", "_")
 
     def _parsed(self, heads: Iterable[str]) -> Iterator[tuple[int, str, str]]:
@@ -106,12 +118,12 @@ class AliasIndex:
 
     def _check_each_line(self) -> None:
         if bad := re.search(r"^(?!alias |#|\n|\Z)", self._text, re.MULTILINE):
-            raise self._bad_line(self._text.count("\n", 0, bad.end()))
+            self._refuse_line(self._text.count("\n", 0, bad.end()))
 
-    def _bad_line(self, place: int) -> BadInput:
+    def _refuse_line(self, place: int) -> NoReturn:
         seen = self._text.split("\n", place + 1)[place]
         number = place + 1 - self._added
-        return bad_line(self._path, number, expected="alias PATTERN MODULE", seen=repr(seen))
+        refuse_line(self._path, number, expected="alias PATTERN MODULE", seen=repr(seen))
 
 
 class _Bucket:
@@ -125,7 +137,7 @@ class _Bucket:
             try:
                 pattern = normalise(written)
             except OpenBracket:
-                # depmod says so and leaves it out of its index: nothing ever matches it.
+                # depmod warns and leaves it out of its index, so that nothing ever matches it.
                 continue
             line = place, pattern, module
             if is_pattern(pattern):

@@ -1,7 +1,7 @@
 """The .bin files that kmod reads: a trie of names with their values.
 
-Format: kmod, libkmod/libkmod-index.h. All numbers are big-endian. A node is its prefix, its
-children's places and its values; a place's upper bits tell which of these it has.
+Format: kmod, libkmod/libkmod-index.h. All numbers are big-endian. A node has a prefix, the offsets
+of its children, and values; the upper bits of an offset tell which of these are there.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ class _Node:
 
 
 def binary_index(entries: Iterable[tuple[str, str, int]]) -> bytes:
-    """Return the content of a .bin file.
+    """Return the content of a .bin file, byte for byte as depmod writes it.
 
-    entries: (key, value, priority), in the order in which depmod adds them. Keys and values are
-    ASCII without NUL: what is not, modprobe could not be asked for, and is left out.
-    Source: kmod, tools/depmod.c, index_insert and index_write, whose bytes these are.
+    Source: kmod, tools/depmod.c, index_insert and index_write.
+
+    Args:
+        entries: (key, value, priority) in the order in which depmod adds them. They have no NUL.
+            Those that are not ASCII are left out: nobody can request them from modprobe.
     """
     root = _Node()
     for key, value, priority in entries:

@@ -1,4 +1,4 @@
-"""The closure of a set of modules: everything that they may want at run time, and why."""
+"""The closure of a set of modules: everything that they may need at run time, and why."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from pytest_kernelvm.modules.tree import ModuleTree
 class Closure:
     """What a set of modules needs of one tree.
 
-    release, directory: the tree's. wanted: what was asked for, normalised, each name once.
-    modules: every module file to pack: first what gets loaded, in load order, then what only may
-        be asked for at run time (`on_request`), dependencies first too.
-    builtin: requirements that the kernel satisfies itself.
-    missing: names that were allowed to be missing, and are.
-    warnings: sentences for people, such as a softdep that exists nowhere.
-    edges: (requirer, relation, module) for what modules.dep does not say: softdeps, weakdeps and
-        wanted aliases that lead to a module.
-    firmware: what the modules may ask the user space for.
-    options: (module, parameters) that the tree's modprobe.d has for modules to load.
+    Attributes:
+        release: The release of the tree.
+        directory: The tree.
+        wanted: The names that were wanted, normalised, each once.
+        modules: Every module file to pack. First come those that get loaded, in load order; then
+            those that may only be requested at run time (`on_request`), dependencies first too.
+        builtin: Required modules that are built into the kernel.
+        missing: Missing names that may be missing.
+        warnings: Sentences for people, such as about a softdep that does not exist.
+        edges: (requirer, relation, module) for all that modules.dep does not say: softdeps,
+            weakdeps and wanted aliases.
+        firmware: The firmware that the modules may load.
+        options: (module, parameters) from the tree's modprobe.d.
     """
 
     release: str
@@ -80,14 +83,19 @@ class Closure:
 
     @property
     def size_bytes(self) -> int:
-        """The size of all files on disk. Raises BadInput if one has gone since."""
+        """The size of all files on disk. Raises BadInput if one is gone."""
         return sum(module.size_bytes for module in self.modules)
 
     def without(self, name: str) -> Closure:
-        """Return the closure with one module taken out, though others may need it.
+        """Return the closure without one module, though others may need it.
 
-        name: one of `modules`. Its requirers stay, so that the kernel itself says why they fail.
-        Raises BadInput if the closure does not have it.
+        Its requirers stay, so that the kernel itself tells why they cannot be loaded.
+
+        Args:
+            name: One of `modules`.
+
+        Raises:
+            BadInput: If the closure does not have it.
         """
         gone = checked_name(name)
         kept = tuple(module for module in self.modules if module.name != gone)
@@ -112,16 +120,20 @@ def resolve_closure(
     firmware_directory: Path | None = None,
     missing_firmware: WhenMissing = "warning",
 ) -> Closure:
-    """Return all that a set of modules may want at run time, in load order.
+    """Return all that a set of modules may need at run time, in load order.
 
-    wanted: names or aliases as modprobe takes them. allow_missing: names that may be missing, or
-        without a file. allow_empty: whether all that is wanted may turn out to be builtin or
-        missing. All softdep lines of a module count, and so do weakdeps.
-    firmware_directory: a lib/firmware, if firmware is wanted too. missing_firmware: whether what
-        is not in it is a warning or an error.
-    Raises BadInput for a name that is none or that the tree does not have, for a file that is
-    absent, for dependencies in a cycle, for a damaged tree and, without `allow_empty`, for a
-    closure of no module although some are wanted. Source of the order: see walk.py.
+    All softdep lines of a module count, and weakdeps too. For the order see walk.py. Raises
+    BadInput for a name that is invalid or that the tree does not have, for an absent file, for
+    dependencies in a cycle, for a damaged tree and, without `allow_empty`, for a closure of no
+    module.
+
+    Args:
+        tree: The module tree.
+        wanted: Modules or aliases, as modprobe takes them.
+        allow_missing: Names that may be missing, or without a file.
+        allow_empty: Whether all wanted names may be builtin or missing.
+        firmware_directory: A lib/firmware to find firmware in; None for a closure without firmware.
+        missing_firmware: Whether missing firmware is a warning or an error.
     """
     names = _names(wanted, "wanted", tree)
     may_be_missing = _names(allow_missing, "allow_missing", tree) if allow_missing else ()
@@ -188,7 +200,7 @@ def _names(names: Iterable[str], argument: str, tree: ModuleTree) -> tuple[str, 
             Evidence(expected=f"[{names!r}]", seen=repr(names)),
         )
     names = tuple(names)
-    # A name that modules.dep has is one.
+    # A name in modules.dep is valid, and normalised.
     if len(names) == 1 and tree.fast_load_orders.of(names[0]) is not None:
         return names
     return tuple(dict.fromkeys(checked_name(name) for name in names))

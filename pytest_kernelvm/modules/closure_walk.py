@@ -60,12 +60,11 @@ class ClosureWalk(Walk[ClosureModule, Requirer]):
     def add_wanted(self, name: str) -> None:
         """Place a module and all that modprobe would load with it.
 
+        Raises BadInput if the module, a dependency or the file of either is missing, and for
+        dependencies in a cycle.
+
         Args:
             name: A module or an alias.
-
-        Raises:
-            BadInput: If the module, a dependency or the file of either is missing, and for
-                dependencies in a cycle.
         """
         for module in self._resolved(name, "wanted", None):
             if module.relation == "alias":

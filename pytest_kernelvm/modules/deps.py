@@ -1,4 +1,4 @@
-"""modules.dep: every module's file and what it needs."""
+"""modules.dep: the file of every module, and what it needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
-from pytest_kernelvm.modules.metadata import bad_line
+from pytest_kernelvm.modules.metadata import refuse_line
 from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
 
 _LINE = re.compile(
@@ -18,10 +18,13 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleFile:
-    """A module that modules.dep lists; whether its file is there, `ModuleTree.has_file` knows.
+    """A module that modules.dep lists. `ModuleTree.has_file` tells whether the file exists.
 
-    name: normalised. directory: the tree. relative: its path below the tree, as in modules.dep.
-    dependencies: the names of all that it needs, in the order of modules.dep (nearest first).
+    Attributes:
+        name: The module, normalised.
+        directory: The tree.
+        relative: The path below the tree, as in modules.dep.
+        dependencies: The names of all that it needs, in the order of modules.dep: nearest first.
     """
 
     name: str
@@ -36,7 +39,7 @@ class ModuleFile:
 
     @property
     def size_bytes(self) -> int:
-        """The file's size on disk, compressed if it is. Raises BadInput if there is no file."""
+        """The size of the file on disk, compressed if it is. Raises BadInput without a file."""
         try:
             return self.path.stat().st_size
         except OSError as error:
@@ -47,19 +50,26 @@ class ModuleFile:
 
 
 class ModulesDep(Mapping[str, ModuleFile]):
-    """The modules of a modules.dep by name, in its order; a module is made when it is asked for.
+    """The modules of a modules.dep by name, in its order. Source: modules.dep(5).
 
-    path: the modules.dep of a tree. text: its content.
-    Raises BadInput for a line that is not `FILE: FILE…`, for a file outside of the tree and for
-    two files of one name. Source: modules.dep(5).
+    A `ModuleFile` is made when it is read for the first time.
     """
 
     def __init__(self, path: Path, text: str) -> None:
+        """Index the lines.
+
+        Raises BadInput for a line that is not `FILE: FILE…`, for a file outside of the tree and for
+        two files of one name.
+
+        Args:
+            path: The modules.dep of a tree.
+            text: Its content.
+        """
         self._path = path
         self._text = text
         found = _LINE.findall(self._text)
         files, stems, needed = zip(*found, strict=True) if found else ((), (), ())
-        # One replacement instead of thousands.
+        # One replacement for all is much faster than one for each.
         names = "\n".join(stems).replace("-", "_").split("\n") if found else []
         self._relative = dict(zip(names, files, strict=True))
         self._needed = dict(zip(names, needed, strict=True))
@@ -67,7 +77,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
         self._files: dict[str, ModuleFile] = {}
         self._needs: dict[str, tuple[str, ...]] = {}
         self._without_line: dict[str, str] = {}
-        # Numbers that agree spare a look at each of thousands of lines.
+        # If these numbers agree, the lines need not be checked one by one.
         outside = ".." in text and any(".." in file for file in files)
         if outside or not self._text.count("\n") == len(found) == len(self._needed):
             self._check_each_line()
@@ -84,7 +94,13 @@ class ModulesDep(Mapping[str, ModuleFile]):
         return file
 
     def needs(self, name: str) -> tuple[str, ...]:
-        """Return the names of what a module's line lists, nearest first."""
+        """Return the names of what the line of a module lists, nearest first.
+
+        Raises BadInput for a dependency that is no module file or outside of the tree.
+
+        Args:
+            name: A module that has a line.
+        """
         needs = self._needs.get(name)
         if needs is None:
             names = self._names
@@ -95,7 +111,10 @@ class ModulesDep(Mapping[str, ModuleFile]):
         return needs
 
     def whole_lines(self) -> dict[str, tuple[str, ...]]:
-        """Return what each module needs, as `needs` does; left out who needs one without a line."""
+        """Return what each module needs, as `needs` does.
+
+        Modules are left out that need one without a line.
+        """
         names = self._names
         lines = {
             name: tuple(map(names.get, needed.split())) if needed else ()
@@ -104,7 +123,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
         return {name: needs for name, needs in lines.items() if None not in needs}  # type: ignore[misc]
 
     def relative(self, name: str) -> str:
-        """Return the path below the tree of a module that has a line, or that one needs."""
+        """Return the path below the tree of a module that is in some line."""
         return self._relative.get(name) or self._without_line[name]
 
     def __contains__(self, name: object) -> bool:
@@ -117,7 +136,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
         return len(self._needed)
 
     def line_of(self, name: str) -> str:
-        """Return `PATH:LINE` of a module that the file lists."""
+        """Return `PATH:LINE` of a module that has a line."""
         return f"{self._path}:{self._number_of(self._relative[name])}"
 
     def _number_of(self, file: str) -> int:
@@ -128,7 +147,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
         """Return the name of a dependency without a line; whether it may be so, others decide."""
         number = self._number_of(self._relative[owner])
         if not file.endswith(MODULE_SUFFIXES):
-            raise bad_line(self._path, number, expected="paths of .ko files", seen=repr(file))
+            refuse_line(self._path, number, expected="paths of .ko files", seen=repr(file))
         self._check_inside(number, file)
         name = name_of_file(file)
         self._without_line[name] = file
@@ -142,7 +161,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
             file = line.partition(":")[0]
             self._check_inside(number, file)
             if not _LINE.fullmatch(f"{line}\n"):
-                raise bad_line(self._path, number, expected="FILE.ko: FILE.ko …", seen=repr(line))
+                refuse_line(self._path, number, expected="FILE.ko: FILE.ko …", seen=repr(line))
             name = name_of_file(file)
             if name in seen:
                 raise self._twice(name, seen[name], number, file)
@@ -150,7 +169,7 @@ class ModulesDep(Mapping[str, ModuleFile]):
 
     def _check_inside(self, number: int, file: str) -> None:
         if file.startswith("/") or ".." in file.split("/"):
-            raise bad_line(
+            refuse_line(
                 self._path,
                 number,
                 expected=f"files below {self._path.parent}",

@@ -1,4 +1,4 @@
-"""The errors of a resolution: what is missing, where it was looked for, what was perhaps meant."""
+"""The errors and warnings about names: what is missing, where, and what was perhaps meant."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from pytest_kernelvm.modules.tree import Classification, ModuleTree
 
 
 def unknown_name(tree: ModuleTree, name: str) -> BadInput:
-    """Return the error for a name that is nothing in the tree, with the nearest names.
+    """Return the error for a name that the tree does not have, with similar names.
 
-    Without modules.builtin it says that the kernel may have the module built in.
+    Without modules.builtin it says that the module may be builtin.
+
+    Args:
+        tree: The module tree.
+        name: The name.
     """
     if tree.knows_builtin:
         summary = f"no module {name!r} in {tree.release}"
@@ -33,7 +37,7 @@ def unknown_name(tree: ModuleTree, name: str) -> BadInput:
 
 
 def nothing_behind_alias(tree: ModuleTree, alias: Classification) -> BadInput:
-    """Return the error for an alias whose modules the tree does not have, such as `off`."""
+    """Return the error for an alias of modules that the tree does not have, such as `off`."""
     targets = ", ".join(alias.targets)
     seen = (
         "it is switched off (`alias … off`)"
@@ -52,7 +56,7 @@ def nothing_behind_alias(tree: ModuleTree, alias: Classification) -> BadInput:
 
 
 def file_absent(tree: ModuleTree, module: ClosureModule) -> BadInput:
-    """Return the error for a module that modules.dep lists and the disk does not have."""
+    """Return the error for a module of modules.dep whose file is absent or unreadable."""
     return BadInput(
         f"the file of module {module.name} is absent",
         Evidence(
@@ -65,7 +69,13 @@ def file_absent(tree: ModuleTree, module: ClosureModule) -> BadInput:
 
 
 def dependency_unlisted(tree: ModuleTree, owner: ClosureModule, name: str) -> BadInput:
-    """Return the error for a dependency that has no line in modules.dep."""
+    """Return the error for a dependency that has no line in modules.dep.
+
+    Args:
+        tree: The module tree.
+        owner: The module that needs it.
+        name: The dependency.
+    """
     return BadInput(
         f"module {owner.name} depends on {name}, which modules.dep does not list",
         Evidence(
@@ -80,7 +90,9 @@ def dependency_unlisted(tree: ModuleTree, owner: ClosureModule, name: str) -> Ba
 def dependency_cycle(tree: ModuleTree, names: Sequence[str]) -> BadInput:
     """Return the error for modules that need each other.
 
-    names: the cycle; its first name is not repeated at its end.
+    Args:
+        tree: The module tree.
+        names: The cycle; its first name is not repeated at the end.
     """
     shown = [*names, names[0]]
     if len(shown) > 12:
@@ -99,7 +111,14 @@ def dependency_cycle(tree: ModuleTree, names: Sequence[str]) -> BadInput:
 def soft_name_missing(
     tree: ModuleTree, requirer: Requirer, relation: str, found: Classification
 ) -> str:
-    """Return the warning for a softdep or weakdep that leads nowhere."""
+    """Return the warning for a softdep or weakdep that does not exist.
+
+    Args:
+        tree: The module tree.
+        requirer: What has the softdep or weakdep.
+        relation: Which of both it is.
+        found: The name that does not exist.
+    """
     return (
         f"{requirer.name}: {relation} {found.name} is neither a module, nor an alias of one, "
         f"nor builtin in {tree.release}"

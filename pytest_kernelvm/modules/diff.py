@@ -109,17 +109,15 @@ def diff_trees(
     """Return what differs between two module trees.
 
     A module is renamed if at least half of its aliases and exported symbols belong to one new
-    module now, and split if they belong to several, perhaps itself among them.
+    module now, and split if they belong to several, perhaps itself among them. Raises BadInput for
+    a damaged tree.
 
     Args:
         before: The first tree.
         after: The second tree.
         closures: Names whose closures are compared.
-        with_firmware: Whether to compare the firmware names too, for which all module files have
-            to be read.
-
-    Raises:
-        BadInput: For a damaged tree.
+        with_firmware: Whether to compare the firmware names too, for which all module files have to
+            be read.
     """
     was, now = _identifiers(before), _identifiers(after)
     moved = _moved(before, after, was, now)

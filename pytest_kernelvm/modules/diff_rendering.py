@@ -14,12 +14,17 @@ _MOST_SHOWN = 20
 
 
 def diff_json(diff: TreeDiff) -> str:
-    """Return all differences as JSON; the keys are TreeDiff's fields."""
+    """Return all differences as JSON; the keys are the attributes of TreeDiff."""
     return json.dumps(dataclasses.asdict(diff), indent=2) + "\n"
 
 
 def diff_text(diff: TreeDiff, most: int = _MOST_SHOWN) -> str:
-    """Return the differences for people. most: lines of a section; 0 for all."""
+    """Return the differences for people.
+
+    Args:
+        diff: The differences.
+        most: The largest number of lines in a section, 0 for all.
+    """
     sections: tuple[tuple[str, Sequence[object]], ...] = (
         ("added", diff.added),
         ("removed", diff.removed),

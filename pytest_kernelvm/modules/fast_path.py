@@ -47,10 +47,13 @@ class FastLoadOrders:
         self._orders: dict[str, _Names | None] = {}
 
     def of(self, name: str) -> tuple[str, ...] | None:
-        """Return the dependencies of a module, the farthest first, and the module itself.
+        """Return the load order of a module: its dependencies, the farthest first, and itself.
+
+        Args:
+            name: Any name.
 
         Returns:
-            None if the line of the module does not tell its load order, or is in a wrong order.
+            None if no line of modules.dep tells the load order, or if the line is in a wrong order.
         """
         order = self._orders.get(name, _ABSENT)
         if order is _ABSENT:
@@ -125,7 +128,7 @@ class LazyModules(Sequence[ClosureModule]):
     @cached_property
     def _modules(self) -> tuple[ClosureModule, ...]:
         root = ClosureModule(file=self._files[self.names[-1]])
-        # Who needs a module directly is the last one, going from near to far, that lists it.
+        # The direct requirer of a module is the last one, from near to far, that lists it.
         needed_by = dict.fromkeys(root.file.dependencies, root)
         found = [root]
         for name in root.file.dependencies:

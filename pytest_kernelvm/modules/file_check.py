@@ -54,11 +54,7 @@ class FileFacts:
 
 
 def file_facts(module: ClosureModule) -> FileFacts:
-    """Return what the file of a module says.
-
-    Raises:
-        BadInput: For a file that is no module.
-    """
+    """Return what the file of a module says. Raises BadInput for a file that is no module."""
     data = unpacked(module.path)
     elf = module_of(data, str(module.path))
     return FileFacts(

@@ -1,8 +1,8 @@
-"""Firmware: what modules may ask the user space for, and the files that answer.
+"""Firmware: what modules may load, and the files that provide it.
 
-The kernel looks in updates/RELEASE, updates, RELEASE and the directory itself, there for the name,
-NAME.zst and NAME.xz (drivers/base/firmware_loader/main.c). Modules name it in `.modinfo`, some by
-patterns (include/linux/module.h, MODULE_FIRMWARE).
+The kernel looks in updates/RELEASE, updates, RELEASE and the directory itself, in each for the
+name, NAME.zst and NAME.xz (drivers/base/firmware_loader/main.c). Modules name it in `.modinfo`,
+some by patterns (include/linux/module.h, MODULE_FIRMWARE).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NoReturn
 
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.modules.modinfo import read_modinfo
@@ -22,7 +22,7 @@ from pytest_kernelvm.modules.tree import ModuleTree
 WhenMissing = Literal["warning", "error"]
 
 _SUFFIXES = ("", ".zst", ".xz")
-# Linux follows no more (include/linux/namei.h, MAXSYMLINKS).
+# Linux follows no more links (include/linux/namei.h, MAXSYMLINKS).
 _MOST_LINKS = 40
 _MOST_NAMED = 10
 
@@ -31,8 +31,10 @@ _MOST_NAMED = 10
 class FirmwareFile:
     """A file or symbolic link to pack.
 
-    relative: its path below the firmware directory. link: its text, empty for a file.
-    wanted_by: the modules that name it, or lead to it.
+    Attributes:
+        relative: The path below the firmware directory.
+        link: The target of a link, empty for a file.
+        wanted_by: The modules that name it, or a link to it.
     """
 
     relative: str
@@ -44,8 +46,10 @@ class FirmwareFile:
 class Firmware:
     """The firmware of a closure.
 
-    directory: a lib/firmware. files: to pack, sorted by path. missing: (module, name) of what is
-    named and not there.
+    Attributes:
+        directory: A lib/firmware.
+        files: What to pack, sorted by path.
+        missing: (module, name) of all that is named and does not exist.
     """
 
     directory: Path
@@ -54,7 +58,7 @@ class Firmware:
 
     @property
     def size_bytes(self) -> int:
-        """The size of all files. Raises BadInput if one has gone since."""
+        """The size of all files. Raises BadInput if one is gone."""
         return sum(
             _size_bytes(self.directory / file.relative) for file in self.files if not file.link
         )
@@ -78,10 +82,15 @@ NO_FIRMWARE = Firmware(directory=Path())
 def firmware_names(
     tree: ModuleTree, modules: Iterable[ClosureModule], builtin: Iterable[str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield (module, firmware name or pattern): of loadable modules by their files' `.modinfo`, of
-    builtin ones by modules.builtin.modinfo.
+    """Yield (module, firmware name or pattern) of modules.
 
-    Raises BadInput for a module file that is none, or cannot be unpacked.
+    Those of loadable modules come from `.modinfo` in their files, those of builtin ones from
+    modules.builtin.modinfo. Raises BadInput for a module file that is damaged.
+
+    Args:
+        tree: The module tree.
+        modules: Its modules.
+        builtin: Names of builtin modules.
     """
     builtin_names = set(builtin)
     for module in modules:
@@ -100,12 +109,18 @@ def find_firmware(
     directory: Path,
     when_missing: WhenMissing = "warning",
 ) -> Firmware:
-    """Return the firmware that modules may ask for.
+    """Return the firmware that modules may load, with all links on the way to a file.
 
-    modules: of this tree. builtin: names of the kernel's own whose firmware counts too.
-    directory: a lib/firmware. when_missing: whether names that it lacks are told or refused.
-    Raises BadInput for a directory that is none, a chain of links that leaves it or has no end,
-    and with `error` for what is missing.
+    Args:
+        tree: The module tree.
+        modules: Its modules.
+        builtin: Names of builtin modules whose firmware counts too.
+        directory: A lib/firmware.
+        when_missing: Whether missing firmware is a warning or an error.
+
+    Raises:
+        BadInput: For a directory that does not exist, and with `error` for missing firmware. Also
+            for a chain of links that leaves the directory or does not end.
     """
     if not directory.is_dir():
         raise BadInput(
@@ -114,38 +129,40 @@ def find_firmware(
         )
     places = [f"updates/{tree.release}", "updates", tree.release, ""]
     search = _Search(directory, [place for place in places if (directory / place).is_dir()])
-    wanted_by: dict[str, dict[str, None]] = {}
-    missing: dict[tuple[str, str], None] = {}
-    for module, name in firmware_names(tree, modules, builtin):
-        found = search.files(name)
-        if not found:
-            missing[module, name] = None
-        for file in found:
-            wanted_by.setdefault(file, {})[module] = None
-    firmware = Firmware(
-        directory=directory,
-        files=tuple(
-            FirmwareFile(
-                relative=file, link=search.links.get(file, ""), wanted_by=tuple(wanted_by[file])
-            )
-            for file in sorted(wanted_by)
-        ),
-        missing=tuple(missing),
-    )
-    if missing and when_missing == "error":
-        raise _missing(firmware)
+    firmware = search.firmware(firmware_names(tree, modules, builtin))
+    if firmware.missing and when_missing == "error":
+        _refuse_missing(firmware)
     return firmware
 
 
 class _Search:
-    """Looks in the places of a firmware directory. links: path → text of the links met."""
+    """Looks in the places of a firmware directory."""
 
     def __init__(self, directory: Path, places: Sequence[str]) -> None:
         self._directory = directory
         self._places = places
-        self.links: dict[str, str] = {}
+        # The path of each link that was met → its target.
+        self._links: dict[str, str] = {}
 
-    def files(self, name: str) -> list[str]:
+    def firmware(self, names: Iterable[tuple[str, str]]) -> Firmware:
+        """Return the firmware for the (module, name or pattern) pairs."""
+        wanted_by: dict[str, dict[str, None]] = {}
+        missing: dict[tuple[str, str], None] = {}
+        for module, name in names:
+            found = self._files(name)
+            if not found:
+                missing[module, name] = None
+            for path in found:
+                wanted_by.setdefault(path, {})[module] = None
+        files = (
+            FirmwareFile(
+                relative=path, link=self._links.get(path, ""), wanted_by=tuple(wanted_by[path])
+            )
+            for path in sorted(wanted_by)
+        )
+        return Firmware(directory=self._directory, files=tuple(files), missing=tuple(missing))
+
+    def _files(self, name: str) -> list[str]:
         """Return the paths of all that a name or pattern takes, links included."""
         for place in self._places:
             found: list[str] = []
@@ -159,8 +176,8 @@ class _Search:
         """Yield the names, without their compression's suffix, that a pattern means."""
         fits = pattern_regex(pattern).fullmatch
         base = self._directory / place
-        # fnmatch(3) as modules' tools use it lets a star match slashes: look below all that is
-        # fixed.
+        # A star matches slashes too (fnmatch(3) without flags): look at all that is below the
+        # literal beginning.
         fixed = PurePosixPath(literal_parts(pattern)[0] + "x").parent
         found = set()
         for parent, _, files in os.walk(base / fixed):
@@ -204,9 +221,9 @@ class _Search:
         return [*links, str(here)] if (self._directory / here).is_file() else []
 
     def _link(self, path: PurePosixPath) -> str | None:
-        """Return a link's text, None for what is none; known ones are in `links`."""
+        """Return a link's text, None for what is none; known ones are in `_links`."""
         try:
-            text = self.links[str(path)] = str((self._directory / path).readlink())
+            text = self._links[str(path)] = str((self._directory / path).readlink())
         except OSError:
             return None
         return text
@@ -216,7 +233,7 @@ class _Search:
             f"the firmware {path} is a link that leads nowhere in {self._directory}",
             Evidence(
                 expected=f"at most {_MOST_LINKS} links, each to a place in the directory",
-                seen=" → ".join([*links[:_MOST_NAMED], self.links.get(links[-1], "")])
+                seen=" → ".join([*links[:_MOST_NAMED], self._links.get(links[-1], "")])
                 if links
                 else path,
                 where=(str(self._directory / path),),
@@ -231,8 +248,8 @@ def _named(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more"
 
 
-def _missing(firmware: Firmware) -> BadInput:
-    return BadInput(
+def _refuse_missing(firmware: Firmware) -> NoReturn:
+    raise BadInput(
         f"{len(firmware.missing)} firmware files are missing",
         Evidence(
             expected="in the firmware directory all that the modules name",

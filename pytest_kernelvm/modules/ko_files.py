@@ -1,6 +1,7 @@
-"""A module tree from its module files alone: a second answer that owes nothing to depmod's files.
+"""A module tree from its module files alone, without depmod's files.
 
-Each file's `.modinfo` names what it depends on directly, as modpost wrote it; all else follows.
+The `.modinfo` of each file names what it depends on directly, as modpost wrote it; all else
+follows from that.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pytest_kernelvm.modules.modprobe_d import NOTHING, ModprobeD
 from pytest_kernelvm.modules.names import MODULE_SUFFIXES, name_of_file
 from pytest_kernelvm.modules.tree import ModuleTree
 
-# depmod.d(5): `search updates built-in` is what depmod does by itself. "built-in" stands for all
-# that no other word names.
+# depmod.d(5): without a configuration, depmod does `search updates built-in`. "built-in" stands for
+# all directories that no other word names.
 DEFAULT_SEARCH = ("updates", "built-in")
 
 _KBUILD_FILES = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
@@ -27,7 +28,13 @@ _SKIPPED = ("build", "source")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KoFile:
-    """What a module file says. relative: its path below the tree. fields: of its `.modinfo`."""
+    """What a module file says.
+
+    Attributes:
+        name: The module.
+        relative: The path below the tree.
+        fields: The fields of its `.modinfo`.
+    """
 
     name: str
     relative: str
@@ -50,11 +57,15 @@ def read_ko_files(
     search: Iterable[str] = DEFAULT_SEARCH,
     overrides: Mapping[str, str] | None = None,
 ) -> tuple[KoFile, ...]:
-    """Return the module files of a tree, in the order of modules.order, others behind.
+    """Return the module files of a tree in the order of modules.order; others come behind.
 
-    directory: lib/modules/RELEASE. search, overrides (module → directory): as depmod.d(5) has
-    them; of two files of one name they choose. Of two in one directory, as foo.ko and foo.ko.xz,
-    the uncompressed one is taken. Raises BadInput for a file that is no module.
+    Of two files of one name, `search` and `overrides` decide. Of two in one directory, as foo.ko
+    and foo.ko.xz, the uncompressed one is taken. Raises BadInput for a file that is no module.
+
+    Args:
+        directory: A lib/modules/RELEASE.
+        search: The words of `search` in depmod.d(5), in order.
+        overrides: Module → directory, as `override` in depmod.d(5) has them.
     """
     chosen: dict[str, str] = {}
     ranks = list(search)
@@ -82,11 +93,15 @@ def tree_of_files(
     *,
     modprobe_d: ModprobeD = NOTHING,
 ) -> ModuleTree:
-    """Return the tree that module files make up, as if depmod had seen it.
+    """Return the tree of some module files, as if depmod had seen it.
 
-    directory: lib/modules/RELEASE; of its metadata only what Kbuild wrote is read. files: by
-    default all of the directory. There are no symbols in it: .modinfo does not tell them.
-    Raises BadInput for a file that is no module, and for dependencies that are none or in a cycle.
+    It has no symbols, as .modinfo does not have them. Raises BadInput for a file that is no module,
+    and for dependencies in a cycle.
+
+    Args:
+        directory: A lib/modules/RELEASE. Of its metadata only what Kbuild wrote is read.
+        files: The files; None for all of the directory.
+        modprobe_d: The configuration of the guest.
     """
     found = tuple(read_ko_files(directory) if files is None else files)
     metadata = {"modules.dep": modules_dep(found, directory).encode()}
@@ -100,10 +115,14 @@ def tree_of_files(
 
 
 def modules_dep(files: Iterable[KoFile], where: Path) -> str:
-    """Return a modules.dep: each file with all that it needs, each before what that needs.
+    """Return a modules.dep: each file with all that it needs, nearest first.
 
-    where: the tree, for complaints. A dependency without a file is builtin, or missing; it is left
-    out, as depmod does. Raises BadInput for a cycle.
+    A dependency without a file is builtin or missing; it is left out, as depmod does. Raises
+    BadInput for dependencies in a cycle.
+
+    Args:
+        files: The module files.
+        where: The tree, for errors.
     """
     by_name = {file.name: file for file in files}
     lines = []

@@ -1,4 +1,4 @@
-"""The text files of a module tree, read line by line with complaints that name file and line."""
+"""The text files of a module tree, read line by line; errors name file and line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.foreign.files import regular_content
@@ -19,11 +20,13 @@ _RUN_DEPMOD = "run depmod again for this tree"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Softdep:
-    """What a module's authors or users want loaded with it.
+    """What the author or the user of a module wants loaded with it.
 
-    pre, post: names or aliases to load before and after it, as written.
-    ignored: names that stand behind neither `pre:` nor `post:`; kmod drops them silently
-        (libkmod-config.c, kmod_config_add_softdep).
+    Attributes:
+        pre: Names or aliases to load before it, as written.
+        post: Names or aliases to load behind it, as written.
+        ignored: Names that stand behind neither `pre:` nor `post:`; kmod ignores them silently
+            (libkmod-config.c, kmod_config_add_softdep).
     """
 
     pre: tuple[str, ...] = ()
@@ -31,7 +34,7 @@ class Softdep:
     ignored: tuple[str, ...] = ()
 
     def joined(self, other: Softdep) -> Softdep:
-        """Return this softdep with another one's names behind its own."""
+        """Return this softdep with the names of another one behind its own."""
         return Softdep(
             pre=self.pre + other.pre,
             post=self.post + other.post,
@@ -39,48 +42,66 @@ class Softdep:
         )
 
 
-def bad_line(path: Path, number: int, *, expected: str, seen: str) -> BadInput:
-    """Return the error for one line of a metadata file.
+def refuse_line(path: Path, number: int, *, expected: str, seen: str) -> NoReturn:
+    """Raise the error for one line of a metadata file.
 
-    number: counted from 1. expected, seen: one sentence each.
+    Args:
+        path: The file.
+        number: The line, counted from 1.
+        expected: What it should be, in a few words.
+        seen: What it is.
+
+    Raises:
+        BadInput: Always.
     """
-    return BadInput(
+    raise BadInput(
         f"{path.name} is damaged",
         Evidence(expected=expected, seen=seen, where=(f"{path}:{number}",), next_step=_RUN_DEPMOD),
-    )
+    ) from None
 
 
 class Metadata:
-    """The metadata files of a module tree: those on the disk, or given ones in their place.
+    """The metadata files of a module tree, on the disk or given in its place.
 
-    directory: lib/modules/RELEASE. given: all files by name, instead of those on the disk.
+    Attributes:
+        directory: The tree.
     """
 
     def __init__(self, directory: Path, given: Mapping[str, bytes] | None = None) -> None:
+        """Read nothing yet.
+
+        Args:
+            directory: A lib/modules/RELEASE.
+            given: The content of all files by name; None for the files on the disk.
+        """
         self.directory = directory
         self._given = given
 
     def path(self, name: str) -> Path:
-        """Return where a file is, or would be, for complaints."""
+        """Return where a file is, or would be, for errors."""
         return self.directory / name
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file, or something else in its place that cannot be read."""
+        """Whether there is such a file, readable or not."""
         return self.path(name).exists() if self._given is None else name in self._given
 
     def data(self, name: str) -> bytes:
-        """Return a file's content, empty without the file. Raises BadInput if it cannot be read."""
+        """Return the content of a file, empty without it. Raises BadInput if it is unreadable."""
         return read_bytes(self.path(name)) if self._given is None else self._given.get(name, b"")
 
     def text(self, name: str) -> str:
-        """Return a text file's content, empty without the file; see checked_text."""
+        """Return the content of a text file, empty without it; see `checked_text`."""
         return checked_text(self.path(name), self.data(name))
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a metadata file; empty if there is no such file.
 
-    Raises BadInput if it cannot be read.
+    Args:
+        path: The file.
+
+    Raises:
+        BadInput: If it cannot be read.
     """
     try:
         return regular_content(path, MOST_BYTES)
@@ -93,22 +114,26 @@ def read_bytes(path: Path) -> bytes:
 
 
 def checked_text(path: Path, data: bytes) -> str:
-    """Return a metadata file's content as text.
+    """Return the content of a metadata file as text.
 
-    Raises BadInput, with the line, for what is not UTF-8, holds a NUL byte (what a file system
-    leaves after a crash) or does not end with a newline.
+    Raises BadInput, with the line, if it is not UTF-8, has a NUL byte (as some file systems leave
+    after a crash), or does not end with a newline.
+
+    Args:
+        path: The file, for errors.
+        data: Its content.
     """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         seen = f"the byte {data[error.start]:#04x}"
-        raise bad_line(path, line, expected="UTF-8", seen=seen) from None
+        refuse_line(path, line, expected="UTF-8", seen=seen)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise bad_line(path, line, expected="text", seen="a NUL byte")
+        refuse_line(path, line, expected="text", seen="a NUL byte")
     if text and not text.endswith("\n"):
-        raise bad_line(
+        refuse_line(
             path,
             text.count("\n") + 1,
             expected="a newline at the end of the file",
@@ -118,23 +143,35 @@ def checked_text(path: Path, data: bytes) -> str:
 
 
 def softdep_lines(path: Path, text: str) -> tuple[tuple[str, Softdep], ...]:
-    """Return the (module name, softdep) of each line of modules.softdep.
+    """Return the (module, softdep) of each line of modules.softdep.
 
     Raises BadInput for a line that is not `softdep MODULE …`. Source: modprobe.d(5).
+
+    Args:
+        path: The file, for errors.
+        text: Its content.
     """
     return tuple((name, softdep_of(words)) for name, words in _directives(path, text, "softdep"))
 
 
 def weakdep_lines(path: Path, text: str) -> dict[str, tuple[str, ...]]:
-    """Return modules.weakdep (kmod 33) as module name → the names on all its lines.
+    """Return a modules.weakdep (kmod 33) as module → the names on all its lines.
 
     Raises BadInput for a line that is not `weakdep MODULE …`. Source: modprobe.d(5).
+
+    Args:
+        path: The file, for errors.
+        text: Its content.
     """
     return weakdeps_of(_directives(path, text, "weakdep"))
 
 
 def weakdeps_of(directives: Iterator[tuple[str, list[str]]]) -> dict[str, tuple[str, ...]]:
-    """Return module name → weakdeps, of (module name, words behind it) pairs."""
+    """Return module → weakdeps.
+
+    Args:
+        directives: (module, the words behind it) of each line.
+    """
     weak: dict[str, tuple[str, ...]] = {}
     for module, names in directives:
         weak[module] = (*weak.get(module, ()), *names)
@@ -142,7 +179,11 @@ def weakdeps_of(directives: Iterator[tuple[str, list[str]]]) -> dict[str, tuple[
 
 
 def softdep_of(words: Iterable[str]) -> Softdep:
-    """Return the softdep of one line's words behind the module's name."""
+    """Return the softdep of one line.
+
+    Args:
+        words: The words behind the name of the module.
+    """
     parts: dict[str, list[str]] = {"pre:": [], "post:": [], "": []}
     mode = ""
     for word in words:
@@ -154,7 +195,11 @@ def softdep_of(words: Iterable[str]) -> Softdep:
 
 
 def union_of_softdeps(lines: Iterable[tuple[str, Softdep]]) -> dict[str, Softdep]:
-    """Return module name → all its lines together, of (module name, softdep) pairs."""
+    """Return module → all its softdep lines together.
+
+    Args:
+        lines: (module, softdep) of each line.
+    """
     union: dict[str, Softdep] = {}
     for module, softdep in lines:
         known = union.get(module)
@@ -163,41 +208,49 @@ def union_of_softdeps(lines: Iterable[tuple[str, Softdep]]) -> dict[str, Softdep
 
 
 def builtin_lines(path: Path, text: str) -> dict[str, str]:
-    """Return modules.builtin as module name → path below lib/modules/RELEASE.
+    """Return a modules.builtin as module → path below lib/modules/RELEASE.
 
-    A name that stands there twice keeps its first path. Raises BadInput for a line that names no
+    Of a name that comes twice the first path counts. Raises BadInput for a line that names no
     module file. Source: the kernel's Documentation/kbuild/kbuild.rst.
+
+    Args:
+        path: The file, for errors.
+        text: Its content.
     """
     builtin: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line:
             continue
         if not line.endswith(MODULE_SUFFIXES):
-            raise bad_line(path, number, expected="the path of a .ko file", seen=repr(line))
+            refuse_line(path, number, expected="the path of a .ko file", seen=repr(line))
         builtin.setdefault(name_of_file(line), line)
     return builtin
 
 
 def modinfo_fields(path: Path, data: bytes) -> list[tuple[str, str, str]]:
-    """Return (module name, key, value) of modules.builtin.modinfo.
+    """Return the (module, key, value) entries of a modules.builtin.modinfo.
 
-    Raises BadInput for an entry that is not `NAME.KEY=VALUE`, or that has no NUL byte behind it.
+    Raises BadInput for an entry that is not `NAME.KEY=VALUE`, or has no NUL byte behind it.
     Source: kmod, libkmod-builtin.c.
+
+    Args:
+        path: The file, for errors.
+        data: Its content.
     """
-    # Descriptions are free text of many authors; a wrong byte in one matters to nobody.
+    # Descriptions are free text; a wrong byte in one does not matter.
     text = data.decode(errors="replace")
     found = _FIELD.findall(text)
     if text.count("\0") != len(found) or (text and not text.endswith("\0")):
-        raise _bad_entry(path, text)
+        _refuse_entry(path, text)
     return [(name.replace("-", "_"), key, value) for name, key, value in found]
 
 
-def _bad_entry(path: Path, text: str) -> BadInput:
+def _refuse_entry(path: Path, text: str) -> NoReturn:
     *entries, rest = text.split("\0")
     for number, entry in enumerate(entries, 1):
         if not _FIELD.fullmatch(f"{entry}\0"):
-            return bad_line(path, number, expected="NAME.KEY=VALUE", seen=repr(entry))
-    return bad_line(
+            refuse_line(path, number, expected="NAME.KEY=VALUE", seen=repr(entry))
+    refuse_line(
         path,
         len(entries) + 1,
         expected="a NUL byte behind every entry",
@@ -211,5 +264,5 @@ def _directives(path: Path, text: str, word: str) -> Iterator[tuple[str, list[st
         if not words or words[0].startswith("#"):
             continue
         if words[0] != word or len(words) < 2:
-            raise bad_line(path, number, expected=f"{word} MODULE …", seen=repr(line))
+            refuse_line(path, number, expected=f"{word} MODULE …", seen=repr(line))
         yield words[1].replace("-", "_"), words[2:]

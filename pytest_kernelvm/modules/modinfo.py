@@ -11,24 +11,20 @@ from pytest_kernelvm.modules.unpack import unpacked
 def module_file(path: Path) -> ElfFile:
     """Return a module file, unpacked.
 
+    Raises BadInput as `unpacked`, and for what is no ELF file.
+
     Args:
         path: A .ko, .ko.gz, .ko.xz or .ko.zst.
-
-    Raises:
-        BadInput: As `unpacked`, and for what is no ELF file.
     """
     return module_of(unpacked(path), str(path))
 
 
 def module_of(data: bytes, where: str) -> ElfFile:
-    """Return a module file of some content.
+    """Return a module file of some content. Raises BadInput for what is no ELF file.
 
     Args:
         data: The content, unpacked.
         where: Its path, for errors.
-
-    Raises:
-        BadInput: For what is no ELF file.
     """
     return ElfFile(data, where, "a module file")
 
@@ -36,11 +32,10 @@ def module_of(data: bytes, where: str) -> ElfFile:
 def read_modinfo(path: Path) -> tuple[tuple[str, str], ...]:
     """Return the fields of a module file's `.modinfo`; see `modinfo`.
 
+    Raises BadInput as `module_file` and `modinfo`.
+
     Args:
         path: A .ko, .ko.gz, .ko.xz or .ko.zst.
-
-    Raises:
-        BadInput: As `module_file` and `modinfo`.
     """
     return modinfo(module_file(path))
 
@@ -48,10 +43,10 @@ def read_modinfo(path: Path) -> tuple[tuple[str, str], ...]:
 def modinfo(module: ElfFile) -> tuple[tuple[str, str], ...]:
     """Return the (key, value) fields of `.modinfo` in their order; a key may come several times.
 
-    Source: kmod, libkmod-elf.c.
+    Raises BadInput for a damaged file, and for one without `.modinfo`. Source: kmod, libkmod-elf.c.
 
-    Raises:
-        BadInput: For a file that points outside of itself or has no `.modinfo`.
+    Args:
+        module: The module file.
     """
     content = module.section(".modinfo")
     if content is None:

@@ -141,8 +141,7 @@ def simulate_modprobe(
 ) -> ModprobeResult:
     """Return what `modprobe --show-depends NAME [PARAMETERS]` does.
 
-    Source: kmod, tools/modprobe.c, insmod; libkmod/libkmod-module.c,
-    kmod_module_probe_insert_module.
+    Source: kmod, tools/modprobe.c, insmod; libkmod-module.c, kmod_module_probe_insert_module.
 
     Args:
         tree: The module tree, with its modprobe.d.
@@ -200,13 +199,23 @@ class ModprobeWalk(Walk[ProbedModule, ProbedModule]):
         self.skipped: dict[SkippedName, None] = {}
 
     def skip(self, name: str, why: str, requirer: str = "", *, error: bool = False) -> None:
-        """Add to what was skipped; see SkippedName."""
+        """Add a name to what was skipped.
+
+        Args:
+            name: The name.
+            why: A sentence.
+            requirer: The module that requires it, empty for the user.
+            error: Whether modprobe prints an error about it.
+        """
         self.skipped[SkippedName(name=name, why=why, requirer=requirer, error=error)] = None
 
     def lookup(self, name: str) -> list[ProbedModule]:
         """Return what a name stands for, none if it is unknown; a module may come twice.
 
         Source: kmod, libkmod-module.c, kmod_module_new_from_lookup.
+
+        Args:
+            name: A module or an alias.
         """
         try:
             return list(self._lookup(normalise(name), "wanted", None))
@@ -214,7 +223,12 @@ class ModprobeWalk(Walk[ProbedModule, ProbedModule]):
             return []
 
     def insert(self, root: ProbedModule, parameters: str = "") -> Iterator[Action]:
-        """Yield what is done for a module."""
+        """Yield what modprobe does for a module.
+
+        Args:
+            root: One that `lookup` returned.
+            parameters: Parameters for the module itself.
+        """
         self._visited.clear()
         self._order = []
         self._root = root
@@ -308,7 +322,7 @@ class ModprobeWalk(Walk[ProbedModule, ProbedModule]):
         return needs
 
     def _softdep(self, module: ProbedModule) -> Softdep | None:
-        # Not where it comes up again, as the dependency of a softdep of a dependency.
+        # That is for the root alone; if it comes again, as a dependency, its softdeps count.
         if self._ignore_commands and module is self._root:
             return None
         lines = self._tree.softdep_lines_of(module.name)
@@ -326,7 +340,7 @@ class ModprobeWalk(Walk[ProbedModule, ProbedModule]):
         command = self._command(module)
         if command is not None and not self._ignores_command(module):
             return Action(kind="install", module=module, command=command, options=options)
-        # A dependency has its path from the line of who needs it.
+        # The path of a dependency comes from the line of the module that needs it.
         if module.name in modules or module.relation == "depends":
             path = f"{self._tree.directory}/{modules.relative(module.name)}"
             return Action(kind="insmod", module=module, path=path, options=options)

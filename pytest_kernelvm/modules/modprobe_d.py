@@ -1,4 +1,4 @@
-"""What modprobe.d and the kernel's command line tell modprobe."""
+"""What modprobe.d and the kernel command line tell modprobe."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.foreign.files import regular_content
 from pytest_kernelvm.modules.metadata import MOST_BYTES, Softdep, softdep_of
 from pytest_kernelvm.modules.names import OpenBracket, normalise
 
-# modprobe.d(5). A name that is in an earlier one hides the same name in a later one.
+# modprobe.d(5). A file in an earlier one hides a file of the same name in a later one.
 DIRECTORIES = (
     "etc/modprobe.d",
     "run/modprobe.d",
@@ -22,7 +23,7 @@ DIRECTORIES = (
     "lib/modprobe.d",
 )
 
-# libkmod-config.c, KCMD_LINE_SIZE: what is behind, kmod does not see.
+# libkmod-config.c, KCMD_LINE_SIZE: kmod ignores what is behind.
 _CMDLINE_CHARACTERS = 4095
 
 _BLANKS = "\t "
@@ -30,7 +31,13 @@ _BLANKS = "\t "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SoftdepLine:
-    """A softdep line of a user. file: the name of its file. module: a name or pattern."""
+    """A softdep line of a user.
+
+    Attributes:
+        file: The base name of its file.
+        module: A module or a pattern.
+        softdep: What the line says.
+    """
 
     file: str
     module: str
@@ -39,12 +46,17 @@ class SoftdepLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModprobeD:
-    """What a guest's modprobe.d and command line say, in the order in which kmod reads it.
+    """What modprobe.d and the command line of a guest say, in the order in which kmod reads it.
 
-    aliases: (pattern, module). options: (module or alias, parameters). blacklist: modules.
-    install, remove: (module pattern, command). softdeps: see SoftdepLine.
-    weakdeps: (module pattern, names), which kmod knows from version 33 on.
-    ignored: `FILE line N: …` for lines that kmod does not understand, and passes over.
+    Attributes:
+        aliases: (pattern, module).
+        options: (module or alias, parameters).
+        blacklist: Modules.
+        install: (module pattern, command).
+        remove: (module pattern, command).
+        softdeps: The softdep lines.
+        weakdeps: (module pattern, names); kmod knows them from version 33 on.
+        ignored: `FILE line N: …` for each line that kmod does not understand and ignores.
     """
 
     aliases: tuple[tuple[str, str], ...] = ()
@@ -57,9 +69,10 @@ class ModprobeD:
     ignored: tuple[str, ...] = ()
 
     def options_of(self, *names: str) -> str:
-        """Return a module's parameters, all its lines joined.
+        """Return the parameters of a module, from all its lines.
 
-        names: the module's, and the alias by which it was asked for.
+        Args:
+            names: The module, and the alias by which it was requested.
         """
         return " ".join(text for name, text in self.options if text and name in names)
 
@@ -70,26 +83,34 @@ NOTHING = ModprobeD()
 def read_modprobe_d(paths: Iterable[Path] = (), *, cmdline: str = "") -> ModprobeD:
     """Return what files of modprobe.d and a kernel command line say.
 
-    paths: directories, of which *.conf and *.alias files count, and single files; all of them are
-        read in the lexical order of their names, and of two with one name the first alone.
-    cmdline: of the kernel: `module.parameter=value` and `modprobe.blacklist=…`, after all files.
-    Raises BadInput for a path that is not there or cannot be read. Source: modprobe.d(5);
-    kmod, libkmod-config.c, kmod_config_new.
+    Raises BadInput for a path that does not exist or cannot be read. Source: modprobe.d(5); kmod,
+    libkmod-config.c, kmod_config_new.
+
+    Args:
+        paths: Single files, and directories of which the *.conf and *.alias files count. All files
+            are read in the order of their base names; of two with one name only the first one is.
+        cmdline: A kernel command line, which is read last: `module.parameter=value` and
+            `modprobe.blacklist=…`.
     """
     reader = _Reader()
     for name, path in sorted(_config_files(paths).items()):
         try:
-            # kmod reads bytes, and so do we, in effect.
+            # kmod reads bytes; this way none of them is lost.
             content = regular_content(path, MOST_BYTES).decode(errors="surrogateescape")
         except OSError as error:
-            raise _unreadable(path, error) from None
+            _refuse_unreadable(path, error)
         reader.file(name, path, io.StringIO(content, newline=None).read())
     reader.cmdline(cmdline)
     return reader.found()
 
 
 def modprobe_d_of_root(root: Path, *, cmdline: str = "") -> ModprobeD:
-    """Return what a guest's root directory says in its modprobe.d directories; see above."""
+    """Return what the modprobe.d directories of a root directory say.
+
+    Args:
+        root: The root directory of a guest.
+        cmdline: As for `read_modprobe_d`.
+    """
     places = (root / name for name in DIRECTORIES)
     return read_modprobe_d((place for place in places if place.is_dir()), cmdline=cmdline)
 
@@ -102,7 +123,7 @@ def _config_files(paths: Iterable[Path]) -> dict[str, Path]:
             if not path.exists():
                 raise FileNotFoundError(2, "no such file or directory")
         except OSError as error:
-            raise _unreadable(path, error) from None
+            _refuse_unreadable(path, error)
         for file in found:
             if path.is_dir() and (
                 file.name.startswith(".")
@@ -115,13 +136,13 @@ def _config_files(paths: Iterable[Path]) -> dict[str, Path]:
     return files
 
 
-def _unreadable(path: Path, error: OSError) -> BadInput:
-    return BadInput(
+def _refuse_unreadable(path: Path, error: OSError) -> NoReturn:
+    raise BadInput(
         f"cannot read {path.name}",
         Evidence(
             expected="a modprobe.d or a file of it", seen=str(error.strerror), where=(str(path),)
         ),
-    )
+    ) from None
 
 
 @dataclass(kw_only=True)
@@ -198,7 +219,7 @@ class _Reader:
         """Take the words of a kernel's command line."""
         for name, parameter in cmdline_parameters(text):
             if name == "modprobe" and parameter.startswith("blacklist="):
-                # As they stand: kmod does not turn the dashes of these.
+                # Not normalised: kmod keeps the dashes in these names.
                 self.blacklist.extend(parameter.partition("=")[2].split(","))
                 continue
             try:
@@ -229,11 +250,14 @@ def _first_word(text: str) -> tuple[str, str]:
 
 
 def cmdline_parameters(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (module, `parameter` or `parameter=value`) of a kernel's command line.
+    """Yield (module, `parameter` or `parameter=value`) of a kernel command line.
 
-    A value may hold blanks between quotes, and a whole `"module.parameter=value"` too, which a
-    bootloader made of quotes around the value: it is told as `parameter="value"`.
+    A value may have blanks between quotes. A whole `"module.parameter=value"` may be in quotes,
+    which some bootloaders make of quotes around the value; it is given as `parameter="value"`.
     Source: kmod, libkmod-config.c, kmod_config_parse_kcmdline.
+
+    Args:
+        text: The command line; kmod reads its first 4095 characters.
     """
     reader = _CmdlineReader()
     for character in f"{text[:_CMDLINE_CHARACTERS]}\0":

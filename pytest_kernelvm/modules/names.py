@@ -1,4 +1,4 @@
-"""Names of modules and patterns for them: how kmod spells them, tells them apart and matches."""
+"""Names of modules and patterns: how kmod normalises and matches them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ _WILD = re.compile(rf"{_SET}|[*?\[\\]", re.DOTALL)
 
 
 class OpenBracket(BadInput):
-    """A name has a `[` or `]` without a partner."""
+    """A name has a `[` or `]` without the other one."""
 
 
 def normalise(name: str) -> str:
-    """Return a name as kmod compares it: `-` becomes `_`, except inside `[…]` (alias_normalize).
+    """Return a name as kmod compares it: `-` becomes `_`, except inside `[…]`.
 
-    name: a module's name, an alias or a pattern.
-    Raises OpenBracket if a bracket has no partner. Source: kmod, shared/util.c.
+    Source: kmod, shared/util.c, alias_normalize.
+
+    Args:
+        name: A module, an alias or a pattern.
+
+    Raises:
+        OpenBracket: If a bracket has no partner.
     """
     if "[" not in name and "]" not in name:
         return name.replace("-", "_")
@@ -46,18 +51,24 @@ def normalise(name: str) -> str:
 
 
 def name_of_file(path: str) -> str:
-    """Return the module name of a module file: its base name up to the first `.`, normalised.
+    """Return the module of a module file: its base name up to the first `.`, normalised.
 
-    path: with or without directories. Source: kmod, shared/util.c, path_to_modname.
+    Source: kmod, shared/util.c, path_to_modname.
+
+    Args:
+        path: With or without directories.
     """
     return path[path.rfind("/") + 1 :].partition(".")[0].replace("-", "_")
 
 
 def checked_name(name: str) -> str:
-    """Return a name that somebody asked for, normalised.
+    """Return the name that a user gave, normalised.
 
-    name: a module's name or an alias (`nft_ct`, `nft-ct`, `fs-ext4`, `devname:net/tun`).
-    Raises BadInput for what is none: a path, a file name, an empty text, an open bracket.
+    Args:
+        name: A module or an alias: `nft_ct`, `nft-ct`, `fs-ext4`, `devname:net/tun`.
+
+    Raises:
+        BadInput: For a path, a file name, an empty text or an open bracket.
     """
     # Behind a `:` a slash is part of an alias.
     if name.endswith(MODULE_SUFFIXES) or "/" in name.partition(":")[0]:
@@ -79,12 +90,14 @@ def checked_name(name: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def pattern_regex(pattern: str) -> re.Pattern[str]:
-    """Return a regular expression that fully matches what fnmatch(3) without flags matches.
+    """Return a regular expression that matches fully what fnmatch(3) without flags matches.
 
-    pattern: with `*`, `?`, `[…]`, `[!…]`, `[^…]` and, outside of brackets, `\\`; `[:digit:]` and
-        its like are not known, and brackets are closed.
-    A text takes time linear in pattern × text: what stands between two stars is matched once,
-    leftmost, and never tried again.
+    It takes time linear in the lengths of pattern and text: what stands between two stars is
+    matched once, leftmost, and never tried again.
+
+    Args:
+        pattern: With `*`, `?`, `[…]`, `[!…]` and `[^…]`, brackets closed. Outside of brackets a
+            backslash quotes. Classes such as `[:digit:]` are not known.
     """
     parts: list[str] = [""]
     for token in _TOKEN.finditer(pattern):
@@ -105,9 +118,13 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
 
 
 def matcher(pattern: str) -> Matcher:
-    """Return a test whether a text matches a pattern, as pattern_regex does.
+    """Return a function that tells whether a text matches a pattern, as `pattern_regex` does.
 
-    What has no other wildcards than stars needs no regular expression, which are slow to make.
+    A pattern with no other wildcards than stars needs no regular expression; these are slow to
+    compile.
+
+    Args:
+        pattern: As for `pattern_regex`.
     """
     if "?" in pattern or "[" in pattern or "\\" in pattern:
         return lambda text: pattern_regex(pattern).fullmatch(text) is not None
@@ -132,12 +149,12 @@ def _matches_stars(parts: tuple[str, ...], text: str) -> bool:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a name holds wildcards."""
+    """Whether a name has wildcards."""
     return "*" in text or "[" in text or "?" in text or "\\" in text
 
 
 def literal_parts(pattern: str) -> list[str]:
-    """Return what stands between the wildcards of a pattern; one part if it has none."""
+    """Return the texts between the wildcards of a pattern; a single one if it has none."""
     return _WILD.split(pattern)
 
 

@@ -1,4 +1,4 @@
-"""Which files of a module tree are there."""
+"""Which files of a module tree exist."""
 
 from __future__ import annotations
 
@@ -10,27 +10,43 @@ from pathlib import Path
 
 
 class Presence:
-    """Whether files are on the disk and readable; each is looked for once.
-
-    directory: the tree, which may not be there.
-    """
+    """Whether files exist and are readable; each is looked up once."""
 
     def __init__(self, directory: Path) -> None:
+        """Look up nothing yet.
+
+        Args:
+            directory: The tree; it need not exist.
+        """
         self._directory = directory
         self._known: dict[str, bool] = {}
 
     def has_file(self, file: str) -> bool:
-        """Whether a file is there. file: its path below the tree."""
+        """Return whether a file exists.
+
+        Args:
+            file: Its path below the tree.
+
+        Returns:
+            False also for one that cannot be read.
+        """
         there = self._known.get(file)
         return self.look_up([file])[file] if there is None else there
 
     def look_up(self, files: Iterable[str]) -> Mapping[str, bool]:
-        """Look for some files; return all that is known."""
+        """Look up some files.
+
+        Args:
+            files: Paths below the tree.
+
+        Returns:
+            All files that were looked up so far, and whether they exist.
+        """
         descriptor, access = self._descriptor, os.access
         if descriptor < 0:
             self._known.update(dict.fromkeys(files, False))
         else:
-            # From the tree on, the way to each of thousands of files is half as long.
+            # For thousands of files, paths relative to the tree take half the time.
             self._known.update({file: access(file, os.R_OK, dir_fd=descriptor) for file in files})
         return self._known
 

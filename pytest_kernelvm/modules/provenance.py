@@ -1,4 +1,4 @@
-"""Why a module is in a closure: who asked for it, and who asked for that."""
+"""Why a module is in a closure: what requires it, and what requires that."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ Relation = Literal["wanted", "alias", "depends", "softdep pre", "softdep post", 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequiredName:
-    """A name on the way to a module that is no module file itself: an alias, a builtin module.
+    """A required name that is no module file itself: an alias, or a builtin module.
 
-    name: as it was written. relation: how its requirer names it.
-    requirer: who does; None if the user does. Not part of equality: chains can be long.
+    Attributes:
+        name: As it was written.
+        relation: What it is to its requirer.
+        requirer: What requires it, None for the user. Not part of equality: chains can be long.
     """
 
     name: str
@@ -26,12 +28,14 @@ class RequiredName:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClosureModule:
-    """A module in a closure, and why.
+    """A module in a closure, and why it is there.
 
-    file: its file. relation: how its requirer names it.
-    requirer: who does; None if the user does. Not part of equality: chains can be long.
-    on_request: modprobe never loads it with the rest; the kernel may ask for it at run time
-        (weakdeps, softdeps of builtin modules).
+    Attributes:
+        file: Its file.
+        relation: What it is to its requirer.
+        requirer: What requires it, None for the user. Not part of equality: chains can be long.
+        on_request: Whether modprobe never loads it with the rest, but the kernel may request it at
+            run time (weakdeps, softdeps of builtin modules).
     """
 
     file: ModuleFile
@@ -46,20 +50,20 @@ class ClosureModule:
 
     @property
     def path(self) -> Path:
-        """Where its file is."""
+        """The file's place on the disk."""
         return self.file.path
 
     @property
     def size_bytes(self) -> int:
-        """The file's size on disk."""
+        """The size of the file on disk. Raises BadInput without a file."""
         return self.file.size_bytes
 
     @property
     def reason(self) -> tuple[str, ...]:
-        """The chain from what the user asked for to this module.
+        """The chain from what the user wanted to this module.
 
-        Names and relations in turn: `("nft_ct", "depends", "nf_conntrack")`; one name if it was
-        itself asked for.
+        Names and relations in turn, as `("nft_ct", "depends", "nf_conntrack")`; one name if the
+        user wanted the module itself.
         """
         chain = [self.name]
         link: Requirer = self

@@ -1,4 +1,4 @@
-"""The metadata of a tree that holds just a closure's modules."""
+"""The metadata of a tree that has only the modules of a closure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from pytest_kernelvm.modules.tree import ModuleTree
 def pruned_metadata(
     tree: ModuleTree, closure: Closure, *, for_depmod: bool = False
 ) -> dict[str, bytes]:
-    """Return the files that modprobe reads, for a tree of the closure's modules alone.
+    """Return the files that modprobe reads, by name, for a tree of only a closure's modules.
 
-    tree: the full tree. closure: of that tree; what it lacks (Closure.without) the files do not
-        name either. for_depmod: with all other files that depmod reads (modules.order, without
-        which it comes to another result in the pruned tree: mkinitcpio#109, nixpkgs#484106) or
-        writes (.bin files are what kmod's modprobe reads).
-    Returns file name → content. Paths and the order of lines are those of the full tree,
-    what is builtin is there whole, and a file with nothing to say is there and empty.
-    Raises BadInput if the closure is of another tree, or the tree is damaged.
+    Paths and the order of lines are those of the full tree. Files about builtin modules are
+    complete. A file without lines is there, and empty.
+
+    Args:
+        tree: The full tree.
+        closure: A closure of it. Modules that it lacks (Closure.without) are in no file.
+        for_depmod: Whether to add all other files that depmod reads or writes. Without
+            modules.order depmod has another result in the pruned tree (mkinitcpio#109,
+            nixpkgs#484106); the .bin files are what modprobe of kmod reads.
+
+    Raises:
+        BadInput: If the closure is of another tree, or the tree is damaged.
     """
     if tree.directory != closure.directory:
         raise BadInput(
@@ -61,7 +66,7 @@ def _binary(tree: ModuleTree, files: dict[str, bytes]) -> dict[str, bytes]:
     def aliases(name: str) -> Iterator[tuple[str, str, int]]:
         for line in files[name].decode().splitlines():
             pattern, _, module = line.removeprefix("alias ").rpartition(" ")
-            # depmod says so of open brackets, and leaves them out.
+            # depmod warns about open brackets, and leaves them out.
             with contextlib.suppress(OpenBracket):
                 yield normalise(pattern), module, places[module.replace("-", "_")]
 
@@ -85,7 +90,7 @@ def _binary(tree: ModuleTree, files: dict[str, bytes]) -> dict[str, bytes]:
 def _dependencies(closure: Closure, tree: ModuleTree) -> bytes:
     files = {module.name: module.file for module in closure.modules}
     lines: list[str] = []
-    # A closure of nothing may come from a directory that is no tree.
+    # An empty closure may be of a directory that is no tree.
     for name in tree.modules if files else ():
         if name in files:
             needed = [files[need].relative for need in files[name].dependencies if need in files]

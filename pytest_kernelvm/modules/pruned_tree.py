@@ -1,4 +1,4 @@
-"""A closure as a directory of its own, on which kmod's tools answer as on the full tree."""
+"""A closure as a directory of its own, on which kmod's tools give the results of the full tree."""
 
 from __future__ import annotations
 
@@ -14,15 +14,25 @@ from pytest_kernelvm.modules.tree import ModuleTree
 
 
 def write_pruned_tree(tree: ModuleTree, closure: Closure, output: Path) -> Path:
-    """Write a root directory that holds a closure alone, and return its lib/modules/RELEASE.
+    """Write a root directory that has only a closure.
 
-    output: gets lib/modules/RELEASE, lib/firmware if the closure has some, and load.sh and
-        unload.sh, which do without modprobe in a guest whose root directory it is. It is made if
-        need be, and all in it is left alone but load.sh and unload.sh.
     A depmod on it may put modules that do not need each other in another order: its order depends
     on all modules that it sees (kmod, tools/depmod.c, depmod_calculate_dependencies).
-    Raises BadInput if the release is there already, or something cannot be read or written; then
-    there is no half of a tree.
+
+    Args:
+        tree: The full tree.
+        closure: A closure of it.
+        output: The root directory, made if need be. It gets lib/modules/RELEASE, lib/firmware if
+            the closure has some, and load.sh and unload.sh, which load and unload the closure
+            without modprobe in a guest that has this root directory. Other files in it stay as they
+            are.
+
+    Returns:
+        The lib/modules/RELEASE in it.
+
+    Raises:
+        BadInput: If that exists already, or something cannot be read or written; then no part of
+            the tree is left behind.
     """
     place = output / "lib" / "modules" / closure.release
     if place.exists():

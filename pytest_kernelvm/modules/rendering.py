@@ -17,11 +17,14 @@ Form = Literal["tree", "list", "json", "dot", "sh"]
 
 
 def render(closure: Closure, form: Form) -> str:
-    """Return a closure in one form, ending in a newline unless it is empty.
+    """Return a closure in one form; it ends with a newline unless it is empty.
 
-    form: `tree` for people; `list`, the load order, one name a line; `json`; `dot`, for Graphviz;
-        `sh`, the script that loads it.
-    Raises BadInput if a file has gone since, where sizes are shown (tree, json).
+    Raises BadInput if a file is gone, in the forms that show sizes (tree, json, dot).
+
+    Args:
+        closure: The closure.
+        form: `tree` for people; `list`, the load order, one name a line; `json`; `dot` for
+            Graphviz; `sh`, the script that loads it.
     """
     return _FORMS[form](closure)
 
@@ -32,11 +35,14 @@ def name_list(closure: Closure) -> str:
 
 
 def load_script(closure: Closure, directory: PurePath | None = None) -> str:
-    """Return a shell script that loads the closure's modules with insmod alone.
+    """Return a shell script that loads the modules of a closure with insmod alone.
 
-    directory: where the tree will be when the script runs; where it is now by default.
-    The script gives modules the parameters of the tree's modprobe.d, and stops at the first module
-    that does not load.
+    It gives modules the parameters of the tree's modprobe.d, and stops at the first module that
+    cannot be loaded.
+
+    Args:
+        closure: The closure.
+        directory: Where the tree is when the script runs; None for where it is now.
     """
     plan = closure.plan
     place = directory or plan.directory
@@ -49,7 +55,7 @@ def load_script(closure: Closure, directory: PurePath | None = None) -> str:
 
 
 def unload_script(closure: Closure) -> str:
-    """Return a shell script that unloads the closure's modules, dependents first."""
+    """Return a shell script that unloads the modules of a closure, dependents first."""
     return _script([f"rmmod {shlex.quote(name)}" for name in closure.plan.unload])
 
 
@@ -60,10 +66,10 @@ def _parameters(options: str) -> str:
 
 
 def as_json(closure: Closure) -> str:
-    """Return the closure as JSON.
+    """Return a closure as JSON.
 
-    Each module has its direct requirer (null if it was wanted itself), the relation to it and, if
-    the requirer uses one, the alias; sizes are in bytes, paths below `directory`.
+    Each module has its direct requirer (null if the user wanted it), the relation to it and, if the
+    requirer uses one, the alias. Sizes are in bytes, paths below `directory`.
     """
     content = {
         "release": closure.release,
@@ -89,10 +95,10 @@ def as_json(closure: Closure) -> str:
 
 
 def dot(closure: Closure) -> str:
-    """Return the closure as a directed graph for Graphviz, from requirer to required.
+    """Return a closure as a directed graph for Graphviz, from requirer to required.
 
-    Each module has its size, what was asked for a thick frame; what is not a plain dependency is
-    dashed and labelled.
+    Each module has its size, wanted ones a thick frame. An edge is dashed and labelled if it is
+    something else than a dependency.
     """
     lines = ["digraph modules {", "  node [shape=box];"]
     for module in closure.modules:

@@ -36,13 +36,12 @@ def requirement(
 ) -> Requirement:
     """Return what a service requires.
 
+    Raises BadInput for a parameter or value that the service does not have.
+
     Args:
         service: The service.
         values: Its parameters by name; those that are absent keep their defaults.
         symbols: The configuration of the kernel: values by symbol, without CONFIG_.
-
-    Raises:
-        BadInput: For a parameter or value that the service does not have.
     """
     chosen = _parameter_values(service, values)
     conditional = [each for each in service.when if _holds(each, chosen, symbols)]
@@ -68,10 +67,11 @@ def _parameter_options(service: Service, chosen: Mapping[str, str]) -> list[tupl
 
 
 def closure_of(tree: ModuleTree, required: Requirement) -> Closure:
-    """Return the closure of a requirement, with its options.
+    """Return the closure of a requirement, with its options. Raises BadInput as `resolve_closure`.
 
-    Raises:
-        BadInput: As `resolve_closure`.
+    Args:
+        tree: The module tree.
+        required: The requirement.
     """
     closure = resolve_closure(tree, required.modules, allow_empty=True)
     options = dict(closure.options)
@@ -136,6 +136,9 @@ class LoadedServices:
         """Return what is loaded without a service, and the modules to remove.
 
         These are the inserted modules that no other service uses, the last one first.
+
+        Args:
+            service: Its name.
 
         Raises:
             BadInput: If the service is not loaded.

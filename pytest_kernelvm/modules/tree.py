@@ -1,4 +1,4 @@
-"""One lib/modules/RELEASE directory, as depmod and Kbuild left it."""
+"""One lib/modules/RELEASE directory, as depmod and Kbuild have written it."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ class Kind(enum.Enum):
 class Classification:
     """What a name is in a tree.
 
-    name: normalised. kind: see Kind; what is blacklisted loads by its own name alone.
-    targets: the modules that it stands for: those of an alias in the order of modules.alias, or
-        the module itself, empty if missing. They can be loadable, builtin or, in a damaged tree
-        and for `alias x off`, nothing.
+    Attributes:
+        name: Normalised.
+        kind: What it is. A blacklisted module can still be loaded by its own name.
+        targets: The modules that it stands for: those of an alias in the order of modules.alias, or
+            the module itself; empty if it is missing. They may be loadable or builtin; for `alias x
+            off` and in a damaged tree they may not exist.
     """
 
     name: str
@@ -49,17 +51,20 @@ class Classification:
 
     @property
     def is_alias(self) -> bool:
-        """Whether the name stands for others."""
+        """Whether the name stands for other names."""
         return bool(self.targets) and self.targets != (self.name,)
 
 
 class ModuleTree:
-    """A module tree; each of its files is read when it is first needed, and only once.
+    """A module tree. Each of its files is read once, when it is first needed.
 
-    directory: lib/modules/RELEASE. Make another ModuleTree after a change on disk.
-    modprobe_d: what the guest's modprobe.d and command line say; the host's are never read.
-    metadata: the content of depmod's and Kbuild's files by name, instead of those on the disk.
-    What is read raises BadInput with file and line if it is damaged.
+    After a change on the disk make another ModuleTree. What reads a damaged file raises BadInput
+    with file and line.
+
+    Attributes:
+        directory: The tree.
+        modprobe_d: The configuration of the guest.
+        metadata: The files of depmod and Kbuild.
     """
 
     def __init__(
@@ -69,6 +74,15 @@ class ModuleTree:
         modprobe_d: ModprobeD = NOTHING,
         metadata: Mapping[str, bytes] | None = None,
     ) -> None:
+        """Read nothing yet.
+
+        Args:
+            directory: A lib/modules/RELEASE.
+            modprobe_d: What modprobe.d and the command line of the guest say; those of the host are
+                never read.
+            metadata: The content of the files of depmod and Kbuild by name; None for the files on
+                the disk.
+        """
         self.directory = directory
         self.modprobe_d = modprobe_d
         self.metadata = Metadata(directory, metadata)
@@ -80,14 +94,15 @@ class ModuleTree:
 
     @cached_property
     def release(self) -> str:
-        """The kernel release: the directory's name, as `uname -r` says it on the kernel."""
+        """The kernel release: the name of the directory, as `uname -r` prints it."""
         return self.directory.absolute().name
 
     @cached_property
     def modules(self) -> ModulesDep:
         """Every module of modules.dep by name, in its order.
 
-        Raises BadInput if there is no modules.dep.
+        Raises:
+            BadInput: If there is no modules.dep, or it is damaged.
         """
         if self.metadata.exists("modules.dep"):
             return ModulesDep(*self._file("modules.dep"))
@@ -108,14 +123,14 @@ class ModuleTree:
 
     @cached_property
     def symbols(self) -> AliasIndex:
-        """Which module exports `symbol:NAME`, from modules.symbols; none without the file."""
+        """The module of each exported symbol, as `symbol:NAME`, from modules.symbols."""
         return AliasIndex(*self._file("modules.symbols"))
 
     @cached_property
     def softdep_lines(self) -> tuple[tuple[str, Softdep], ...]:
-        """The (module name or pattern, softdep) of each line, in kmod's order.
+        """The (module or pattern, softdep) of each line, in kmod's order.
 
-        modules.softdep takes its place by name among the files of modprobe.d.
+        modules.softdep is sorted by its name among the files of modprobe.d.
         """
         users = [(line.file, line.module, line.softdep) for line in self.modprobe_d.softdeps]
         lines = metadata.softdep_lines(*self._file("modules.softdep"))
@@ -124,7 +139,11 @@ class ModuleTree:
         return tuple(line[1:] for line in sorted(users + found, key=lambda line: line[0]))
 
     def softdep_lines_of(self, name: str) -> list[Softdep]:
-        """Return the softdeps of each line that is about a module, in kmod's order."""
+        """Return the softdeps of each line about a module, in kmod's order.
+
+        Args:
+            name: The module.
+        """
         exact, patterns = self._softdep_index
         found = [*exact.get(name, ())]
         found += [line for line in patterns if pattern_regex(line[1]).fullmatch(name)]
@@ -141,7 +160,7 @@ class ModuleTree:
 
     @cached_property
     def softdeps(self) -> Mapping[str, Softdep]:
-        """The softdeps of each module that has some: all its lines together."""
+        """The softdeps of each module that has some, from all its lines."""
         union = metadata.union_of_softdeps(self.softdep_lines)
         for pattern in [name for name in union if is_pattern(name)]:
             softdep = union.pop(pattern)
@@ -161,12 +180,12 @@ class ModuleTree:
 
     @cached_property
     def builtin(self) -> Mapping[str, str]:
-        """The kernel's own modules, name → path, from modules.builtin; see `knows_builtin`."""
+        """The builtin modules, name → path, from modules.builtin; see `knows_builtin`."""
         return metadata.builtin_lines(*self._file("modules.builtin"))
 
     @cached_property
     def knows_builtin(self) -> bool:
-        """Whether there is a modules.builtin; without, what is builtin seems to be missing."""
+        """Whether there is a modules.builtin; without it, builtin modules seem to be missing."""
         return self.metadata.exists("modules.builtin")
 
     @cached_property
@@ -191,13 +210,17 @@ class ModuleTree:
         )
 
     def builtin_values(self, wanted: str) -> Iterator[tuple[str, str]]:
-        """Yield (module name, value) of each field of one key in modules.builtin.modinfo."""
+        """Yield the (module, value) pairs of a key in modules.builtin.modinfo.
+
+        Args:
+            wanted: The key, such as `alias`.
+        """
         for name, key, value in self._builtin_fields:
             if key == wanted:
                 yield name, value
 
     def has_file(self, name: str) -> bool:
-        """Whether the file of a module that modules.dep lists is on the disk and readable."""
+        """Whether the file of a module in modules.dep exists and is readable."""
         return self._presence.has_file(self.modules.relative(name))
 
     @cached_property
@@ -214,10 +237,12 @@ class ModuleTree:
     def classify(self, name: str) -> Classification:
         """Return what a name is.
 
-        name: a module's name, an alias (`crypto-crc32c`, a modalias) or `symbol:NAME`.
-        An alias of modprobe.d comes before a module, a module before other aliases, and all before
-        what is builtin. A name with an open bracket is nothing. Source of the order: kmod,
+        An alias of modprobe.d comes before a module, a module before other aliases, and all of them
+        before what is builtin. A name with an open bracket is missing. Source of the order: kmod,
         libkmod-module.c, kmod_module_new_from_lookup.
+
+        Args:
+            name: A module, an alias (`crypto-crc32c`, a modalias) or `symbol:NAME`.
         """
         if name not in self._classified:
             try:

@@ -23,7 +23,10 @@ def tree_text(closure: Closure) -> str:
 def direct_needs(closure: Closure) -> dict[str, list[tuple[Relation, str]]]:
     """Return what each module needs directly, in load order: (relation, module) pairs.
 
-    Names that were wanted as aliases and builtin modules are keys too, if they lead to modules.
+    Aliases that were wanted and builtin modules are keys too, if they lead to modules.
+
+    Args:
+        closure: The closure.
     """
     needs: dict[str, list[tuple[Relation, str]]] = {}
     for requirer, relation, name in closure.edges:

@@ -79,7 +79,7 @@ SOURCES: dict[str, list[tarfile.TarInfo]] = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_source(scratch: Scratch, name: str) -> None:
+def test_a_hostile_source_is_refused(scratch: Scratch, name: str) -> None:
     archive(scratch.inside / "l.tar.gz", SOURCES[name])
     (scratch.inside / "evil.yaml").write_text(CONFIG % "tarball: l.tar.gz")
     refused(scratch, "build", "evil", says="l.tar.gz")
@@ -114,7 +114,7 @@ PACKAGES = [name for name in SOURCES if name not in ("absolute-link", "time")]
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_deb(scratch: Scratch, name: str) -> None:
+def test_a_hostile_deb_is_refused(scratch: Scratch, name: str) -> None:
     if not shutil.which("dpkg-deb"):
         pytest.skip("dpkg-deb is not installed")
     data = archive(scratch.root / "data.tar", SOURCES[name])
@@ -166,7 +166,7 @@ mkdir -p %{{buildroot}}/boot
     ["mkfifo %{buildroot}/boot/x", "ln -s ../../../etc/passwd %{buildroot}/boot/x"],
     ids=["fifo", "link-up"],
 )
-def test_an_rpm(scratch: Scratch, commands: str) -> None:
+def test_a_hostile_rpm_is_refused(scratch: Scratch, commands: str) -> None:
     for program in ("rpmbuild", "bsdtar"):
         if not shutil.which(program):
             pytest.skip(f"{program} is not installed")
@@ -207,7 +207,7 @@ def test_what_is_harmless_is_unpacked_as_tar_does(tmp_path: Path) -> None:
         assert (ours / "hard").samefile(ours / "a/b/c")
 
 
-def test_a_second_archive_cannot_turn_the_links_of_the_first(tmp_path: Path) -> None:
+def test_a_second_archive_cannot_redirect_links_of_the_first(tmp_path: Path) -> None:
     """Two packages are unpacked into one directory; each alone stays in it."""
     first = [member("sub/deep/x"), link("d", "sub/deep"), link("l", "d/../../x")]
     for number, members in enumerate((first, [link("d", "sub")])):
@@ -262,7 +262,7 @@ TEXTS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_config(scratch: Scratch, name: str) -> None:
+def test_a_hostile_vm_config_is_refused(scratch: Scratch, name: str) -> None:
     os.mkfifo(scratch.inside / "fifo")
     (scratch.inside / "evil.yaml").write_text(TEXTS[name])
     refused(scratch, "list", says="evil.yaml")

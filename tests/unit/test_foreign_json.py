@@ -30,7 +30,7 @@ TEXTS: dict[bytes, str] = {
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_what_is_no_json(text: bytes) -> None:
+def test_invalid_json_is_refused(text: bytes) -> None:
     with pytest.raises(Malformed) as caught:
         parse_json(text, "bundle.json", most_bytes=100_000)
     assert caught.value.reason.startswith(TEXTS[text])
@@ -67,7 +67,7 @@ REASONS: dict[str, Callable[[Fields], object]] = {
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_a_field_that_is_none(reason: str) -> None:
+def test_invalid_fields_are_reported(reason: str) -> None:
     fields = Fields(GIVEN, "bundle.json")
     with pytest.raises(Malformed) as caught:
         REASONS[reason](fields)
@@ -103,7 +103,7 @@ def test_fields_that_are_right() -> None:
     assert it.names == ("long", "turned", "list")
 
 
-def test_what_is_no_object() -> None:
+def test_other_values_than_objects_are_refused() -> None:
     with pytest.raises(Malformed) as caught:
         Fields([], "x")
     assert caught.value.reason == "it is [], not an object"
@@ -116,7 +116,7 @@ def test_a_name_that_leads_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\n", "a" * 256, "\u202e"])
-def test_a_name_that_is_none(name: str) -> None:
+def test_paths_that_are_no_file_names(name: str) -> None:
     assert relative_name(name) == name
     with pytest.raises(Malformed, match="is no name of a file"):
         file_name(name)

@@ -90,7 +90,7 @@ def test_a_fragment_is_read_with_its_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["yes", "", '"a', 'a"', '"a"b"', '"a\\"', "1.5"])
-def test_a_value_that_conf_cannot_read_is_told(value: str, tmp_path: Path) -> None:
+def test_a_value_that_conf_cannot_read_is_reported(value: str, tmp_path: Path) -> None:
     fragment = tmp_path / "a.config"
     fragment.write_text(f"\nCONFIG_A={value}\n")
     with pytest.raises(BadInput, match=re.escape(f"not a value of a .config: {value}")) as bad:
@@ -99,7 +99,7 @@ def test_a_value_that_conf_cannot_read_is_told(value: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("line", ["MODULES=y", "CONFIG_A y", "CONFIG_A-B=y", "CONFIG_=y", "y"])
-def test_a_line_that_is_none_is_told_with_its_place(line: str, tmp_path: Path) -> None:
+def test_an_invalid_line_is_reported_with_its_place(line: str, tmp_path: Path) -> None:
     fragment = tmp_path / "a.config"
     fragment.write_text(f"CONFIG_A=y\n# fine\n{line}\n")
     with pytest.raises(BadInput) as bad:
@@ -152,7 +152,7 @@ def test_values_that_mean_the_same(one: str, other: str, same: bool) -> None:
 # Requests
 
 
-def test_two_who_agree_are_one() -> None:
+def test_equal_requests_are_merged() -> None:
     first, second = asked("A", "0xF", "a:1"), asked("A", "0x0f", "b:1")
     assert merge([first, second, asked("B", "m", "a:2")]) == {
         "A": first,
@@ -160,7 +160,7 @@ def test_two_who_agree_are_one() -> None:
     }
 
 
-def test_two_who_disagree_are_both_named() -> None:
+def test_contradicting_requests_are_both_named() -> None:
     with pytest.raises(BadInput) as bad:
         merge(
             [
@@ -182,7 +182,7 @@ def test_two_who_disagree_are_both_named() -> None:
     ]
 
 
-def test_who_forces_wins() -> None:
+def test_a_forced_request_wins() -> None:
     forced = asked("A", "m", force=True)
     assert merge([asked("A", "y"), forced, asked("A", "n")]) == {"A": forced}
     with pytest.raises(BadInput, match="let only one of them force"):
@@ -252,7 +252,7 @@ def test_conditional_symbols_are_for_versions_too(tmp_path: Path) -> None:
     ]
 
 
-def test_the_key_is_of_what_is_said_not_of_where(tmp_path: Path) -> None:
+def test_the_key_depends_on_requests_and_not_on_their_places(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for directory, fragment in ((one, "CONFIG_A=y\nCONFIG_B=m\n"), (other, "CONFIG_B=m\n")):
         directory.mkdir()

@@ -53,7 +53,7 @@ def test_the_other_way_round_is_the_mirror_image() -> None:
     ]
 
 
-def test_files_have_nothing_new_or_gone() -> None:
+def test_without_kconfig_files_nothing_is_new_or_gone() -> None:
     """Without Kconfig files a symbol that is not there is n."""
     one = ComparedConfig(label="a", text="CONFIG_A=y\n", names=None, requests={})
     other = ComparedConfig(label="b", text="CONFIG_B=m\n", names=None, requests={})
@@ -95,7 +95,7 @@ def conf(requested: Mapping[str, str]) -> str:
     return as_config(values)
 
 
-def test_the_smallest_fragment_leaves_out_what_follows() -> None:
+def test_the_smallest_fragment_leaves_out_what_others_set() -> None:
     before = conf({})
     assert smallest_fragment(before, conf({"A": "y", "D": "m"}), conf) == {"A": "y", "D": "m"}
     assert smallest_fragment(before, conf({"A": "y", "B": "m"}), conf) == {"A": "y", "B": "m"}
@@ -113,7 +113,7 @@ def test_a_fragment_reproduces_what_was_done(done: Mapping[str, str]) -> None:
         assert changed_values(conf(fewer), after) != {}
 
 
-def test_what_conf_does_not_come_to_is_given_whole() -> None:
+def test_a_config_that_conf_does_not_reach_gives_all_changes() -> None:
     """An edited file may hold what olddefconfig takes back; then nothing is left out."""
     after = "CONFIG_A=y\nCONFIG_IMPOSSIBLE=y\n"
     assert smallest_fragment(conf({}), after, conf) == {"A": "y", "IMPOSSIBLE": "y"}

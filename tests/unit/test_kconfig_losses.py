@@ -61,7 +61,7 @@ def test_what_would_save_a_symbol_is_found(example: Example, tree: Path) -> None
     assert ways[0] == example.extra
 
 
-def test_nothing_that_was_asked_for_is_given_up(tree: Path) -> None:
+def test_a_remedy_keeps_other_requests(tree: Path) -> None:
     """INET needs HARDWARE, which is to be n; the way by another symbol does not exist."""
     asked = {"NET": "y", "INET": "y", "HARDWARE": "n"}
     menus = menus_of(tree, PLAIN | {"NET": "y"})
@@ -75,7 +75,7 @@ def test_a_remedy_that_conf_does_not_confirm_is_none(tree: Path) -> None:
     assert find_remedy(losses, menus, requests, lambda _values: PLAIN) is None
 
 
-def test_of_a_remedy_only_what_is_needed_stays(tree: Path) -> None:
+def test_a_remedy_has_no_needless_symbols(tree: Path) -> None:
     """A conf that wants no HARDWARE for INET."""
 
     def decide(values: Mapping[str, str]) -> Mapping[str, str]:
@@ -90,7 +90,7 @@ def test_of_a_remedy_only_what_is_needed_stays(tree: Path) -> None:
     )
 
 
-def test_what_would_cost_another_symbol_is_no_remedy(tree: Path) -> None:
+def test_a_remedy_loses_no_other_symbol(tree: Path) -> None:
     """BUS=m for CARD is fine; what INET needs would, says this conf, take FORCED along."""
 
     def decide(values: Mapping[str, str]) -> Mapping[str, str]:

@@ -135,7 +135,7 @@ def test_closures_hold_all_that_modprobe_loads(trees: list[Path]) -> None:
                 assert all(place[need] < place[module] for need in tree.modules.needs(module))
 
 
-def test_pruned_trees_answer_as_the_whole(trees: list[Path], tmp_path: Path) -> None:
+def test_modprobe_shows_the_same_on_a_pruned_tree(trees: list[Path], tmp_path: Path) -> None:
     """For each of their modules and all of its aliases, and in an order after depmod too."""
     modprobe = Path(shutil.which("modprobe") or "")
     chosen = random.Random(1)

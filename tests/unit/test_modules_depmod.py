@@ -119,7 +119,7 @@ def random_sources(seed: int, *, loops: bool) -> dict[str, Source]:
 
 @pytest.mark.parametrize("loops", [False, True], ids=["acyclic-softdeps", "looping-softdeps"])
 @pytest.mark.parametrize("seed", range(6))
-def test_load_order_is_modprobes(tmp_path: Path, seed: int, loops: bool) -> None:
+def test_load_order_is_that_of_modprobe(tmp_path: Path, seed: int, loops: bool) -> None:
     sources = random_sources(seed, loops=loops)
     tree = install(tmp_path, sources, builtin=["builtin0"])
     for name in sources:

@@ -65,7 +65,7 @@ def diff(before: ModuleTree, after: ModuleTree) -> TreeDiff:
     return diff_trees(before, after, closures=["stays", "gone"], with_firmware=True)
 
 
-def test_each_module_has_one_fate(diff: TreeDiff) -> None:
+def test_added_removed_renamed_and_split_modules(diff: TreeDiff) -> None:
     assert diff.added == ("fresh",)
     assert diff.removed == ("gone",)
     assert diff.renamed == (ModuleChange(name="skcipher", now=("crypto_skcipher",)),)

@@ -736,6 +736,6 @@ def test_edge_case(tmp_path: Path, edge: Case) -> None:
     edge.check(BuildDirectory(tmp_path))
 
 
-def test_all_forty_are_there_once_and_say_who_met_them() -> None:
+def test_each_of_the_40_cases_is_tested_once_with_its_source() -> None:
     assert [each.number for each in CASES] == list(range(1, 41))
     assert all(each.source for each in CASES)

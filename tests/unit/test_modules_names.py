@@ -49,7 +49,7 @@ def test_open_brackets_are_refused(name: str) -> None:
 
 
 @given(st.text("abz09_-", min_size=1))
-def test_names_survive_their_files(name: str) -> None:
+def test_a_file_has_the_name_of_its_module(name: str) -> None:
     normal = normalise(name)
     assert normalise(normal) == normal == name_of_file(f"kernel/net/{name}.ko.xz")
     assert checked_name(name) == normal
@@ -69,14 +69,14 @@ def test_names_survive_their_files(name: str) -> None:
         pytest.param("foo[", "closed by a ]", id="open-bracket"),
     ],
 )
-def test_what_is_no_name(name: str, hint: str) -> None:
+def test_invalid_names_are_refused(name: str, hint: str) -> None:
     with pytest.raises(BadInput) as error:
         checked_name(name)
     assert hint in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["nft-ct", "devname:net/tun", "fs-ext4", "xt_TCPMSS", "a b"])
-def test_what_is_a_name(name: str) -> None:
+def test_valid_names(name: str) -> None:
     assert checked_name(name) == name.replace("-", "_")
 
 

@@ -67,7 +67,7 @@ nor builtin in {RELEASE}
     )
 
 
-def test_tree_shows_what_a_builtin_asks_for_and_what_lost_its_requirer(tmp_path: Path) -> None:
+def test_the_tree_shows_needs_of_builtin_modules_and_orphans(tmp_path: Path) -> None:
     tree = make_tree(
         tmp_path,
         {"a": ["b"], "b": [], "c": [], "d": []},
@@ -168,7 +168,7 @@ def test_a_script_stops_at_the_first_failure(tmp_path: Path, closure: Closure) -
 
 
 @pytest.mark.parametrize("form", ["tree", "list", "json", "dot", "sh"])
-def test_nothing_in_every_form(tmp_path: Path, form: Form) -> None:
+def test_an_empty_closure_in_every_form(tmp_path: Path, form: Form) -> None:
     text = render(resolve_closure(ModuleTree(tmp_path), ()), form)
     assert text == "" or text.endswith("\n")
 
@@ -206,7 +206,9 @@ def test_pruned_metadata(tree: ModuleTree, closure: Closure) -> None:
     }
 
 
-def test_the_pruned_tree_closes_as_the_full_one(tmp_path: Path, tree: ModuleTree) -> None:
+def test_closures_of_a_pruned_tree_are_those_of_the_full_one(
+    tmp_path: Path, tree: ModuleTree
+) -> None:
     closure = resolve_closure(tree, ["nft-ct"])
     directory = tmp_path / "small" / RELEASE
     for module in closure.modules:

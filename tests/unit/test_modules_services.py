@@ -154,7 +154,7 @@ def test_options_reach_the_plan(tree: ModuleTree, tmp_path: Path) -> None:
     }
 
 
-def test_shared_modules_stay_until_the_last_holder_goes(tree: ModuleTree) -> None:
+def test_shared_modules_stay_until_the_last_service_is_unloaded(tree: ModuleTree) -> None:
     loaded = LoadedServices()
     loaded, steps = loaded.load("one", resolve_closure(tree, ["a"]), present=())
     assert [step.name for step in steps] == ["shared", "a"]
@@ -167,13 +167,13 @@ def test_shared_modules_stay_until_the_last_holder_goes(tree: ModuleTree) -> Non
     assert loaded == LoadedServices()
 
 
-def test_what_was_there_before_is_nobodys(tree: ModuleTree) -> None:
+def test_modules_that_were_there_before_stay(tree: ModuleTree) -> None:
     loaded, steps = LoadedServices().load("one", resolve_closure(tree, ["a"]), present={"shared"})
     assert [step.name for step in steps] == ["a"]
     assert loaded.unload("one")[1] == ("a",)
 
 
-def test_misuse_of_the_ledger(tree: ModuleTree, tmp_path: Path) -> None:
+def test_a_service_is_neither_loaded_nor_unloaded_twice(tree: ModuleTree, tmp_path: Path) -> None:
     loaded, _ = LoadedServices().load("one", resolve_closure(tree, ["a"]), present=())
     with pytest.raises(BadInput, match="one is loaded already"):
         loaded.load("one", resolve_closure(tree, ["a"]), present=())
@@ -185,7 +185,7 @@ def test_misuse_of_the_ledger(tree: ModuleTree, tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=25))
-def test_any_sequence_keeps_what_is_held_and_nothing_else(
+def test_any_loads_and_unloads_leave_only_used_modules(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, int]]
 ) -> None:
     """The kernel is a set here: what is inserted must be new with its needs there, and back."""

@@ -74,7 +74,7 @@ SIZES = st.one_of(
     st.sampled_from([*FORMATS]),
     st.sampled_from([1000, 511, 513, 4096, 1 << 17, 1 << 20]),
 )
-def test_all_is_read_whatever_the_pieces(sizes: list[int], form: str, most: int) -> None:
+def test_an_archive_is_read_in_pieces_of_any_size(sizes: list[int], form: str, most: int) -> None:
     files = {f"d/{number}/{'n' * (size % 90)}x": size for number, size in enumerate(sizes)}
     data = archive(files, form)
     assert read(data, most) == read_by_python(data)
@@ -100,7 +100,7 @@ def test_what_is_read_is_what_is_written(most: int, tmp_path: Path) -> None:
     assert found == {name: content(name, size) for name, size in files.items()}
 
 
-def test_what_nobody_reads_is_skipped() -> None:
+def test_unread_content_is_skipped() -> None:
     data = archive({"a": 400_000, "b": 3, "c": 300_000})
     members = TarMembers(Dripping(data, 5000))
     found = [each.name if each.name != b"b" else members.read_content(2) for each in members]
@@ -126,13 +126,13 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("most", [100, 1 << 20])
 @pytest.mark.parametrize("what", DAMAGE)
-def test_damage_is_told(what: str, most: int) -> None:
+def test_damaged_archives_are_refused(what: str, most: int) -> None:
     damage, said = DAMAGE[what]
     with pytest.raises(Damaged, match=said):
         read(damage(archive({"first": 700, "second": 10})), most)
 
 
-def test_an_end_without_a_mark_is_one() -> None:
+def test_an_archive_may_end_without_zero_blocks() -> None:
     """As tar(1) has it, with a warning."""
     data = archive({"first": 700, "second": 10})
     assert [name for name, *_ in read(data[: 1536 + 1024])] == [b"first", b"second"]

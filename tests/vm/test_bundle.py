@@ -157,7 +157,7 @@ def test_what_comes_otherwise_is_shown(cell: Cell, tmp_path: Path) -> None:
     assert "1 commands end otherwise" in again.stdout
 
 
-def test_damage_is_told(cell: Cell, tmp_path: Path) -> None:
+def test_damaged_archives_are_refused(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, FAILING)
     project.pytest()
     [name] = project.left()

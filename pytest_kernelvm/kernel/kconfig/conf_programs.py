@@ -1,7 +1,7 @@
 """The programs that decide a configuration, compiled once for each source, and what they ask.
 
-Every new build directory would compile fixdep and conf again, a dozen files, before conf answers in
-a fraction of that time.
+Without this, every new build directory would compile fixdep and conf again, a dozen files, which
+takes many times as long as conf itself.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pytest_kernelvm.toolchain.compiler import host_compiler
 
 # Where scripts/kconfig/Makefile and scripts/basic/Makefile have them made.
 DIRECTORIES = ("scripts/basic", "scripts/kconfig")
-# In an entry, what shell_cache.c kept.
+# The directory of an entry for what shell_cache.c stores.
 ANSWERS = "answers"
-# More than a compiler's temporary files take for a question.
+# More than the temporary files of the compiler take for one question.
 LEAST_FREE_BYTES = 1 << 20
 
 
@@ -34,14 +34,19 @@ def install_conf_programs(
     answers: Path,
     configure: Callable[[Path, Path], None],
 ) -> None:
-    """Put the compiled programs of a source into a build directory, where make finds them fresh.
+    """Put the compiled programs of a source into a build directory, where make takes them as fresh.
 
-    What they were answered when they first ran is put beside.
-    inputs: all that programs and answers come of: the source, in the store, where it never
-    changes, as kbuild's .cmd files name its path; make's variables; the version of the tools.
-    directory: make's O=. answers: as for `cached_shell_environment`.
-    configure: has make configure anything in a build directory, with a directory for answers.
-    Raises what `configure` does, HarnessError where the compiler had no room for its files.
+    The answers of the shell to their first questions are put beside. Raises HarnessError where the
+    compiler had no room for its files, and what `configure` raises.
+
+    Args:
+        store: Where the programs are kept.
+        inputs: All that programs and answers depend on: the source, in the store, where it never
+            changes, as kbuild's .cmd files have its path; make's variables; the versions of the
+            tools.
+        directory: The build directory (make's O=).
+        answers: The directory for answers, as for `cached_shell_environment`.
+        configure: Lets make configure anything, in a build directory, with a directory for answers.
     """
 
     def make(work: StagingDirectory) -> dict[str, str]:
@@ -55,18 +60,16 @@ def install_conf_programs(
     digest = digest_of([*inputs])
     entry = store.obtain(CONF_PROGRAMS, digest, make, label="the kernel's configuration programs")
     _copy(entry, directory)
-    # The store's are read-only; who is of another mind must be able to replace these.
+    # Those in the store are read-only; make has to be able to replace these.
     for copy in directory.glob("scripts/*/**/*"):
         copy.chmod(copy.stat().st_mode | 0o200)
     shutil.copytree(entry / ANSWERS, answers, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 
 def _refuse_full_disk() -> None:
-    """Raise HarnessError where answers may be a no only because the compiler had no room.
-
-    Kconfig throws away what it says to that (scripts/Kconfig.include, if-success). gcc puts its
-    files where TMPDIR says (gcc(1)).
-    """
+    """Raise HarnessError where the compiler has no room, so that answers may be wrong."""
+    # Kconfig throws away the compiler's words about it (scripts/Kconfig.include, if-success). gcc
+    # puts its files where TMPDIR says (gcc(1)).
     directory = Path(os.environ.get("TMPDIR") or "/tmp")
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < LEAST_FREE_BYTES:
@@ -83,9 +86,13 @@ def _refuse_full_disk() -> None:
 def cached_shell_environment(store: Store, llvm: str, directory: Path) -> dict[str, str]:
     """Return the environment in which conf and Kconfiglib ask the shell nothing twice.
 
-    llvm: as in the vm-config, as it decides the host's compiler. directory: for the answers, which
-    hold for one source, one set of make's variables and one version of the tools.
     Raises ToolMissing where there is no compiler for this machine.
+
+    Args:
+        store: Where the library is kept that caches the answers.
+        llvm: As in the vm-config; it decides the compiler for this machine.
+        directory: For the answers. They are valid for one source, one set of make's variables and
+            one version of the tools.
     """
     compiler = host_compiler(llvm)
 

@@ -44,7 +44,11 @@ class SymbolDescriptions:
         self._requests = requests
 
     def shown(self, symbol: Any) -> str:
-        """Return a symbol with its value, and where this value was requested, if it was."""
+        """Return a symbol with its value, and where this value was requested, if it was.
+
+        Args:
+            symbol: A kconfiglib.Symbol.
+        """
         name = symbol.name
         if not symbol.nodes:
             return f"{name} is defined nowhere"

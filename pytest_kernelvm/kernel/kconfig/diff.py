@@ -1,4 +1,4 @@
-"""Two configurations beside each other: what is new, gone, and changed."""
+"""Two configurations compared: what is new, gone, and changed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from pytest_kernelvm.kernel.kconfig.dot_config import not_set, parse_config, sam
 class ComparedConfig:
     """One of two configurations.
 
-    label: whose it is. text: its .config. names: all symbols that its Kconfig files define, None
-    where these are not at hand. requests: what was asked for, by symbol.
+    Attributes:
+        label: What it is called.
+        text: Its .config.
+        names: All symbols that its Kconfig files define; None where these files are not at hand.
+        requests: What was requested, by symbol.
     """
 
     label: str
@@ -24,17 +27,23 @@ class ComparedConfig:
 
     @property
     def values(self) -> dict[str, str]:
-        """The symbols that are set or, visible, n."""
+        """The symbols that are set or, where they are visible, n."""
         return dict.fromkeys(not_set(self.text), "n") | parse_config(self.text)
 
     def knows(self, name: str) -> bool:
-        """Whether its Kconfig files define a symbol; taken for granted where they are missing."""
+        """Whether its Kconfig files define a symbol; assumed where these are not at hand."""
         return self.names is None or name in self.names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SymbolChange:
-    """A symbol that differs; before and after are empty where it is not defined."""
+    """A symbol that differs.
+
+    Attributes:
+        name: Without CONFIG_.
+        before: Its value in the first configuration, empty where it is not defined.
+        after: Its value in the second one, empty where it is not defined.
+    """
 
     name: str
     before: str
@@ -45,8 +54,12 @@ class SymbolChange:
 class ConfigDiff:
     """What differs between two configurations.
 
-    new: defined only in the second. gone: only in the first. requested: values that one of them was
-    asked for. unrequested: values that nobody asked for: defaults, and what others bring along.
+    Attributes:
+        new: Symbols that only the second one defines.
+        gone: Symbols that only the first one defines.
+        requested: Symbols with other values that were requested for one of them.
+        unrequested: Symbols with other values that nobody requested: defaults, and what other
+            symbols select.
     """
 
     new: tuple[SymbolChange, ...]
@@ -59,9 +72,13 @@ class ConfigDiff:
 
 
 def diff_configs(one: ComparedConfig, other: ComparedConfig) -> ConfigDiff:
-    """Return what differs, each part in the order of names.
+    """Return what differs between two configurations, each part sorted by name.
 
-    Symbols that are n or out of sight on both sides do not count as different.
+    Symbols that are n or invisible in both do not count as different.
+
+    Args:
+        one: The first configuration.
+        other: The second configuration.
     """
     new: list[SymbolChange] = []
     gone: list[SymbolChange] = []
@@ -87,7 +104,13 @@ def diff_configs(one: ComparedConfig, other: ComparedConfig) -> ConfigDiff:
 
 
 def diff_text(found: ConfigDiff, one: ComparedConfig, other: ComparedConfig) -> str:
-    """Return a difference as text for a terminal, one symbol a line."""
+    """Return a difference as text for a terminal, one symbol a line.
+
+    Args:
+        found: The difference.
+        one: The first configuration.
+        other: The second configuration.
+    """
     parts = []
     for title, changes in (
         (f"gone: {other.label} does not define them", found.gone),

@@ -1,4 +1,4 @@
-"""The text of a .config: its symbols, values that mean the same, what was asked for and lost."""
+"""The text of a .config: its symbols, values that mean the same, requests that it lost."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def not_set(text: str) -> frozenset[str]:
-    """Return the symbols of a .config that were n by choice: visible, and `is not set`."""
+    """Return the symbols of a .config that are visible and `is not set`."""
     lines = (UNSET_LINE.fullmatch(line) for line in text.split("\n"))
     return frozenset(found[1] for found in lines if found)
 
 
 def config_line(name: str, value: str) -> str:
-    """Return the line of a .config that says that a symbol has a value."""
+    """Return the line of a .config that gives a symbol a value."""
     return f"# CONFIG_{name} is not set\n" if value == "n" else f"CONFIG_{name}={value}\n"
 
 
 def as_config(values: Mapping[str, str]) -> str:
-    """Return values as the text of a fragment."""
+    """Return values by symbol as the text of a fragment."""
     return "".join(config_line(name, value) for name, value in sorted(values.items()))
 
 
@@ -52,8 +52,8 @@ def same_value(one: str, other: str) -> bool:
 def well_formed(value: str) -> bool:
     """Return whether conf can read a value: y, m, n, a number, or a text in quotes.
 
-    Inside the quotes a backslash stands before every quote and backslash (scripts/kconfig/
-    confdata.c, conf_set_sym_val).
+    In a text, a backslash stands before each quote and backslash (scripts/kconfig/confdata.c,
+    conf_set_sym_val).
     """
     if value.startswith('"'):
         return bool(re.fullmatch(r'"(?:[^"\\]|\\.)*"', value))
@@ -63,7 +63,12 @@ def well_formed(value: str) -> bool:
 def lost_requests(
     requests: Mapping[str, Requested], final: Mapping[str, str]
 ) -> tuple[Requested, ...]:
-    """Return the requests that the final configuration does not honour, optional ones too."""
+    """Return the requests that a final configuration does not honour, optional ones included.
+
+    Args:
+        requests: By symbol.
+        final: The values of the configuration.
+    """
     return tuple(
         request
         for name, request in sorted(requests.items())

@@ -1,4 +1,4 @@
-"""From a configuration that a person changed to the fragment that makes the same change."""
+"""From a configuration that a person has edited to the fragment that makes the same changes."""
 
 from __future__ import annotations
 

@@ -138,10 +138,7 @@ class _Cause:
 
 
 class _Explainer:
-    """Finds out why requests were lost.
-
-    elsewhere: where symbols are defined that the parsed Kconfig files lack.
-    """
+    """Finds out why requests were lost."""
 
     def __init__(
         self, menus: Menus, requests: Mapping[str, Requested], elsewhere: Mapping[str, str]
@@ -344,7 +341,12 @@ def _within(value: str, menus: Menus, low: Any, high: Any) -> bool:
 
 
 def near_names(name: str, names: Iterable[str]) -> list[str]:
-    """Return up to three symbols with similar names: a misspelling, or another prefix."""
+    """Return up to three symbols with similar names: a misspelling, or another prefix.
+
+    Args:
+        name: The symbol that does not exist.
+        names: The symbols that exist.
+    """
     known = list(names)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
     ending = sorted(other for other in known if other.endswith(f"_{name}"))

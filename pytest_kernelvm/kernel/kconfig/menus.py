@@ -1,7 +1,7 @@
-"""The Kconfig files of a kernel, parsed by Kconfiglib: it explains, the kernel's conf decides.
+"""The Kconfig files of a kernel, parsed by Kconfiglib. It explains; the kernel's conf decides.
 
 Values come from a .config that conf wrote, never from Kconfiglib's own calculation. Kconfiglib
-14.1.0 is from 2020: what the language has learnt since is rewritten before it sees it.
+14.1.0 is from 2020: newer syntax of the language is rewritten for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _DEPENDS_IF_LINE = re.compile(r"(\s*depends\s+on\s+)([^\"'#]+?)\s+if\s+([^#]+?)\
 class Condition:
     """One line that limits what it stands in or around.
 
-    words: how it begins, such as `depends on`. place: `file:line`, relative to the source.
+    Attributes:
+        words: How it begins, such as `depends on`.
+        expression: The condition.
+        place: `file:line`, relative to the source.
     """
 
     words: str
@@ -96,7 +99,7 @@ class _Parser(kconfiglib.Kconfig):  # type: ignore[misc]
 
 
 def for_kconfiglib(line: str) -> str:
-    """Return a Kconfig line in the language of 2020.
+    """Return a Kconfig line in the syntax of 2020.
 
     `modules` stood behind `option` until v5.14; `transitional` came in v6.18, `depends on X if Y`
     in v7.0 (Documentation/kbuild/kconfig-language.rst).
@@ -126,12 +129,19 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 class Menus:
-    """The Kconfig files of a kernel and the values that conf came to.
+    """The Kconfig files of a kernel, and the values of one configuration.
 
-    values: the final .config's, by symbol.
+    Attributes:
+        values: The values of the final .config, by symbol.
     """
 
     def __init__(self, parser: _Parser, values: Mapping[str, str]) -> None:
+        """Take the values; see `parse`.
+
+        Args:
+            parser: The parsed files.
+            values: The values of the final .config, by symbol.
+        """
         self._parser = parser
         self.values = dict(values)
 
@@ -139,15 +149,23 @@ class Menus:
     def parse(
         cls, file: str, *, environment: Mapping[str, str], values: Mapping[str, str]
     ) -> Menus:
-        """Parse a Kconfig file and all that it sources.
+        """Parse a Kconfig file and all files that it sources.
 
-        file: relative to `srctree`. environment: all variables that conf would see.
-        Raises HarnessError where Kconfiglib gives up; that is never the kernel's fault.
+        Args:
+            file: Relative to `srctree`.
+            environment: All variables that conf would see.
+            values: The values of the final .config, by symbol.
+
+        Returns:
+            The parsed files with the values.
+
+        Raises:
+            HarnessError: Where Kconfiglib fails; that is never a fault of the kernel.
         """
         try:
             with _environment(environment):
                 parser = _Parser(file)
-        # Kconfiglib is no match for every future Kconfig file; whatever it trips over is told.
+        # Kconfiglib may fail in any way on Kconfig files of the future.
         except (kconfiglib.KconfigError, OSError, RecursionError, AttributeError) as error:
             said = " ".join(str(error).split())
             raise HarnessError(f"Kconfiglib cannot parse {file}: {said}") from None
@@ -159,12 +177,12 @@ class Menus:
 
     @property
     def modules(self) -> Any:
-        """The symbol that allows modules."""
+        """The symbol that enables modules."""
         return self._parser.modules
 
     @property
     def names(self) -> frozenset[str]:
-        """All symbols that are defined."""
+        """The names of all symbols that are defined."""
         return frozenset(symbol.name for symbol in self._parser.unique_defined_syms)
 
     def symbol(self, name: str) -> Any | None:
@@ -173,7 +191,11 @@ class Menus:
         return found if found is not None and found.nodes else None
 
     def value(self, item: Any) -> str:
-        """Return what a symbol, constant or choice is: y, m, n, or a text without quotes."""
+        """Return what a symbol, constant or choice is: y, m, n, or a text without quotes.
+
+        Args:
+            item: A kconfiglib.Symbol or kconfiglib.Choice.
+        """
         if isinstance(item, Choice):
             return LEVELS[max((self.level(node.prompt[1]) for node in _prompts(item)), default=2)]
         if item.is_constant:
@@ -185,7 +207,12 @@ class Menus:
         return _unquoted(value)
 
     def level(self, expression: Expression) -> int:
-        """Return the value of an expression: 0 for n, 1 for m, 2 for y."""
+        """Return the value of an expression: 0 for n, 1 for m, 2 for y.
+
+        Args:
+            expression: As Kconfiglib has it: a symbol, a choice, or a tuple of an operator and
+                operands.
+        """
         if not isinstance(expression, tuple):
             value = self.value(expression)
             return LEVELS.index(value) if value in LEVELS else 0
@@ -199,7 +226,11 @@ class Menus:
         return 2 if _compared(operator, *map(self.value, expression[1:])) else 0
 
     def conditions(self, node: Any) -> tuple[Condition, ...]:
-        """Return what limits the prompt of a node: its own lines, then those around it."""
+        """Return what limits the prompt of a node: its own lines, then those around it.
+
+        Args:
+            node: A kconfiglib.MenuNode.
+        """
         found: list[Condition] = []
         while node is not None:
             found.extend(self._parser.conditions.get(node, ()))
@@ -207,9 +238,12 @@ class Menus:
         return tuple(found)
 
     def visibility(self, item: Any) -> int:
-        """Return how far a symbol or choice may be set by hand: 0, 1 (up to m) or 2.
+        """Return up to which value a user may set a symbol or choice: 0, 1 for m or 2 for y.
 
-        Raises nothing; an item without prompt is 0.
+        It is 0 for an item without a prompt.
+
+        Args:
+            item: A kconfiglib.Symbol or kconfiglib.Choice.
         """
         return max((self._visible(node) for node in _prompts(item)), default=0)
 
@@ -219,7 +253,11 @@ class Menus:
         return 2 if level == 1 and is_bool else level
 
     def selectors(self, symbol: Any) -> tuple[tuple[Any, Expression, str], ...]:
-        """Return who may select a symbol: the other one, the condition, `file:line` of it."""
+        """Return what may select a symbol: the other symbol, the condition, its `file:line`.
+
+        Args:
+            symbol: A kconfiglib.Symbol.
+        """
         return tuple(
             (other, condition, f"{node.filename}:{node.linenr}")
             for other in self._parser.selecting.get(symbol, ())
@@ -229,7 +267,11 @@ class Menus:
         )
 
     def places(self, item: Any) -> tuple[str, ...]:
-        """Return where an item is defined, `file:line` each."""
+        """Return the `file:line` of each definition of an item.
+
+        Args:
+            item: A kconfiglib.Symbol or kconfiglib.Choice.
+        """
         return tuple(f"{node.filename}:{node.linenr}" for node in item.nodes)
 
 
@@ -238,12 +280,21 @@ def _prompts(item: Any) -> list[Any]:
 
 
 def prompts(item: Any) -> tuple[Any, ...]:
-    """Return the nodes of a symbol or choice that have a prompt."""
+    """Return the nodes of an item that have a prompt.
+
+    Args:
+        item: A kconfiglib.Symbol or kconfiglib.Choice.
+    """
     return tuple(_prompts(item))
 
 
 def operands(expression: Expression, operator: int) -> list[Expression]:
-    """Return what an operator joins: [a, b, c] for (a && b) && c."""
+    """Return what an operator joins: [a, b, c] for (a && b) && c.
+
+    Args:
+        expression: As Kconfiglib has it.
+        operator: kconfiglib.AND or kconfiglib.OR.
+    """
     return list(kconfiglib.split_expr(expression, operator))
 
 
@@ -268,7 +319,7 @@ def _unquoted(value: str) -> str:
 
 
 def _compared(operator: int, left: str, right: str) -> bool:
-    # As expr_calc_value() does: numbers where both are, texts elsewhere.
+    # As expr_calc_value() does: as numbers if both are numbers, else as texts.
     numbers = _number(left), _number(right)
     order: int
     if None not in numbers:

@@ -17,7 +17,7 @@ from pytest_kernelvm.kernel.kconfig.menus import LEVELS, Expression, Menus, prom
 # Takes requested symbols and their values, and returns the final configuration.
 Olddefconfig = Callable[[Mapping[str, str]], Mapping[str, str]]
 
-# One way to a goal: symbols and the values to ask for.
+# One way to a goal: the symbols to request, with their values.
 Way = frozenset[tuple[str, str]]
 
 _NOTHING: Way = frozenset()
@@ -37,9 +37,11 @@ _FIXABLE = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remedy:
-    """Symbols to ask for besides.
+    """Symbols to request in addition.
 
-    extra: their values. saved: the lost symbols that olddefconfig then keeps, as it was seen to.
+    Attributes:
+        extra: Their values.
+        saved: The lost symbols that olddefconfig then keeps, as a trial has shown.
     """
 
     extra: Mapping[str, str]
@@ -52,10 +54,13 @@ def find_remedy(
     requests: Mapping[str, Requested],
     olddefconfig: Olddefconfig,
 ) -> Remedy | None:
-    """Return the fewest symbols found that save lost ones, None if none can be saved.
+    """Return the fewest symbols found that save lost ones; None if none can be saved.
 
-    losses: what was lost, most basic first. menus: with the values that lost them.
-    requests: all that was asked for. olddefconfig: runs olddefconfig.
+    Args:
+        losses: What was lost, most basic first.
+        menus: The Kconfig files, with the values that lost them.
+        requests: All that was requested, by symbol.
+        olddefconfig: Runs olddefconfig with some values.
     """
     trials = _Trials(
         requested={name: request.value for name, request in requests.items()},
@@ -69,7 +74,7 @@ def find_remedy(
             break
     else:
         return trials.remedy(before)
-    # All at once may cost what was asked for elsewhere: then each by itself.
+    # All at once may cost other requests: then try each by itself.
     for loss in losses[:_TRIALS]:
         if loss.request.name in trials.lost and len(losses) > 1:
             trials.improve([loss])
@@ -77,7 +82,7 @@ def find_remedy(
 
 
 class _Trials:
-    """What is asked for besides so far, as far as olddefconfig has been seen to keep it."""
+    """Extra requests so far, all of which olddefconfig was seen to keep."""
 
     def __init__(
         self,
@@ -152,15 +157,20 @@ def _fewest(
 
 
 def ways_to(menus: Menus, requested: Mapping[str, str], request: Requested) -> list[dict[str, str]]:
-    """Return sets of symbols that may make a request hold, the smallest first; none proved.
+    """Return sets of symbols that may make a request hold, the smallest first.
 
-    requested: what must keep its value, by symbol.
+    They are found in the Kconfig files; whether conf agrees is not tried.
+
+    Args:
+        menus: The Kconfig files with their current values.
+        requested: What must keep its value, by symbol.
+        request: What is to hold.
     """
     return [dict(way) for way in _Search(menus, requested).ways(request)]
 
 
 class _Search:
-    """Backward search through dependencies, in which what was asked for stays as it is."""
+    """A backward search through dependencies that changes no requested value."""
 
     def __init__(self, menus: Menus, requested: Mapping[str, str]) -> None:
         self.menus = menus
@@ -204,7 +214,7 @@ class _Search:
             selected = self._all(
                 [self._at_least(other, level, path), self._at_least(condition, level, path)]
             )
-            # What one wants is better asked for by its name than through another.
+            # It is better to request a symbol by its name than through another one.
             ways += [way for way in selected if len(way) < shortest]
         if not prompts(symbol):
             for default, condition in symbol.defaults:
@@ -235,7 +245,7 @@ class _Search:
         return _shortest(ways)
 
     def _free(self, symbol: Any, wanted: int) -> bool:
-        """Whether nobody asked for less, and no rival in a choice was asked for."""
+        """Whether no lower value was requested, nor another symbol of the same choice."""
         value = self.requested.get(symbol.name)
         if value is not None and value in LEVELS and LEVELS.index(value) < wanted:
             return False

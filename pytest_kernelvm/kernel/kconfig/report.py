@@ -1,4 +1,4 @@
-"""The report of lost symbols: what was asked for, what became of it, why, and what would help."""
+"""The report of lost symbols: what was requested, what came out, why, and what would help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _ADVICE = "ask for what these symbols depend on, or drop the request"
 def explained(label: str, losses: Sequence[Loss], remedy: Remedy | None) -> ConfigLost:
     """Return the error for losses that are explained.
 
-    label: whose kernel. losses: most basic first. remedy: what was found and tried to help.
+    Args:
+        label: What the kernel is called.
+        losses: Most basic first.
+        remedy: What was tried and helps; None if nothing was found.
     """
     got = {loss.request.name: _got(loss) for loss in losses}
     heads = _heads([loss.request for loss in losses], got)
@@ -40,9 +43,14 @@ def explained(label: str, losses: Sequence[Loss], remedy: Remedy | None) -> Conf
 def unexplained(
     label: str, lost: Sequence[Requested], values: Mapping[str, str], tree: Path, why: str
 ) -> ConfigLost:
-    """Return the error for losses of which no more is known than that they are.
+    """Return the error for losses that could not be explained.
 
-    values: the final .config's. why: what kept them from being explained.
+    Args:
+        label: What the kernel is called.
+        lost: The lost requests.
+        values: The values of the final .config.
+        tree: The source of the kernel.
+        why: Why they could not be explained.
     """
     known = definitions(tree, [request.name for request in lost])
     got = {

@@ -1,11 +1,11 @@
-"""What a kernel is asked for: read from fragments, chosen by version, free of contradictions."""
+"""The requests for a kernel: read from fragments, chosen by version, without contradictions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pytest_kernelvm.config.kernel import KernelConfig
 from pytest_kernelvm.config.requests import Conditional, Fragment, Requested
@@ -14,10 +14,14 @@ from pytest_kernelvm.kernel.kconfig.dot_config import SET_LINE, UNSET_LINE, same
 
 
 def read_fragment(path: Path) -> tuple[Requested, ...]:
-    """Return what a fragment asks for, line by line.
+    """Return what a fragment requests, line by line.
 
-    Raises BadInput, with file:line, for a line that is neither a setting nor a comment, and for a
-    value that conf could not read.
+    Args:
+        path: The fragment.
+
+    Raises:
+        BadInput: With file:line, for a line that is neither a setting nor a comment, and for a
+            value that conf could not read.
     """
     requests = []
     try:
@@ -68,16 +72,24 @@ def _all_requests(kernel: KernelConfig) -> list[Requested]:
 
 
 def requests_of(kernel: KernelConfig, version: str = "") -> dict[str, Requested]:
-    """Return the symbols that a kernel's fragments and vm-config ask for, by name.
+    """Return the symbols that the fragments and the vm-config of a kernel request, by name.
 
-    version: of the source, by default what the vm-config says about it.
-    Raises BadInput that names both places where two of them ask for different values.
+    Raises BadInput, with both places, where two of them request different values.
+
+    Args:
+        kernel: The kernel.
+        version: The version of the source; empty for what the vm-config says about it.
     """
     return merge(for_version(_all_requests(kernel), version or kernel.version))
 
 
 def conditionals_of(kernel: KernelConfig, version: str) -> tuple[Conditional, ...]:
-    """Return a kernel's conditional symbols, those that are for its version."""
+    """Return the conditional symbols of a kernel, without requests for other versions.
+
+    Args:
+        kernel: The kernel.
+        version: Of its source.
+    """
     return tuple(
         replace(each, symbols=for_version(each.symbols, version)) for each in kernel.conditional
     )
@@ -91,7 +103,7 @@ def for_version(requests: Iterable[Requested], version: str) -> tuple[Requested,
 def requests_key(kernel: KernelConfig) -> dict[str, Any]:
     """Return all that a kernel's fragments and vm-config say about symbols, as JSON for a key.
 
-    Places are left out: a request that moves to another file stays the same.
+    Places are left out, so that a request that moves to another file stays the same.
     """
     return {
         "symbols": _keys(_all_requests(kernel)),
@@ -112,8 +124,11 @@ def _keys(requests: Iterable[Requested]) -> list[Any]:
 def merge(requests: Iterable[Requested]) -> dict[str, Requested]:
     """Return the request that counts for each symbol.
 
-    Raises BadInput, with all places, where two ask for different values and not exactly one of the
-    values is forced.
+    Raises BadInput, with all places, where requests for a symbol have different values and not
+    exactly one of the values is forced.
+
+    Args:
+        requests: All requests for one kernel version.
     """
     by_name: dict[str, list[Requested]] = {}
     for request in requests:
@@ -128,11 +143,11 @@ def merge(requests: Iterable[Requested]) -> dict[str, Requested]:
         else:
             conflicts.append(counting)
     if conflicts:
-        raise _contradiction(conflicts)
+        _refuse_contradictions(conflicts)
     return merged
 
 
-def _contradiction(conflicts: list[list[Requested]]) -> BadInput:
+def _refuse_contradictions(conflicts: list[list[Requested]]) -> NoReturn:
     count = len(conflicts)
     shown = [request for conflict in conflicts for request in conflict]
     width = max(len(str(request)) for request in shown)
@@ -144,7 +159,7 @@ def _contradiction(conflicts: list[list[Requested]]) -> BadInput:
         else "take one of them away, or let one win: in a vm-config's symbols, "
         f"{example.name}: {{value: {example.value}, force: true}}"
     )
-    return BadInput(
+    raise BadInput(
         f"{count} symbol{'s are' if count > 1 else ' is'} asked for with different values",
         Evidence(
             expected="one value for each symbol",

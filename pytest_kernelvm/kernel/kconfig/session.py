@@ -1,4 +1,4 @@
-"""From a base and requests to a final .config: conf decides, and every loss is explained."""
+"""From a base and requests to a final .config. conf decides, and every loss is explained."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ if TYPE_CHECKING:
     from pytest_kernelvm.kernel.kconfig.menus import Menus
 
 _ENVIRONMENT = "kernelvm-environment"
-# kconfig's makefiles name goals like this one.
+# The kernel's Makefile gives goals that end in config to kconfig.
 _ENVIRONMENT_GOAL = "kernelvm-environment-config"
 
 
 class KernelMake(Protocol):
-    """A kernel's make for a build directory, with the build's compiler."""
+    """The make of a kernel for one build directory, with the compiler of the build."""
 
     def make(self, *goals: str) -> None:
-        """Make some goals; variables and options may be among them. Raises BuildFailed."""
+        """Make some goals. Raises BuildFailed.
+
+        Args:
+            goals: Goals, variables and options.
+        """
 
     def make_argv(self, *goals: str) -> list[str]:
         """Return the command that makes some goals."""
@@ -43,9 +47,11 @@ class KernelMake(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinalConfig:
-    """What conf came to.
+    """The configuration that conf made.
 
-    requests: all that was asked for, conditional symbols with it. text: the final .config.
+    Attributes:
+        requests: All that was requested, symbols of conditional rules that hold included.
+        text: The final .config.
     """
 
     requests: Mapping[str, Requested]
@@ -58,7 +64,7 @@ class FinalConfig:
 
     @property
     def lost(self) -> tuple[Requested, ...]:
-        """The requests that were not honoured and should have been."""
+        """The requests that were not honoured though they had to be."""
         gone = lost_requests(self.requests, self.values)
         return tuple(request for request in gone if not request.optional)
 
@@ -69,10 +75,15 @@ class FinalConfig:
 
 
 class KconfigSession:
-    """A kernel's configuration in a build directory.
+    """The configuration of a kernel in a build directory.
 
-    label: whose kernel, in errors. version: of the source. tree: the source, patched.
-    directory: the build directory. make: its make.
+    Attributes:
+        kernel: The kernel of the vm-config.
+        arch: Its architecture.
+        label: What the kernel is called in errors.
+        version: The version of the source.
+        tree: The source, patched.
+        directory: The build directory.
     """
 
     def __init__(
@@ -86,6 +97,17 @@ class KconfigSession:
         directory: Path,
         make: KernelMake,
     ) -> None:
+        """Configure nothing yet.
+
+        Args:
+            kernel: The kernel of the vm-config.
+            arch: Its architecture.
+            label: What the kernel is called in errors.
+            version: The version of the source.
+            tree: The source, patched.
+            directory: The build directory.
+            make: Runs make in it.
+        """
         self.kernel = kernel
         self.arch = arch
         self.label = label
@@ -104,13 +126,11 @@ class KconfigSession:
     def configure(self) -> FinalConfig:
         """Write the final `.config`: base, unnamed tristates, requests, conditional symbols.
 
-        Returns:
-            The final configuration, which may have lost requests.
+        Raises BadInput for requests that contradict each other, for conditional symbols that remove
+        what they depend on, and for `auto_modules` without MODULES; BuildFailed if make fails.
 
-        Raises:
-            BadInput: For requests that contradict each other, for conditional symbols that remove
-                what they depend on, and for `auto_modules` without MODULES.
-            BuildFailed: If make fails.
+        Returns:
+            What conf made of it; it may have lost requests.
         """
         requests = requests_of(self.kernel, self.version)
         self._base = self._make_base()
@@ -145,7 +165,15 @@ class KconfigSession:
         return FinalConfig(requests=requests, text=self.resolve(values))
 
     def changed_from_base(self, final: FinalConfig) -> tuple[str, ...]:
-        """Return the symbols of a complete .config as base that came out otherwise, unasked."""
+        """Return the symbols that came out other than in the base, and that nobody requested.
+
+        Args:
+            final: The configuration that `configure` returned.
+
+        Returns:
+            None of them if the base is a defconfig: only a complete .config is meant to stay as it
+            is.
+        """
         if not Path(self.kernel.base).is_file():
             return ()
         values = final.values
@@ -160,7 +188,9 @@ class KconfigSession:
     ) -> str:
         """Return the .config that olddefconfig makes of the base and some values behind it.
 
-        answers: values for symbols that nobody names, which come before.
+        Args:
+            values: By symbol.
+            answers: Values for symbols that nobody names; `values` come behind and count more.
         """
         requested = as_config(answers or {}) + as_config(values)
         self.file.write_text(f"{self._base}\n{requested}")
@@ -172,8 +202,11 @@ class KconfigSession:
     ) -> Menus:
         """Return the Kconfig files with some values.
 
-        environment: conf's, by default as the kernel's make gives it.
         Raises HarnessError where Kconfiglib cannot parse them, BuildFailed where make fails.
+
+        Args:
+            values: By symbol.
+            environment: That of conf; None to get it from the kernel's make.
         """
         # Kconfiglib is imported only when something is to be explained.
         from pytest_kernelvm.kernel.kconfig.menus import Menus
@@ -184,10 +217,14 @@ class KconfigSession:
     def explain(
         self, final: FinalConfig, environment: Mapping[str, str] | None = None
     ) -> KernelvmError:
-        """Return the error that explains what a final lost; more of conf's runs may be needed.
+        """Return the error that explains what a final configuration lost.
 
-        environment: conf's, by default as the kernel's make gives it.
-        Where Kconfiglib cannot parse these files the error says so and lists the losses.
+        conf may be run again for that. Where Kconfiglib cannot parse the files the error says so,
+        and lists the losses.
+
+        Args:
+            final: The configuration.
+            environment: As for `menus`.
         """
         from pytest_kernelvm.kernel.kconfig.losses import explain_losses
         from pytest_kernelvm.kernel.kconfig.remedy import find_remedy
@@ -202,9 +239,13 @@ class KconfigSession:
         return explained(self.label, losses, remedy)
 
     def edit(self) -> str:
-        """Let a person change `.config` with nconfig on this terminal; return what it is then.
+        """Let a person change `.config` with nconfig on this terminal.
 
-        Raises ToolMissing where nconfig cannot be compiled.
+        Returns:
+            The `.config` afterwards.
+
+        Raises:
+            ToolMissing: Where nconfig cannot be compiled.
         """
         status = run_attached(self._make.make_argv("nconfig"))
         if status != 0:
@@ -220,7 +261,8 @@ class KconfigSession:
     def environment(self) -> dict[str, str]:
         """Return the environment that the kernel's make gives to conf.
 
-        Raises BuildFailed where make does not say, BadInput where what it says cannot be read.
+        Raises:
+            BadInput: Where it cannot be read. If make fails, that is a BuildFailed.
         """
         file = self.directory / _ENVIRONMENT
         self._make.make(
@@ -275,12 +317,16 @@ class KconfigSession:
         return tristates(path.read_text(errors="replace") for path in files) - named
 
     def resolve(self, values: Mapping[str, str]) -> str:
-        """Return what olddefconfig makes of values, with m or y for each tristate unnamed."""
+        """Return the .config for some values, with m or y for each tristate that nobody names.
+
+        Args:
+            values: By symbol.
+        """
         free = self._tristates - set(values)
         if not (self.kernel.auto_modules and self.kernel.prefer_builtin):
             answer = "m" if self.kernel.auto_modules else "y"
             return self.olddefconfig(values, dict.fromkeys(free, answer))
-        # What is y without being asked stays so; the rest is m as soon as it comes into sight.
+        # Symbols that are y by default stay y; the others become m once they are visible.
         answers: dict[str, str] = {}
         while True:
             text = self.olddefconfig(values, answers)
@@ -298,9 +344,10 @@ class KconfigSession:
 
 
 def tristates(kconfig_texts: Iterable[str]) -> frozenset[str]:
-    """Return the symbols that some Kconfig file gives the type tristate.
+    """Return the symbols to which some Kconfig file gives the type tristate.
 
-    kconfig_texts: the contents of Kconfig files.
+    Args:
+        kconfig_texts: The contents of Kconfig files.
     """
     found: set[str] = set()
     for text in kconfig_texts:

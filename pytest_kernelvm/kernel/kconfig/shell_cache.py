@@ -1,4 +1,4 @@
-"""What Kconfig asks the shell, asked once by conf and never again, by Kconfiglib neither.
+"""Answers of the shell to Kconfig's questions, which conf asks once and Kconfiglib never again.
 
 shell_cache.c says why, and what the files are.
 """
@@ -18,7 +18,9 @@ LIBRARY = "conf_answers.so"
 def cache_environment(directory: Path, library: Path) -> dict[str, str]:
     """Return the environment in which conf asks the shell nothing twice.
 
-    directory: for its answers. library: shell_cache.c, compiled for this machine.
+    Args:
+        directory: For the answers; it is made.
+        library: shell_cache.c, compiled for this machine.
     """
     directory.mkdir(parents=True, exist_ok=True)
     others = os.environ.get(PRELOAD, "")
@@ -37,7 +39,11 @@ def _file_name(question: bytes) -> str:
 
 
 def cached_answer(question: str) -> str | None:
-    """Return what the shell answered conf in this environment, None if it was not asked."""
+    """Return what the shell answered conf in this environment; None if conf did not ask.
+
+    Args:
+        question: The command.
+    """
     raw = question.encode()
     directory = os.environ.get(ANSWERS)
     if not directory:
@@ -51,7 +57,7 @@ def cached_answer(question: str) -> str | None:
 
 def _shell(kconfig: Any, name: str, command: str) -> str:
     """What Kconfiglib's own $(shell) returns, unless conf had the same question."""
-    # Who only builds does not need it.
+    # It is not needed only to build.
     import kconfiglib
 
     answer = cached_answer(command)
