@@ -45,7 +45,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code, which says the verdict."""
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     verb: Callable[[argparse.Namespace], int] = arguments.verb
     try:
         with signals_interrupt():
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
     codes = ", ".join(f"{each.exit_code} {each.label}" for each in Verdict)
     parser = argparse.ArgumentParser(
         prog="kernelvm",
