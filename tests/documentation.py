@@ -23,6 +23,7 @@ TUTORIAL = DOCS / "tutorial.md"
 COMMANDS = ("sh", "console")
 # The pages that are followed by hand, in the order in which they are read.
 FOLLOWED = (ROOT / "README.md", TUTORIAL, *sorted((DOCS / "how-to").glob("*.md")))
+PAGES = (*FOLLOWED, *sorted({*DOCS.rglob("*.md")} - {*FOLLOWED}))
 PROMPT = "$ "
 CONTINUATION = "> "
 ANYTHING = "..."

@@ -14,6 +14,7 @@ from tests.documentation import (
     COMMANDS,
     DOCS,
     FOLLOWED,
+    PAGES,
     ROOT,
     Block,
     blocks,
@@ -33,7 +34,6 @@ NOT_RUN = {
     "docs/how-to/resolve-modules.md": 2,
 }
 _LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
-PAGES = [*FOLLOWED, *sorted(set(DOCS.rglob("*.md")) - set(FOLLOWED))]
 
 
 def name(page: Path) -> str:
