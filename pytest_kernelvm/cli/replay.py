@@ -1,4 +1,4 @@
-"""`kernelvm replay`, `attach`, `export` and `kept`: what failed tests left."""
+"""The verbs `replay`, `attach`, `export` and `kept`: what failed tests left."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ ALLOWED = {
     "outside": "a network card with a way to what this machine reaches",
     "no-sandbox": "QEMU without its seccomp filter",
 }
-# Who waits longer is told why.
+# A replay that lasts longer says why.
 LONG_PAUSE_S = 30.0
 # More differences are not shown.
 MOST_SHOWN = 5
 
 
 def add_replay(verbs: Verbs) -> None:
-    """Declare the verbs."""
-    told = "do with fresh guests what a failed test did, and compare their answers"
+    """Declare `replay`, `attach`, `export` and `kept`."""
+    help_text = "do with fresh guests what a failed test did, and compare their answers"
     replay = verbs.add_parser(
-        "replay", help=told, description=f"{told}; 0 if it came out as before"
+        "replay", help=help_text, description=f"{help_text}; 0 if it came out as before"
     )
     replay.add_argument("bundle", metavar="BUNDLE", help=BUNDLE)
     replay.add_argument("--boot", action="store_true", help="boot, even if a snapshot is there")
@@ -48,8 +48,8 @@ def add_replay(verbs: Verbs) -> None:
     _add_allow(replay, list(ALLOWED))
     replay.set_defaults(verb=_replay)
 
-    told = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
-    attach = verbs.add_parser("attach", help=told, description=told)
+    help_text = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
+    attach = verbs.add_parser("attach", help=help_text, description=help_text)
     attach.add_argument("bundle", metavar="ID", help=BUNDLE)
     attach.add_argument("--guest", metavar="GUEST", help="of several: guest-0, guest-1, …")
     attach.add_argument("--paused", action="store_true", help="leave the guest stopped")
@@ -57,14 +57,14 @@ def add_replay(verbs: Verbs) -> None:
     _add_allow(attach, [name for name in ALLOWED if name != "qmp"])
     attach.set_defaults(verb=_attach)
 
-    told = "write what a failed test left into one file, for another machine"
-    export = verbs.add_parser("export", help=told, description=told)
+    help_text = "write what a failed test left into one file, for another machine"
+    export = verbs.add_parser("export", help=help_text, description=help_text)
     export.add_argument("bundle", metavar="ID", help=BUNDLE)
     export.add_argument("file", type=Path, metavar="FILE", help="….tar.gz, .tar.zst or .tar.xz")
     export.set_defaults(verb=_export)
 
-    told = "list what failed tests left"
-    kept = verbs.add_parser("kept", help=told, description=told)
+    help_text = "list what failed tests left"
+    kept = verbs.add_parser("kept", help=help_text, description=help_text)
     kept.add_argument("--end", nargs="*", metavar="ID", help="remove these instead, by default all")
     kept.set_defaults(verb=_kept)
 
@@ -97,7 +97,7 @@ def _say_sandbox(bundle: Bundle, allowed: Allowed) -> None:
 
 
 def _say(text: str) -> None:
-    """Print what a guest or a bundle of another machine may have said."""
+    """Print a text that may have parts of a guest's or of somebody else's bundle."""
     print(printable(text), flush=True)
 
 
@@ -114,36 +114,42 @@ def _replay(arguments: argparse.Namespace) -> int:
         _introduce(bundle)
         _say_sandbox(bundle, allowed)
         directory = store.new_log_directory(bundle.name)
-        shown = _consoles(stack) if arguments.console else lambda _vm: None
+        starting = replayed_guests(
+            bundle,
+            store,
+            directory,
+            allowed=allowed,
+            fresh="boot" if arguments.boot else "restore",
+            started=_consoles(stack) if arguments.console else lambda _vm: None,
+        )
         try:
-            guests = stack.enter_context(
-                replayed_guests(
-                    bundle,
-                    store,
-                    directory,
-                    allowed=allowed,
-                    fresh="boot" if arguments.boot else "restore",
-                    started=shown,
-                )
-            )
+            guests = stack.enter_context(starting)
         except KernelvmError as error:
             return _not_ready(bundle, error)
-        for vm in guests:
-            how = "restored" if vm.snapshot else "booted"
-            _say(f"{vm.label}: {how} in {vm.ready_s:.2f} s")
+        _say_ready(guests)
         if acts and not arguments.fast and acts[-1][1].at_s > LONG_PAUSE_S:
             _say(f"its test took {acts[-1][1].at_s:.0f} s, and so does this without --fast")
         comparison = replay(bundle, acts, guests, pauses=not arguments.fast, show=_show_act)
         if not comparison.error:
             # Else the error names its logs.
             stack.callback(remove_tree, directory)
-        for vm in guests:
-            for splat in vm.splats:
-                _say(f"{vm.label}: its kernel found something wrong: {splat.title}")
+        _say_splats(guests)
         status = _conclude(bundle, comparison)
         if arguments.shell:
             interact(GuestShell(guests[-1], sys.stdout), history=store.root / HISTORY, intro=LEAVE)
         return status
+
+
+def _say_ready(guests: Sequence[Vm]) -> None:
+    for vm in guests:
+        how = "restored" if vm.snapshot else "booted"
+        _say(f"{vm.label}: {how} in {vm.ready_s:.2f} s")
+
+
+def _say_splats(guests: Sequence[Vm]) -> None:
+    for vm in guests:
+        for splat in vm.splats:
+            _say(f"{vm.label}: its kernel found something wrong: {splat.title}")
 
 
 def _introduce(bundle: Bundle) -> None:
@@ -175,7 +181,10 @@ def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
 
 
 def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
-    """Judge a guest that did not get ready: perhaps that was the failure."""
+    """Return the exit code for guests that do not get ready: 0 if the test ended so as well.
+
+    Any other failure is raised.
+    """
     if error.verdict.label != bundle.note.verdict or any(
         guest.note.ready_s for guest in bundle.guests
     ):
@@ -191,14 +200,14 @@ def _show_act(vm: Vm, act: Act, word: str) -> None:
 
     match act:
         case Exchange():
-            told = f"{shown_line(act.what):50}  {word}"
+            text = f"{shown_line(act.what):50}  {word}"
         case ConsoleInput():
-            told = f"typed {act.text!r}"
+            text = f"typed {act.text!r}"
         case QmpCommand():
-            told = f"QMP {act.command}"
+            text = f"QMP {act.command}"
         case QemuSignal():
-            told = f"signal {act.number} to QEMU"
-    _say(f"{act.at_s:9.3f}  {vm.label}: {told}")
+            text = f"signal {act.number} to QEMU"
+    _say(f"{act.at_s:9.3f}  {vm.label}: {text}")
 
 
 def _conclude(bundle: Bundle, comparison: Comparison) -> int:
