@@ -195,6 +195,9 @@ def _cell_of_version(arguments: argparse.Namespace, version: str, other: str) ->
     """Return the cell of a version.
 
     Its vm-config is the one of --config, or that of the other side, or the only one that there is.
+
+    Raises:
+        BadInput: Several vm-configs are possible.
     """
     known = cells_of(arguments)
     of_the_other = [cell for cell in known if other in (cell.id, cell.name)]
