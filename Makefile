@@ -9,6 +9,8 @@ SHELL := bash
 unexport MAKEFLAGS MFLAGS
 # Tests start dozens of Pythons; each would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
+# The theme of the documentation advertises its successor at each build.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 
@@ -71,7 +73,7 @@ endef
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	echo
 	echo "PYTEST_ARGS='-k modprobe -x' goes to pytest, PYTHON=/path/to/python3 makes .venv"
 
@@ -92,11 +94,20 @@ matrix: libfdt for-tests ## all tests in guests on all cells; `make check` has e
 	$(BIN)/pytest -m vm -n $(IN_DEPTH) $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(INSTALLED) ## ruff, mypy, import contracts
+lint: $(INSTALLED) ## ruff, mypy, import contracts, the documentation's links
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict
+
+.PHONY: docs
+docs: $(INSTALLED) ## show the documentation at http://127.0.0.1:8000, with each edit
+	@$(BIN)/mkdocs serve
+
+.PHONY: reference
+reference: $(INSTALLED) ## write the pages of docs/reference that are made from the code
+	@$(BIN)/python -m docs.generate
 
 .PHONY: test
 test: setup ## the tests that boot nothing and take no time
@@ -174,5 +185,5 @@ $(INSTALLED): pyproject.toml
 
 .PHONY: clean
 clean: ## remove .venv and the caches of this checkout; the store of kernels stays
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""`kernelvm config explain`, `diff` and `edit`."""
+"""The verb `config`: explain, compare and edit the configuration of a kernel."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from pytest_kernelvm.kernel.kconfig.diff import ComparedConfig
     from pytest_kernelvm.kernel.kconfig.session import FinalConfig, KconfigSession
 
-_SHOWN = 10
+_MOST_ENTRIES = 10
 
 
 def add_config(verbs: Verbs) -> None:
-    """Declare the verb."""
-    told = "explain, compare or edit the configuration of a kernel"
-    verb = verbs.add_parser("config", help=told, description=told)
-    deeds = verb.add_subparsers(title="what to do", required=True, metavar="explain|diff|edit")
+    """Declare `config explain`, `config diff` and `config edit`."""
+    help_text = "explain, compare or edit the configuration of a kernel"
+    verb = verbs.add_parser("config", help=help_text, description=help_text)
+    actions = verb.add_subparsers(title="what to do", required=True, metavar="explain|diff|edit")
 
-    told = "say what a symbol is in a cell, why, and what it would take to change it"
-    explain = deeds.add_parser("explain", help=told, description=told)
+    help_text = "say what a symbol is in a cell, why, and what it would take to change it"
+    explain = actions.add_parser("explain", help=help_text, description=help_text)
     explain.add_argument("cell", metavar="CELL")
     explain.add_argument("symbol", metavar="SYMBOL[=VALUE]", help="with what it should be")
     explain.set_defaults(verb=_explain)
 
-    told = "show what differs between two configurations"
-    diff = deeds.add_parser("diff", help=told, description=told)
+    help_text = "show what differs between two configurations"
+    diff = actions.add_parser("diff", help=help_text, description=help_text)
     for which in ("one", "other"):
         diff.add_argument(which, metavar="CELL|FILE|VERSION")
     diff.add_argument(
@@ -45,8 +45,10 @@ def add_config(verbs: Verbs) -> None:
     )
     diff.set_defaults(verb=_diff)
 
-    told = "change a cell's configuration with nconfig, then print the fragment that does the same"
-    edit = deeds.add_parser("edit", help=told, description=told)
+    help_text = (
+        "change a cell's configuration with nconfig, then print the fragment that does the same"
+    )
+    edit = actions.add_parser("edit", help=help_text, description=help_text)
     edit.add_argument("cell", metavar="CELL")
     edit.add_argument("--output", type=Path, metavar="FILE", help="write the fragment there")
     edit.set_defaults(verb=_edit)
@@ -123,8 +125,8 @@ def _described(
 def _part(title: str, entries: list[str]) -> list[str]:
     if not entries:
         return []
-    rest = [f"    and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
-    return [f"  {title}:", *(f"    {entry}" for entry in entries[:_SHOWN]), *rest]
+    rest = [f"    and {len(entries) - _MOST_ENTRIES} more"] if len(entries) > _MOST_ENTRIES else []
+    return [f"  {title}:", *(f"    {entry}" for entry in entries[:_MOST_ENTRIES]), *rest]
 
 
 def _to_change(
@@ -164,7 +166,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _side(arguments: argparse.Namespace, name: str, beside: str) -> ComparedConfig:
+def _side(arguments: argparse.Namespace, name: str, other: str) -> ComparedConfig:
     from pytest_kernelvm.kernel.build.configure import open_kconfig_session
     from pytest_kernelvm.kernel.kconfig.diff import ComparedConfig
     from pytest_kernelvm.kernel.kconfig.losses import definitions
@@ -176,7 +178,7 @@ def _side(arguments: argparse.Namespace, name: str, beside: str) -> ComparedConf
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"cannot read {name}: {error}") from None
     if is_version(name):
-        cell = _cell_of_version(arguments, name, beside)
+        cell = _cell_of_version(arguments, name, other)
     else:
         cell = one_cell(arguments, name)
     with open_kconfig_session(store_of(arguments), cell) as configuration:
@@ -189,11 +191,17 @@ def _side(arguments: argparse.Namespace, name: str, beside: str) -> ComparedConf
         )
 
 
-def _cell_of_version(arguments: argparse.Namespace, version: str, beside: str) -> CellConfig:
-    """Return a cell with some version: of --config, of the vm-config beside, or of the only one."""
+def _cell_of_version(arguments: argparse.Namespace, version: str, other: str) -> CellConfig:
+    """Return the cell of a version.
+
+    Its vm-config is the one of --config, or that of the other side, or the only one that there is.
+
+    Raises:
+        BadInput: Several vm-configs are possible.
+    """
     known = cells_of(arguments)
-    beside_it = [cell for cell in known if beside in (cell.id, cell.name)]
-    named = cells_of(arguments, [arguments.config]) if arguments.config else beside_it or known
+    of_the_other = [cell for cell in known if other in (cell.id, cell.name)]
+    named = cells_of(arguments, [arguments.config]) if arguments.config else of_the_other or known
     files = sorted({cell.file for cell in named})
     if len(files) != 1:
         raise BadInput(
@@ -229,7 +237,7 @@ def _edit(arguments: argparse.Namespace) -> int:
     if not fragment:
         print("nothing has changed")
         return 0
-    _hand_over(arguments.output, as_config(fragment))
+    _write_fragment(arguments.output, as_config(fragment))
     for name in fragment:
         if name in decision.requests:
             request = decision.requests[name]
@@ -237,7 +245,7 @@ def _edit(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _hand_over(output: Path | None, text: str) -> None:
+def _write_fragment(output: Path | None, text: str) -> None:
     if output is None:
         print(text, end="")
         return

@@ -1,4 +1,4 @@
-"""`kernelvm doctor`."""
+"""The verb `doctor`: what this machine has and lacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_doctor(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare `doctor`."""
     verb = verbs.add_parser("doctor", help="say what this machine has and lacks")
     verb.add_argument(
         "--packages",

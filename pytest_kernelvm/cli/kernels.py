@@ -1,4 +1,4 @@
-"""`kernelvm list` and `build`."""
+"""The verbs `list` and `build`: the cells and their kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_list(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare `list`."""
     verb = verbs.add_parser("list", help="list the cells and whether their kernels are built")
     verb.set_defaults(verb=_list)
 
@@ -35,7 +35,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def add_build(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare `build`."""
     verb = verbs.add_parser("build", help="build the kernels of cells that are not built yet")
     verb.add_argument("cells", nargs="*", metavar="CELL", help="malta or malta-6.12; default all")
     add_source(verb)

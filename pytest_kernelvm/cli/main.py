@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pytest_kernelvm import __version__
 from pytest_kernelvm.cli import (
-    configs,
     configuration,
     doctor,
     guests,
@@ -18,6 +17,7 @@ from pytest_kernelvm.cli import (
     modules,
     out_of_tree,
     replay,
+    schema,
     services,
     store,
 )
@@ -35,7 +35,7 @@ VERBS = (
     services.add_services,
     configuration.add_config,
     out_of_tree.add_module,
-    configs.add_schema,
+    schema.add_schema,
     store.add_store,
     store.add_clean,
 )
@@ -44,8 +44,15 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code, which says the verdict."""
-    arguments = _parser().parse_args(argv)
+    """Run one verb.
+
+    Args:
+        argv: What stands behind `kernelvm` on the command line; None means that of this process.
+
+    Returns:
+        The exit code, which says the verdict.
+    """
+    arguments = command_parser().parse_args(argv)
     verb: Callable[[argparse.Namespace], int] = arguments.verb
     try:
         with signals_interrupt():
@@ -59,12 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("kernelvm: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is satisfied; what is left for him goes nowhere, at exit as well.
+        # Who read our output has seen enough. Python writes the rest at its exit: to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, with every verb."""
     codes = ", ".join(f"{each.exit_code} {each.label}" for each in Verdict)
     parser = argparse.ArgumentParser(
         prog="kernelvm",

@@ -1,4 +1,4 @@
-"""`kernelvm module build`, `try` and `check`."""
+"""The verb `module`: modules of the user, built, tried in a guest, or checked."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
     from pytest_kernelvm.session.cell import Cell
 
-LOOK_S = 0.1
-WHAT = {
+POLL_S = 0.1
+# What the names of the arguments stand for.
+ARGUMENTS = {
     "DIR": "a directory with a Kbuild or Makefile",
     "KO": ".ko files, which are loaded together",
 }
 
 
 def add_module(verbs: Verbs) -> None:
-    """Declare the verb."""
-    told = "build modules of your own against a stored kernel, and try them in a guest"
-    module = verbs.add_parser("module", help=told, description=told)
+    """Declare `module build`, `module try` and `module check`."""
+    help_text = "build modules of your own against a stored kernel, and try them in a guest"
+    module = verbs.add_parser("module", help=help_text, description=help_text)
     actions = module.add_subparsers(required=True, metavar="ACTION")
-    for name, what, told_of, verb in (
+    for name, what, help_text, verb in (
         ("build", "DIR", "build the modules of a directory; print the .ko files", _build),
         ("try", "DIR|KO", "load them in a fresh guest, show its log, unload them", _try),
         ("check", "KO", "say whether .ko files of elsewhere fit a kernel's image", _check),
     ):
-        parser = actions.add_parser(name, help=told_of, description=told_of)
+        parser = actions.add_parser(name, help=help_text, description=help_text)
         files = "+" if "KO" in what else None
-        told_what = " or ".join(WHAT[word] for word in what.split("|"))
-        parser.add_argument("what", type=Path, metavar=what, nargs=files, help=told_what)
+        about_argument = " or ".join(ARGUMENTS[word] for word in what.split("|"))
+        parser.add_argument("what", type=Path, metavar=what, nargs=files, help=about_argument)
         parser.add_argument("--config", required=True, metavar="CELL", help="such as malta-6.12")
         add_source(parser)
         parser.set_defaults(verb=verb)
@@ -80,7 +81,7 @@ def _build(arguments: argparse.Namespace) -> int:
             print(printable(built.said), file=sys.stderr)
         for file in built.files:
             print(file)
-        _tell(f"built in {time.monotonic() - started:.1f} s")
+        _say(f"built in {time.monotonic() - started:.1f} s")
 
     return _once_or_watching(arguments, (arguments.what,), build)
 
@@ -93,7 +94,7 @@ def _check(arguments: argparse.Namespace) -> int:
     config = config_near(files)
     require_fit(kernel, files, config=config)
     unknown = "".join(f"; {each}" for each in unchecked(kernel, config=config))
-    _tell(f"{', '.join(file.name for file in files)} may be loaded on {kernel.release}{unknown}")
+    _say(f"{', '.join(file.name for file in files)} may be loaded on {kernel.release}{unknown}")
     return 0
 
 
@@ -122,25 +123,24 @@ def _try(arguments: argparse.Namespace) -> int:
     def attempt() -> None:
         logs = cell.store.new_log_directory(cell.config.id)
         if directory:
-            trial = try_modules(cell, directory, logs, options=options, timeout_s=timeout_s)
+            result = try_modules(cell, directory, logs, options=options, timeout_s=timeout_s)
         else:
-            trial = try_files(cell, files, logs, options=options, timeout_s=timeout_s)
+            result = try_files(cell, files, logs, options=options, timeout_s=timeout_s)
         remove_tree(logs)
-        for line in trial.log:
+        for line in result.log:
             print(printable(line))
-        built = f"built in {trial.build_s:.1f} s, " if directory else ""
-        tests = f"{trial.results}; " if trial.results else ""
-        unloaded = "loaded" if trial.staying else "loaded and unloaded"
-        for told in trial.staying:
-            _tell(told)
-        _tell(
-            f"{', '.join(trial.modules)}: {unloaded}; {tests}{built}tried in {trial.guest_s:.1f} s"
-        )
+        built = f"built in {result.build_s:.1f} s, " if directory else ""
+        tests = f"{result.results}; " if result.results else ""
+        unloaded = "loaded" if result.staying else "loaded and unloaded"
+        for reason in result.staying:
+            _say(reason)
+        tried = f"tried in {result.guest_s:.1f} s"
+        _say(f"{', '.join(result.modules)}: {unloaded}; {tests}{built}{tried}")
 
     return _once_or_watching(arguments, what, attempt)
 
 
-def _tell(text: str) -> None:
+def _say(text: str) -> None:
     sys.stdout.flush()
     print(f"kernelvm: {printable(text)}", file=sys.stderr)
 
@@ -155,14 +155,14 @@ def _once_or_watching(
     while True:
         found = _state(what)
         if found is None or found == done:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
             continue
         done = found
         try:
             work()
         except KernelvmError as error:
             print(f"kernelvm: {error}", file=sys.stderr)
-        _tell(f"watching {', '.join(str(path) for path in what)}")
+        _say(f"watching {', '.join(str(path) for path in what)}")
 
 
 def _state(what: Sequence[Path]) -> object:
@@ -172,5 +172,5 @@ def _state(what: Sequence[Path]) -> object:
     try:
         return [sources_of(path) if path.is_dir() else content_digest(path) for path in what]
     except FileNotFoundError:
-        # Somebody makes it anew.
+        # It is being written anew, by a compiler or an editor.
         return None

@@ -1,4 +1,4 @@
-"""`kernelvm replay`, `attach`, `export` and `kept`: what failed tests left."""
+"""The verbs `replay`, `attach`, `export` and `kept`: what failed tests left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
     from pytest_kernelvm.failures.bundle import Bundle, BundleGuest, Permissions
     from pytest_kernelvm.failures.replay import Comparison
-    from pytest_kernelvm.store.store import Store
     from pytest_kernelvm.vm.agent.journal import Act
     from pytest_kernelvm.vm.machine.vm import Vm
 
@@ -29,17 +28,17 @@ ALLOWED = {
     "outside": "a network card with a way to what this machine reaches",
     "no-sandbox": "QEMU without its seccomp filter",
 }
-# Who waits longer is told why.
+# A replay that lasts longer says why.
 LONG_PAUSE_S = 30.0
 # More differences are not shown.
 MOST_SHOWN = 5
 
 
 def add_replay(verbs: Verbs) -> None:
-    """Declare the verbs."""
-    told = "do with fresh guests what a failed test did, and compare their answers"
+    """Declare `replay`, `attach`, `export` and `kept`."""
+    help_text = "do with fresh guests what a failed test did, and compare their answers"
     replay = verbs.add_parser(
-        "replay", help=told, description=f"{told}; 0 if it came out as before"
+        "replay", help=help_text, description=f"{help_text}; 0 if it came out as before"
     )
     replay.add_argument("bundle", metavar="BUNDLE", help=BUNDLE)
     replay.add_argument("--boot", action="store_true", help="boot, even if a snapshot is there")
@@ -49,8 +48,8 @@ def add_replay(verbs: Verbs) -> None:
     _add_allow(replay, list(ALLOWED))
     replay.set_defaults(verb=_replay)
 
-    told = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
-    attach = verbs.add_parser("attach", help=told, description=told)
+    help_text = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
+    attach = verbs.add_parser("attach", help=help_text, description=help_text)
     attach.add_argument("bundle", metavar="ID", help=BUNDLE)
     attach.add_argument("--guest", metavar="GUEST", help="of several: guest-0, guest-1, …")
     attach.add_argument("--paused", action="store_true", help="leave the guest stopped")
@@ -58,14 +57,14 @@ def add_replay(verbs: Verbs) -> None:
     _add_allow(attach, [name for name in ALLOWED if name != "qmp"])
     attach.set_defaults(verb=_attach)
 
-    told = "write what a failed test left into one file, for another machine"
-    export = verbs.add_parser("export", help=told, description=told)
+    help_text = "write what a failed test left into one file, for another machine"
+    export = verbs.add_parser("export", help=help_text, description=help_text)
     export.add_argument("bundle", metavar="ID", help=BUNDLE)
     export.add_argument("file", type=Path, metavar="FILE", help="….tar.gz, .tar.zst or .tar.xz")
     export.set_defaults(verb=_export)
 
-    told = "list what failed tests left"
-    kept = verbs.add_parser("kept", help=told, description=told)
+    help_text = "list what failed tests left"
+    kept = verbs.add_parser("kept", help=help_text, description=help_text)
     kept.add_argument("--end", nargs="*", metavar="ID", help="remove these instead, by default all")
     kept.set_defaults(verb=_kept)
 
@@ -98,13 +97,13 @@ def _say_sandbox(bundle: Bundle, allowed: Permissions) -> None:
 
 
 def _say(text: str) -> None:
-    """Print what a guest or a bundle of another machine may have said."""
+    """Print a text that may have parts of a guest's or of somebody else's bundle."""
     print(printable(text), flush=True)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.failures.bundle import open_bundle
-    from pytest_kernelvm.failures.replay import acts_of, replay
+    from pytest_kernelvm.failures.replay import acts_of, replay, replayed_guests
     from pytest_kernelvm.shell.shell import EXIT_HINT, GuestShell, interact
     from pytest_kernelvm.store.writing import remove_tree
 
@@ -115,10 +114,19 @@ def _replay(arguments: argparse.Namespace) -> int:
         _introduce(bundle)
         _say_sandbox(bundle, allowed)
         directory = store.new_log_directory(bundle.name)
+        starting = replayed_guests(
+            bundle,
+            store,
+            directory,
+            allowed=allowed,
+            fresh="boot" if arguments.boot else "restore",
+            started=_consoles(stack) if arguments.console else lambda _vm: None,
+        )
         try:
-            guests = _start_guests(stack, bundle, store, directory, allowed, arguments)
+            guests = stack.enter_context(starting)
         except KernelvmError as error:
             return _not_ready(bundle, error)
+        _say_ready(guests)
         if acts and not arguments.fast and acts[-1][1].at_s > LONG_PAUSE_S:
             _say(f"its test took {acts[-1][1].at_s:.0f} s, and so does this without --fast")
         comparison = replay(bundle, acts, guests, pauses=not arguments.fast, show=_show_act)
@@ -134,35 +142,10 @@ def _replay(arguments: argparse.Namespace) -> int:
         return status
 
 
-def _start_guests(
-    stack: contextlib.ExitStack,
-    bundle: Bundle,
-    store: Store,
-    directory: Path,
-    allowed: Permissions,
-    arguments: argparse.Namespace,
-) -> Sequence[Vm]:
-    """Return the guests of a bundle, ready, and say how they became that.
-
-    stack: ends them. directory: takes their logs.
-    """
-    from pytest_kernelvm.failures.replay import replayed_guests
-
-    shown = _consoles(stack) if arguments.console else lambda _vm: None
-    guests = stack.enter_context(
-        replayed_guests(
-            bundle,
-            store,
-            directory,
-            allowed=allowed,
-            fresh="boot" if arguments.boot else "restore",
-            started=shown,
-        )
-    )
+def _say_ready(guests: Sequence[Vm]) -> None:
     for vm in guests:
         how = "restored" if vm.snapshot else "booted"
         _say(f"{vm.label}: {how} in {vm.ready_s:.2f} s")
-    return guests
 
 
 def _say_splats(guests: Sequence[Vm]) -> None:
@@ -200,7 +183,10 @@ def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
 
 
 def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
-    """Judge a guest that did not get ready: perhaps that was the failure."""
+    """Return the exit code for guests that do not get ready: 0 if the test ended so as well.
+
+    Any other failure is raised.
+    """
     if error.verdict.label != bundle.note.verdict or any(
         guest.note.ready_s for guest in bundle.guests
     ):
@@ -216,14 +202,14 @@ def _show_act(vm: Vm, act: Act, word: str) -> None:
 
     match act:
         case Exchange():
-            told = f"{shown_line(act.what):50}  {word}"
+            text = f"{shown_line(act.what):50}  {word}"
         case ConsoleInput():
-            told = f"typed {act.text!r}"
+            text = f"typed {act.text!r}"
         case QmpCommand():
-            told = f"QMP {act.command}"
+            text = f"QMP {act.command}"
         case QemuSignal():
-            told = f"signal {act.number} to QEMU"
-    _say(f"{act.at_s:9.3f}  {vm.label}: {told}")
+            text = f"signal {act.number} to QEMU"
+    _say(f"{act.at_s:9.3f}  {vm.label}: {text}")
 
 
 def _conclude(bundle: Bundle, comparison: Comparison) -> int:

@@ -1,4 +1,4 @@
-"""`kernelvm services`."""
+"""The verb `services`: services, their parameters and modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_services(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare `services`."""
     verb = verbs.add_parser("services", help="list services, their parameters and modules")
     verb.add_argument("names", nargs="*", metavar="SERVICE", help="default all")
     verb.add_argument("--config", metavar="CELL", help="those of this cell; default the shipped")
@@ -47,7 +47,7 @@ def _lines(service: Service) -> Iterator[str]:
     yield f"{service.name}: {service.doc}".rstrip(" :")
     yield f"  modules: {' '.join(service.modules)}"
     for parameter in service.parameters:
-        yield f"  {parameter.name} ({_shape(parameter)}): {parameter.doc}"
+        yield f"  {parameter.name} ({_values(parameter)}): {parameter.doc}"
         if parameter.sets:
             yield f"    sets {parameter.sets}"
     for each in service.when:
@@ -61,12 +61,12 @@ def _lines(service: Service) -> Iterator[str]:
         yield f"  from {service.where}"
 
 
-def _shape(parameter: Parameter) -> str:
-    shape = parameter.kind
+def _values(parameter: Parameter) -> str:
+    values = parameter.kind
     if parameter.allowed:
-        shape = " | ".join(parameter.allowed)
+        values = " | ".join(parameter.allowed)
     elif parameter.least is not None or parameter.most is not None:
         least = "" if parameter.least is None else parameter.least
         most = "" if parameter.most is None else parameter.most
-        shape = f"{shape} {least}…{most}"
-    return f"{shape}, default {parameter.default or 'as the module has it'}"
+        values = f"{values} {least}…{most}"
+    return f"{values}, default {parameter.default or 'as the module has it'}"

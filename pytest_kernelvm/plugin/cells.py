@@ -53,7 +53,7 @@ def _read_cells(config: pytest.Config) -> tuple[CellConfig, ...]:
             Evidence(
                 expected=f"{directory}/*.yaml: each a vm-config, which says what kernel is built "
                 "and on what machine it is booted",
-                next_step="write one (README, `A vm-config`), or name their directory: "
+                next_step="write one (docs/how-to/write-a-vm-config.md), or name their directory: "
                 "--kernelvm-configs=DIR, ini option kernelvm_configs",
             ),
         )

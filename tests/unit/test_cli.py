@@ -199,7 +199,7 @@ def test_config_diff_of_what_is_no_text(kernelvm: Command, project: Path) -> Non
     assert_refused(kernelvm("config", "diff", "nothing", "a"), "called 'nothing'")
 
 
-def test_config_diff_of_a_version_of_which_machine(kernelvm: Command, project: Path) -> None:
+def test_config_diff_of_a_version_asks_for_the_vm_config(kernelvm: Command, project: Path) -> None:
     (project / "vm-configs" / "other.yaml").write_text("arch: mips\nkernel: {version: 0.99}\n")
     assert_refused(
         kernelvm("config", "diff", "0.98", "0.99"),
@@ -232,7 +232,7 @@ def test_config_explain_needs_a_source(kernelvm: Command) -> None:
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("verb", ["boot", "argv", "closure"])
-def test_one_cell_is_wanted_where_a_config_has_several(verb: str, kernelvm: Command) -> None:
+def test_a_verb_for_one_cell_refuses_a_config_with_several(verb: str, kernelvm: Command) -> None:
     words = ["closure", "loop", "--config"] if verb == "closure" else [verb]
     assert_refused(
         kernelvm(*words, "malta"),
@@ -243,7 +243,7 @@ def test_one_cell_is_wanted_where_a_config_has_several(verb: str, kernelvm: Comm
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("verb", ["boot", "argv", "build", "closure"])
-def test_an_unknown_cell_has_a_near_one(verb: str, kernelvm: Command) -> None:
+def test_an_unknown_cell_is_told_with_a_similar_name(verb: str, kernelvm: Command) -> None:
     words = ["closure", "loop", "--config"] if verb == "closure" else [verb]
     assert_refused(
         kernelvm(*words, "matla-0.99"),
@@ -378,12 +378,12 @@ def test_clean_keeps_sources_unless_asked(
 COMMAND = "import sys; from pytest_kernelvm.cli.main import main; sys.exit(main())"
 
 
-def test_a_mistake_as_a_process_sees_it(tmp_path: Path) -> None:
+def test_the_process_ends_with_the_exit_code_of_the_verdict(tmp_path: Path) -> None:
     said = child(COMMAND, "--configs", str(tmp_path), "build")
     assert_refused(said, f"bad-input: no vm-configs in {tmp_path}")
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
+def test_a_reader_that_closes_the_pipe_is_no_error() -> None:
     """As in `kernelvm schema | head -1`; what stays in the buffer must not complain at exit."""
     closed_pipe = "import os; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 1)\n"
     assert child(closed_pipe + COMMAND, "schema") == Said(0, "", "")
@@ -393,14 +393,14 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_source_that_is_none(kernelvm: Command) -> None:
+def test_a_source_of_no_known_kind_is_refused(kernelvm: Command) -> None:
     said = kernelvm("build", "--source", "svn:linux")
     assert said.status == Verdict.BAD_INPUT.exit_code
     assert "'svn:linux' names no source" in said.errors
     assert "tree:" in said.errors
 
 
-def test_a_source_that_is_no_kernel(project: Path, kernelvm: Command) -> None:
+def test_a_source_without_a_kernel_is_refused(project: Path, kernelvm: Command) -> None:
     (project / "hello").mkdir()
     (project / "hello" / "hello.c").write_text("")
     said = kernelvm("build", "--source", "tree:hello", "malta-0.99")
@@ -409,7 +409,7 @@ def test_a_source_that_is_no_kernel(project: Path, kernelvm: Command) -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_prebuilt_kernel_that_is_none(kernelvm: Command) -> None:
+def test_a_prebuilt_kernel_that_does_not_exist_is_refused(kernelvm: Command) -> None:
     said = kernelvm("boot", "--prebuilt", "nowhere")
     assert said.status == Verdict.BAD_INPUT.exit_code
     assert "the prebuilt kernel" in said.errors
@@ -434,7 +434,7 @@ def test_store_ls_and_gc(kernelvm: Command, tmp_path: Path) -> None:
     assert "1 removed" in said.output
 
 
-def test_store_gc_wants_to_know_what(kernelvm: Command, tmp_path: Path) -> None:
+def test_store_gc_without_a_limit_is_refused(kernelvm: Command, tmp_path: Path) -> None:
     said = kernelvm("--store", tmp_path, "store", "gc")
     assert said.status == Verdict.BAD_INPUT.exit_code
     assert "--max-size 20G" in said.errors
@@ -460,7 +460,7 @@ def test_store_verify(kernelvm: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["replay", "attach"])
-def test_a_bundle_that_is_none(verb: str, kernelvm: Command, project: Path, tmp_path: Path) -> None:
+def test_no_bundle_is_refused(verb: str, kernelvm: Command, project: Path, tmp_path: Path) -> None:
     assert_refused(kernelvm(verb, "nosuch"), "no bundle is called 'nosuch'", "kernelvm kept")
     (project / "bundle.json").write_text("{}")
     assert_refused(kernelvm(verb, project), f"{project} is no whole bundle", "format")
@@ -475,7 +475,7 @@ def test_a_bundle_that_is_none(verb: str, kernelvm: Command, project: Path, tmp_
         assert_refused(kernelvm(verb, file), words)
 
 
-def test_nothing_is_left(kernelvm: Command, project: Path) -> None:
+def test_kept_prints_nothing_where_no_test_failed(kernelvm: Command, project: Path) -> None:
     assert (project / "vm-configs").is_dir()
     assert kernelvm("kept") == Said(0, "", "")
     assert kernelvm("kept", "--end") == Said(0, "", "")

@@ -126,7 +126,7 @@ _HOLDERS = re.compile(r"\S+,\S+$", re.MULTILINE)
 
 
 def comparable(said: str) -> str:
-    """Leave out what docs/modprobe.md says to be different, and harmless."""
+    """Leave out what docs/reference/modprobe.md says to be different, and harmless."""
     said = _PLACE.sub("", said).replace(" See -h.", "")
     said = _HOLDERS.sub(lambda found: ",".join(sorted(found[0].split(","))), said)
     lines = said.splitlines()
@@ -228,7 +228,7 @@ class TestBesideOurs:
     files={"/etc/modprobe.d/held.conf": b"install held /sbin/modprobe loop\n"},
 )
 class TestWhatBusyboxDoesNot:
-    """The differences that docs/modprobe.md has of busybox' modprobe, in deeds."""
+    """The differences that docs/reference/modprobe.md has of busybox' modprobe, in deeds."""
 
     @pytest.mark.parametrize("name", USERLANDS)
     def test_softdeps(self, new_vm: BootVm, name: str) -> None:

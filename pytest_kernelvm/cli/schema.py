@@ -1,4 +1,4 @@
-"""`kernelvm schema`."""
+"""The verb `schema`: the JSON Schema of a vm-config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_schema(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare `schema`."""
     verb = verbs.add_parser("schema", help="print the JSON Schema of a vm-config")
     verb.set_defaults(verb=_schema)
 
