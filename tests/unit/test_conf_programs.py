@@ -12,7 +12,7 @@ from pytest_kernelvm.store.store import Store
 from tests.unit.test_store import disk_of
 
 
-def test_nothing_is_kept_that_a_compiler_without_room_answered(
+def test_answers_of_a_compiler_without_room_are_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "store", Silent())
