@@ -224,7 +224,8 @@ def _gc(arguments: argparse.Namespace) -> int:
 
     if arguments.older_than is None and arguments.max_size is None:
         raise BadInput(
-            "nothing says what is to go", Evidence(next_step="--older-than 30d, --max-size 20G")
+            "neither --older-than nor --max-size is given",
+            Evidence(next_step="--older-than 30d, --max-size 20G"),
         )
     store = store_of(arguments)
     with store.disk_errors():

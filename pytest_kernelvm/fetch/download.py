@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.store.digest import Digest, file_digest
-from pytest_kernelvm.store.kinds import DOWNLOADS
+from pytest_kernelvm.store.kinds import DOWNLOADS, PART
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
 CHUNK_BYTES = 1 << 18
@@ -50,7 +50,7 @@ def fetch(
     """
     name = url.rstrip("/").rpartition("/")[2].partition("?")[0] or "download"
     digest = Digest(sha256)
-    part = store.place(DOWNLOADS) / f"{digest}.part"
+    part = store.place(DOWNLOADS) / f"{digest}{PART}"
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         part.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from pytest_kernelvm.store.kinds import (
     INITRAMFS,
     KERNELS,
     MODULE_TREES,
+    PART,
     REQUESTS,
     SNAPSHOTS,
     TEMPORARY,
@@ -203,9 +204,9 @@ def _clean_rest(store: Store, kind: Kind, known: set[Path]) -> int:
         for path in directory.iterdir():
             if path in known:
                 continue
-            if kind.form is Form.INTERNAL:
-                # A process that works there holds its lock.
-                store.remove(kind, path.name, path)
+            if kind.form is Form.INTERNAL or path.suffix == PART:
+                # A process that works there, or downloads it, holds its lock.
+                store.remove(kind, path.name.removesuffix(PART), path)
             elif not store.in_use(kind, path.name):
                 remove_tree(path)
     return sum(1 for path in directory.iterdir() if path not in known)

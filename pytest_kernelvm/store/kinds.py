@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 DAY_S: Final = 86400.0
+# What the name of a file ends with that is not downloaded completely.
+PART: Final = ".part"
 
 
 class Form(enum.Enum):

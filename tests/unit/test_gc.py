@@ -20,10 +20,12 @@ from pytest_kernelvm.store.digest import Digest, digest_of
 from pytest_kernelvm.store.gc import clean, clean_kernel, collect_garbage, evict
 from pytest_kernelvm.store.inventory import items
 from pytest_kernelvm.store.kinds import (
+    DOWNLOADS,
     FAILURES,
     INITRAMFS,
     KERNELS,
     LOGS,
+    PACKAGE_LISTS,
     SNAPSHOTS,
     TEMPORARY,
     USES,
@@ -331,6 +333,26 @@ with store.work("snapshots-x"):
     print("packed", flush=True)
     time.sleep(600)
 """
+
+
+def test_clean_leaves_a_download_that_goes_on(root: Path) -> None:
+    part = root / "downloads" / f"{named('file')}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half of it")
+    with other(root).lock(f"downloads-{named('file')}", "the download"):
+        assert dict(clean(other(root), (DOWNLOADS,))) == {root / "downloads": 1}
+    assert part.is_file()
+    assert dict(clean(other(root), (DOWNLOADS,))) == {root / "downloads": 0}
+    assert not part.parent.exists()
+
+
+def test_clean_leaves_package_lists_that_are_fetched(root: Path) -> None:
+    lists = root / "apt" / "bookworm-arm64-deb"
+    lists.mkdir(parents=True)
+    with other(root).lock(f"apt-{lists.name}", "the package lists"):
+        assert dict(clean(other(root), (PACKAGE_LISTS,))) == {root / "apt": 1}
+    assert dict(clean(other(root), (PACKAGE_LISTS,))) == {root / "apt": 0}
+    assert not lists.parent.exists()
 
 
 def test_clean_leaves_what_is_being_made(root: Path) -> None:
