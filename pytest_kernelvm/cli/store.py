@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_kernelvm.store.inventory import Item
     from pytest_kernelvm.store.store import Store
 
-# Of an entry that is not worth more lines.
+# How many faults of an entry are shown.
 SHOWN_FAULTS = 10
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -71,7 +71,7 @@ def _clean(arguments: argparse.Namespace) -> int:
                 raise BadInput(f"--{option} goes without a CELL: {option} are of no cell alone")
     if arguments.cells:
         return _clean_cells(store, cells_of(arguments, arguments.cells))
-    # By name: whoever gives another directory for the store loses nothing else.
+    # Only known directories: if the user names a wrong directory as the store, the rest stays.
     with store.disk_errors():
         for directory, stay in clean(store, cleaned_by(*commands)):
             print(f"kept {stay} in {directory}: in use" if stay else f"removed {directory}")
@@ -224,7 +224,8 @@ def _gc(arguments: argparse.Namespace) -> int:
 
     if arguments.older_than is None and arguments.max_size is None:
         raise BadInput(
-            "nothing says what is to go", Evidence(next_step="--older-than 30d, --max-size 20G")
+            "neither --older-than nor --max-size is given",
+            Evidence(next_step="--older-than 30d, --max-size 20G"),
         )
     store = store_of(arguments)
     with store.disk_errors():

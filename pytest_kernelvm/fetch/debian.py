@@ -1,7 +1,4 @@
-"""Packages of any Debian suite and architecture, through an apt of our own; the host's stays as is.
-
-apt checks the signatures of the suite and the hashes of its packages.
-"""
+"""Packages of any Debian suite and architecture: found, downloaded, unpacked, built (apt.py)."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full, write_whole
 
 BUILD_TIMEOUT_S = 1800.0
-# Whoever asks again within a day gets the same package.
+# For so long an answer of Debian is used again.
 RESOLVED_FOR_S = 86400.0
 
 
@@ -161,7 +158,7 @@ def fetch_source(store: Store, name: str, *, suite: str) -> tuple[Path, ...]:
     """
 
     def make(work: StagingDirectory) -> dict[str, Any]:
-        # Source has no architecture; apt wants one all the same.
+        # Sources have no architecture, but apt needs one.
         apt = Apt(store, host_arch(), suite, kind="deb-src")
         work.entry.mkdir(exist_ok=True)
         with store.lock(f"{PACKAGE_LISTS}-{apt.directory.name}", f"the source of {name}"):

@@ -1,4 +1,4 @@
-"""Files from a network: kept where they broke off, resumed, tried again, checked before use."""
+"""Files from a network: resumed where a transfer broke off, tried again, checked before use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 from pytest_kernelvm.store.digest import Digest, file_digest
-from pytest_kernelvm.store.kinds import DOWNLOADS
+from pytest_kernelvm.store.kinds import DOWNLOADS, PART
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
 CHUNK_BYTES = 1 << 18
@@ -50,7 +50,7 @@ def fetch(
     """
     name = url.rstrip("/").rpartition("/")[2].partition("?")[0] or "download"
     digest = Digest(sha256)
-    part = store.place(DOWNLOADS) / f"{digest}.part"
+    part = store.place(DOWNLOADS) / f"{digest}{PART}"
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def _transfer(url: str, part: Path, show: Callable[[str], None]) -> None:
 
 def _refused(error: urllib.error.HTTPError, url: str, part: Path, start: int) -> None:
     """Return if nothing is missing of the file; else raise Interrupted or BadInput."""
-    # 416: nothing lies behind our last byte, so the file is complete or another one.
+    # 416: the server has no byte behind our last one. The file is complete, or another one.
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         _end_or_restart(error, part, start)
     elif error.code in _AGAIN:
@@ -144,7 +144,7 @@ def _end_or_restart(error: urllib.error.HTTPError, part: Path, start: int) -> No
 
 def _append(answer: Any, part: Path, start: int, show: Callable[[str], None]) -> None:
     if getattr(answer, "status", None) != http.HTTPStatus.PARTIAL_CONTENT:
-        # A server that ignores the range sends all of it.
+        # A server that ignores the range sends the whole file.
         start = 0
     length = answer.headers.get("Content-Length")
     total = start + int(length) if length and length.isdecimal() else 0

@@ -17,7 +17,7 @@ from pytest_kernelvm.process import find_program, piped
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
-# What a kernel's package is made of: sid has image and modules in packages of their own.
+# Packages that hold a kernel: in sid, image and modules have packages of their own.
 _MOST_CONTROL_BYTES = 1 << 20
 _KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules)-[a-z0-9.+~-]+")
 

@@ -1,4 +1,4 @@
-"""One patch on one tree: applied exactly, or told which hunk of which file does not fit."""
+"""Patches: applied exactly, or refused with the hunk of the file that does not fit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pytest_kernelvm.process import Completed, find_program, piped, run
 from pytest_kernelvm.store.writing import raise_if_full
 
 PATCH_TIMEOUT_S = 300.0
-# patch(1) allows itself this much where nobody says otherwise.
+# The fuzz that patch(1) allows by default.
 USUAL_FUZZ = 2
-# The patch from one 6.x to the next has 60 to 100 MiB; what unpacks to more than this is to fill
-# the disk.
+# The patch from one 6.x to the next has 60 to 100 MiB. One that is larger than this, unpacked, is
+# an attempt to fill the disk.
 MOST_PATCH_BYTES = 512 << 20
 _CHUNK_BYTES = 1 << 20
 
@@ -132,7 +132,7 @@ def uncompressed_patch(
         damaged = _damaged(patch, said or "it is damaged")
         raise damaged from None
     except OSError as error:
-        # The modules of Python say with one without a number that the file is damaged.
+        # gzip, bz2 and lzma raise an OSError without errno for a damaged file.
         if error.errno is not None:
             raise
         damaged = _damaged(patch, str(error))

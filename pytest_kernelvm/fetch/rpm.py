@@ -1,4 +1,4 @@
-"""Packages of distributions that have RPM: what is in them, without their scripts."""
+"""RPM packages: their files, without their scripts."""
 
 from __future__ import annotations
 

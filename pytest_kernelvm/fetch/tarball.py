@@ -1,4 +1,4 @@
-"""Tarballs: unpacked once, and nothing of them lands or points outside of where they are put."""
+"""Tarballs of kernels: unpacked so that no file or link leads out of the directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pytest_kernelvm.store.store import StagingDirectory, Store
 
 UNPACK_TIMEOUT_S = 1800.0
 
-# How a compressed file begins, and who unpacks it.
+# The first bytes of a compressed file, the program that unpacks it, and how to install that.
 _COMPRESSIONS = (
     (b"\xfd7zXZ\0", "xz", "apt-get install xz-utils"),
     (b"\x1f\x8b", "gzip", "apt-get install gzip"),

@@ -1,7 +1,7 @@
-"""A copy of a source that follows it: files that differ are written anew, the others stay.
+"""Copies of sources that are brought up to date: files that differ are written, the others stay.
 
-make decides by times what is compiled again. A file that changes therefore gets the time of the
-change and not its own, which may be older than an object made from another version of it.
+make decides by times what is compiled again. A file that differs therefore gets the present as its
+time. Its own time may be older than an object that was made from another version of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.foreign.files import file_kind
 from pytest_kernelvm.store.digest import digest_of, file_digest
 
-# The directory of a copy that make is given as O=; it is no part of the source.
+# The directory in a copy that is make's O=. It is not part of the source.
 OBJECTS = ".objects"
 # Beside a copy: digests of its files by relative path.
 FILES = "files.json"
@@ -187,7 +187,7 @@ def _remove(copy: Path, names: Iterable[str]) -> list[str]:
 def _same(one: Path, about: os.stat_result, other: Path, before: os.stat_result) -> bool:
     if about.st_ino == before.st_ino and about.st_dev == before.st_dev:
         return True
-    # Whether others may write is no part of a source (content_digest).
+    # As in `content_digest`, other permissions do not count.
     kinds = {(stat.S_IFMT(each.st_mode), each.st_mode & stat.S_IXUSR) for each in (about, before)}
     if len(kinds) > 1 or about.st_size != before.st_size:
         return False
@@ -200,6 +200,6 @@ def _replace(source: Path, copy: Path) -> None:
     if source.is_symlink():
         copy.symlink_to(source.readlink())
         return
-    # A link's file must not get the present as its time, and copyfile makes a file of our own.
+    # A hard link would give the original the present as its time; copyfile makes a new file.
     shutil.copyfile(source, copy)
     copy.chmod(0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644)

@@ -16,7 +16,7 @@ from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.foreign.files import regular_content, require_regular
 
 SYMVERS = "Module.symvers"
-# Distributions' have 2 MiB.
+# The Module.symvers of a distribution has 2 MiB.
 MOST_BYTES = 64 << 20
 
 

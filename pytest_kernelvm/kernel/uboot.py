@@ -27,12 +27,12 @@ from pytest_kernelvm.toolchain.compiler import compiler_version
 RECIPE = 1
 SUITE = "bookworm"
 SOURCE = "u-boot"
-# mkimage is linked with it; what builds our kernels does not bring it.
+# mkimage is linked with libssl, which no kernel build needs.
 HOST_PACKAGES = ("libssl-dev",)
 MKIMAGE = "mkimage"
 FIRMWARE = "firmware"
 
-# The time in its banner.
+# The banner of U-Boot has the time of the build.
 EPOCH = {"SOURCE_DATE_EPOCH": "0"}
 
 

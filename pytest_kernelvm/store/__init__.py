@@ -1,1 +1,1 @@
-"""The store: a directory of digests, what is noted in it, its remote, garbage collection."""
+"""The store: what is in it, how it is written, read, checked and removed; remote stores."""

@@ -1,4 +1,4 @@
-"""Digests: what names everything in a store; one that comes from elsewhere is checked here."""
+"""Digests, which name everything in a store; each one from outside is checked here."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pytest_kernelvm.errors import BadInput, Evidence
 Stamp = tuple[int, int, int, int]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# So much of a wrong one is shown.
+# How many characters of a wrong digest an error shows.
 _SHOWN = 80
 _PIECE_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
 _THREADS = 4
-# Longer than what file systems round times to.
+# File systems round times to a tick of the kernel: at most 10 ms (CONFIG_HZ=100).
 _TICK_NS = 20_000_000
 
 
@@ -56,7 +56,7 @@ class Digest(str):
         return super().__new__(cls, text)
 
 
-# What `known_digest` has read, with the file's times, size and inode then.
+# Digests that `known_digest` has computed, with the stamps that the files had then.
 _known: dict[tuple[Path, bool], tuple[Stamp, Digest]] = {}
 
 
@@ -201,7 +201,7 @@ def filled_pieces(file: io.FileIO, size_bytes: int) -> Iterator[tuple[int, bytes
         while at < hole:
             block = os.pread(file.fileno(), min(hole - at, _BLOCK_BYTES), at)
             if not block:
-                # It was cut meanwhile.
+                # The file was truncated meanwhile.
                 return
             for place in range(0, len(block), size_bytes):
                 piece = block[place : place + size_bytes]

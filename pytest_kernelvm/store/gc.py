@@ -1,7 +1,7 @@
 """What goes from a store: by age, by size, by its kind's limits, or all of some kinds.
 
 All that is removed while it may be in use goes through here. A thing stays as long as a living
-process has noted that it uses it (uses.py) or holds its lock, as it makes it or works in it.
+process has recorded that it uses it (owners.py), or holds its lock to make it or to work in it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pytest_kernelvm.store.kinds import (
     INITRAMFS,
     KERNELS,
     MODULE_TREES,
+    PART,
     REQUESTS,
     SNAPSHOTS,
     TEMPORARY,
@@ -119,7 +120,7 @@ def _evict(
 def _remove(store: Store, item: Item) -> bool:
     """Remove an item unless somebody uses it; return whether it is gone."""
     if item.kind.form in (Form.ENTRY, Form.ARCHIVE) and as_digest(item.digest) is None:
-        # Nobody who asks for entries can have found it.
+        # No process can have found it: its name is no digest.
         remove_tree(item.path)
         return True
     return store.remove(item.kind, item.digest, item.path)
@@ -141,7 +142,7 @@ def remove_items(store: Store, found: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def _forget_requests(store: Store) -> None:
-    """Remove notes of kernels that are gone."""
+    """Remove records of requests whose kernels are gone."""
     with contextlib.suppress(FileNotFoundError):
         for path in store.place(REQUESTS).iterdir():
             kernel = requested_kernel(path)
@@ -150,7 +151,7 @@ def _forget_requests(store: Store) -> None:
 
 
 def _forget_uses(store: Store) -> None:
-    """Remove notes of use by nobody who lives, of what is not there any more."""
+    """Remove records of uses by dead processes, of what is not there any more."""
     archives = {path.name.partition(".")[0] for path in store.place(INITRAMFS).glob("*.*")}
     for users in directories(store.place(USES)):
         kind_name, _, name = users.name.rpartition("-")
@@ -203,9 +204,9 @@ def _clean_rest(store: Store, kind: Kind, known: set[Path]) -> int:
         for path in directory.iterdir():
             if path in known:
                 continue
-            if kind.form is Form.INTERNAL:
-                # Whoever works there holds its lock.
-                store.remove(kind, path.name, path)
+            if kind.form is Form.INTERNAL or path.suffix == PART:
+                # A process that works there, or downloads it, holds its lock.
+                store.remove(kind, path.name.removesuffix(PART), path)
             elif not store.in_use(kind, path.name):
                 remove_tree(path)
     return sum(1 for path in directory.iterdir() if path not in known)

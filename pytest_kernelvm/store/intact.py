@@ -1,7 +1,8 @@
-"""Files of a store that are used: each is compared with the digest that was noted of it.
+"""Files of a store that are used: each is compared with the digest that was recorded of it.
 
-Once in a process, and again when its time, size or inode has changed. What a guest boots, loads or
-is compiled with goes through here, so that a damaged disk is never taken for a damaged kernel.
+That is done once in a process, and again when time, size or inode of a file have changed. All that
+a guest boots, loads or is compiled with goes through here, so that a damaged disk is never taken
+for a broken kernel.
 """
 
 from __future__ import annotations

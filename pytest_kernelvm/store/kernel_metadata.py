@@ -22,10 +22,10 @@ from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import Store
 
 _RELEASE = r"[0-9A-Za-z][0-9A-Za-z._+~-]{0,63}"
-# Of a record of a request.
+# Of the record of a request, which may come from a remote store.
 MOST_REQUEST_BYTES = 64 << 10
 _DEPTH, _MOST_VALUES = 6, 20_000
-# Of what earlier versions did not write.
+# Values of fields that earlier versions did not write.
 _DEFAULTS = {"llvm": "", "outputs": {}, "release_parts": [], "shared_console": False}
 
 

@@ -1,8 +1,8 @@
 """What a store keeps: one row for each directory (or file) below its root.
 
-Whoever writes into a store names the row, so that nothing is there that `ls`, `gc`, `verify` and
-`clean` do not know. Some names on disk are older than the words that we use today; they stay, as
-existing stores have them, and the row says what they mean.
+All code that writes into a store names the row, so that `ls`, `gc`, `verify` and `clean` know
+everything that is there. Some directories are not called what they hold: existing stores have those
+names, and the row says what they mean.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 DAY_S: Final = 86400.0
+# What the name of a file ends with that is not downloaded completely.
+PART: Final = ".part"
 
 
 class Form(enum.Enum):
@@ -130,7 +132,7 @@ BUILDS = Kind(
     what="build directories, so that a kernel much like an earlier one is compiled in part",
     form=Form.WORK,
     verified=False,
-    # One of our cells has 150 to 250 MB; a defconfig's may have ten times that.
+    # A build directory of our cells has 150 to 250 MB, of a defconfig up to ten times that.
     limits=Limits(most=12, most_bytes=8 << 30),
     note="note.json",
 )

@@ -1,4 +1,4 @@
-"""Locks of a store: one file for each name; whoever waits is told whom for."""
+"""Locks of a store: one file for each name. Who waits for a lock is told which process has it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lock(root: Path, name: str, label: str, progress: Progress) -> Iterator[None
     with _opened(root, path) as file:
         _wait_for(file.fileno(), path, label, progress)
         about = {"pid": os.getpid(), "host": socket.gethostname(), "label": label}
-        # Only told to those who wait; a full disk is complained of by what is made here.
+        # Processes that wait show this. A full disk is reported by what is made under the lock.
         with contextlib.suppress(OSError):
             file.truncate(0)
             file.write(json.dumps(about).encode())

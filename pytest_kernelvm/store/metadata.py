@@ -2,12 +2,12 @@
 
     {
      "digest": "…",       the sha256 of all bytes of the file behind this line
-     "about": {…},        what the maker noted
+     "about": {…},        what its maker has recorded
      "sha256": {…},       digests of the files, by path below the entry
-     "sized": true,       whether all files are noted
+     "sized": true,       whether all files are in sizes
      "sizes": {…},        their sizes in bytes
      "sparse": false,     whether their digests are those of files with holes (digest.py)
-     "stamps": "…",       where none is noted: digests of all files' sizes and times,
+     "stamps": "…",       where none is: digests of all files' sizes and times,
      "tree": "…"}         and of their content
 
 Those of earlier versions begin without the digest, and have only about, sha256 and sizes.
@@ -41,11 +41,11 @@ from pytest_kernelvm.store.digest import (
 from pytest_kernelvm.store.kinds import Kind, kind_of
 
 ENTRY = "entry.json"
-# A kernel with all of a distribution's modules has 2 MiB.
+# That of a kernel with all modules of a distribution has 2 MiB.
 MOST_ENTRY_FILE_BYTES = 64 << 20
 OTHER_BYTES = "other bytes than were put there"
 
-# Of what earlier versions did not write.
+# Values of fields that earlier versions did not write.
 _DEFAULTS = {"sha256": {}, "sparse": False, "stamps": None, "tree": None}
 _HEAD = re.compile(rb'\{\n "digest": "([0-9a-f]{64})",\n')
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from pytest_kernelvm.store.kinds import USES, Kind
 
-# What a process on another host may use is left alone for so long.
+# For so long a process on another host is taken to live.
 ELSEWHERE_S = 86400.0
-# What nobody holds a lock of is left alone while it may be work of an earlier version of us.
+# For so long a directory without a lock stays: NFS locks no directories.
 ABANDONED_S = 86400.0
 
 
@@ -62,7 +62,7 @@ def owned(directory: Path) -> Iterator[None]:
             # Over NFS only files can be locked (flock(2)).
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever clears up may have seen it without an owner.
+            # Another process may have seen it without an owner, and removed it.
             if _is_same(directory, descriptor):
                 yield
                 return

@@ -3,11 +3,11 @@
     requests/REQUEST.json   which kernel a request means, and digests of the archives
     kernels/DIGEST.tar.gz   an entry; devel/DIGEST.tar.gz: what modules are built against
 
-Archives are there before the notes that name them. Nothing that goes wrong here stops anything:
-what is not to be had, or not what its digest says, is told in one line, and built.
+Archives are put there before the records of requests that name them. No failure here stops a
+build: a kernel that can't be fetched, or has another digest, is reported in one line and built.
 
-Whoever answers may be hostile. All that he says is parsed into values that are checked before
-anything is touched, and what he sends has limits in bytes and in time.
+The server may be hostile. All that it says is parsed into values that are checked before anything
+is touched, and what it sends has limits in bytes and in time.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Remote:
                 "a remote store needs fsspec",
                 Evidence(next_step="pip install 'pytest-kernelvm[remote]'"),
             ) from None
-        # What is before an @ is a secret, and this is shown and noted.
+        # User and password stand before an @; the URL is shown and recorded.
         self.url = re.sub(r"//[^/@]*@", "//", url.rstrip("/"))
         self.writable = writable
         self._limits = limits or RemoteLimits()
@@ -228,8 +228,8 @@ class Remote:
     def _opened(self, path: str) -> Any:
         protocols = self._files.protocol
         if {"http", "https"} & {*([protocols] if isinstance(protocols, str) else protocols)}:
-            # As a stream: a server that is asked for parts may send all, or no end. A size is
-            # given, as it would be asked for before.
+            # As a stream: a server that is asked for a part may send the whole file, or bytes
+            # without end. Without a size fsspec would ask for it first.
             return self._files.open(path, "rb", block_size=0, size=1)
         kind = self._files.info(path).get("type", "file")
         if kind != "file":
@@ -270,7 +270,7 @@ class Remote:
     def _copy_there(self, path: Path, name: str) -> None:
         to = f"{self._root}/{name}"
         self._files.makedirs(to.rpartition("/")[0], exist_ok=True)
-        # Object stores replace objects whole; elsewhere a rename does.
+        # Object stores replace an object in one step, file systems rename.
         temporary = f"{to}.{os.getpid()}.tmp"
         self._files.put_file(str(path), temporary)
         self._files.mv(temporary, to)
@@ -279,7 +279,7 @@ class Remote:
         """Do something with the network; what goes wrong is said."""
         try:
             return work()
-        # Every file system of fsspec has errors of its own, without a common base.
+        # The file systems of fsspec have errors of their own, without a common base class.
         except Exception as error:
             if isinstance(error, KernelvmError) and isinstance(error.__cause__, OSError):
                 error = error.__cause__

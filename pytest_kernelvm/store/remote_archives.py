@@ -26,7 +26,7 @@ RULES = ArchiveRules(
     dotdot_after_name=False,
     keep_permissions=False,
 )
-# Of an error that may be in the words of a hostile server.
+# How many characters of an error are shown: a hostile server may have written it.
 MOST_SHOWN = 200
 
 

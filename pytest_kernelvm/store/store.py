@@ -176,7 +176,7 @@ class Store:
         with self.lock_if_free(lock_name) as ours, self.disk_errors():
             if not ours or self.in_use(kind, name):
                 return False
-            # Whoever finds it from now on waits for our lock; whoever did just before noted it.
+            # Who looks for it from now on waits for our lock; who found it before has recorded it.
             aside = put_aside(self.root, path, lock_name)
             if aside and self.in_use(kind, name):
                 aside.rename(path)
@@ -252,7 +252,7 @@ class Store:
                 about = make(work)
                 self.made.add((kind.name, digest))
                 self._publish(work.entry, kind, digest, about)
-        # Now it is used.
+        # This records the use.
         return self.find(kind, digest) or self.path(kind, digest)
 
     def _publish(self, entry: Path, kind: Kind, digest: Digest, about: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ make: *** [Makefile:236: __sub-make] Error 2
 """
 
 
-def test_the_compilers_words_come_first() -> None:
+def test_errors_of_the_compiler_come_first() -> None:
     assert compiler_complaints(LOG, TREE) == (
         "init/main.c:1:2: error: #error boom",
         "    1 | #error boom",
@@ -25,7 +25,7 @@ def test_the_compilers_words_come_first() -> None:
     )
 
 
-def test_the_linkers_and_modposts_words_count() -> None:
+def test_errors_of_linker_and_modpost() -> None:
     log = """\
 /store/tree/net/core/x.c:10: undefined reference to `nf_hook'
 ERROR: modpost: "nf_hook" [net/netfilter/y.ko] undefined!

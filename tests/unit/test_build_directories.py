@@ -87,7 +87,7 @@ def from_nothing(build_request: BuildRequest, root: Path) -> dict[str, str]:
         return contents(build_directory)
 
 
-def test_a_first_build_begins_with_nothing(store: Store, build_request: BuildRequest) -> None:
+def test_a_first_build_starts_from_nothing(store: Store, build_request: BuildRequest) -> None:
     made, build_directory = build(store, build_request)
     assert made == ["one", "two"]
     assert (build_directory.changed, build_directory.parent) == (None, "")
@@ -95,7 +95,7 @@ def test_a_first_build_begins_with_nothing(store: Store, build_request: BuildReq
     assert not (build_request.tree / OBJECTS).exists()
 
 
-def test_the_same_again_makes_nothing(store: Store, build_request: BuildRequest) -> None:
+def test_the_same_kernel_again_compiles_nothing(store: Store, build_request: BuildRequest) -> None:
     build(store, build_request)
     made, build_directory = build(store, build_request)
     assert made == []
@@ -103,7 +103,7 @@ def test_the_same_again_makes_nothing(store: Store, build_request: BuildRequest)
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_one_that_was_damaged_is_not_built_upon(
+def test_a_changed_build_directory_is_not_used(
     same: bool, store: Store, build_request: BuildRequest, tmp_path: Path
 ) -> None:
     """make would take an object that is younger than its source for its own."""
@@ -116,7 +116,7 @@ def test_one_that_was_damaged_is_not_built_upon(
     assert contents(build_directory) == from_nothing(other, tmp_path / "other")
 
 
-def test_another_configuration_begins_with_a_copy(
+def test_another_configuration_starts_from_a_copy(
     store: Store, build_request: BuildRequest, tmp_path: Path
 ) -> None:
     _made, first = build(store, build_request)
@@ -129,7 +129,7 @@ def test_another_configuration_begins_with_a_copy(
     assert contents(first) == before
 
 
-def test_the_nearest_is_copied(store: Store, build_request: BuildRequest) -> None:
+def test_the_nearest_build_directory_is_copied(store: Store, build_request: BuildRequest) -> None:
     near = replace(build_request, config="CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\n")
     build(store, replace(build_request, config="CONFIG_Z=y\n"))
     build(store, near)
@@ -137,7 +137,7 @@ def test_the_nearest_is_copied(store: Store, build_request: BuildRequest) -> Non
     assert build_directory.parent == near.name
 
 
-def test_one_that_somebody_holds_is_waited_for(store: Store, build_request: BuildRequest) -> None:
+def test_a_locked_build_directory_is_waited_for(store: Store, build_request: BuildRequest) -> None:
     build(store, build_request)
     held, over = threading.Event(), threading.Event()
 
@@ -158,7 +158,7 @@ def test_one_that_somebody_holds_is_waited_for(store: Store, build_request: Buil
 
 
 @pytest.mark.parametrize("changes", [{"toolchain": "other"}, {"family": "other", "series": "6.13"}])
-def test_another_series_or_compiler_begins_with_nothing(
+def test_another_series_or_compiler_starts_from_nothing(
     changes: dict[str, str], store: Store, build_request: BuildRequest
 ) -> None:
     build(store, build_request)
@@ -169,7 +169,7 @@ def test_another_series_or_compiler_begins_with_nothing(
 
 @pytest.mark.parametrize("following", [False, True], ids=["to a fixed one", "to a working tree"])
 @pytest.mark.parametrize("followed", [False, True], ids=["from a fixed one", "from a working tree"])
-def test_another_source_of_the_series_is_built_upon(
+def test_another_source_of_the_series_is_copied(
     followed: bool, following: bool, store: Store, build_request: BuildRequest, tmp_path: Path
 ) -> None:
     """Its files are older than the objects of the other one, whether they differ or not."""
@@ -191,7 +191,7 @@ def test_another_source_of_the_series_is_built_upon(
     assert (build_request.tree / "two.c").read_text() == "two.c"
 
 
-def test_ones_own_family_comes_first(store: Store, build_request: BuildRequest) -> None:
+def test_a_build_of_the_same_source_is_preferred(store: Store, build_request: BuildRequest) -> None:
     own = replace(build_request, config="CONFIG_A=y\nCONFIG_B=y\n")
     build(store, own)
     build(
@@ -204,7 +204,7 @@ def test_ones_own_family_comes_first(store: Store, build_request: BuildRequest) 
     assert build_directory.parent == own.name
 
 
-def test_a_patched_source_is_built_upon_the_plain_one(
+def test_a_patched_source_starts_from_the_unpatched_one(
     store: Store, build_request: BuildRequest, tmp_path: Path
 ) -> None:
     """Its file is older than the objects, as one that was patched before they were made."""
@@ -219,7 +219,7 @@ def test_a_patched_source_is_built_upon_the_plain_one(
     assert (patched / "one.c").stat().st_mtime == 1
 
 
-def test_a_failed_build_is_built_on(store: Store, build_request: BuildRequest) -> None:
+def test_a_failed_build_is_continued(store: Store, build_request: BuildRequest) -> None:
     def fail() -> None:
         with open_build_directory(store, build_request, "the kernel") as build_directory:
             run(["make", "-C", build_directory.tree, ".objects/one.o"], timeout_s=60)
@@ -232,7 +232,9 @@ def test_a_failed_build_is_built_on(store: Store, build_request: BuildRequest) -
     assert again.changed == ()
 
 
-def test_what_was_interrupted_is_not_used_again(store: Store, build_request: BuildRequest) -> None:
+def test_an_interrupted_build_directory_is_not_used(
+    store: Store, build_request: BuildRequest
+) -> None:
     def interrupted() -> None:
         with open_build_directory(store, build_request, "the kernel") as build_directory:
             make(build_directory)
@@ -243,7 +245,9 @@ def test_what_was_interrupted_is_not_used_again(store: Store, build_request: Bui
     assert not store.path(BUILDS, build_request.name).exists()
 
 
-def test_what_a_killed_builder_left_is_not_used(store: Store, build_request: BuildRequest) -> None:
+def test_the_build_directory_of_a_killed_process_is_not_used(
+    store: Store, build_request: BuildRequest
+) -> None:
     _made, build_directory = build(store, build_request)
     (build_directory.tree.parent / NOTE).unlink()
     (build_directory.objects / "one.o").write_text("half an obj")
@@ -262,7 +266,7 @@ def digests(tree: Path) -> dict[str, str]:
     return {name: content_digest(tree / name) for name in files_below(tree)}
 
 
-def test_a_source_that_changes_makes_one_object(store: Store, build_request: BuildRequest) -> None:
+def test_a_changed_file_compiles_one_object(store: Store, build_request: BuildRequest) -> None:
     """As the copy of a working tree does: its files are replaced."""
     build(store, replace(build_request, files=digests(build_request.tree)))
     two = build_request.tree / "two.c"
@@ -283,7 +287,7 @@ def test_an_edit_while_it_is_copied_is_noticed(tmp_path: Path) -> None:
         update_copy(tree, tmp_path / "copy", found, {})
 
 
-def test_files_are_followed(tmp_path: Path) -> None:
+def test_copies_are_updated(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
     (source / "below").mkdir()
     (source / "below" / "gone").write_text("")
@@ -313,7 +317,7 @@ def age(store: Store, build_request: BuildRequest, seconds: int) -> None:
     os.utime(store.path(BUILDS, build_request.name) / NOTE, (seconds, seconds))
 
 
-def test_the_oldest_are_forgotten(store: Store, build_request: BuildRequest) -> None:
+def test_the_oldest_are_evicted(store: Store, build_request: BuildRequest) -> None:
     several = [replace(build_request, config=f"CONFIG_{name}=y\n") for name in "ABC"]
     for seconds, each in enumerate(several):
         build(store, each)
@@ -339,9 +343,7 @@ def test_the_last_one_of_a_source_and_toolchain_goes_last(
     assert evict_build_directories(store, limits=Limits(most=1)) == (parent.name,)
 
 
-def test_what_was_made_is_known_to_the_next_alone(
-    store: Store, build_request: BuildRequest
-) -> None:
+def test_record_made_is_for_the_next_build_only(store: Store, build_request: BuildRequest) -> None:
     def making(text: str, build_request: BuildRequest = build_request) -> str:
         with open_build_directory(store, build_request, "the kernel") as build_directory:
             make(build_directory)

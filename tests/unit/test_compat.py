@@ -91,7 +91,7 @@ def test_another_release(kernel: Kernel, tmp_path: Path) -> None:
     assert str(found) == "vermagic: m.ko is for 6.12.31, this one is 6.12.30"
 
 
-def test_other_words_of_vermagic(kernel: Kernel, tmp_path: Path) -> None:
+def test_another_vermagic_with_the_same_release(kernel: Kernel, tmp_path: Path) -> None:
     """The kernel compares them too (kernel/module/main.c, check_modinfo): it refuses to load it."""
     own = kernel.module_tree / "kernel"
     own.mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_other_words_of_vermagic(kernel: Kernel, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"\x7fELF\x02\x01\x01" + bytes(100)])
-def test_what_is_of_another_machine(content: bytes, kernel: Kernel, tmp_path: Path) -> None:
+def test_a_module_of_another_architecture(content: bytes, kernel: Kernel, tmp_path: Path) -> None:
     (tmp_path / "other.ko").write_bytes(content)
     (found,) = objections(kernel, [module(tmp_path), tmp_path / "other.ko"])
     assert str(found) == "architecture: other.ko: not of mips"
@@ -168,7 +168,7 @@ USES = {
         ("UNKNOWN", "y", None, False),
     ],
 )
-def test_what_changes_a_layout(
+def test_symbols_that_change_a_layout(
     name: str, ours: str | None, theirs: str | None, matters: bool, kernel: Kernel
 ) -> None:
     (kernel.directory / "config-uses.json").write_text(json.dumps(USES))
@@ -187,7 +187,7 @@ def own_module(kernel: Kernel, directory: Path, **words: str) -> None:
     shutil.copyfile(module(directory / "own", **words), own / "own.ko")
 
 
-def test_vermagic_says_it_all(kernel: Kernel, tmp_path: Path) -> None:
+def test_with_another_vermagic_nothing_else_is_told(kernel: Kernel, tmp_path: Path) -> None:
     """Of another kernel symbols, CRCs and structures differ too; that is no news."""
     own_module(kernel, tmp_path, words="SMP mod_unload")
     (kernel.directory / "Module.symvers").write_text("")
@@ -313,7 +313,7 @@ def test_where_a_finished_kernel_has_its_table(
     "content", [b"rubbish\n", b"0xZZ\ta\tvmlinux\tEXPORT_SYMBOL\t\n", b"\x1f\x8b\x08rubbish"]
 )
 @pytest.mark.parametrize("place", [place for place, _pack in PLACES])
-def test_a_damaged_table_is_none(place: str, content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_table_is_not_taken(place: str, content: bytes, tmp_path: Path) -> None:
     root, entry = tmp_path / "root", tmp_path / "entry"
     (root / place).parent.mkdir(parents=True)
     (root / place).write_bytes(content)
@@ -362,7 +362,7 @@ def write_note(objects: Path, made: str, *deps: str, module: bool = False) -> No
     note.with_name(f".{note.name}.cmd").write_text(command + text)
 
 
-def test_what_a_header_mentions(tmp_path: Path) -> None:
+def test_symbols_that_a_header_mentions(tmp_path: Path) -> None:
     """A symbol counts though the .c file mentions it first, and though it stands in no note."""
     objects, tree, entry = tmp_path / "objects", tmp_path / "tree", tmp_path / "entry"
     for directory in (objects, tree, entry):
@@ -391,7 +391,7 @@ def test_what_a_header_mentions(tmp_path: Path) -> None:
     assert not read_symbol_users(entry)["BOTH"].in_header
 
 
-def test_a_cache_of_before_is_read_anew(tmp_path: Path) -> None:
+def test_a_cache_of_an_earlier_version_is_not_used(tmp_path: Path) -> None:
     write_note(tmp_path, "of/fdt.o", "PRIVATE")
     (tmp_path / ".config-uses.json").write_text(json.dumps({"found": {}, "table": {"X": [1, []]}}))
     write_symbol_users(tmp_path, tmp_path)
@@ -406,7 +406,7 @@ def test_a_damaged_table(tmp_path: Path) -> None:
     assert bad.value.evidence.where == (f"{table}:2",)
 
 
-def test_the_configuration_lies_with_the_modules(tmp_path: Path) -> None:
+def test_config_near_modules(tmp_path: Path) -> None:
     """In a build directory, or in a kernel of a store; not where nothing says that it is one."""
     build, stored = tmp_path / "build", tmp_path / "stored"
     for directory, name in ((build, ".config"), (stored, "config")):
@@ -421,7 +421,9 @@ def test_the_configuration_lies_with_the_modules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["try", "check"])
-def test_what_is_no_module(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_module(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "m.txt").write_text("")
     for path in (tmp_path / "m.txt", tmp_path / "absent.ko"):
         status = main(["module", verb, str(path), "--config", "malta-6.12"])

@@ -12,7 +12,7 @@ from pytest_kernelvm.store.store import Store
 from tests.unit.test_store import disk_of
 
 
-def test_no_programs_are_stored_when_the_disk_is_full(
+def test_answers_of_a_compiler_without_room_are_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "store", Silent())

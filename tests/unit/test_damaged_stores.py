@@ -151,7 +151,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("kind", ["kernels", "devel", "snapshots"])
-def test_a_damaged_note(
+def test_damaged_metadata(
     damage: str, kind: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = fill(root, kind)
@@ -175,7 +175,7 @@ def test_a_damaged_note(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", ["a list", "no about", "gone", "directory", "binary"])
-def test_a_damaged_note_of_every_kind(
+def test_damaged_metadata_of_every_kind(
     damage: str, kind: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = fill(root, kind)
@@ -246,7 +246,7 @@ HOW = (cut, changed, changed_in_secret, longer, removed, linked)
 @pytest.mark.parametrize("kind", SOME_KINDS)
 @pytest.mark.parametrize("name", [name for name in FILES if FILES[name]])
 @pytest.mark.parametrize("how", HOW)
-def test_each_file_of_each_kind(
+def test_a_damaged_file_of_each_kind(
     how: Callable[[Path], None],
     name: str,
     kind: str,
@@ -277,7 +277,7 @@ def test_each_file_of_each_kind(
         assert error.evidence.seen.startswith("sha256 ")
 
 
-def test_a_file_that_nobody_put_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_additional_file(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry = fill(root, "kernels")
     (entry / "modules/lib/modules/6.12/b.ko").write_bytes(b"\x7fELF")
     assert "b.ko: nobody put it there" in kernelvm(capsys, root, "store", "verify")[1]
@@ -294,7 +294,7 @@ def test_a_name_that_is_no_digest(root: Path, capsys: pytest.CaptureFixture[str]
     assert not (root / "kernels" / "mine").exists()
 
 
-def test_what_is_in_no_store_is_left_alone(tmp_path: Path) -> None:
+def test_require_intact_ignores_files_outside_of_a_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     require_intact((tmp_path / "file", tmp_path / "nosuch"))
     require_intact_below(tmp_path)
@@ -336,7 +336,7 @@ def test_a_file_is_not_read_twice(tmp_path: Path) -> None:
     assert str(large) in OPENED
 
 
-def test_an_archive_is_made_anew(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_initramfs_is_made_anew(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = digest_of("other content")
     (root / "initramfs").mkdir(parents=True)
     (root / "initramfs" / f"{digest}.cpio").write_bytes(b"content")
@@ -361,7 +361,9 @@ def test_a_damaged_request(text: str, root: Path, capsys: pytest.CaptureFixture[
     assert (root / "kernels" / DIGEST).is_dir()
 
 
-def test_notes_of_earlier_versions_are_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metadata_of_earlier_versions_are_read(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     entry = fill(root, "kernels")
     sizes = {name: len(content) for name, content in FILES.items()}
     (entry / ENTRY).write_text(json.dumps({"about": ABOUT, "sizes": sizes, "sha256": {}}))
@@ -372,14 +374,14 @@ def test_notes_of_earlier_versions_are_read(root: Path, capsys: pytest.CaptureFi
     assert kernelvm(capsys, root, "store", "verify") == (0, "all is whole\n")
 
 
-def test_what_is_written_is_read() -> None:
+def test_metadata_are_read_as_they_were_written() -> None:
     note = EntryMetadata(about={"a": "\x1b"}, sizes={"b": 1}, sha256={"b": DIGEST}, tree=DIGEST)
     assert json.loads(note.text())["sizes"] == {"b": 1}
     assert note.text().startswith(b'{\n "digest": "')
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 65536, 65537, 3 << 20])
-def test_holes_make_no_difference(size: int, tmp_path: Path) -> None:
+def test_sparse_digest_ignores_holes(size: int, tmp_path: Path) -> None:
     content = bytearray(size)
     for place in (0, 5000, 70_000, 1 << 20, (1 << 20) + 66_000, size - 1):
         if 0 <= place < size:

@@ -95,5 +95,5 @@ def test_other_suites_are_asked_and_the_hosts_apt_is_left_alone(tmp_path: Path) 
     assert host() == before
 
 
-def test_mirror_is_an_address() -> None:
+def test_mirror_of_the_hosts_apt() -> None:
     assert mirror().startswith("http")

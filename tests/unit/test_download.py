@@ -67,7 +67,7 @@ def test_a_server_that_knows_no_ranges_begins_anew(store: Store, served: Served)
     assert ranges(served) == ["", "bytes=700000-"]
 
 
-def test_what_has_come_is_kept_for_the_next_time(store: Store, served: Served) -> None:
+def test_the_next_call_resumes_an_interrupted_download(store: Store, served: Served) -> None:
     served.cut = [600_000, 0, 0, 0]
     with pytest.raises(ToolMissing, match=r"file\.bin cannot be downloaded") as broken:
         get(store, served)
@@ -88,7 +88,7 @@ def test_a_missing_file_is_not_asked_for_again(store: Store, served: Served) -> 
     assert len(served.asked) == 1
 
 
-def test_another_file_is_refused_before_use(store: Store, served: Served) -> None:
+def test_a_file_with_another_digest_is_refused(store: Store, served: Served) -> None:
     with pytest.raises(BadInput, match="is not the file that was meant") as bad:
         get(store, served, sha256="0" * 64)
     assert bad.value.evidence.expected == f"sha256 {'0' * 64}"
@@ -96,7 +96,7 @@ def test_another_file_is_refused_before_use(store: Store, served: Served) -> Non
     assert not list(store.root.glob("downloads/*"))
 
 
-def test_a_file_that_was_exchanged_meanwhile_is_found_out(store: Store, served: Served) -> None:
+def test_a_file_that_changes_between_attempts(store: Store, served: Served) -> None:
     served.cut = [600_000, 0, 0, 0]
     with pytest.raises(ToolMissing):
         get(store, served)
@@ -115,7 +115,7 @@ def test_no_server(store: Store, served: Served) -> None:
         fetch(store, f"{url}/file.bin", SHA256, pauses_s=(0.0,))
 
 
-def test_no_address(store: Store) -> None:
+def test_a_url_that_is_no_address(store: Store) -> None:
     with pytest.raises(BadInput, match="is no address"):
         fetch(store, "nonsense", SHA256, pauses_s=())
 

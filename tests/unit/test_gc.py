@@ -20,10 +20,12 @@ from pytest_kernelvm.store.digest import Digest, digest_of
 from pytest_kernelvm.store.gc import clean, clean_kernel, collect_garbage, evict
 from pytest_kernelvm.store.inventory import items
 from pytest_kernelvm.store.kinds import (
+    DOWNLOADS,
     FAILURES,
     INITRAMFS,
     KERNELS,
     LOGS,
+    PACKAGE_LISTS,
     SNAPSHOTS,
     TEMPORARY,
     USES,
@@ -102,7 +104,7 @@ def user_of(root: Path, digest: str, log: Path) -> Iterator[Spawned]:
         yield child
 
 
-def test_what_is_there(root: Path) -> None:
+def test_items_of_a_store(root: Path) -> None:
     fill(root, "new", "old")
     found = items(other(root))
     assert [(item.kind.name, item.digest) for item in found] == [
@@ -114,7 +116,7 @@ def test_what_is_there(root: Path) -> None:
     assert 0.9 < (found[0].used_s - found[1].used_s) / DAY_S < 1.1
 
 
-def test_by_age(root: Path) -> None:
+def test_gc_by_age(root: Path) -> None:
     fill(root, "today", "yesterday", "before")
     gone = collect_garbage(other(root), older_than_s=1.5 * DAY_S)
     assert names(item.digest for item in gone) == ["before"]
@@ -122,7 +124,7 @@ def test_by_age(root: Path) -> None:
     assert not list((root / "tmp").iterdir())
 
 
-def test_by_size(root: Path) -> None:
+def test_gc_by_size(root: Path) -> None:
     fill(root, "today", "yesterday", "before")
     most = sum(item.size_bytes for item in items(other(root))) - 1
     gone = collect_garbage(other(root), most_bytes=most)
@@ -132,7 +134,7 @@ def test_by_size(root: Path) -> None:
     assert kernels(root) == []
 
 
-def test_a_kind_within_its_limits(root: Path) -> None:
+def test_evict_down_to_limits(root: Path) -> None:
     fill(root, *"abcde")
     gone = evict(other(root), KERNELS, limits=Limits(most=4), room=1)
     assert names(item.digest for item in gone) == ["d", "e"]
@@ -142,7 +144,7 @@ def test_a_kind_within_its_limits(root: Path) -> None:
     assert kernels(root) == ["a", "b"]
 
 
-def test_what_is_spared_and_what_goes_last(root: Path) -> None:
+def test_evict_spares_some_and_takes_others_last(root: Path) -> None:
     fill(root, *"abcde")
     limits = Limits(most=3)
     gone = evict(other(root), KERNELS, limits=limits, spared=[named("e")], last=[named("d")])
@@ -151,7 +153,7 @@ def test_what_is_spared_and_what_goes_last(root: Path) -> None:
     assert names(item.digest for item in gone) == ["a", "d"]
 
 
-def test_what_another_process_uses_is_not_evicted(root: Path, tmp_path: Path) -> None:
+def test_evict_leaves_what_another_process_uses(root: Path, tmp_path: Path) -> None:
     fill(root, "newest", "new", "used")
     with user_of(root, "used", tmp_path / "log"):
         gone = evict(other(root), KERNELS, limits=Limits(most=2))
@@ -171,14 +173,14 @@ def test_a_bundle_that_is_replayed_is_not_evicted(root: Path) -> None:
     assert [item.digest for item in gone] == ["malta-6.12-bb"]
 
 
-def test_what_is_found_is_new_again(root: Path) -> None:
+def test_find_makes_an_entry_recently_used(root: Path) -> None:
     fill(root, "today", "yesterday", "before")
     other(root).find(KERNELS, named("before"))
     gone = collect_garbage(other(root), older_than_s=0.5 * DAY_S)
     assert names(item.digest for item in gone) == ["yesterday"]
 
 
-def test_what_another_process_uses_stays(root: Path, tmp_path: Path) -> None:
+def test_gc_leaves_what_another_process_uses(root: Path, tmp_path: Path) -> None:
     fill(root, "used", "unused")
     with user_of(root, "used", tmp_path / "log"):
         gone = collect_garbage(other(root), most_bytes=0)
@@ -188,14 +190,14 @@ def test_what_another_process_uses_stays(root: Path, tmp_path: Path) -> None:
     assert kernels(root) == []
 
 
-def test_what_somebody_makes_stays(root: Path) -> None:
+def test_gc_leaves_what_is_being_made(root: Path) -> None:
     fill(root, "made")
     with other(root).lock(f"kernels-{named('made')}", "the kernel"):
         assert collect_garbage(other(root), most_bytes=0) == ()
     assert kernels(root) == ["made"]
 
 
-def test_users_that_are_gone_are_forgotten(root: Path, tmp_path: Path) -> None:
+def test_uses_of_dead_processes_do_not_count(root: Path, tmp_path: Path) -> None:
     fill(root, "used")
     with user_of(root, "used", tmp_path / "log"):
         pass
@@ -210,7 +212,7 @@ def test_users_that_are_gone_are_forgotten(root: Path, tmp_path: Path) -> None:
     assert other(root).remove(KERNELS, named("used"))
 
 
-def test_what_is_collected_is_made_again(root: Path) -> None:
+def test_what_gc_removed_is_made_again(root: Path) -> None:
     fill(root, "one")
     collect_garbage(other(root), most_bytes=0)
     assert other(root).find(KERNELS, named("one")) is None
@@ -218,7 +220,7 @@ def test_what_is_collected_is_made_again(root: Path) -> None:
     assert other(root).find(KERNELS, named("one"))
 
 
-def test_notes_of_kernels_that_are_gone_go_too(root: Path) -> None:
+def test_gc_removes_requests_without_a_kernel(root: Path) -> None:
     fill(root, "here")
     requests = root / "requests"
     requests.mkdir()
@@ -229,7 +231,7 @@ def test_notes_of_kernels_that_are_gone_go_too(root: Path) -> None:
     assert [path.name for path in requests.iterdir()] == ["here.json"]
 
 
-def test_kept_builds_and_copies_go_by_age(root: Path) -> None:
+def test_gc_removes_old_build_directories_and_tree_copies(root: Path) -> None:
     for kind, note in (("builds", "note.json"), ("mirrors", "files.json")):
         for name, days in (("new", 0), ("old", 3)):
             directory = root / kind / named(name)
@@ -279,7 +281,7 @@ def test_verify_finds_what_sizes_do_not_show(root: Path) -> None:
     }
 
 
-def test_what_somebody_else_removed_is_gone(root: Path) -> None:
+def test_remove_of_what_another_process_removed(root: Path) -> None:
     fill(root, "a")
     store = other(root)
     assert store.remove(KERNELS, named("a"))
@@ -333,13 +335,33 @@ with store.work("snapshots-x"):
 """
 
 
-def test_clean_and_what_is_made_right_now(root: Path) -> None:
+def test_clean_leaves_a_download_that_goes_on(root: Path) -> None:
+    part = root / "downloads" / f"{named('file')}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half of it")
+    with other(root).lock(f"downloads-{named('file')}", "the download"):
+        assert dict(clean(other(root), (DOWNLOADS,))) == {root / "downloads": 1}
+    assert part.is_file()
+    assert dict(clean(other(root), (DOWNLOADS,))) == {root / "downloads": 0}
+    assert not part.parent.exists()
+
+
+def test_clean_leaves_package_lists_that_are_fetched(root: Path) -> None:
+    lists = root / "apt" / "bookworm-arm64-deb"
+    lists.mkdir(parents=True)
+    with other(root).lock(f"apt-{lists.name}", "the package lists"):
+        assert dict(clean(other(root), (PACKAGE_LISTS,))) == {root / "apt": 1}
+    assert dict(clean(other(root), (PACKAGE_LISTS,))) == {root / "apt": 0}
+    assert not lists.parent.exists()
+
+
+def test_clean_leaves_what_is_being_made(root: Path) -> None:
     fill(root, "made")
     with other(root).lock(f"kernels-{named('made')}", "the kernel"):
         assert dict(clean(other(root), (KERNELS,))) == {root / "kernels": 1}
 
 
-def test_a_kernel_goes_with_what_is_of_it_alone(root: Path) -> None:
+def test_clean_kernel_removes_its_devel_trees_and_snapshots(root: Path) -> None:
     fill(root, "mine", "other")
     fill(root, "mine", kind=kind_of("devel"))
     store = Store(root, Silent())
@@ -389,7 +411,7 @@ Store(Path(sys.argv[1]), Silent()).obtain(SNAPSHOTS, Digest("5" * 64), make, lab
 
 
 @pytest.mark.parametrize("how", ["work", "log directory", "gc", "clean"])
-def test_what_a_killed_process_left_goes_at_the_next_start(
+def test_tmp_of_a_killed_process_is_removed_at_the_next_start(
     how: str, root: Path, tmp_path: Path
 ) -> None:
     with (
@@ -427,7 +449,7 @@ def start(how: str, root: Path) -> None:
         assert dict(clean(other(root), (TEMPORARY,)))
 
 
-def test_notes_of_use_of_what_is_gone_go_too(root: Path) -> None:
+def test_gc_removes_uses_of_what_is_gone(root: Path) -> None:
     fill(root, "here", "gone")
     remove_tree(root / "kernels" / named("gone"))
     (root / USES.name / "nonsense").mkdir()

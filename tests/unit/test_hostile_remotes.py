@@ -369,7 +369,7 @@ def size_elsewhere(scene: Scene) -> None:
 ATTACKS = attacks()
 
 
-def test_how_many() -> None:
+def test_there_are_enough_attacks() -> None:
     assert len(ATTACKS) >= 100
 
 
@@ -427,7 +427,7 @@ def test_the_same_without_an_attack_is_taken(scene: Scene) -> None:
         lambda scene: scene.say(cell=None),
     ],
 )
-def test_nor_is_what_others_may_do_refused(harmless: Attack, scene: Scene) -> None:
+def test_unusual_but_harmless_answers_are_taken(harmless: Attack, scene: Scene) -> None:
     """The ways in which the attacks are made are no fault by themselves."""
     harmless(scene)
     test_the_same_without_an_attack_is_taken(scene)
@@ -440,7 +440,7 @@ def test_nor_is_what_others_may_do_refused(harmless: Attack, scene: Scene) -> No
         (replace(RULES, most_members=2), "more than 2 files"),
     ],
 )
-def test_an_archive_of_too_much(rules: ArchiveRules, why: str, scene: Scene) -> None:
+def test_an_archive_beyond_the_limits(rules: ArchiveRules, why: str, scene: Scene) -> None:
     with pytest.raises(Malformed, match=why):
         unpack_entry(scene.archive(), scene.outside, rules)
 
@@ -601,7 +601,7 @@ def answering(answer: Answer, directory: Path, *, notes: bool) -> Iterator[str]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("notes", [True, False], ids=["note", "archive"])
-def test_a_server_like_no_other(answer: Answer, notes: bool, scene: Scene) -> None:
+def test_a_server_that_breaks_http(answer: Answer, notes: bool, scene: Scene) -> None:
     started = time.monotonic()
     with answering(answer, scene.remote, notes=notes) as url:
         assert_refused(scene, url)

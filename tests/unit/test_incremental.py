@@ -55,7 +55,7 @@ def fill(work: StagingDirectory) -> dict[str, Any]:
     return {}
 
 
-def test_what_was_made_is_found_again(store: Store, objects: Path, tmp_path: Path) -> None:
+def test_the_previous_kernel_is_found(store: Store, objects: Path, tmp_path: Path) -> None:
     entry = store.obtain(KERNELS, KERNEL, fill, label="it")
     previous = previous_kernel(
         store, build_directory(objects, record_of(KERNEL, objects), ("init/main.c",))
@@ -68,7 +68,7 @@ def test_what_was_made_is_found_again(store: Store, objects: Path, tmp_path: Pat
     assert (tmp_path / "next/headers/linux/a.h").samefile(entry / "headers/linux/a.h")
 
 
-def test_what_is_not_there_is_made_anew(store: Store, objects: Path) -> None:
+def test_no_previous_kernel(store: Store, objects: Path) -> None:
     note = record_of(KERNEL, objects)
     assert previous_kernel(store, build_directory(objects, note)) is None
     store.obtain(KERNELS, KERNEL, fill, label="it")
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_made_anew(store: Store, objects: Path) -> None:
         (("usr/include/Makefile",), False),
     ],
 )
-def test_what_decides_headers(changed: tuple[str, ...], same: bool) -> None:
+def test_files_that_decide_headers(changed: tuple[str, ...], same: bool) -> None:
     assert PreviousKernel(entry=Path(), changed=changed, modules={}).has_headers is same
 
 

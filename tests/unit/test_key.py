@@ -69,7 +69,7 @@ def rewrite(name: str, old: str, new: str) -> Callable[[Path], None]:
         rewrite("m.yaml", "[p.patch]", "[{file: p.patch, versions: '<6.12'}]"),
     ],
 )
-def test_what_makes_another_kernel(project: Path, change: Callable[[Path], None]) -> None:
+def test_changes_that_change_the_request(project: Path, change: Callable[[Path], None]) -> None:
     before = key(project)
     change(project)
     assert key(project) != before
@@ -102,18 +102,18 @@ DIGESTED: dict[str, Any] = {
         ("images", ["vmlinux", "vmlinuz"]),
     ],
 )
-def test_what_names_a_kernel(name: str, other: Any) -> None:
+def test_inputs_that_change_the_kernel_digest(name: str, other: Any) -> None:
     assert kernel_digest(**DIGESTED) == kernel_digest(**DIGESTED)
     assert kernel_digest(**{**DIGESTED, name: other}) != kernel_digest(**DIGESTED)
 
 
-def test_the_recipe_names_a_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_changes_the_kernel_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     before = kernel_digest(**DIGESTED)
     monkeypatch.setattr(keys, "RECIPE", keys.RECIPE + 1)
     assert kernel_digest(**DIGESTED) != before
 
 
-def test_nothing_else_names_a_kernel() -> None:
+def test_the_kernel_digest_has_no_other_input() -> None:
     """What is not in here cannot change it: cell, requests, fragments, jobs, paths, times."""
     names = set(inspect.signature(kernel_digest).parameters)
     assert names == DIGESTED.keys()
@@ -145,13 +145,15 @@ def move(project: Path) -> None:
         rewrite("m.yaml", "modules:", "# as ever\nmodules:"),
     ],
 )
-def test_what_makes_the_same_kernel(project: Path, change: Callable[[Path], None]) -> None:
+def test_changes_that_do_not_change_the_request(
+    project: Path, change: Callable[[Path], None]
+) -> None:
     before = key(project)
     change(project)
     assert key(project) == before
 
 
-def test_where_something_was_asked_for_does_not_matter(project: Path) -> None:
+def test_the_place_of_a_request_does_not_matter(project: Path) -> None:
     cell: CellConfig
     (cell,) = read_config(project / "m.yaml")
     moved = tuple(replace(each, where="elsewhere") for each in cell.kernel.symbols)

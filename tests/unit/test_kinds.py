@@ -50,7 +50,7 @@ def test_the_store_of_this_machine_has_known_directories() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_a_row_can_be_carried_out(kind: Kind) -> None:
+def test_rows_are_consistent(kind: Kind) -> None:
     assert kind.what
     # What collects garbage needs to know when something was used, and never takes the only copy.
     assert not kind.collected or kind.remade
@@ -59,7 +59,7 @@ def test_a_row_can_be_carried_out(kind: Kind) -> None:
     assert str(kind.limits) == "" or kind.form is not Form.INTERNAL
 
 
-def test_an_unknown_directory_has_entries_as_far_as_we_know() -> None:
+def test_an_unknown_directory_is_taken_for_entries() -> None:
     kind = kind_of("of-the-future")
     assert kind.collected
     assert kind not in cleaned_by(*Clean)

@@ -251,7 +251,7 @@ def remove(path: Path, _text: str) -> None:
         ("init/main.c", lambda path, _text: path.chmod(0o755), False),
     ],
 )
-def test_every_change_changes_the_state(
+def test_every_change_of_a_working_tree_changes_its_digest(
     name: str, change: Callable[[Path, str], None], decides: bool, store: Store, tree: Path
 ) -> None:
     before = read_tree(store, tree)
@@ -262,7 +262,7 @@ def test_every_change_changes_the_state(
 
 
 @pytest.mark.parametrize("name", [".git/HEAD", ".git/index", "tags", "init/main.c~", "a.orig"])
-def test_what_is_no_source_changes_nothing(name: str, store: Store, tree: Path) -> None:
+def test_files_of_editors_do_not_change_the_digest(name: str, store: Store, tree: Path) -> None:
     before = read_tree(store, tree)
     touch(tree / name, "new")
     assert read_tree(store, tree) == before
@@ -297,7 +297,7 @@ def test_leftovers_of_a_build(name: str, store: Store, tree: Path) -> None:
     assert "mrproper" in bad.value.evidence.next_step
 
 
-def test_what_is_no_tree(store: Store, tmp_path: Path) -> None:
+def test_a_directory_that_is_no_tree(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a directory"):
         read_tree(store, tmp_path / "absent")
     touch(tmp_path / "hello" / "hello.c", "")
@@ -322,7 +322,7 @@ def test_patches_go_to_a_copy_of_a_working_tree(store: Store, tree: Path, tmp_pa
     assert not (tree / "arch/mips/cookie.c").exists()
 
 
-def test_a_copy_follows_its_tree(store: Store, tree: Path, tmp_path: Path) -> None:
+def test_the_copy_of_a_working_tree_is_updated(store: Store, tree: Path, tmp_path: Path) -> None:
     patches = [write_patch(tmp_path, "p", FITS)]
     with mirrored(store, read_tree(store, tree), patches) as first:
         kept = {name: (first.tree / name).stat().st_mtime_ns for name in first.files}
@@ -373,6 +373,6 @@ def test_sources_as_an_option(text: str, expected: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["linux", "tree:", "svn:x", "tarball:https://host/linux.tar.xz"])
-def test_what_is_no_source(text: str) -> None:
+def test_an_option_that_names_no_source(text: str) -> None:
     with pytest.raises(BadInput):
         source_named(text)

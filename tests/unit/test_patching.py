@@ -46,13 +46,13 @@ SUFFIXES = ("gz", "xz", "bz2", "zst")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_compressed_is_unpacked(suffix: str, tmp_path: Path) -> None:
+def test_compressed_patches_are_unpacked(suffix: str, tmp_path: Path) -> None:
     patch = patch_in(compressed(tmp_path, suffix, TEXT))
     assert uncompressed_patch(patch, tmp_path, most_bytes=len(TEXT)).read_bytes() == TEXT
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_too_large_is_not(suffix: str, tmp_path: Path) -> None:
+def test_a_patch_that_is_too_large(suffix: str, tmp_path: Path) -> None:
     patch = patch_in(compressed(tmp_path, suffix, TEXT))
     with pytest.raises(BadInput) as caught:
         uncompressed_patch(patch, tmp_path, most_bytes=len(TEXT) - 1)
@@ -62,7 +62,7 @@ def test_what_is_too_large_is_not(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bomb(tmp_path: Path) -> None:
+def test_a_small_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     """Half a megabyte that is more than half a gigabyte."""
     path = tmp_path / "bomb.patch.gz"
     path.write_bytes(gzip.compress(bytes(16 << 20)) * (MOST_PATCH_BYTES // (16 << 20) + 1))
@@ -73,7 +73,7 @@ def test_a_bomb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("how", ["cut off", "changed", "something else"])
-def test_what_is_damaged_is_told(suffix: str, how: str, tmp_path: Path) -> None:
+def test_a_damaged_compressed_patch(suffix: str, how: str, tmp_path: Path) -> None:
     path = compressed(tmp_path, suffix, TEXT)
     data = path.read_bytes()
     changed = data[: len(data) // 2] + bytes(3) + data[len(data) // 2 + 3 :]

@@ -192,7 +192,9 @@ def test_several_kernels(store: Store, tmp_path: Path) -> None:
 # Packages
 
 
-def test_the_hosts_own(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_of_the_host(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(locate, "HOST_ROOT", write_root(tmp_path / "host"))
     assert arch_of(store, cell_of("host:/boot").kernel.source).name == "aarch64"
     assert imported(store, "host:/boot").release == RELEASE
@@ -341,7 +343,7 @@ def test_names_of_packages(text: str, expected: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["linux-image-4kc-malta", "linux-image-amd64", "vim", "LINUX"])
-def test_what_names_no_package(text: str) -> None:
+def test_wrong_names_of_packages(text: str) -> None:
     with pytest.raises(BadInput) as bad:
         named_package(source_named(f"prebuilt:debian:{text}"))
     assert "debian:" in bad.value.evidence.expected
@@ -350,7 +352,9 @@ def test_what_names_no_package(text: str) -> None:
 # Headers
 
 
-def test_the_newest_that_is_not_newer_lends(store: Store, told: Told, tmp_path: Path) -> None:
+def test_headers_of_the_newest_older_kernel_are_lent(
+    store: Store, told: Told, tmp_path: Path
+) -> None:
     for release in ("6.12.1", "5.10.3", "6.1.9"):
         lend(store, release, "aarch64")
     lend(store, "6.1.0", "mipsel")
@@ -360,13 +364,13 @@ def test_the_newest_that_is_not_newer_lends(store: Store, told: Told, tmp_path: 
     assert "the agent is compiled with the headers of 6.1.9" in told.lines
 
 
-def test_without_older_ones_the_oldest_lends(store: Store, tmp_path: Path) -> None:
+def test_headers_of_the_oldest_newer_kernel_are_lent(store: Store, tmp_path: Path) -> None:
     lend(store, "6.12.1", "aarch64")
     root = write_root(tmp_path / "root", release="5.10.0-arm64")
     assert (imported(store, str(root)).headers / "of.h").read_text() == "6.1.50"
 
 
-def test_nobody_can_lend(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_headers_to_lend(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lent_headers, "DEBIAN_SOURCES", tmp_path)
     root = write_root(tmp_path / "root")
     with pytest.raises(ToolMissing, match="no headers to compile the agent with") as missing:
@@ -374,7 +378,7 @@ def test_nobody_can_lend(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyP
     assert missing.value.evidence.next_step == "apt-get install linux-source"
 
 
-def test_the_release_may_be_demanded(store: Store, tmp_path: Path) -> None:
+def test_another_release_than_demanded(store: Store, tmp_path: Path) -> None:
     cell = cell_of(str(write_root(tmp_path / "root")))
     other = replace(cell, kernel=replace(cell.kernel, release="6.2"))
     with pytest.raises(Exception, match=r"calls itself 6\.1\.0-9-arm64, not 6\.2"):

@@ -106,16 +106,16 @@ def assert_not_taken(here: Place, remote: Remote, why: str) -> None:
     assert not list(here.store.root.glob("tmp/*"))
 
 
-def test_a_directory(directory: Path, empty: Place) -> None:
+def test_fetch_from_a_directory(directory: Path, empty: Place) -> None:
     assert_taken(empty, Remote(f"file://{directory}", writable=False))
     assert not list(directory.rglob("*.tmp"))
 
 
-def test_a_web_server(served: Served, empty: Place) -> None:
+def test_fetch_from_a_web_server(served: Served, empty: Place) -> None:
     assert_taken(empty, Remote(served.url, writable=False))
 
 
-def test_what_is_not_there(served: Served, empty: Place) -> None:
+def test_an_unknown_request(served: Served, empty: Place) -> None:
     assert Remote(served.url, writable=False).fetch(empty.store, Digest("0" * 64)) is None
     assert empty.told.lines == []
 
@@ -136,12 +136,12 @@ def test_wrong_content(directory: Path, empty: Place) -> None:
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", '{"kernel": "x"}'])
-def test_a_damaged_note(note: str, directory: Path, empty: Place) -> None:
+def test_a_damaged_record_of_a_request(note: str, directory: Path, empty: Place) -> None:
     (directory / "requests" / f"{REQUEST}.json").write_text(note)
     assert_not_taken(empty, Remote(f"file://{directory}", writable=False), "nothing is taken from")
 
 
-def test_a_note_without_its_archive(directory: Path, empty: Place) -> None:
+def test_a_request_without_its_archive(directory: Path, empty: Place) -> None:
     (directory / "devel" / f"{DIGEST}.tar.gz").unlink()
     assert_not_taken(empty, Remote(f"file://{directory}", writable=False), "nothing is taken from")
 
@@ -168,12 +168,12 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, built: Place) -> None:
     assert "nothing is put into the remote store" in built.told.lines[-1]
 
 
-def test_no_place() -> None:
+def test_a_url_that_is_no_store() -> None:
     with pytest.raises(BadInput, match="is no place for a remote store"):
         Remote("gopher://host", writable=False)
 
 
-def test_as_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_remote_of_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KERNELVM_REMOTE", raising=False)
     assert remote_of_environment() is None
     monkeypatch.setenv("KERNELVM_REMOTE", f"file://{tmp_path}/")
@@ -187,7 +187,7 @@ def test_as_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_s3_server(built: Place, empty: Place) -> None:
+def test_fetch_and_put_over_s3(built: Place, empty: Place) -> None:
     """moto's server speaks S3 over HTTP."""
     server_of = pytest.importorskip("moto.server").ThreadedMotoServer
     pytest.importorskip("s3fs")
@@ -241,7 +241,7 @@ def ssh_server(log: Path) -> Iterator[int]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_ssh_server(built: Place, empty: Place, tmp_path: Path) -> None:
+def test_fetch_and_put_over_ssh(built: Place, empty: Place, tmp_path: Path) -> None:
     pytest.importorskip("sshfs")
     with ssh_server(tmp_path / "port") as port:
         options = {"username": "me", "known_hosts": None, "config": None, "client_keys": None}

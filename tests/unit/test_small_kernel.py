@@ -220,7 +220,7 @@ def test_a_remote_store(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # What is made again
 
 
-def test_an_edit_makes_one_object(
+def test_an_edit_compiles_one_object(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = write_cell(tmp_path, f"tree: {tree}")
@@ -242,7 +242,7 @@ def test_an_edit_makes_one_object(
     assert outputs(last) == outputs(build_kernel(Store(tmp_path / "other", Silent()), cell))
 
 
-def test_a_first_tree_is_built_upon_another_source(
+def test_a_first_tree_starts_from_another_source(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a tree like a tarball that was built before only what differs is compiled."""

@@ -122,7 +122,7 @@ def test_the_version_of_a_tree(old: str, new: str, version: str, tmp_path: Path)
         {"Kconfig": "", "Makefile": MAKEFILE.replace("PATCHLEVEL", "LEVEL")},
     ],
 )
-def test_what_is_not_a_kernel_tree(files: dict[str, str], tmp_path: Path) -> None:
+def test_a_directory_that_is_no_kernel_tree(files: dict[str, str], tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(BadInput, match="is not a kernel tree") as bad:
@@ -243,7 +243,7 @@ def test_a_patch_changes_a_copy(store: Store, tarball: Tarball, tmp_path: Path) 
     assert not list(tree.rglob("*.orig"))
 
 
-def test_a_patch_may_be_named_from_where_the_user_stands(
+def test_a_patch_is_named_relative_to_the_current_directory(
     store: Store, tarball: Tarball, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch = write_patch(tmp_path, "cookie", FITS)
@@ -252,7 +252,7 @@ def test_a_patch_may_be_named_from_where_the_user_stands(
     assert "check_cookie" in (tree / "arch/mips/prom.c").read_text()
 
 
-def test_a_patched_tree_is_made_once_a_set_of_patches(
+def test_a_patched_tree_is_made_once_for_each_set_of_patches(
     store: Store, tarball: Tarball, tmp_path: Path
 ) -> None:
     patch = write_patch(tmp_path, "cookie", FITS)

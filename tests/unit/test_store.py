@@ -122,7 +122,7 @@ def test_a_damaged_entry_is_made_anew(store: Store, damage: Callable[[Path], Non
     assert not (entry / "from the first time").exists()
 
 
-def test_sizes_are_noted_of_files_alone(store: Store) -> None:
+def test_sizes_are_recorded_of_files_only(store: Store) -> None:
     def make(work: StagingDirectory) -> dict[str, Any]:
         (work.entry / "link").symlink_to("nowhere")
         return Maker()(work)
@@ -155,7 +155,7 @@ def test_an_error_while_making_leaves_nothing(store: Store, error: BaseException
     assert obtain(store, Maker()) == store.find(KERNELS, D1)
 
 
-def test_an_error_of_the_operating_system_is_ours_with_advice(store: Store) -> None:
+def test_an_oserror_becomes_a_harness_error_with_advice(store: Store) -> None:
     def fail(work: StagingDirectory) -> dict[str, Any]:
         (work.entry / "absent").read_text()
         return {}
@@ -247,7 +247,9 @@ def test_two_processes_make_an_entry_once(store: Store, children: Children) -> N
     assert leftovers(store) == []
 
 
-def test_a_killed_maker_is_followed_by_who_waits(store: Store, children: Children) -> None:
+def test_a_waiting_process_goes_on_when_the_maker_is_killed(
+    store: Store, children: Children
+) -> None:
     first = children.start("first")
     children.wait_for("first", "making")
     second = children.start("second")
@@ -379,7 +381,7 @@ def test_digests_differ_where_values_do(other: Any) -> None:
     assert digest_of(other) != digest_of({"a": ["1", "2"]})
 
 
-def test_digests_are_the_same_in_all_versions_of_us() -> None:
+def test_digests_are_the_same_in_all_versions() -> None:
     """Or every kernel is built again."""
     assert digest_of({"b": 1, "a": ["ü"]}) == (
         "301a67f8beb6e34fb1484fd9ff28b53c358414b8ab816d24eecf02b9f9fd90f8"

@@ -131,7 +131,7 @@ def _kernel(entry: Path, metadata: KernelMetadata, config: CellConfig) -> Kernel
         image=entry / metadata.image,
         patches=metadata.patches,
         headers_digest=metadata.headers_digest,
-        # Not of the entry: whoever names a feature anew does not build a kernel for it.
+        # Features are not part of the entry: a new name for one must not rebuild the kernel.
         features=() if is_prebuilt(config) else config.kernel.features_for(metadata.version),
         shared_console=metadata.shared_console or not metadata.arch.channel,
         llvm=metadata.llvm,
@@ -210,7 +210,7 @@ def _build_into(store: Store, run: MakeRun, located: LocatedSource, compiler: st
     label = f"the kernel of {run.config.id}"
     store.obtain(KERNELS, kernel_build.digest, kernel_build.make, label=label)
     if not store.find(DEVEL, kernel_build.digest):
-        # It was collected alone.
+        # `gc` removed it without the kernel.
         kernel_build.make_devel()
     return kernel_build.digest
 
@@ -271,7 +271,7 @@ def _configured(
     variables = make_variables(run.config, needed_tools(dot_config.parse_config(final)))
     if variables == run.variables:
         return run, final
-    # Something else made it need a program, or nothing did in the end.
+    # The first .config was made with other programs hidden than its symbols need.
     run = replace(run, variables=variables)
     for directory in (run.directory, answers_of(run)):
         remove_tree(directory)

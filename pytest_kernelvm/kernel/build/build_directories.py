@@ -1,11 +1,11 @@
 """Build directories in the store, so that a kernel much like an earlier one costs little.
 
-How to use it: build as ever, with `build_kernel`. A kernel that differs from one built before in a
-few symbols or patches of the same source starts from a copy of that one's build directory, and
-after an edit of a working tree (`tree:`) the same directory is built on. A source of which nothing
-was built yet starts from a build of another one of its series (6.12), if there is one. kbuild's own
-dependency tracking (.cmd files, include/config/*) decides what is compiled again, image and modules
-both, and the bytes are those of a build from nothing.
+`build_kernel` uses them. A kernel that differs from an earlier one in a few symbols or patches of
+the same source starts from a copy of that one's build directory. After an edit of a working tree
+(`tree:`) the same directory is used again. A source of which nothing was built yet starts from a
+build of another source of its series (6.12), if there is one. kbuild's own dependency tracking
+(.cmd files, include/config/*) decides what is compiled again, in image and modules, and the bytes
+are those of a build from nothing.
 
 A build directory is `builds/DIGEST` of the store:
 
@@ -55,7 +55,7 @@ NOTE = BUILDS.note
 MADE = "made.json"
 COPY_TIMEOUT_S = 1800.0
 
-# With more than this, copying costs more than it spares.
+# With more different symbols than this, a copy costs more time than it saves.
 FARTHEST = 500
 
 
@@ -246,8 +246,8 @@ class _Candidate:
 def _copy_nearest(store: Store, request: BuildRequest, entry: Path) -> str:
     """Copy the nearest build directory that is whole; return its name, empty if there is none."""
     near = sorted(_candidates(store, request))
-    # Others copy them as well, which takes seconds; to begin with nothing takes minutes. Whoever
-    # holds one that has its note waits for none.
+    # First those that nobody holds. Then wait: a process that copies one needs seconds, a build
+    # from nothing takes minutes. There is no deadlock, as a builder's directory has no note.
     for waits in (False, True):
         for each in near:
             name = f"{BUILDS}-{each.directory.name}"
@@ -293,7 +293,7 @@ def _adopt(request: BuildRequest, entry: Path) -> None:
     """
     known = entry / FILES
     if request.files is None:
-        # They are compared and replaced by whoever builds (_update_source).
+        # _update_source compares the files and replaces those that differ.
         known.unlink(missing_ok=True)
         return
     tree = entry / "tree"

@@ -211,7 +211,7 @@ def _configure(store: Store, build: MakeRun, compiler: str) -> None:
     configuration = _configuration(store, build)
     decision = configuration.configure()
     if decision.lost:
-        # What is lost for want of a program is not explained by symbols.
+        # A symbol that is lost because a program is missing has no explanation in Kconfig.
         lost = {request.name: request for request in decision.lost}
         values = {name: request.value for name, request in lost.items()}
         require_tools(build.config.id, values, lost, where=build.config.kernel.base)

@@ -12,7 +12,7 @@ from pytest_kernelvm.store.digest import Digest
 from pytest_kernelvm.store.kinds import DEVEL
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
-# Below scripts/, what builds kernels and not modules.
+# Directories below scripts/ that kernels are built with, but not modules.
 _NOT_FOR_MODULES = ("atomic", "dtc", "kconfig", "package")
 _GENERATED = ("config", "generated")
 
@@ -70,7 +70,7 @@ def _objects(objects: Path, linux_arch: str) -> Iterator[str]:
         "include/config/kernel.release",
         "tools/objtool/objtool",
         resolve_btfids,
-        # A module with BTF takes that of the kernel as its base.
+        # BTF of a module has the kernel's BTF as its base.
         *(("vmlinux",) if (objects / resolve_btfids).is_file() else ()),
     ):
         if (objects / name).is_file():
@@ -102,7 +102,7 @@ def _put(source: str, to: str, made: set[str], *, link: bool) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
         made.add(directory)
     if link:
-        # Of a symbolic link too: it is the link that gets another name.
+        # A symbolic link itself gets another name, not the file that it points to.
         os.link(source, to, follow_symlinks=False)
     else:
         shutil.copy2(source, to, follow_symlinks=False)

@@ -1,6 +1,6 @@
 """What the next build in a build directory need not make, install or copy again.
 
-Of most edits the headers for programs do not change, and of many the modules neither. They are then
+Most edits do not change the headers for programs, and many do not change modules. These are then
 linked from the kernel that was made in the directory before.
 """
 
@@ -18,7 +18,7 @@ from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import Store
 
 LINK_TIMEOUT_S = 300.0
-# Files of these kinds decide nothing about what programs see, unless they are in these places.
+# Files with these suffixes do not change headers for programs, unless they are in these places.
 _CODE = (".c", ".h", ".S", ".s", ".dts", ".dtsi", ".rst", ".txt", ".yaml")
 _SEEN = ("scripts/", "usr/", "tools/include/")
 

@@ -78,7 +78,7 @@ class KernelBuild:
                 build_directory.tree, self.version, dot_config.parse_config(self.final)
             )
             if config.kernel.release:
-                # Known before all is compiled.
+                # Before all is compiled: make needs a second for it.
                 run.make(RELEASE_FILE)
                 _check_release(config, build_directory.objects, parts)
             files = self._built(run, build_directory, work)

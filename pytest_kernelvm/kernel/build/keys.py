@@ -23,9 +23,9 @@ PINNED = {
     "KBUILD_BUILD_USER": "kernelvm",
     "KBUILD_BUILD_HOST": "kernelvm",
     "KBUILD_BUILD_VERSION": "1",
-    # What scripts/setlocalversion appends must not depend on whether the source is in a repository.
+    # scripts/setlocalversion appends nothing of a repository that the source happens to be in.
     "GIT_DIR": os.devnull,
-    # The source is not written into, by Python scripts neither.
+    # Python scripts must not write into the source either.
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 
@@ -57,7 +57,8 @@ def request_key(config: CellConfig, source: str, compiler: str) -> dict[str, Any
 
 def _patch_key(patch: Patch, version: str) -> Any:
     digest = file_digest(patch.file)
-    # Whether it is for a source is known of most from the vm-config's version, of the others later.
+    # The vm-config's version decides of most patches whether they apply. The range of the others is
+    # part of the key.
     open_yet = patch.versions.beyond(version).text
     return [digest, open_yet] if open_yet else digest
 

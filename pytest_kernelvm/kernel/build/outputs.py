@@ -1,4 +1,4 @@
-"""What is kept of a build, output by output, each with a digest of its own."""
+"""Outputs of a build that are stored, each with a digest of its own."""
 
 from __future__ import annotations
 

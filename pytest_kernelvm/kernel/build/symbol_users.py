@@ -1,10 +1,9 @@
 """Which objects of a kernel image were compiled by which symbols' values.
 
-kbuild notes it for itself: scripts/basic/fixdep writes `include/config/SYMBOL` into the notes of
-every object whose source or headers mention CONFIG_SYMBOL. An image that was made with another
-value of such a symbol has other code there, or structures of another layout, whatever vermagic
-says. Of another layout only where a header mentions the symbol: what a .c file alone knows, no
-module sees.
+kbuild records it: scripts/basic/fixdep writes `include/config/SYMBOL` into the .cmd file of every
+object whose source or headers mention CONFIG_SYMBOL. An image that was made with another value of
+such a symbol has other code there, or structures of another layout, whatever vermagic says. The
+layout differs only if a header mentions the symbol: modules include headers, not .c files.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from pytest_kernelvm.kernel.kconfig.dot_config import same_value
 
 USES = "config-uses.json"
 CACHE = ".config-uses.json"
-# So many notes are read again sooner than the cache is written.
+# To read so many .cmd files takes less time than to write the cache.
 FEW = 50
-# More objects than this are not named.
+# How many objects are named.
 MOST_NAMED = 8
 
 _NAMES = re.compile(rb"include/config/([A-Z0-9a-z_]+)\b")
@@ -117,7 +116,7 @@ def _read_headers(objects: Path, names: Iterable[str], known: dict[str, tuple[in
                 continue
             text = (objects / name).read_bytes()
         except OSError:
-            # It was generated for one object, and removed.
+            # A header that was generated for one object, and removed.
             continue
         symbols = b" ".join(sorted(set(_IN_HEADER.findall(text)))).decode()
         changed = changed or not before or before[1] != symbols
@@ -143,7 +142,7 @@ def read_symbol_users(entry: Path) -> dict[str, SymbolUsers]:
     except FileNotFoundError:
         return {}
     return {
-        # Tables of before have no third field: then it may be in a header.
+        # Tables of earlier versions have no third field: then the symbol may be in a header.
         symbol: SymbolUsers(count=int(row[0]), named=tuple(row[1]), in_header=row[2:3] != [False])
         for symbol, row in table.items()
     }

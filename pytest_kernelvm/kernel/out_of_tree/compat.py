@@ -1,9 +1,9 @@
 """Whether a module fits a kernel's image, found out before anything is booted.
 
-vermagic, which the kernel itself compares, says little: the release, SMP, PREEMPT, unloading,
-MODVERSIONS, the CPU. What it does not see is looked for here as well: symbols that the image does
-not export, CRCs of symbols that differ, and, where the modules' configuration is known, objects of
-the image that were compiled by other values of its symbols.
+The kernel itself compares vermagic, which says little: the release, SMP, PREEMPT, unloading,
+MODVERSIONS, the CPU. Here is compared besides: symbols that the image does not export, CRCs of
+symbols, and, where the modules' configuration is known, symbols with another value that objects of
+the image were compiled by.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pytest_kernelvm.kernel.kconfig.dot_config import parse_config
 from pytest_kernelvm.process import run
 
 TOOL_TIMEOUT_S = 60.0
-# Of each kind; an error fits one screen.
+# How many objections of each kind are shown, so that an error fits one screen.
 MOST_TOLD = 5
-# What Kconfig notes of the tools (init/Kconfig).
+# Symbols that record versions of tools (init/Kconfig).
 _TOOL = re.compile(r"(?:GCC|CLANG|AS|LD|LLD|PAHOLE|RUSTC|RUSTC_LLVM)_VERSION")
 
 
@@ -110,7 +110,7 @@ def layout_objections(kernel: Kernel, config: Mapping[str, str]) -> tuple[Object
             f"into the image: {', '.join(use.named)}{more}"
         )
         found.append((use.count, Objection(kind="layout", text=text)))
-    # What most of the image was compiled by comes first.
+    # First the symbols that most objects depend on.
     return tuple(each for _count, each in sorted(found, key=lambda pair: -pair[0]))
 
 
@@ -228,7 +228,7 @@ def symbols(kernel: Kernel, module: Path, which: str) -> set[str]:
     if done.status != 0:
         raise BadInput(f"{module} is no module", Evidence(excerpt=done.stderr))
     lines = [line.split(" ") for line in done.stdout.splitlines()]
-    # A weak one may stay undefined.
+    # A weak symbol may stay undefined.
     return {line[0] for line in lines if len(line) > 1 and line[1] not in "wv"}
 
 
@@ -236,7 +236,7 @@ def _undefined(
     kernel: Kernel, module: Path, exports: Exports, theirs: set[str]
 ) -> Iterable[Objection]:
     for name in sorted(symbols(kernel, module, "--undefined-only") - theirs):
-        # ld's own (arch/mips/kernel/vpe.c), which modpost passes over as well.
+        # Symbols of ld itself (arch/mips/kernel/vpe.c); modpost ignores them too.
         if name in ("_GLOBAL_OFFSET_TABLE_", "_gp_disp", "__gnu_local_gp"):
             continue
         if not exports.may_have(name):
@@ -278,7 +278,7 @@ def _difference(magic: str, expected: str, release: str) -> tuple[str, str] | No
         return (theirs or "no kernel", ours) if theirs != ours else None
     if their_words != our_words and theirs == ours:
         return repr(magic), repr(expected)
-    # With CRCs the release does not count.
+    # With MODVERSIONS the kernel does not compare the release.
     if their_words != our_words or (theirs != ours and "modversions" not in our_words.split()):
         return theirs or "no kernel", ours
     return None

@@ -1,4 +1,4 @@
-"""Modules of a directory of the user's, built against a stored kernel."""
+"""Modules in a directory of the user, built against a stored kernel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pytest_kernelvm.toolchain.compiler import compiler_environment, tool_variab
 
 FILES = "files.json"
 MAKE_TIMEOUT_S = 3600.0
-# What a build of modules leaves in their directory, if somebody else made one there.
+# Suffixes of files that make leaves, if somebody has built in the directory itself.
 _MADE = (".o", ".ko", ".cmd", ".mod", ".mod.c", ".symvers", ".order", ".d", ".o.d", ".a")
 
 
@@ -90,7 +90,7 @@ def build_modules(
     directory = directory.absolute()
     sources = sources_of(directory)
     with _copy(store, kernel, directory, sources) as copy:
-        # Below /tmp and away afterwards is no place: make's work is spared the next time.
+        # The log is in the store, so that the objects beside it are there for the next build.
         log = copy.parent / "make.log"
         files, said = make_modules(store, kernel, copy, log=log, shown_as=directory, jobs=jobs)
     if not files:

@@ -1,7 +1,7 @@
-"""Modules from a few lines of C, built against a kernel of the store and put into a tree with its.
+"""Modules from a few lines of C, built against a stored kernel, in a tree with its own modules.
 
-They are made as those of a directory are (directory.py); besides, they may include files of the
-kernel's source.
+They are made as those of a directory are (directory.py), and may include files of the kernel's
+source.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Headers for the agent of a finished kernel, which has none that fit nolibc.
 
-It gets those of another kernel of the same architecture. That is sound because system calls and
-their numbers never change (Documentation/process/stable-api-nonsense.rst); of a kernel that is not
-newer, so that no program asks for what this one lacks. Which one it was is said and recorded.
+It gets those of another kernel of the same architecture. System calls and their numbers never
+change (Documentation/process/stable-api-nonsense.rst). An older kernel is preferred, so that no
+program uses a system call that this one lacks. Which kernel it was is shown and recorded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def lend_headers(store: Store, arch: Arch, release: str, entry: Path) -> str:
         if note and note.arch == arch:
             theirs = leading_numbers(note.release)
             older = theirs <= mine
-            # Of those that are newer the oldest; their numbers count downwards.
+            # Of newer kernels the oldest is the nearest: their numbers are negated.
             rank = theirs if older else tuple(-number for number in theirs)
             lenders.append(((older, rank), path.parent, note))
     if lenders:

@@ -1,8 +1,8 @@
-"""Copies of working trees in the store, which follow them; what is built is built from the copy.
+"""Copies of working trees in the store; kernels are built from the copy.
 
-A build of a working tree would see edits that happen meanwhile, and patches must not be applied to
-it. The copy takes over what changed, a second's work, and its files are replaced, never written
-into: the build directories hold links to them.
+A build in a working tree would see edits that happen meanwhile, and patches must not be applied to
+it. To bring the copy up to date takes a second. Its files are replaced, never written into, as
+build directories hold links to them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def mirrored(store: Store, working: WorkingTree, patches: Sequence[Patch]) -> It
             if before is None:
                 remove_tree(directory)
                 store.progress.say(f"copying {working.path}")
-            # Whoever is killed from here on leaves a copy without note, which is made anew.
+            # If we are killed from here on, the copy has no digests, and is made anew.
             (directory / FILES).unlink(missing_ok=True)
             try:
                 update_copy(working.path, directory / "tree", files, before or {}, overlay=overlay)

@@ -95,7 +95,7 @@ def locate(store: Store, source: Source) -> LocatedSource:
 def _tree(store: Store, source: Source) -> WorkingTree:
     path = Path(source.value)
     if path.is_dir():
-        # Known before all of what may be somebody's home is read.
+        # Before all of a directory is read that may be somebody's home.
         try:
             kernel_version(path)
         except BadInput as error:
@@ -173,7 +173,7 @@ def unpacked(store: Store, located: LocatedSource) -> Path:
         try:
             kernel_version(tree)
         except BadInput as error:
-            # Its words name a directory that is gone by the time they are read.
+            # The original message names a directory that is gone by the time it is read.
             raise BadInput(f"{located.label} holds no kernel tree", error.evidence) from None
         return {"source": located.label}
 

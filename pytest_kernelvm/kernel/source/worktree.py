@@ -1,4 +1,4 @@
-"""A working tree as a source: named by what is in it now, and never written into."""
+"""A working tree as a source: named by what is in it now, never written into."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from pytest_kernelvm.store.kinds import TREE_DIGESTS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import write_whole
 
-# Files of these kinds are compiled or read; whatever else there is may decide a configuration,
-# and so may all below scripts/, whose programs Kconfig asks.
+# Files with these suffixes do not decide a configuration, unless they are below scripts/, whose
+# programs Kconfig runs. All other files may.
 _COMPILED = (".c", ".h", ".S", ".s", ".dts", ".dtsi", ".rst", ".txt", ".yaml", ".json")
 
 # What make leaves in a tree that it was run in without O= (Makefile, outputmakefile).
 _LEFTOVERS = (".config", "include/config", "include/generated/autoconf.h")
 
-# What editors and tools leave: nobody compiles it.
+# Files of editors and tools, which are never compiled.
 _IGNORED_SUFFIXES = ("~", ".orig", ".rej", ".swp", ".swo")
 _IGNORED_NAMES = frozenset({"tags", "TAGS", "cscope.out", "cscope.files", "compile_commands.json"})
 
-# Whoever changes a file twice within the clock's granularity leaves no trace in its times: files
-# that were that young when they were read are read again.
+# Two changes of a file within the clock's granularity give it the same times. A file that was
+# changed less than this before it was read is read again.
 RACY_S = 2.0
 WALK_TIMEOUT_S = 600.0
 MOST_WALKERS = 4
-# So many files are read again sooner than noted, which takes as long as a hundred of them.
+# To read so many files takes less time than to record their digests.
 FEW = 100
 
 
@@ -109,7 +109,7 @@ def read_tree(store: Store, path: Path, where: str = "") -> WorkingTree:
         known = reading.result()
     files, fresh = _fresh(path, lines, known)
     if len(fresh.keys() ^ known.keys()) > FEW:
-        # Where nothing can be written, all is read again the next time.
+        # If nothing can be written, all files are read again the next time.
         with contextlib.suppress(OSError):
             write_whole(noted, json.dumps(fresh).encode())
     deciding = {name: digest for name, digest in files.items() if _may_decide(name)}
@@ -163,7 +163,7 @@ def _stamped(path: Path) -> list[str]:
 def _stamped_below(path: Path, names: Iterable[str]) -> list[str]:
     argv: list[str | Path] = ["find", *(f"./{name}" for name in names), "-name", ".git", "-prune"]
     argv += ["-o", "!", "-type", "d", "-printf", r"%s %T@ %C@ %i %m %y %p\0"]
-    # What vanishes meanwhile makes it complain, and is not there.
+    # find(1) fails for files that vanish meanwhile; they do not count.
     done = run(argv, cwd=path, timeout_s=WALK_TIMEOUT_S, check=False)
     return os.fsdecode(done.raw_stdout).split("\0")[:-1]
 
