@@ -27,7 +27,7 @@ from pytest_kernelvm.vm.qemu.snapshot import (
     require_intact_boot,
 )
 
-# Nothing is restored ahead on a host that could not hold as many guests as this.
+# A guest is restored ahead only on a host whose free memory would hold so many of it.
 GUESTS_OF_ROOM = 4
 
 
@@ -35,8 +35,12 @@ GUESTS_OF_ROOM = 4
 class GuestCounts:
     """What was done for the tests.
 
-    booted, restored: guests. waiting: those of the restored that were so ahead of their test.
-    shared: how often a test got the guest of another. snapshots_made: by booting.
+    Attributes:
+        booted: Guests that were booted for a test.
+        restored: Guests that were restored for a test.
+        waiting: Those of the restored that were so ahead of their test.
+        shared: How often a test got the guest of another.
+        snapshots_made: Guests that were booted to make a snapshot.
     """
 
     booted: int = 0
@@ -77,9 +81,13 @@ def _has_room(memory_mib: int) -> bool:
 class Guests:
     """Makes guests ready.
 
-    store: where snapshots are kept.
-    new_directory: makes a directory for one guest's logs.
-    console_limit_bytes: how much of each guest's console is kept.
+    Args:
+        store: Where snapshots are.
+        new_directory: Makes a directory for one guest's logs.
+        console_limit_bytes: How much of each guest's console is kept.
+
+    Attributes:
+        counts: What was done so far.
     """
 
     def __init__(
@@ -105,9 +113,16 @@ class Guests:
     ) -> Iterator[Vm]:
         """Give a ready guest that was booted for the caller; it ends with the context.
 
-        launched: called with it before it is waited for. link: its end of a cable.
         Raises the error that says why it did not get ready, DamagedStore if that is the store's
         fault.
+
+        Args:
+            bootable: What it is made of.
+            launched: Told of it before it is waited for.
+            link: Its end of the cable to another guest; None without.
+
+        Yields:
+            The guest.
         """
         require_intact_boot(bootable.boot)
         self.counts.booted += 1
@@ -130,9 +145,16 @@ class Guests:
     ) -> Iterator[Vm]:
         """Give a ready guest in the state right after its boot; it ends with the context.
 
-        The first one is booted and its snapshot stored, unless the store has it.
-        launched: called with it before it is waited for. link: its end of a cable.
-        Raises what a boot raises, and HarnessError if a fresh snapshot cannot be restored.
+        The first one is booted and its snapshot stored, unless the store has it. Raises what a boot
+        raises, and HarnessError if a fresh snapshot cannot be restored.
+
+        Args:
+            bootable: What it is made of.
+            launched: Told of it before it is waited for.
+            link: Its end of the cable to another guest; None without.
+
+        Yields:
+            The guest.
         """
         with contextlib.ExitStack() as stack:
             vm = self._taken(bootable, stack)
@@ -214,7 +236,11 @@ class Guests:
         return make_snapshot(self._store, bootable.boot, record, label=label)
 
     def prepare(self, bootable: Bootable) -> None:
-        """Have one guest restored ahead of the call that asks for it, if its snapshot is there."""
+        """Have one guest restored ahead of the call that asks for it, if its snapshot is there.
+
+        Args:
+            bootable: What it is made of.
+        """
         if self._ahead and self._ahead.bootable == bootable:
             return
         self._end_ahead()
@@ -242,7 +268,14 @@ class Guests:
     def shared(self, bootable: Bootable, launched: Launched = tell_nobody) -> Vm:
         """Return the guest that tests pass on to each other; `give_back` ends the loan.
 
-        launched: called with it. Raises what `restored` does.
+        Raises what `restored` does.
+
+        Args:
+            bootable: What it is made of.
+            launched: Told of it.
+
+        Returns:
+            The guest.
         """
         if self._passed_on is None or self._passed_on.bootable != bootable:
             self._end_passed_on()
@@ -259,9 +292,14 @@ class Guests:
     def give_back(self, vm: Vm, *, usable: bool = True) -> None:
         """Take a shared guest back and look whether it can be passed on.
 
-        usable: False after a test that failed; then the guest ends without a word.
-        Raises NotLeftClean, and ends it, if the test left something behind; what a guest that
-        does not answer raises.
+        Raises what a guest that does not answer raises.
+
+        Args:
+            vm: The guest.
+            usable: False after a test that failed; then the guest ends without a word.
+
+        Raises:
+            NotLeftClean: If the test left something behind; the guest is ended.
         """
         assert self._passed_on is not None
         assert self._passed_on.vm is vm
