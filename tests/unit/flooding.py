@@ -62,7 +62,7 @@ def flood(kind: str, megabytes: int, limit_mib: int) -> dict[str, object]:
     # proc(5): a 5 resets the peak.
     Path("/proc/self/clear_refs").write_text("5")
     before, _ = memory_mib()
-    watch, streams = line.judge.watch, line.streams
+    watch, streams = line.collector.watch, line.streams
     watch.refusing = False
     far = line.far.console.outgoing
     size = str(megabytes * 1_000_000)

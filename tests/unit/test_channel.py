@@ -136,20 +136,20 @@ def test_a_guest_that_boots_is_asked_only_when_it_is_silent(start: Start) -> Non
     assert set(peer.requests) == {0}
 
 
-def test_another_version(start: Start) -> None:
+def test_an_agent_of_another_version(start: Start) -> None:
     peer = start(pid_one, greeting=hello(version=99))
     with pytest.raises(HarnessError, match="the agent speaks version 99"):
         peer.channel.wait_ready(Deadline(5))
 
 
 @pytest.mark.parametrize("greeting", [b"", b"\x01\x84\x81", b"login: "])
-def test_never(start: Start, greeting: bytes) -> None:
+def test_a_hello_that_never_comes(start: Start, greeting: bytes) -> None:
     peer = start(lambda _id, _nr: b"", greeting=greeting)
     with pytest.raises(NoReply):
         peer.channel.wait_ready(Deadline(0.3))
 
 
-def test_nonsense(start: Start) -> None:
+def test_a_reply_that_is_nonsense(start: Start) -> None:
     """A whole frame with the right id, and other contents than a reply's."""
     peer = start(lambda request_id, _nr: frame(request_id, 5, 1))
     peer.channel.wait_ready(Deadline(5))
@@ -167,7 +167,7 @@ def test_noise_between_frames_is_no_answer(start: Start) -> None:
     assert peer.channel.oddities == "1 damaged frames"
 
 
-def test_twice(start: Start) -> None:
+def test_a_reply_that_comes_twice(start: Start) -> None:
     peer = start(lambda request_id, _nr: 2 * pid_one(request_id, 0))
     peer.channel.wait_ready(Deadline(5))
     for _request in range(3):
@@ -183,7 +183,7 @@ def test_an_answer_to_another_request(start: Start) -> None:
     assert peer.channel.oddities == "1 replies that nobody had asked for"
 
 
-def test_late(start: Start) -> None:
+def test_a_reply_that_comes_late(start: Start) -> None:
     """The first request is answered when the second one comes."""
 
     def late(request_id: int, nr: int) -> bytes:
@@ -205,7 +205,7 @@ def test_a_lost_request_is_sent_again(start: Start) -> None:
     assert peer.channel.oddities == ""
 
 
-def test_another_boot(start: Start) -> None:
+def test_a_hello_of_another_boot(start: Start) -> None:
     peer = start(lambda _id, _nr: hello(boot_id=78))
     peer.channel.wait_ready(Deadline(5))
     with pytest.raises(NoReply):
@@ -234,7 +234,7 @@ def test_an_agent_that_lives_on_says_why(start: Start) -> None:
     assert peer.channel.boot_id == 77
 
 
-def test_nobody_begins(start: Start) -> None:
+def test_no_other_agent_begins(start: Start) -> None:
     peer = start(lambda _id, _nr: b"")
     peer.channel.wait_ready(Deadline(5))
     with pytest.raises(NoReply):
@@ -272,7 +272,7 @@ def test_a_reply_that_comes_after_something_else_was_asked(start: Start) -> None
     assert peer.channel.oddities == ""
 
 
-def test_nobody_answers_aside(start: Start) -> None:
+def test_no_answer_about_the_log(start: Start) -> None:
     peer = start(lambda _id, _nr: b"")
     interrupted(peer)
     with pytest.raises(NoReply):

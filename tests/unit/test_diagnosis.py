@@ -309,7 +309,7 @@ def test_an_empty_console_of_a_guest_that_was_ready_is_a_hang(tmp_path: Path) ->
     assert type(diagnose(symptoms(tmp_path, ready=True, text=""))) is GuestHang
 
 
-def test_oddities_are_told(tmp_path: Path) -> None:
+def test_oddities_of_frames_are_told(tmp_path: Path) -> None:
     error = diagnose(
         symptoms(tmp_path, ready=True, text=console("malta_ready"), oddities="3 late replies")
     )
@@ -476,7 +476,7 @@ def test_a_log_that_is_incomplete_is_said_to_be(tmp_path: Path) -> None:
         ("Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b", "SIGSEGV"),
     ],
 )
-def test_what_to_do_about_it(line: str, hint: str, tmp_path: Path) -> None:
+def test_lines_of_a_console_and_their_hints(line: str, hint: str, tmp_path: Path) -> None:
     error = diagnose(symptoms(tmp_path, ready=False, text=f"[    1.0] {line}\n", status=0))
     assert hint in error.evidence.next_step
 

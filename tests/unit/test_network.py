@@ -8,13 +8,8 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kernelvm.vm.agent.network import (
-    _FORWARDED,
-    echo_request,
-    internet_checksum,
-    is_echo_reply,
-    new_mac,
-)
+from pytest_kernelvm.vm.agent.icmp import echo_request, internet_checksum, is_echo_reply
+from pytest_kernelvm.vm.agent.network import _FORWARDED, new_mac
 
 IP_HEADER = bytes([0x45]) + bytes(19)
 OPTIONS = bytes([0x46]) + bytes(23)
@@ -34,7 +29,7 @@ def test_the_checksum_of_the_standard() -> None:
 
 
 @given(st.integers(0, 65535), st.integers(0, 65535))
-def test_a_request_checks_out(identifier: int, sequence: int) -> None:
+def test_the_checksum_of_a_request(identifier: int, sequence: int) -> None:
     request = echo_request(identifier, sequence)
     assert internet_checksum(request) == 0
     assert struct.unpack(">BBHHH", request[:8])[::4] == (8, sequence)

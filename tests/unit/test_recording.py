@@ -61,19 +61,19 @@ class Line:
             )
         )
         self.typed: list[str] = []
-        self.judge = self._collector(directory)
+        self.collector = self._collector(directory)
         self.console = Console(
             self.streams,
             directory / "console.log",
             5.0,
-            self.judge,
+            self.collector,
             self.typed.append,
             lambda: True,
         )
         self.streams.start()
 
     def _collector(self, directory: Path) -> VerdictCollector:
-        """Return a judge of a process that is alive."""
+        """Return a collector of a process that is alive."""
         qemu_log = directory / "qemu.log"
         sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
         started = Launch(
@@ -141,7 +141,7 @@ def test_a_line_without_an_end_is_shown(line: Line) -> None:
     assert two_clocks(line.console, line.now).splitlines()[-1].endswith("  [    0.1")
 
 
-def test_a_cast_is_one(line: Line, tmp_path: Path) -> None:
+def test_a_cast_has_its_format(line: Line, tmp_path: Path) -> None:
     """The format: docs.asciinema.org/manual/asciicast/v2."""
     line.say("é".encode()[:1])
     time.sleep(2 * APART_S)

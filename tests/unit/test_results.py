@@ -175,7 +175,7 @@ def dirent64(order: ByteOrder, name: bytes) -> bytes:
 
 
 @both_orders
-def test_directory(order: ByteOrder) -> None:
+def test_names_in_a_directory(order: ByteOrder) -> None:
     names = [b".", b"..", b"a", b".hidden", b"1234", b"12345", "ü".encode(), b"\xff", b"x" * 255]
     raw = b"".join(dirent64(order, name) for name in names)
     found = parse_directory(raw, order)

@@ -70,8 +70,8 @@ class Named:
 
 
 @contextlib.contextmanager
-def judged(directory: Path, *steps: str) -> Iterator[VerdictCollector]:
-    """Give the judge of a process that takes steps."""
+def collector_of(directory: Path, *steps: str) -> Iterator[VerdictCollector]:
+    """Give the collector of a process that takes steps."""
     log, qemu_log = directory / "console.log", directory / "qemu.log"
     with connected(splitter=FrameSplitter("little"), log=log) as (streams, far):
         console, qmp = far.console.descriptors[1], far.qmp.fileno()
@@ -87,7 +87,7 @@ def judged(directory: Path, *steps: str) -> Iterator[VerdictCollector]:
                 state_descriptor=None,
             )
             channel = Channel(streams, arch_named("aarch64"), {}, lambda: False)
-            judge = VerdictCollector(
+            collector = VerdictCollector(
                 Named(),
                 started,
                 channel,
@@ -98,16 +98,16 @@ def judged(directory: Path, *steps: str) -> Iterator[VerdictCollector]:
                 log=LogCopy(),
                 log_start=0,
             )
-            judge.watch.refusing = judge.ready = True
-            assert streams.wait_for(judge.watch.look, Deadline(30)), qemu_log.read_text()
-            yield judge
+            collector.watch.refusing = collector.ready = True
+            assert streams.wait_for(collector.watch.look, Deadline(30)), qemu_log.read_text()
+            yield collector
 
 
 def verdict_of(directory: Path, *steps: str) -> tuple[KernelvmError, float]:
     """Return the verdict on what takes steps, and the seconds that it took."""
-    with judged(directory, *steps) as judge:
+    with collector_of(directory, *steps) as collector:
         started = time.monotonic()
-        return judge.verdict(judge.deadline(5.0), "an answer"), time.monotonic() - started
+        return collector.verdict(collector.deadline(5.0), "an answer"), time.monotonic() - started
 
 
 @dataclass(frozen=True, kw_only=True)

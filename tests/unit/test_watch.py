@@ -139,7 +139,7 @@ def test_a_splat_is_not_refused_unless_somebody_refuses(guest: Guest) -> None:
     assert len(guest.watch.splats) == 1
 
 
-def test_an_allowed_one_is_fine(guest: Guest) -> None:
+def test_an_allowed_splat_is_fine(guest: Guest) -> None:
     guest.watch.refusing = True
     allowed = allowance("nf_conntrack_cleanup_net_list", "known")
     guest.watch.allowances.append(allowed)
@@ -157,7 +157,7 @@ ALLOWED_WARN = (
 )
 
 
-def test_so_many_that_nobody_looks_at_the_later_ones_is_no_clean_test(guest: Guest) -> None:
+def test_more_splats_than_are_looked_at_are_no_clean_test(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.watch.allowances.append(allowance(r"kernel/x\.c:7", "known"))
     guest.floods(ALLOWED_WARN * MOST_SPLATS)
@@ -375,7 +375,7 @@ def test_what_the_kernel_does_not_say_itself_is_found_in_its_place(guest: Guest)
         ("(", "why", "not a regular expression: '('"),
     ],
 )
-def test_what_is_no_allowance(patterns: object, reason: object, complaint: str) -> None:
+def test_arguments_that_make_no_allowance(patterns: object, reason: object, complaint: str) -> None:
     with pytest.raises(TypeError, match=re.escape(complaint)):
         allowance(patterns, reason)  # type: ignore[arg-type]
 

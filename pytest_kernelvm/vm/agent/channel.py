@@ -33,11 +33,21 @@ class NoReply(Exception):
 class Channel:
     """The host's end of the agent's channel.
 
-    gone: returns True once the guest can no longer answer; called with the streams' lock held.
-    numbers: system calls by name. last_id: of the requests that this agent has seen already.
-    boot_id: what its hello said, 0 as long as that has not come. repeat_s: how long a reply may
-    take until the request is sent again.
-    late, repeated: replies that came after their time, and more often than they were asked for.
+    Args:
+        streams: Carry the frames.
+        arch: Its byte order is the frames'.
+        numbers: System calls by name.
+        gone: Returns True once the guest can no longer answer; called with the streams' lock held.
+        last_id: Of the requests that this agent has seen already.
+        boot_id: What its hello said; 0 as long as that has not come.
+        repeat_s: Seconds that a reply may take until the request is sent again.
+
+    Attributes:
+        last_id: Of the requests that were made.
+        boot_id: What the agent's hello said.
+        began_anew: Whether another boot's agent said hello.
+        late: How many replies came after their time.
+        repeated: How many replies came more often than they were asked for.
     """
 
     def __init__(
@@ -57,9 +67,9 @@ class Channel:
         self._gone = gone
         self._ids = itertools.count(last_id + 1)
         self._current = 0
-        # The request that is under way while the log is asked for, and its reply.
+        # The request that is under way while the log is read, and its reply if that came.
         self._interrupted = 0
-        self._kept: bytes | None = None
+        self._held_reply: bytes | None = None
         self._owed: dict[int, int] = {}
         self.last_id = last_id
         self.boot_id = boot_id
@@ -80,7 +90,10 @@ class Channel:
     def wait_ready(self, deadline: Deadline) -> None:
         """Wait for the agent's hello; ask for it where it may have been damaged or missed.
 
-        Raises NoReply, or HarnessError if the agent speaks another version.
+        Raises NoReply if it does not come. Raises HarnessError if the agent speaks another version.
+
+        Args:
+            deadline: Of the boot.
         """
         while self._await_or_ask(_is_hello(self._byteorder), deadline) is None:
             pass
@@ -89,9 +102,16 @@ class Channel:
         """Wait for a payload of an agent that is not ready yet, for a while.
 
         A guest that says nothing meanwhile is asked for its hello. One that boots is left alone: a
-        PL011 whose FIFO is full when its driver starts, and is filled again as fast as that
-        empties it, never says that there is something to be read
-        (drivers/tty/serial/amba-pl011.c, pl011_enable_interrupts()).
+        PL011 whose FIFO is full when its driver starts, and is filled again as fast as that empties
+        it, never says that there is something to be read (drivers/tty/serial/amba-pl011.c,
+        pl011_enable_interrupts()).
+
+        Args:
+            wanted: Tells the payload from others.
+            deadline: Of the whole wait.
+
+        Returns:
+            The payload; None if it did not come for the time being.
         """
         said_bytes = len(self._streams.console_text)
         payload = self._await(wanted, deadline, self._repeat_after_s)
@@ -116,6 +136,12 @@ class Channel:
         """Return a batch as wire bytes that somebody else sends; `collect` awaits its reply.
 
         Any thread may call this, as long as no other request is made.
+
+        Args:
+            batch: The calls.
+
+        Returns:
+            The frame.
         """
         self._current = self._next_id()
         return self._frame(batch, self._current)
@@ -123,7 +149,15 @@ class Channel:
     def collect(self, batch: Batch, deadline: Deadline) -> Reply:
         """Return the reply to the batch of `first_frame`, which was or will be sent.
 
-        Raises NoReply.
+        Args:
+            batch: The calls.
+            deadline: For the reply.
+
+        Returns:
+            The reply.
+
+        Raises:
+            NoReply: If it does not come.
         """
         payload = self._await(self._is_current, deadline, deadline.remaining_s)
         if payload is None:
@@ -133,7 +167,14 @@ class Channel:
     def transact(self, batch: Batch, deadline: Deadline) -> Reply:
         """Have a batch of system calls made and return the reply.
 
-        Raises NoReply, or GuestDied if what comes is no reply.
+        The request is sent again, under the same id, if the reply takes long.
+
+        Args:
+            batch: The calls.
+            deadline: For the reply.
+
+        Returns:
+            The reply. NoReply is raised if none comes, GuestDied if what comes is none.
         """
         self._current = self._next_id()
         repeat_s = self._repeat_s(batch)
@@ -147,8 +188,15 @@ class Channel:
     def ask_aside(self, batch: Batch, deadline: Deadline, gone: Callable[[], bool]) -> Reply:
         """Have a batch made that only reads the log, while another request may be under way.
 
-        The other one's reply is not lost: `resume` waits for it. gone: as the class has it, but for
-        this wait. Raises NoReply.
+        The other one's reply is not lost: `resume` waits for it.
+
+        Args:
+            batch: The call.
+            deadline: For the reply.
+            gone: As the class has it, but for this wait.
+
+        Returns:
+            The reply. NoReply is raised if none comes.
         """
         self._interrupted, before = self._current, self._gone
         self._gone = gone
@@ -162,15 +210,26 @@ class Channel:
         """Go on waiting for the reply that `ask_aside` interrupted the wait for.
 
         The request is not sent again: the agent knows only the last one for a repeated one.
-        Raises NoReply.
+
+        Args:
+            batch: The calls of the interrupted request.
+            deadline: For the reply.
+
+        Returns:
+            The reply. NoReply is raised if none comes.
         """
         return self.collect(batch, deadline)
 
     def hand_over(self, batch: Batch, deadline: Deadline) -> Reply | None:
         """Have a batch made that ends this agent and lets another one begin on this channel.
 
-        Return the reply of an agent that lives on, None once another one said hello.
-        Raises NoReply.
+        Args:
+            batch: The calls; the last one enters another kernel.
+            deadline: For the other agent's hello.
+
+        Returns:
+            The reply of an agent that lives on; None once another one said hello. NoReply is raised
+            if neither comes.
         """
         self._current = self._next_id()
         before = self.boot_id
@@ -193,7 +252,8 @@ class Channel:
     def cancel(self, deadline: Deadline) -> None:
         """Have the program killed that the last request waits for, and await that request's end.
 
-        Raises NoReply.
+        Args:
+            deadline: For the end. NoReply is raised if it does not come.
         """
         while True:
             self._send(Batch(), self._next_id(), deadline)
@@ -218,7 +278,7 @@ class Channel:
         if self._streams.send_channel(self._frame(batch, request_id), deadline):
             return
         if not deadline.passed:
-            # QEMU has closed its end; whoever reads notices that a moment later.
+            # QEMU has closed its end; the thread that reads notices that a moment later.
             self._streams.wait_for(lambda: self._gone() or None, deadline)
         raise NoReply
 
@@ -228,16 +288,16 @@ class Channel:
         """Return the wanted payload; None if patience ends before the deadline does."""
 
         def look() -> bytes | bool | None:
-            if self._kept is not None and wanted(self._kept):
-                kept, self._kept = self._kept, None
-                return kept
+            if self._held_reply is not None and wanted(self._held_reply):
+                held, self._held_reply = self._held_reply, None
+                return held
             while self._streams.payloads:
                 payload = self._streams.payloads.pop(0)
                 self._account(payload)
                 if wanted(payload):
                     return payload
                 if self._interrupted and reply_id(payload, self._byteorder) == self._interrupted:
-                    self._kept = payload
+                    self._held_reply = payload
             return False if self._gone() else None
 
         patience = Deadline(min(patience_s, deadline.remaining_s))

@@ -20,11 +20,29 @@ class Files(Requests):
     """Reading, writing and looking at the guest's files."""
 
     def read_bytes(self, path: str) -> bytes:
-        """Return a file's bytes. Raises SyscallFailed (an OSError) if it can't be read."""
+        """Return a file's bytes.
+
+        Raises SyscallFailed: an OSError, if it cannot be opened or read.
+
+        Args:
+            path: In the guest.
+
+        Returns:
+            All that read(2) gives.
+        """
         return b"".join(self._chunks(path, os.O_RDONLY, "read", until_empty=False))
 
     def read(self, path: str) -> str:
-        """Return a file's text, undecodable bytes as surrogates."""
+        """Return a file's text; bytes that are no UTF-8 are surrogates (PEP 383).
+
+        Raises SyscallFailed: an OSError, if it cannot be opened or read.
+
+        Args:
+            path: In the guest.
+
+        Returns:
+            The text.
+        """
         return self.read_bytes(path).decode("utf-8", "surrogateescape")
 
     def _chunks(
@@ -64,9 +82,16 @@ class Files(Requests):
             self._stale.append(descriptor)
 
     def write(self, path: str, content: str | bytes, *, append: bool = False) -> None:
-        """Write a file, made if need be; up to 48 KiB are one write(2), as sysfs wants it.
+        """Fill a file, which is made if need be.
 
-        Raises SyscallFailed (an OSError) with the guest's errno.
+        Up to 48 KiB are one write(2), as files in sysfs want it.
+
+        Raises SyscallFailed: an OSError, with the guest's errno.
+
+        Args:
+            path: In the guest.
+            content: Text is written as UTF-8 with surrogates as raw bytes.
+            append: Whether it is added at the end, instead of being all that the file has.
         """
         raw = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
         flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
@@ -84,7 +109,16 @@ class Files(Requests):
             flags = os.O_WRONLY | os.O_APPEND
 
     def list(self, path: str) -> tuple[str, ...]:
-        """Return the sorted names in a directory."""
+        """Give the sorted names in a directory.
+
+        Raises SyscallFailed: an OSError, if it cannot be read.
+
+        Args:
+            path: Of the directory, in the guest.
+
+        Returns:
+            The names, without `.` and `..`.
+        """
         order = self._byteorder
         flags = os.O_RDONLY | os.O_DIRECTORY
         names: list[str] = []
@@ -93,7 +127,17 @@ class Files(Requests):
         return tuple(sorted(names))
 
     def stat(self, path: str, *, follow: bool = False) -> FileStatus:
-        """Return a file's status. follow: that of what a link leads to."""
+        """Give a file's status, by statx(2).
+
+        Raises SyscallFailed: an OSError, if there is no such file.
+
+        Args:
+            path: In the guest.
+            follow: Whether it is the status of what a link leads to, not of the link.
+
+        Returns:
+            The status.
+        """
         batch = Batch()
         where = batch.text(path)
         buffer = batch.space(STATX_BYTES)
@@ -110,7 +154,17 @@ class Files(Requests):
         return parse_statx(reply.outputs[0], self._byteorder)
 
     def exists(self, path: str) -> bool:
-        """Return whether there is a file; a dangling link counts."""
+        """Return whether there is a file; a link that leads nowhere counts.
+
+        Args:
+            path: In the guest.
+
+        Returns:
+            False if there is no such name.
+
+        Raises:
+            SyscallFailed: An OSError, if that cannot be told.
+        """
         try:
             self.stat(path)
         except SyscallFailed as error:
@@ -120,13 +174,36 @@ class Files(Requests):
         return True
 
     def mkdir(self, path: str, mode: int = 0o755) -> None:
-        """Make a directory."""
+        """Make a directory.
+
+        Raises SyscallFailed: an OSError, if it cannot be made.
+
+        Args:
+            path: In the guest.
+            mode: Its permissions.
+        """
         self.syscall("mkdirat", AT_FDCWD, path, mode)
 
     def unlink(self, path: str) -> None:
-        """Remove a file."""
+        """Remove a file.
+
+        Raises SyscallFailed: an OSError, if it cannot be removed.
+
+        Args:
+            path: In the guest.
+        """
         self.syscall("unlinkat", AT_FDCWD, path, 0)
 
     def mount(self, source: str, where: str, kind: str, *, flags: int = 0, data: str = "") -> None:
-        """Mount a file system, as mount(2)."""
+        """Attach a file system to a directory.
+
+        Raises SyscallFailed: an OSError, if the kernel refuses.
+
+        Args:
+            source: The device, or any word where there is none.
+            where: The directory.
+            kind: The file system's type.
+            flags: MS_* of mount(2).
+            data: Options for the file system.
+        """
         self.syscall("mount", source, where, kind, flags, data)

@@ -20,9 +20,14 @@ HELD_BYTES = 16 << 20
 class Exchange:
     """A batch of system calls and its reply.
 
-    at_s: when it was sent, on the monotonic clock; took_s: until it was answered.
-    what: the request in words. timeout_s: what it was given. program: whether a program was run.
-    reply: None where none came.
+    Attributes:
+        at_s: When it was sent, on the monotonic clock.
+        what: The request in words.
+        timeout_s: Seconds that it was given.
+        program: Whether a program was run.
+        batch: The calls.
+        reply: None where none came.
+        took_s: Seconds until it was answered.
     """
 
     at_s: float
@@ -36,7 +41,12 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConsoleInput:
-    """Text that was typed on the console."""
+    """Text that was typed on the console.
+
+    Attributes:
+        at_s: When, on the monotonic clock.
+        text: What was typed.
+    """
 
     at_s: float
     text: str
@@ -44,7 +54,13 @@ class ConsoleInput:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QmpCommand:
-    """A QMP command."""
+    """A QMP command.
+
+    Attributes:
+        at_s: When, on the monotonic clock.
+        command: Its name.
+        arguments: Under QEMU's names.
+    """
 
     at_s: float
     command: str
@@ -53,7 +69,12 @@ class QmpCommand:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QemuSignal:
-    """A signal that QEMU was sent."""
+    """A signal that QEMU was sent.
+
+    Attributes:
+        at_s: When, on the monotonic clock.
+        number: Of the signal.
+    """
 
     at_s: float
     number: int
@@ -66,8 +87,10 @@ Act = Exchange | ConsoleInput | QmpCommand | QemuSignal
 class Journal:
     """All acts on one guest.
 
-    file: takes what is too much for memory. pending: the exchange that is not answered yet.
-    exchanges: how many there were.
+    Attributes:
+        file: Takes what is too much for memory.
+        pending: The exchange that is not answered yet; None if there is none.
+        exchanges: How many there were.
     """
 
     file: Path
@@ -78,7 +101,17 @@ class Journal:
     _spilled: bool = False
 
     def begin(self, batch: Batch, what: str, timeout_s: float, *, program: bool) -> Exchange:
-        """Note a batch that is about to be sent; `end` notes what became of it."""
+        """Note a batch that is about to be sent; `end` notes what became of it.
+
+        Args:
+            batch: The calls.
+            what: The request in words.
+            timeout_s: Seconds that it is given.
+            program: Whether it runs a program.
+
+        Returns:
+            What `end` takes.
+        """
         exchange = Exchange(
             at_s=time.monotonic(), what=what, timeout_s=timeout_s, program=program, batch=batch
         )
@@ -88,7 +121,12 @@ class Journal:
         return exchange
 
     def end(self, exchange: Exchange, reply: Reply | None) -> None:
-        """Note the reply to a batch, or that there is none."""
+        """Note the reply to a batch.
+
+        Args:
+            exchange: What `begin` returned.
+            reply: None if none came.
+        """
         exchange.reply = reply
         exchange.took_s = time.monotonic() - exchange.at_s
         self.pending = None
@@ -103,7 +141,12 @@ class Journal:
         self._acts.append(ConsoleInput(at_s=time.monotonic(), text=text))
 
     def ordered(self, command: str, arguments: dict[str, Any]) -> None:
-        """Note a QMP command."""
+        """Note a QMP command.
+
+        Args:
+            command: Its name.
+            arguments: Under QEMU's names.
+        """
         self._acts.append(QmpCommand(at_s=time.monotonic(), command=command, arguments=arguments))
 
     def signalled(self, number: int) -> None:
@@ -119,7 +162,14 @@ class Journal:
         self._held_bytes = 0
 
     def lines(self, since_s: float) -> Iterator[str]:
-        """Give each act as a line of JSON; times count from `since_s` on the monotonic clock."""
+        """Give each act as a line of JSON.
+
+        Args:
+            since_s: What times count from, on the monotonic clock.
+
+        Yields:
+            The lines, each with its LF.
+        """
         if self._spilled:
             with self.file.open() as file:
                 for line in file:

@@ -18,6 +18,7 @@ from pytest_kernelvm.arch.base import struct_order
 from pytest_kernelvm.errors import BadInput, Evidence, GuestHang, HarnessError, SyscallFailed
 from pytest_kernelvm.guest.protocol import Batch
 from pytest_kernelvm.process import Deadline
+from pytest_kernelvm.vm.agent.icmp import echo_request, is_echo_reply
 from pytest_kernelvm.vm.agent.requests import Agent
 from pytest_kernelvm.vm.qemu.argv import NETDEV
 from pytest_kernelvm.vm.qemu.qmp import Qmp
@@ -35,10 +36,8 @@ IFLA_ADDRESS, IFA_ADDRESS, IFA_LOCAL, RTA_OIF, RTA_GATEWAY = 1, 1, 2, 4, 5
 RT_TABLE_MAIN, RTPROT_BOOT, RTN_UNICAST = 254, 3, 1
 IFF_UP = 1
 
-ECHO_REPLY, ECHO_REQUEST = 0, 8
-IP_HEADER_BYTES = 20
 PACKET_BYTES = 1500
-# How long the agent, which can do nothing else meanwhile, waits at a time for a packet.
+# How long the agent waits for a packet at a time; it can do nothing else meanwhile.
 WAIT_S = 0.2
 CARRIER_S = 10.0
 
@@ -56,7 +55,7 @@ class NetworkGuest(Protocol):
 
     @property
     def qmp(self) -> Qmp:
-        """QEMU's monitor."""
+        """QEMU's machine protocol."""
 
     @property
     def directory(self) -> Path:
@@ -83,7 +82,16 @@ def new_mac() -> str:
 class Network:
     """`vm.network`: the network card of one guest.
 
-    kind: the boot's, empty for none. restored: whether the guest comes from a snapshot.
+    Args:
+        guest: Whose card it is.
+        agent: Of the guest.
+        modules: The card's driver, in the order of loading.
+        kind: The boot's kind of network, empty for none.
+        restored: Whether the guest comes from a snapshot.
+
+    Attributes:
+        name: The interface's name in the guest; empty before `set_up`.
+        mac: Its Ethernet address; empty before `set_up`.
     """
 
     def __init__(
@@ -108,7 +116,7 @@ class Network:
 
     @property
     def address(self) -> str:
-        """The IPv4 address. Raises BadInput if the test asked for no network."""
+        """The IPv4 address; BadInput is raised if the test asked for no network."""
         if not self._address:
             self._no_network()
         return self._address
@@ -130,9 +138,13 @@ class Network:
     def set_up(self, address: str, *, gateway: str = "") -> None:
         """Load the driver, give the card an address of its own on each layer, and start it.
 
-        address: with its prefix, `10.0.0.1/24`. gateway: of the default route, if there is one.
-        Raises HarnessError if the card was running in the snapshot that the guest is from: others
-        of that snapshot have its addresses.
+        Raises HarnessError if there is no card, if it has no link, or if it was running in the
+        snapshot that the guest is from, as others of that snapshot have its addresses. Raises
+        BadInput if the test asked for no network.
+
+        Args:
+            address: With its prefix, `10.0.0.1/24`.
+            gateway: Of the default route; empty for none.
         """
         if not self._kind:
             self._no_network()
@@ -243,7 +255,17 @@ class Network:
     def forward(self, port: int, protocol: Literal["tcp", "udp"] = "tcp") -> int:
         """Have QEMU pass a port of this host's 127.0.0.1 on to one of the guest.
 
-        Returns the host's port, a free one. Raises BadInput without a user-mode network.
+        Raises BadInput without a user-mode network.
+
+        Args:
+            port: Of the guest.
+            protocol: Of the port.
+
+        Returns:
+            The host's port, a free one.
+
+        Raises:
+            HarnessError: If QEMU does not do so.
         """
         if self._kind not in ("user", "outside"):
             self._no_network()
@@ -260,9 +282,19 @@ class Network:
         return ports[-1]
 
     def ping(self, address: str, timeout_s: float = 10.0) -> float:
-        """Send ICMP echo requests until one is answered; return the seconds that took.
+        """Send ICMP echo requests until one is answered.
 
-        Raises GuestHang if none is answered in time.
+        Raises BadInput if the test asked for no network.
+
+        Args:
+            address: An IPv4 address.
+            timeout_s: Seconds on the host's clock.
+
+        Returns:
+            The seconds that it took.
+
+        Raises:
+            GuestHang: If none is answered in time.
         """
         if not self._address:
             self._no_network()
@@ -318,35 +350,9 @@ class Network:
             batch.call("read", socket, buffer, PACKET_BYTES, out=(1, None))
             reply = self._agent.transact(batch, what=f"ping {address}")
             if not sent and reply.results[0] < 0:
-                # What an address without an answer so far gives (EHOSTUNREACH) may yet change.
+                # EHOSTUNREACH, while nobody has answered for the address yet.
                 return False
             sent = True
             if is_echo_reply(reply.outputs[-1], identifier, sequence):
                 return True
         return False
-
-
-def echo_request(identifier: int, sequence: int) -> bytes:
-    """Return an ICMP echo request (RFC 792)."""
-    payload = b"kernelvm" * 4
-    unsigned = struct.pack(">BBHHH", ECHO_REQUEST, 0, 0, identifier, sequence) + payload
-    checksum = internet_checksum(unsigned)
-    return unsigned[:2] + checksum.to_bytes(2, "big") + unsigned[4:]
-
-
-def is_echo_reply(packet: bytes, identifier: int, sequence: int) -> bool:
-    """Return whether an IP packet is the reply to an echo request."""
-    if len(packet) < IP_HEADER_BYTES:
-        return False
-    message = packet[(packet[0] & 0xF) * 4 :]
-    expected = bytes([ECHO_REPLY, 0]), struct.pack(">HH", identifier, sequence)
-    return (message[:2], message[4:8]) == expected
-
-
-def internet_checksum(data: bytes) -> int:
-    """Return the checksum of RFC 1071."""
-    padded = data + bytes(len(data) % 2)
-    total: int = sum(struct.unpack(f">{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF

@@ -39,7 +39,7 @@ PROGRAM_DIRECTORIES = ("/sbin", "/bin", "/usr/sbin", "/usr/bin")
 # A program's streams in the guest; they have no name any more when it runs.
 INPUT, OUTPUT, ERRORS, NO_INPUT = "/.input", "/.output", "/.errors", "/dev/null"
 # How much of a program's output and errors comes with its status; the rest is fetched behind it.
-FIRST_BYTES = FIRST_OUTPUT_BYTES, FIRST_ERRORS_BYTES = 32 * 1024, 8 * 1024
+FIRST_BYTES = 32 * 1024, 8 * 1024
 
 
 class _ProgramRequest:
@@ -95,9 +95,11 @@ class _ProgramRequest:
 
 
 class Programs(Files):
-    """Running programs and judging how they end.
+    """Running programs, and errors for those that do not end as expected.
 
-    terminal: the program that gives others a terminal; None where the guest has none.
+    Args:
+        agent: Carries the requests.
+        terminal: The program that gives others a terminal; None where the guest has none.
     """
 
     def __init__(self, agent: Agent, terminal: Path | None = None) -> None:
@@ -116,14 +118,26 @@ class Programs(Files):
         timeout_s: float | None = None,
         tty: bool = False,
     ) -> CommandResult:
-        """Run a program to its end and return its status and output, whatever they are.
+        """Run a program to its end, whatever its status is.
 
-        argv: a path or a name looked for in /sbin, /bin, /usr/sbin and /usr/bin.
-        tty: whether it has a pseudo terminal of 24 lines of 80 columns as input, output, errors
-        and controlling terminal, instead of /dev/null and files. `stdin` is typed there, and the
-        end of input behind it if there is any; output and errors are one. Nothing is echoed.
-        Raises CommandFailed if it does not end in time; it is killed then. HarnessError, with
+        Raises CommandFailed if it does not end in time, when it is killed, and HarnessError, with
         `tty`, where the kernel has no pseudo terminals.
+
+        Args:
+            *argv: A path, or a name that is looked for in /sbin, /bin, /usr/sbin and /usr/bin; then
+                the arguments.
+            stdin: What the program reads; nothing is /dev/null.
+            timeout_s: Seconds of the guest's own time; None for the cell's timeout of a command.
+            tty: Whether it has a pseudo terminal of 24 lines of 80 columns as input, output, errors
+                and controlling terminal, instead of /dev/null and files. `stdin` is typed there,
+                and the end of input behind it if there is any; output and errors are one. Nothing
+                is echoed.
+
+        Returns:
+            Status and output; status 127 if it could not be started.
+
+        Raises:
+            TypeError: Without a program.
         """
         if not argv:
             raise TypeError("run() wants a program")
@@ -153,7 +167,7 @@ class Programs(Files):
         try:
             ended, output, report = self._execute(TERMINAL, words, stdin, timeout_s, content)
         except CommandFailed:
-            # It was killed before it could put things in order.
+            # It was killed before it could undo its mount.
             if TERMINALS in self.read("/proc/mounts"):
                 self.syscall("umount2", "/dev/pts", MNT_DETACH)
                 self.syscall("unlinkat", AT_FDCWD, "/dev/pts", AT_REMOVEDIR)
@@ -186,9 +200,17 @@ class Programs(Files):
         timeout_s: float | None,
         content: bytes = b"",
     ) -> tuple[int, bytes, bytes]:
-        """Run a program; return the agent's word on its end, and what it wrote.
+        """Run a program.
 
-        content: the program itself, which lies at its path for so long; none if it is there.
+        Args:
+            path: Of the program.
+            argv: Its words.
+            stdin: What it reads.
+            timeout_s: As `run` takes it.
+            content: The program itself, which lies at its path for so long; none if it is there.
+
+        Returns:
+            The agent's word on its end, its output and its errors.
         """
         request = _ProgramRequest(self.abi, path, argv, has_input=bool(stdin), content=content)
         if stdin:
@@ -239,9 +261,19 @@ class Programs(Files):
         timeout_s: float | None = None,
         tty: bool = False,
     ) -> str:
-        """Run a program that must exit with status 0; return its output.
+        """Run a program that must exit with status 0.
 
-        Raises CommandFailed with its status and what it said.
+        Args:
+            *argv: As `run` takes it.
+            stdin: As `run` takes it.
+            timeout_s: As `run` takes it.
+            tty: As `run` takes it.
+
+        Returns:
+            Its output.
+
+        Raises:
+            CommandFailed: With another status, and what it said; else as `run`.
         """
         result = self.run(*argv, stdin=stdin, timeout_s=timeout_s, tty=tty)
         if result.status != 0:
@@ -258,7 +290,20 @@ class Programs(Files):
         timeout_s: float | None = None,
         tty: bool = False,
     ) -> CommandResult:
-        """Run a program that must not exit with status 0; return its result."""
+        """Run a program that must not exit with status 0.
+
+        Args:
+            *argv: As `run` takes it.
+            stdin: As `run` takes it.
+            timeout_s: As `run` takes it.
+            tty: As `run` takes it.
+
+        Returns:
+            Its result.
+
+        Raises:
+            CommandFailed: With status 0; else as `run`.
+        """
         result = self.run(*argv, stdin=stdin, timeout_s=timeout_s, tty=tty)
         if result.status == 0:
             raise CommandFailed(
@@ -268,7 +313,17 @@ class Programs(Files):
         return result
 
     def modprobe(self, *args: str, timeout_s: float | None = None) -> str:
-        """Run modprobe, which must succeed: `vm.modprobe("nft_ct")`, `vm.modprobe("-r", …)`."""
+        """Run modprobe, which must succeed: `vm.modprobe("nft_ct")`, `vm.modprobe("-r", …)`.
+
+        Raises CommandFailed if it fails, with what it said.
+
+        Args:
+            *args: Of modprobe(8).
+            timeout_s: As `run` takes it.
+
+        Returns:
+            Its output.
+        """
         return self.succeed("modprobe", *args, timeout_s=timeout_s)
 
     @staticmethod

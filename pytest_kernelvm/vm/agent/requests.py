@@ -36,17 +36,30 @@ class Agent(Protocol):
     ) -> Reply:
         """Have the agent make a batch of system calls and return the reply.
 
-        timeout_s: by default the cell's timeout of a command. what: the request in words.
-        program: whether the batch runs a program, which is killed when its time is up.
         Raises GuestPanic, GuestDied, GuestHang or GuestSplat, with evidence, if no reply comes or
         none that counts; CommandFailed if a program was killed.
+
+        Args:
+            batch: The calls and their data.
+            timeout_s: Seconds of the guest's own time; None for the cell's timeout of a command.
+            what: The request in words, for messages and the journal.
+            program: Whether the batch runs a program, which is killed when its time is up.
+
+        Returns:
+            The result and the output of each call.
         """
 
 
 def syscall_failed(abi: Abi, what: str, guest_number: int) -> NoReturn:
-    """Raise SyscallFailed about a system call.
+    """Raise the error of a system call.
 
-    what: the call in words. guest_number: its errno, as the guest has it.
+    Args:
+        abi: The numbers of the guest's kernel.
+        what: The call in words.
+        guest_number: Its errno, as the guest has it.
+
+    Raises:
+        SyscallFailed: Always, with the errno that means the same on the host.
     """
     number = abi.host_errno(guest_number)
     raise SyscallFailed(
@@ -57,9 +70,18 @@ def syscall_failed(abi: Abi, what: str, guest_number: int) -> NoReturn:
 
 
 def require_success(abi: Abi, reply: Reply, what: str, steps: int | None = None) -> Reply:
-    """Return a reply; raise SyscallFailed about `what` for the first step in it that failed.
+    """Return a reply in which no step failed.
 
-    steps: how many from the beginning must not fail, by default all.
+    Raises SyscallFailed for the first of these steps that failed.
+
+    Args:
+        abi: The numbers of the guest's kernel.
+        reply: What the agent answered.
+        what: The request in words.
+        steps: How many steps from the beginning must not fail; None for all.
+
+    Returns:
+        The reply.
     """
     for result in reply.results[:steps]:
         if result < 0 and result != NOT_MADE:
@@ -68,7 +90,11 @@ def require_success(abi: Abi, reply: Reply, what: str, steps: int | None = None)
 
 
 class Requests:
-    """What can be asked of an agent."""
+    """What can be asked of an agent.
+
+    Args:
+        agent: Carries the requests.
+    """
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -101,14 +127,28 @@ class Requests:
         return self._agent.transact(batch, timeout_s, what, program=program)
 
     def ping(self, timeout_s: float | None = None) -> None:
-        """Ask the agent for a sign of life. Raises GuestHang, GuestDied or GuestPanic."""
+        """Ask the agent for a sign of life.
+
+        Raises GuestHang, GuestDied, GuestPanic or GuestSplat if there is none.
+
+        Args:
+            timeout_s: Seconds of the guest's own time; None for the cell's timeout of a command.
+        """
         self._transact(Batch(), timeout_s, what="a sign of life")
 
     def syscall(self, name: str, *args: int | str | bytes) -> int:
-        """Make one system call in the guest, as PID 1, and return its result.
+        """Make one system call in the guest, as PID 1.
 
-        args: numbers, or what is to be pointed at: bytes as they are, str zero-terminated.
-        Descriptors that it opens stay open. Raises SyscallFailed with the guest's errno.
+        Descriptors that it opens stay open.
+
+        Raises SyscallFailed if the call failed, with its errno.
+
+        Args:
+            name: Of the call, as in `__NR_name` of the kernel's headers.
+            *args: Numbers, or what is to be pointed at: bytes as they are, str zero-terminated.
+
+        Returns:
+            What the call returned, at least 0.
         """
         batch = Batch()
         placed = [

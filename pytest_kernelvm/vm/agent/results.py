@@ -15,9 +15,12 @@ from pytest_kernelvm.arch.base import struct_order
 class CommandResult:
     """A program that ran in the guest.
 
-    argv: what was run. status: exit status, minus the signal that ended it, 127 if it could not be
-    started. errno: why it could not, else 0. output, errors: its two streams as text.
-    raw_output: the former as bytes.
+    Attributes:
+        argv: What was run.
+        status: Exit status; minus the signal that ended it; 127 if it could not be started.
+        errno: Why it could not be started, by the host's numbers, else 0.
+        raw_output: Standard output.
+        errors: Standard error as text.
     """
 
     argv: tuple[str, ...]
@@ -47,8 +50,12 @@ class CommandResult:
 class LoadedModule:
     """A line of /proc/modules (kernel/module/procfs.c, m_show).
 
-    size_bytes: core size. use_count: references, -1 in a kernel that cannot unload modules.
-    holders: modules that use it. state: Live, Loading or Unloading.
+    Attributes:
+        name: The module's.
+        size_bytes: Of its core.
+        use_count: References; -1 in a kernel that cannot unload modules.
+        holders: The modules that use it.
+        state: Live, Loading or Unloading.
     """
 
     name: str
@@ -59,7 +66,14 @@ class LoadedModule:
 
 
 def parse_proc_modules(text: str) -> tuple[LoadedModule, ...]:
-    """Return the modules of a /proc/modules, latest loaded first."""
+    """Return the modules of a /proc/modules, latest loaded first.
+
+    Args:
+        text: Of the file.
+
+    Returns:
+        One module a line, in the file's order.
+    """
     found = []
     for line in text.splitlines():
         name, size, count, holders, state, *_rest = line.split()
@@ -77,7 +91,15 @@ def parse_proc_modules(text: str) -> tuple[LoadedModule, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileStatus:
-    """What statx(2) says of a file; a link itself, not what it points at."""
+    """What statx(2) says of a file; a link itself, not what it points at.
+
+    Attributes:
+        mode: Kind and permissions, as in st_mode.
+        uid: The owner.
+        gid: The group.
+        size_bytes: Of the content.
+        links: How many names it has.
+    """
 
     mode: int
     uid: int
@@ -100,7 +122,15 @@ STATX_BYTES = 256
 
 
 def parse_statx(raw: bytes, byteorder: Literal["big", "little"]) -> FileStatus:
-    """Return the status in a struct statx (include/uapi/linux/stat.h)."""
+    """Return the status in a struct statx (include/uapi/linux/stat.h).
+
+    Args:
+        raw: The struct.
+        byteorder: The guest's.
+
+    Returns:
+        The fields that we know.
+    """
     order = struct_order(byteorder)
     _mask, _block, _attributes, links, uid, gid, mode, _pad, _inode, size = struct.unpack_from(
         f"{order}IIQIIIHHQQ", raw
@@ -109,7 +139,15 @@ def parse_statx(raw: bytes, byteorder: Literal["big", "little"]) -> FileStatus:
 
 
 def parse_directory(raw: bytes, byteorder: Literal["big", "little"]) -> list[str]:
-    """Return the names in a run of struct linux_dirent64 (getdents64(2)), without . and .."""
+    """Return the names in a run of struct linux_dirent64 (getdents64(2)).
+
+    Args:
+        raw: The structs, one behind the other.
+        byteorder: The guest's.
+
+    Returns:
+        The names in the kernel's order, without `.` and `..`.
+    """
     order = struct_order(byteorder)
     names = []
     at = 0
@@ -138,7 +176,14 @@ UTSNAME_BYTES = 6 * _UTSNAME_FIELD_BYTES
 
 
 def parse_utsname(raw: bytes) -> Uname:
-    """Return the fields of a struct new_utsname."""
+    """Return the fields of a struct new_utsname.
+
+    Args:
+        raw: The struct.
+
+    Returns:
+        Its fields as text.
+    """
     starts = range(0, UTSNAME_BYTES, _UTSNAME_FIELD_BYTES)
     fields = (raw[at : at + _UTSNAME_FIELD_BYTES].split(b"\0")[0] for at in starts)
     return Uname(*(field.decode(errors="replace") for field in fields))

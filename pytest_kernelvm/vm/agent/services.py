@@ -24,7 +24,10 @@ from pytest_kernelvm.vm.agent.results import LoadedModule
 class ServiceCatalogue:
     """The services of a cell, and what they require of its kernel.
 
-    services: by the vm-config. tree: the kernel's modules. symbols: its configuration.
+    Args:
+        services: Those of the vm-config.
+        tree: The kernel's modules.
+        symbols: The kernel's configuration.
     """
 
     def __init__(
@@ -37,7 +40,15 @@ class ServiceCatalogue:
     def requirement(self, name: str, **values: Value) -> Requirement:
         """Return what a service requires with some values of its parameters.
 
-        Raises BadInput for a service, parameter or value that is none.
+        Args:
+            name: The service's.
+            **values: Of its parameters; the others have their defaults.
+
+        Returns:
+            The modules that it needs, with their options.
+
+        Raises:
+            BadInput: For a service, a parameter or a value that there is not.
         """
         if name not in self._services:
             raise BadInput(
@@ -60,7 +71,9 @@ class ServiceGuest(Protocol):
 class Services:
     """`vm.services`: the services of one guest. Its initramfs must hold their modules.
 
-    guest: the booted guest. catalogue: its cell's services.
+    Args:
+        guest: The booted guest.
+        catalogue: Its cell's services.
     """
 
     def __init__(self, guest: ServiceGuest, catalogue: ServiceCatalogue) -> None:
@@ -74,11 +87,20 @@ class Services:
         return tuple(self._loaded.closures)
 
     def load(self, name: str, **values: Value) -> Closure:
-        """Load all that a service requires, and return it.
+        """Load all that a service requires.
 
-        values: of its parameters. Modules that are there already are used as they are.
-        Raises BadInput for what the service does not have, and CommandFailed if the guest refuses
-        a module; those that came before it are taken out again.
+        Modules that are there already are used as they are. Raises BadInput for a service, a
+        parameter or a value that there is not.
+
+        Args:
+            name: The service's.
+            **values: Of its parameters; the others have their defaults.
+
+        Returns:
+            The closure of the modules.
+
+        Raises:
+            CommandFailed: If the guest refuses a module; those before it are taken out again.
         """
         tree = self._catalogue.tree
         needed = self._catalogue.requirement(name, **values)
@@ -100,8 +122,14 @@ class Services:
     def unload(self, name: str) -> tuple[str, ...]:
         """Unload what a service brought and nobody else holds; return the modules that went.
 
-        Others are the loaded services, modules that are no service's, and the kernel's users of a
-        module. Raises BadInput if the service is not loaded.
+        Others are the loaded services, modules that are of no service, and the kernel's own users
+        of a module. Raises BadInput if the service is not loaded.
+
+        Args:
+            name: The service's.
+
+        Returns:
+            The modules, in the order in which they went.
         """
         loaded, ahead = self._loaded.unload(name)
         gone, kept = [], []

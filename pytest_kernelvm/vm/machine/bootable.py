@@ -17,9 +17,14 @@ from pytest_kernelvm.vm.verdict.deadlines import Limits
 class Bootable:
     """All that it takes to have a guest.
 
-    label: for messages. boot: what QEMU boots. abi: the numbers of the kernel's headers.
-    by_hand: the command that boots the same guest interactively. services: its cell's.
-    terminal: the program that gives others a terminal, None without.
+    Attributes:
+        label: The guest's name in messages.
+        boot: What QEMU boots.
+        abi: The numbers of the kernel's headers.
+        limits: How long the guest may take.
+        by_hand: The command that boots the same guest interactively.
+        services: Those of its cell.
+        terminal: The program that gives others a terminal; None without.
     """
 
     label: str
@@ -40,4 +45,12 @@ class Bootables(Protocol):
     """What guests are made of: a cell."""
 
     def bootable(self, *, cmdline: str = "", cookie: bool = True) -> Bootable:
-        """Return what one is made of."""
+        """Return what a guest is made of.
+
+        Args:
+            cmdline: Words that are added to the command line.
+            cookie: Whether the kernel heeds that line.
+
+        Returns:
+            What it is made of.
+        """

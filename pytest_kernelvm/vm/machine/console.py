@@ -19,15 +19,23 @@ from pytest_kernelvm.vm.verdict.watch import Trouble
 
 # How often a wait for a pattern looks whether something went wrong.
 LOOK_S = 0.1
-# No more is kept of what was searched for a pattern in vain.
+# Of text that was searched without a match, pexpect keeps no more than this.
 SEARCHED_CHARACTERS = 1 << 20
 
 
 class Console:
     """The kernel's console of one guest.
 
-    log: the file with all its text. collector: says what became of the guest. typed: told what is
-    typed. confirm: returns whether the kernel's log has what looks wrong here.
+    Args:
+        streams: The guest's.
+        log: The file with all its text.
+        timeout_s: Seconds that is waited by default.
+        collector: Says what became of the guest.
+        typed: Told what is typed.
+        confirm: Returns whether the kernel's log has what looks wrong here.
+
+    Attributes:
+        log: The file with all its text.
     """
 
     def __init__(
@@ -72,15 +80,30 @@ class Console:
         return len(self._streams.console_text)
 
     def part(self, start: int, end: int) -> bytes:
-        """Return what was written between two offsets, as it came."""
+        """Return what was written between two offsets, as it came.
+
+        Args:
+            start: The first byte.
+            end: The byte behind the last one.
+
+        Returns:
+            As much of it as there is.
+        """
         return bytes(self._streams.console_text[start:end])
 
     def wait_beyond(
         self, length_bytes: int, timeout_s: float, most_bytes: int = 1 << 16
     ) -> bytes | None:
-        """Wait for text beyond a length; return so much of it, empty if none came.
+        """Wait for text beyond a length.
 
-        Returns None where nothing comes any more: it has ended, or its limit is reached.
+        Args:
+            length_bytes: How much is known already.
+            timeout_s: Seconds on the host's clock.
+            most_bytes: No more is returned.
+
+        Returns:
+            What came, empty if nothing did; None where nothing comes any more: the console has
+            ended, or its limit is reached.
         """
         streams = self._streams
 
@@ -100,9 +123,15 @@ class Console:
         )
 
     def arrival(self, text: str) -> float:
-        """Return when the host had all of a text of the console, on the monotonic clock.
+        """Return when the host had all of a text of the console.
 
-        text: without ends of lines. Raises ValueError if the console does not show it.
+        Raises ValueError if the console does not show it.
+
+        Args:
+            text: Without ends of lines.
+
+        Returns:
+            The time on the monotonic clock.
         """
         raw = text.encode()
         return self._streams.arrival_of(self._streams.console_text.index(raw) + len(raw) - 1)
@@ -131,9 +160,17 @@ class Console:
     def expect(self, patterns: str | Sequence[str], timeout_s: float | None = None) -> Any:
         """Wait until one of the patterns appears, as pexpect does; earlier text counts once.
 
-        patterns: regular expressions. timeout_s: of the guest's own time.
-        Returns the match. Raises CommandFailed, with the console's end, if none appears in time,
-        and what became of the guest if that comes before them: a splat, a panic, QEMU's end.
+        Raises what became of the guest if that comes first: a splat, a panic, QEMU's end.
+
+        Args:
+            patterns: Regular expressions.
+            timeout_s: Seconds of the guest's own time; None for the cell's timeout of a command.
+
+        Returns:
+            The match.
+
+        Raises:
+            CommandFailed: If none appears in time, with the console's end.
         """
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         limit_s = self._timeout_s if timeout_s is None else timeout_s

@@ -34,17 +34,29 @@ from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 
 # How long a guest that the test has ended may take for it.
 LET_GO_S = 2.0
-# QMP commands that end a guest, or what it runs.
+# QMP commands that end QEMU or the guest's kernel.
 ENDING_COMMANDS = ("quit", "system_reset", "system_powerdown")
 
 
 class GuestControl:
     """The harness' side of a guest whose QEMU runs; it carries requests to the guest's agent.
 
-    bootable: what it is made of; a kexec changes that. directory: where its logs go.
-    launch: its QEMU. release: ends that. started: when QEMU was launched, on the monotonic clock.
-    snapshot: what it is restored from, None if it boots.
-    journal: all that is done with it. readiness: the wait for its agent's first answer.
+    Args:
+        bootable: What the guest is made of.
+        directory: Where its logs go.
+        launch: Its QEMU.
+        release: Ends QEMU, once.
+        started: When QEMU was launched, on the monotonic clock.
+        snapshot: What the guest is restored from; None if it boots.
+
+    Attributes:
+        bootable: What the guest is made of now; a kexec changes that.
+        journal: All that is done with the guest.
+        channel: Its agent's.
+        collector: Says what became of it.
+        findings: What its kernel finds wrong.
+        transactions: Makes the requests.
+        readiness: The wait for the agent's first answer.
     """
 
     def __init__(
@@ -82,8 +94,7 @@ class GuestControl:
         )
         self._release = release
         self._is_held = False
-        # Whether it counts what the kernel finds wrong; after how many requests the guest was last
-        # asked for that.
+        # Whether splats count; how many requests there were when the log was last read to its end.
         self._answers = False
         self._looked_after = -1
         self._taken = 0
@@ -182,13 +193,24 @@ class GuestControl:
         *,
         program: bool = False,
     ) -> Reply:
-        """Have the agent make a batch of system calls; see Transactions.transact."""
+        """Have the agent make a batch of system calls; see Transactions.transact.
+
+        Args:
+            batch: The calls and their data.
+            timeout_s: Seconds of the guest's own time; None for the cell's timeout of a command.
+            what: The request in words, for messages and the journal.
+            program: Whether the batch runs a program, which is killed when its time is up.
+
+        Returns:
+            The result and the output of each call.
+        """
         return self.transactions.transact(batch, timeout_s, what, program=program)
 
     def run_other_kernel(self, second: Bootable) -> None:
         """Go on with a guest whose agent answered from another kernel.
 
-        second: what that kernel is of; label and limits stay those of the first.
+        Args:
+            second: What that kernel is of; label and limits stay those of the first.
         """
         self.collector.ready = True
         self.findings.begin_anew()
@@ -210,7 +232,15 @@ class GuestControl:
 
     @contextlib.contextmanager
     def allow_splats(self, patterns: tuple[str, ...], reason: str) -> Iterator[Allowance]:
-        """Allow what the commands inside provoke; see Vm.allow_splats."""
+        """Allow what the commands inside provoke.
+
+        Args:
+            patterns: As Vm.allow_splats takes them.
+            reason: As Vm.allow_splats takes it.
+
+        Yields:
+            The allowance, whose `splats` are those that it allowed.
+        """
         with self.findings.allow(patterns, reason, ask=self._can_be_asked) as allowed:
             yield allowed
 
@@ -219,8 +249,10 @@ class GuestControl:
     ) -> None:
         """Have splats from now on count, but for those that are allowed.
 
-        boot: whether those of the boot count as well. refuse: whether each ends what is waited
-        for; else they are only told by `conclude`.
+        Args:
+            allowances: Those that the whole test has.
+            boot: Whether splats of the boot count as well.
+            refuse: Whether each ends what is waited for; else they are only told by `conclude`.
         """
         self._answers = True
         self._taken = 0
@@ -231,10 +263,15 @@ class GuestControl:
         return self.readiness.is_ready and not self._has_ended and not self.journal.pending
 
     def conclude(self, for_what: str, *, ask: bool) -> KernelvmError | None:
-        """Return the error of what nobody was told of this guest yet, None if all is well.
+        """Return the error of what nobody was told of this guest yet.
 
-        for_what: the moment, in words. ask: whether the guest is asked for its log, its taint and
-        a sign of life; where nothing was asked of it since it was last asked so, it is not again.
+        Args:
+            for_what: The moment, in words.
+            ask: Whether the guest is asked for its log, its taint and a sign of life. Where no
+                request was made since it was last asked so, it is not asked again.
+
+        Returns:
+            The error; None if all is well.
         """
         if not self.readiness.is_ready:
             return None
@@ -244,7 +281,7 @@ class GuestControl:
             self.transactions.end_program()
         error = self.findings.conclude(for_what, ask=ask, aside=self.transactions.owes_end)
         self._looked_after = self.transactions.made
-        # The end of a test that went well is not content with a flood that the test has swallowed.
+        # A flooded console fails even a test that caught the error which told of it.
         is_flooded = self.collector.is_flooded and (ask or not self.collector.told_flood)
         if not error and is_flooded:
             return self.collector.flood_verdict(self.collector.deadline(0.0), for_what)
@@ -259,7 +296,11 @@ class GuestControl:
         return is_fresh and self._can_be_asked and not (self._is_let_go and self.ended)
 
     def take_raised(self) -> tuple[KernelvmError, ...]:
-        """Return the verdicts on this guest that were raised since it was last asked for them."""
+        """Give the verdicts on this guest that were raised since the last call.
+
+        Returns:
+            The errors, in their order.
+        """
         raised = tuple(self.collector.raised[self._taken :])
         self._taken = len(self.collector.raised)
         return raised
@@ -279,7 +320,11 @@ class GuestControl:
             self.findings.may_look()
 
     def tell_before_end(self, what: str) -> None:
-        """Raise what the kernel found wrong before the test ends it. what: the end, in words."""
+        """Raise what the kernel found wrong before the test ends it.
+
+        Args:
+            what: The end, in words.
+        """
         if self._answers:
             self.transactions.read_log(self.findings.look)
             self.findings.refuse(self.collector.deadline(0.0), what)
@@ -296,7 +341,14 @@ class GuestControl:
         self.journal.ordered(command, arguments)
 
     def wait_end(self, timeout_s: float) -> int | None:
-        """Wait for QEMU's end; see Vm.wait_end."""
+        """Wait for QEMU's end.
+
+        Args:
+            timeout_s: Seconds on the host's clock.
+
+        Returns:
+            Its status, minus the signal that ended it; None if it goes on.
+        """
         self.look_before_end()
         if self._is_held and self.collector.trouble():
             with contextlib.suppress(GuestDied):
@@ -314,7 +366,11 @@ class GuestControl:
         self.launch.streams.begin(pause_on_panic(self.launch.streams))
 
     def kill(self, number: int) -> None:
-        """Send QEMU a signal."""
+        """Send QEMU a signal.
+
+        Args:
+            number: Of the signal; all but SIGSTOP and SIGCONT are taken for its end.
+        """
         if number not in (signal.SIGSTOP, signal.SIGCONT):
             self.look_before_end()
             self.let_go()
@@ -324,7 +380,8 @@ class GuestControl:
     def end(self, *, look: bool) -> None:
         """End QEMU and leave nothing behind, unless that was done already.
 
-        look: whether the guest is looked at before, where something was asked of it since.
+        Args:
+            look: Whether the log is read once more before, where requests were made since it was.
         """
         try:
             if look and self._looked_after != self.transactions.made:

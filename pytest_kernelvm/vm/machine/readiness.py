@@ -20,10 +20,18 @@ from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 class Readiness:
     """Waits until one guest is ready.
 
-    snapshot: what it is restored from, None if it boots. started: when QEMU was launched, on the
-    monotonic clock.
-    is_ready: whether its agent answered once. ready_s: the seconds from the launch until then, 0
-    before. on_failure: called, before QEMU is ended, if the guest does not get ready.
+    Args:
+        bootable: What the guest is made of.
+        launch: Its QEMU.
+        channel: Its agent's.
+        collector: Says why it does not get ready.
+        snapshot: What it is restored from; None if it boots.
+        started: When QEMU was launched, on the monotonic clock.
+
+    Attributes:
+        is_ready: Whether its agent answered once.
+        ready_s: Seconds from the launch until then; 0 before.
+        on_failure: Called, before QEMU is ended, if the guest does not get ready.
     """
 
     def __init__(
@@ -64,8 +72,10 @@ class Readiness:
     def wait(self) -> None:
         """Wait for the agent's first answer; return at once if that came already.
 
-        Raises the error that says why it does not come; SnapshotUnusable, where the guest is
-        restored, if that is the snapshot's fault.
+        Raises SnapshotUnusable, where the guest is restored, if that is the snapshot's fault.
+
+        Raises:
+            KernelvmError: The error that says why the answer does not come.
         """
         if self.is_ready:
             return

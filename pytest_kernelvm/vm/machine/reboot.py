@@ -26,7 +26,7 @@ LOUDEST = 8
 def _last_words(command: int, *, sync: bool) -> Batch:
     """Return the batch that ends a kernel; its last step is reboot(2)."""
     batch = Batch()
-    # What the kernel finds wrong from now on is told by the console alone.
+    # From now on only the console tells what the kernel finds wrong: it must show all.
     batch.call("syslog", SYSLOG_ACTION_CONSOLE_LEVEL, 0, LOUDEST, always=True)
     if sync:
         batch.call("sync", always=True)
@@ -37,9 +37,14 @@ def _last_words(command: int, *, sync: bool) -> Batch:
 def end_by_reboot(control: GuestControl, command: int, timeout_s: float, what: str) -> None:
     """Have a guest end itself, and QEMU with it, with status 0.
 
-    command: of reboot(2). timeout_s: of the guest's own time. what: the end in words.
     Raises SyscallFailed if the kernel refuses, what it found wrong before, and what became of the
     guest if QEMU does not end so.
+
+    Args:
+        control: Of the guest.
+        command: Of reboot(2).
+        timeout_s: Seconds of the guest's own time.
+        what: The end in words.
     """
     control.tell_before_end(what)
     batch = _last_words(command, sync=True)
@@ -62,9 +67,12 @@ def end_by_reboot(control: GuestControl, command: int, timeout_s: float, what: s
 def enter_loaded_kernel(control: GuestControl, second: Bootable) -> None:
     """Have a guest enter the kernel that it has loaded, and wait for the agent there.
 
-    second: what that kernel is of.
-    Raises SyscallFailed if there is none, what the first kernel found wrong before, and what a
-    boot raises.
+    Raises SyscallFailed if there is none, what the first kernel found wrong before, and what a boot
+    raises.
+
+    Args:
+        control: Of the guest.
+        second: What that kernel is of.
     """
     control.tell_before_end("kexec")
     batch = _last_words(REBOOT_KEXEC, sync=False)

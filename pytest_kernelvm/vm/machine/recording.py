@@ -13,24 +13,29 @@ from pathlib import Path
 from pytest_kernelvm.printable import printable
 from pytest_kernelvm.vm.machine.console import Console
 
-# What a serial line's terminal is taken for.
+# A serial line has no size; terminals that show a cast take this one.
 COLUMNS, ROWS = 100, 30
-# How long the thread that shows a console may oversleep its end.
+# The thread that shows a console ends at most so much later than the console.
 PATIENCE_S = 0.2
-# What comes within this is shown at once; where much comes, its showing is not to slow it down.
+# Text that comes within this is shown together, so that showing it does not slow the guest down.
 TOGETHER_S = 0.01
-# Of what is not shown yet when nobody looks on any longer, so much is.
+# When the showing ends, at most so much of the text that was not shown yet is shown.
 LAST_BYTES = 1 << 16
 # A longer line is broken.
 LINE_BYTES = 1 << 14
-# Of a console with much more than this, people read its beginning and the last of it.
+# Of a much longer console only so much of its beginning and of its end is written.
 CLOCKED_BYTES = 1 << 19
 
 
 def pieces(console: Console, left_out: tuple[int, int] = (0, 0)) -> Iterator[tuple[float, bytes]]:
-    """Give what came on a console, piece by piece, with its times on the monotonic clock.
+    """Give what came on a console, piece by piece.
 
-    left_out: offsets between which it is not given; that is said in a line of its own.
+    Args:
+        console: The console.
+        left_out: Offsets between which it is not given; that is said in a line of its own.
+
+    Yields:
+        When a piece came, on the monotonic clock, and the piece.
     """
     size, times = console.size_bytes, console.times
     begin, stop = left_out
@@ -51,15 +56,28 @@ def pieces(console: Console, left_out: tuple[int, int] = (0, 0)) -> Iterator[tup
 
 
 def two_clocks(console: Console, since: float) -> str:
-    """Return a console's text as the lines of `clocked_lines`."""
+    """Return a console's text as the lines of `clocked_lines`.
+
+    Args:
+        console: The console.
+        since: As `clocked_lines` takes it.
+
+    Returns:
+        The lines, one behind the other.
+    """
     return "".join(clocked_lines(console, since))
 
 
 def clocked_lines(console: Console, since: float) -> Iterator[str]:
     """Give a console's lines, each with the host's time before the guest's own, fit to be shown.
 
-    since: what the host's seconds are counted from, on the monotonic clock; what a restored guest
-    said before is below 0.
+    Args:
+        console: The console.
+        since: What the host's seconds are counted from, on the monotonic clock; what a restored
+            guest said before is below 0.
+
+    Yields:
+        The lines, each with its LF.
     """
     size = console.size_bytes
     is_long = size > 2 * CLOCKED_BYTES
@@ -84,8 +102,12 @@ def write_cast(console: Console, file: Path, title: str) -> None:
     """Write a console as an asciinema cast, version 2.
 
     It has all that the guest wrote, its escape sequences as well: to play it is to let the guest
-    have the terminal.
-    title: what it shows. The format: docs.asciinema.org/manual/asciicast/v2.
+    have the terminal. The format: docs.asciinema.org/manual/asciicast/v2.
+
+    Args:
+        console: The console.
+        file: The cast.
+        title: What it shows.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     told = list(pieces(console))
@@ -128,8 +150,15 @@ class _Shown:
 def following(console: Console, show: Callable[[str], object], *, since: int = 0) -> Iterator[None]:
     """Show a console's text as it comes, as long as the context lasts; fit for a terminal.
 
-    since: how many of its bytes are not shown. Where the guest says more than can be shown, the
-    end of it is when the context ends.
+    Where the guest says more than can be shown, the end of it is shown when the context ends.
+
+    Args:
+        console: The console.
+        show: Shows a text.
+        since: How many of the console's bytes are not shown.
+
+    Yields:
+        Nothing.
     """
     ended = threading.Event()
 

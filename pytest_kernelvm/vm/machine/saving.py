@@ -18,8 +18,15 @@ from pytest_kernelvm.vm.verdict.guest_end import END_S
 def save_guest(control: GuestControl, memory: Path, entry: Path) -> dict[str, Any]:
     """Write a guest as it is into the directory of a snapshot's entry, and end it.
 
-    memory: the file that is its memory. Returns what Snapshot is to know of it.
     Raises HarnessError if QEMU refuses.
+
+    Args:
+        control: Of the guest.
+        memory: The file that is the guest's memory.
+        entry: Of the store.
+
+    Returns:
+        What Snapshot is to know of it.
     """
     streams = control.launch.streams
     control.transactions.read_log(control.findings.look)
@@ -37,9 +44,13 @@ def save_guest(control: GuestControl, memory: Path, entry: Path) -> dict[str, An
 
 
 def write_state(control: GuestControl, directory: Path) -> None:
-    """Have QEMU write the state of a stopped guest into a directory.
+    """Have QEMU write the state of a guest into a directory; the guest is stopped then.
 
-    Raises HarnessError if it refuses, GuestDied if it is gone.
+    Raises HarnessError if QEMU refuses, GuestDied if it is gone.
+
+    Args:
+        control: Of the guest.
+        directory: Gets the state.
     """
     control.qmp.perform(save_state(control.launch.streams, directory / STATE))
 
@@ -47,9 +58,16 @@ def write_state(control: GuestControl, directory: Path) -> None:
 def note_state(
     control: GuestControl, entry: Path, ahead_s: float, stopped: float
 ) -> dict[str, Any]:
-    """Add to a guest's written state what is ours of it; return what Snapshot is to know.
+    """Add to a guest's written state what is ours of it.
 
-    ahead_s: by how much its clock is ahead of the host's. stopped: when, on the monotonic clock.
+    Args:
+        control: Of the guest.
+        entry: The directory with the state.
+        ahead_s: Seconds by which the guest's clock is ahead of the host's.
+        stopped: When the guest was stopped, on the monotonic clock.
+
+    Returns:
+        What Snapshot is to know of it.
     """
     (entry / CONSOLE).write_bytes(control.launch.streams.console_text)
     (entry / LOG).write_bytes(control.findings.copy.raw)

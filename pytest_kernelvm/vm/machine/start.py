@@ -41,16 +41,23 @@ def launch_guest(
 ) -> Iterator[Vm]:
     """Launch QEMU and give the guest at once; it boots, or waits for its state, by itself.
 
-    bootable: what it is made of. directory: where its logs go.
-    snapshot: whose state QEMU is to wait for instead of booting; None to boot.
-    memory: the file that is its memory; None where no snapshot is to be taken.
-    link: its end of the cable to another guest, None without.
-    console_limit_bytes: how much of its console's text is kept; a guest that says more is flooding.
     Raises LaunchFailed if the host does not let us, ToolMissing if this QEMU is not installed.
+
+    Args:
+        bootable: What the guest is made of.
+        directory: Where its logs go.
+        snapshot: Whose state QEMU is to wait for instead of booting; None to boot.
+        memory: The file that is the guest's memory; None where no snapshot is to be taken.
+        link: The guest's end of the cable to another guest; None without.
+        console_limit_bytes: How much of the console's text is kept; a guest that says more is
+            flooding.
+
+    Yields:
+        The guest, whose agent may not have answered yet.
     """
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        try:
+        with _told_as_launch_failed(bootable):
             launched = stack.enter_context(
                 launch(
                     bootable.boot,
@@ -61,14 +68,22 @@ def launch_guest(
                     console_limit_bytes=console_limit_bytes,
                 )
             )
-        except OSError as error:
-            raise launch_failed(bootable.label, error, bootable.argv_by_hand) from None
         control = GuestControl(
             bootable, directory, launched, stack.close, started=started, snapshot=snapshot
         )
         # A guest that ends with an error is not asked anything more.
         with Vm(control) as vm:
             yield vm
+
+
+@contextlib.contextmanager
+def _told_as_launch_failed(bootable: Bootable) -> Iterator[None]:
+    """Have what the host refuses be the error of a launch."""
+    try:
+        yield
+    except OSError as error:
+        failed = launch_failed(bootable.label, error, bootable.argv_by_hand)
+        raise failed from None
 
 
 @contextlib.contextmanager
@@ -83,8 +98,18 @@ def boot_guest(
 ) -> Iterator[Vm]:
     """Boot a guest and give it when its agent has answered.
 
-    launched: told of it before. The rest is as launch_guest has it.
-    Raises the error that says why it did not get ready.
+    Raises the error that says why it did not get ready, and what launch_guest raises.
+
+    Args:
+        bootable: What the guest is made of.
+        directory: Where its logs go.
+        launched: Told of the guest before its agent has answered.
+        memory: As launch_guest takes it.
+        link: As launch_guest takes it.
+        console_limit_bytes: As launch_guest takes it.
+
+    Yields:
+        The guest.
     """
     with launch_guest(
         bootable,
@@ -109,7 +134,17 @@ def begin_restore(
 ) -> Iterator[Vm]:
     """Launch QEMU, have it load a snapshot, and give the guest at once.
 
-    `vm.control.readiness.wait()` waits for its agent. The rest is as launch_guest has it.
+    `vm.control.readiness.wait()` waits for its agent. Raises what launch_guest raises.
+
+    Args:
+        bootable: What the guest is made of.
+        directory: Where its logs go.
+        snapshot: What it is restored from.
+        link: As launch_guest takes it.
+        console_limit_bytes: As launch_guest takes it.
+
+    Yields:
+        The guest, whose agent may not have answered yet.
     """
     with launch_guest(
         bootable,
@@ -134,8 +169,18 @@ def restore_guest(
 ) -> Iterator[Vm]:
     """Restore a guest from a snapshot and give it when its agent has answered.
 
-    launched: told of it before. The rest is as launch_guest has it.
-    Raises SnapshotUnusable if the snapshot does not restore.
+    Raises SnapshotUnusable if the snapshot does not restore, and what launch_guest raises.
+
+    Args:
+        bootable: What the guest is made of.
+        directory: Where its logs go.
+        snapshot: What it is restored from.
+        launched: Told of the guest before its agent has answered.
+        link: As launch_guest takes it.
+        console_limit_bytes: As launch_guest takes it.
+
+    Yields:
+        The guest.
     """
     with begin_restore(
         bootable, directory, snapshot, link=link, console_limit_bytes=console_limit_bytes

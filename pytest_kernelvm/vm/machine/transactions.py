@@ -23,9 +23,17 @@ CANCEL_S = 5.0
 class Transactions:
     """Makes requests to the agent of one guest.
 
-    bootable: returns what the guest is made of now; a kexec changes that.
-    made: how many requests were made. owes_end: whether the agent still waits for the end of a
-    program that was given up.
+    Args:
+        bootable: Returns what the guest is made of now; a kexec changes that.
+        streams: The guest's.
+        journal: Notes each request.
+        channel: Carries them.
+        collector: Says what became of a guest that does not answer.
+        findings: Takes what of the kernel's log comes with a reply.
+
+    Attributes:
+        made: How many requests were made.
+        owes_end: Whether the agent still waits for the end of a program that was given up.
     """
 
     def __init__(
@@ -54,9 +62,20 @@ class Transactions:
         *,
         program: bool = False,
     ) -> Reply:
-        """Transact as vm/agent/requests.py's Agent does.
+        """Have the agent make a batch of system calls and return the reply.
 
-        A reply does not count where the kernel found something wrong that it may not.
+        A reply does not count where the kernel found something wrong that it may not. Raises
+        GuestPanic, GuestDied, GuestHang or GuestSplat, with evidence; CommandFailed if a program
+        was killed.
+
+        Args:
+            batch: The calls and their data.
+            timeout_s: Seconds of the guest's own time; None for the cell's timeout of a command.
+            what: The request in words, for messages and the journal.
+            program: Whether the batch runs a program, which is killed when its time is up.
+
+        Returns:
+            The result and the output of each call.
         """
         what = what or "a system call"
         if self.owes_end and not self.cancel():
@@ -91,9 +110,14 @@ class Transactions:
     def _with_log(self, batch: Batch, deadline: GuestDeadline) -> Reply:
         """Have a batch made, and take what of the kernel's log comes with the reply.
 
-        Raises NoReply.
+        Args:
+            batch: The calls.
+            deadline: For the reply.
+
+        Returns:
+            The reply to the batch alone. NoReply is raised if none comes.
         """
-        # A console that is the agent's channel as well has shown it all, and is busy enough.
+        # Where the console is the agent's channel too, it shows all, and the log would fill it.
         longer = None if self._bootable().boot.shared_console else batch.with_log()
         seen_bytes = len(self._streams.console_text)
         reply = self._made_or_resumed(longer or batch, deadline)
@@ -115,7 +139,14 @@ class Transactions:
                 ask = self._channel.resume
 
     def repeat(self, exchange: Exchange) -> Reply:
-        """Make the exchange of another guest's journal with this one; raises as `transact`."""
+        """Make the exchange of another guest's journal with this one; raises as `transact`.
+
+        Args:
+            exchange: Of the journal.
+
+        Returns:
+            This guest's reply.
+        """
         return self.transact(
             exchange.batch, exchange.timeout_s, exchange.what, program=exchange.program
         )
@@ -135,9 +166,12 @@ class Transactions:
             self.cancel()
 
     def read_log(self, read: Callable[[GuestDeadline], None]) -> None:
-        """Read the guest's log. Raises what became of the guest if it does not answer.
+        """Read the guest's log.
 
-        read: reads it within a deadline, or raises NoReply.
+        Raises what became of the guest if it does not answer.
+
+        Args:
+            read: Reads it within a deadline, or raises NoReply.
         """
         self.end_program()
         deadline = self._collector.command_deadline(self._bootable().limits)

@@ -45,8 +45,14 @@ class Vm(Programs):
     """A guest under test, whose QEMU runs; start.py has the functions that make one.
 
     It ends with the context of these functions, or before with a `with` block of its own.
-    control: the harness' side of it, which tests do not need.
-    services: what its vm-config calls so. network: its card.
+
+    Args:
+        control: The harness' side of it.
+
+    Attributes:
+        control: The harness' side of it, which tests do not need.
+        services: Those of its vm-config.
+        network: Its network card.
     """
 
     def __init__(self, control: GuestControl) -> None:
@@ -92,7 +98,7 @@ class Vm(Programs):
 
     @property
     def ready_s(self) -> float:
-        """The seconds from the launch to its agent's first answer, 0 before that."""
+        """Seconds from the launch to its agent's first answer; 0 before that."""
         return self.control.readiness.ready_s
 
     @property
@@ -107,7 +113,7 @@ class Vm(Programs):
 
     @property
     def qmp(self) -> Qmp:
-        """QEMU's monitor."""
+        """QEMU's machine protocol."""
         return self.control.qmp
 
     # Splats
@@ -121,8 +127,12 @@ class Vm(Programs):
     def allow_splats(self, *patterns: str, reason: str) -> Iterator[Allowance]:
         """Allow what the commands inside provoke.
 
-        patterns: regular expressions, of which one must be found in a splat's text.
-        reason: why it is no failure. Gives the allowance, whose `splats` are those it allowed.
+        Args:
+            *patterns: Regular expressions, of which one must be found in a splat's text.
+            reason: Why it is no failure.
+
+        Yields:
+            The allowance, whose `splats` are those that it allowed.
         """
         with self.control.allow_splats(patterns, reason) as allowed:
             yield allowed
@@ -138,8 +148,8 @@ class Vm(Programs):
     def dmesg(self) -> KernelLog:
         """What the kernel's log has by now, record by record, what programs wrote included."""
         found: dict[int, LogRecord] = {}
-        # /dev/kmsg passes over a record for which what is left of a buffer has no room
-        # (kernel/printk/printk.c, devkmsg_read): with buffers of another size that is another one.
+        # /dev/kmsg drops a record that does not fit into the rest of a buffer (devkmsg_read in
+        # kernel/printk/printk.c): with buffers of another size other records are dropped.
         for size in (READ_BYTES, READ_BYTES - RECORD_BYTES, READ_BYTES - 2 * RECORD_BYTES):
             chunks = self._chunks(
                 "/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK, "read", until_empty=True, size=size
@@ -157,7 +167,7 @@ class Vm(Programs):
 
     @property
     def uname(self) -> Uname:
-        """What uname(2) says."""
+        """What the kernel says of itself: its name, release, version and machine."""
         batch = Batch()
         buffer = batch.space(UTSNAME_BYTES)
         batch.call("uname", buffer, out=(0, UTSNAME_BYTES))
@@ -182,11 +192,19 @@ class Vm(Programs):
     # Ends
 
     def power_off(self, timeout_s: float = 20.0) -> None:
-        """Switch the machine off; QEMU ends with status 0."""
+        """Switch the machine off; QEMU ends with status 0.
+
+        Args:
+            timeout_s: Seconds of the guest's own time.
+        """
         end_by_reboot(self.control, REBOOT_POWER_OFF, timeout_s, "power off")
 
     def reboot(self, timeout_s: float = 20.0) -> None:
-        """Restart the machine; QEMU runs with -no-reboot and ends with status 0."""
+        """Restart the machine; QEMU runs with -no-reboot and ends with status 0.
+
+        Args:
+            timeout_s: Seconds of the guest's own time.
+        """
         end_by_reboot(self.control, REBOOT_RESTART, timeout_s, "reboot")
 
     def kexec(
@@ -199,11 +217,15 @@ class Vm(Programs):
     ) -> None:
         """Have the guest's kernel load another one and enter it; its agent answers then.
 
-        kernel: the cell whose kernel and default initramfs it is, with words for its command line.
-        device_tree: passed in the registers instead of a command line; for MIPS, by a kernel that
-        has the patch mips-kexec-tree.
-        Raises SyscallFailed if the kernel can't, and what a boot raises. The guest is like one
-        that was just booted, on another kernel.
+        The guest is then like one that was just booted, on another kernel. Raises SyscallFailed if
+        the kernel cannot do it, and what a boot raises.
+
+        Args:
+            kernel: The cell whose kernel and default initramfs it is.
+            cmdline: Words for the second kernel's command line.
+            cookie: Whether the second kernel heeds them.
+            device_tree: Passed in the registers instead of a command line; for MIPS, by a kernel
+                that has the patch mips-kexec-tree.
         """
         second = kernel.bootable(cmdline=cmdline, cookie=cookie)
         second = replace(second, boot=with_root_of(second.boot, self.boot))
@@ -213,9 +235,20 @@ class Vm(Programs):
         self.services = Services(self, second.services)
 
     def wait_end(self, timeout_s: float) -> int | None:
-        """Wait for QEMU's end; return its status (minus the signal), None if it goes on."""
+        """Wait for QEMU's end.
+
+        Args:
+            timeout_s: Seconds on the host's clock.
+
+        Returns:
+            Its status, minus the signal that ended it; None if it goes on.
+        """
         return self.control.wait_end(timeout_s)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send QEMU a signal."""
+        """Send QEMU a signal.
+
+        Args:
+            number: Of the signal.
+        """
         self.control.kill(number)

@@ -19,13 +19,26 @@ class TextSource(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class SourceOffsets:
-    """Offsets into the texts of the sources between which something lies; no end is None."""
+    """Offsets into the texts of the sources between which something lies.
+
+    Attributes:
+        start: By source; 0 where there is none.
+        end: By source; to the end of the text where there is none.
+    """
 
     start: dict[TextSource, int] = field(default_factory=dict)
     end: dict[TextSource, int] = field(default_factory=dict)
 
     def hold(self, source: TextSource, offset: int) -> bool:
-        """Whether an offset into a source's text lies between them."""
+        """Whether an offset into a source's text lies between them.
+
+        Args:
+            source: Whose text it is.
+            offset: Into that text.
+
+        Returns:
+            Whether it does.
+        """
         end = self.end.get(source)
         return self.start.get(source, 0) <= offset and (end is None or offset < end)
 
@@ -34,9 +47,12 @@ class SourceOffsets:
 class Allowance:
     """Splats that a test provokes.
 
-    patterns: of which one must be found in a splat's text. reason: why they are no failure.
-    places: where they must begin. splats: those that were allowed so far. read: the same, each as
-    often as it was read, with where.
+    Attributes:
+        patterns: Of which one must be found in a splat's text.
+        reason: Why they are no failure.
+        places: Where they must begin.
+        splats: Those that were allowed so far, each once.
+        read: The same, each as often as it was read, with where.
     """
 
     patterns: tuple[re.Pattern[str], ...]
@@ -46,12 +62,25 @@ class Allowance:
     read: list[tuple[TextSource, Splat]] = field(default_factory=list)
 
     def covers(self, source: TextSource, splat: Splat) -> bool:
-        """Whether it allows a splat that was read in a source."""
+        """Whether it allows a splat.
+
+        Args:
+            source: Where the splat was read.
+            splat: The splat.
+
+        Returns:
+            Whether a pattern and the place fit.
+        """
         fits = any(pattern.search(splat.text) for pattern in self.patterns)
         return fits and self.places.hold(source, splat.start)
 
     def note(self, source: TextSource, splat: Splat) -> None:
-        """Keep a splat that was allowed, once, though console and log tell of it."""
+        """Keep a splat that was allowed, once, though console and log tell of it.
+
+        Args:
+            source: Where the splat was read.
+            splat: The splat.
+        """
         if (source, splat) not in self.read:
             self.read.append((source, splat))
         if not any(is_same_event(splat, other) for other in self.splats):
@@ -61,7 +90,15 @@ class Allowance:
 def allowance(patterns: str | Iterable[str], reason: str) -> Allowance:
     """Return the allowance of splats in whose text one of the regular expressions is found.
 
-    Raises TypeError for what is none, or without a reason.
+    Args:
+        patterns: One or several.
+        reason: Why such splats are no failure.
+
+    Returns:
+        The allowance, for all of the guest's texts.
+
+    Raises:
+        TypeError: For what is no regular expression, or without a reason.
     """
     given = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not given or not all(isinstance(pattern, str) and pattern for pattern in given):
@@ -76,6 +113,16 @@ def allowance(patterns: str | Iterable[str], reason: str) -> Allowance:
 
 
 def is_same_event(splat: Splat, other: Splat) -> bool:
-    """Whether two splats are one, told by console and log; lines of a console may lack the time."""
+    """Whether two splats are one event, of which both console and log tell.
+
+    Lines of a console may lack the time.
+
+    Args:
+        splat: One of them.
+        other: The other one.
+
+    Returns:
+        Whether title and time are the same.
+    """
     times = splat.guest_time_s, other.guest_time_s
     return splat.title == other.title and (None in times or times[0] == times[1])

@@ -1,7 +1,7 @@
 """How fast this machine runs guests: a loop of two instructions, counted for a tenth of a second.
 
-Measured once for each machine, QEMU and way of running it, and kept in the store. What is counted
-is set against the time that QEMU ran, so that a busy host measures the same as an idle one.
+It is measured once for each machine, QEMU and way of running it, and stored. The count is divided
+by the time that QEMU ran, so that a busy host measures the same as an idle one.
 """
 
 from __future__ import annotations
@@ -31,14 +31,22 @@ from pytest_kernelvm.vm.verdict.deadlines import Calibration, work_of
 
 ROUNDS = 3
 ROUND_S = 0.05
-# Faster machines are given as much time as that of arch/'s figures, slower ones more.
+# Slower machines get more time than arch/'s figures say; faster ones do not get less.
 LEAST_FACTOR, MOST_FACTOR = 1.0, 50.0
 
 
 def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
-    """Return this machine's pace with a kind of guest, measured unless the store has it.
+    """Return how fast this machine runs a kind of guest, measured unless the store has it.
 
-    What hinders the measurement will hinder a boot in the same way, and is told there.
+    What prevents the measurement will prevent a boot as well, and is told there.
+
+    Args:
+        store: Has, or gets, the measurement.
+        arch: Of the guests.
+        machine: Of the guests.
+
+    Returns:
+        The calibration; one that changes no limit where nothing could be measured.
     """
     spin = arch.spin
     if not spin:

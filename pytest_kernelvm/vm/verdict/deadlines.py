@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pytest_kernelvm.process import Deadline
 
-# A boot without a sign of life for this part of its whole limit will not come to itself.
+# A boot that gives no sign of life for this part of its whole limit is given up.
 SILENT_PART = 1 / 6
 # Before its console is there a kernel says nothing for some tenths of a second.
 LEAST_SILENCE_S = 5.0
@@ -24,8 +24,10 @@ LEAST_SILENCE_S = 5.0
 class Calibration:
     """How fast this machine runs a kind of guest.
 
-    factor: what a limit that suits the machine of arch/'s figures is multiplied with, at least 1.
-    told: how it was come by.
+    Attributes:
+        factor: What a limit that suits the machine of arch/'s figures is multiplied with; at least
+            1.
+        told: How it was found, in words.
     """
 
     factor: float = 1.0
@@ -34,9 +36,12 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Seconds that a guest gets: launch to ready, and one command.
+    """How long a guest may take.
 
-    pace: how much slower than others this machine is, which gets so much more time.
+    Attributes:
+        boot_s: Seconds from launch to ready.
+        command_s: Seconds of one command.
+        calibration: By how much both are longer on this machine.
     """
 
     boot_s: float
@@ -46,9 +51,12 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThreadTimes:
-    """What a process has done: seconds that its threads ran, and that they waited for a processor.
+    """What a process has done.
 
-    stopped: whether a signal holds it (proc(5), states T and t).
+    Attributes:
+        ran_s: Seconds that its threads ran.
+        starved_s: Seconds that its threads waited for a processor.
+        stopped: Whether a signal holds it (proc(5), states T and t).
     """
 
     ran_s: float
@@ -57,9 +65,15 @@ class ThreadTimes:
 
 
 def work_of(pid: int) -> ThreadTimes | None:
-    """Return what a process has done so far; None once it is gone.
+    """Return what a process has done so far.
 
     On a host without schedstat it never seems to have waited.
+
+    Args:
+        pid: Of the process.
+
+    Returns:
+        The figures; None once it is gone.
     """
     directory = Path("/proc", str(pid))
     ran_ns = starved_ns = 0
@@ -87,9 +101,13 @@ def _threads(directory: Path) -> tuple[Path, ...]:
 class GuestDeadline(Deadline):
     """A deadline on a guest's own time.
 
-    timeout_s: of that time. pid: QEMU's. limit: in words, how timeout_s came about.
-    Reading the figures of all threads takes longer than most commands do, so it begins with the
-    first call of `note`, or when it is asked for anything that they decide.
+    Reading the figures of all threads takes longer than most commands do, so they are read with the
+    first call of `note`, or when something is asked that they decide.
+
+    Args:
+        timeout_s: Seconds of the guest's own time.
+        pid: QEMU's.
+        limit: In words, how timeout_s came about; empty for the number alone.
     """
 
     def __init__(self, timeout_s: float, pid: int, limit: str = "") -> None:
@@ -102,7 +120,11 @@ class GuestDeadline(Deadline):
         self._latest: ThreadTimes | None = None
 
     def note(self, work: ThreadTimes | None) -> None:
-        """Take the figures that somebody has just read."""
+        """Take figures that were just read.
+
+        Args:
+            work: QEMU's figures; None if it is gone.
+        """
         if self._frozen_at is None and work:
             self._before = self._before or work
             self._latest = work
@@ -135,7 +157,7 @@ class GuestDeadline(Deadline):
         before, now = self._look()
         elapsed_s = self.elapsed_s
         starved_s = min(now.starved_s - before.starved_s, elapsed_s)
-        # Threads may wait at the same time; what one of them ran was not waited for.
+        # Threads may wait at the same time; time in which one of them ran does count.
         return min(starved_s, max(0.0, elapsed_s - (now.ran_s - before.ran_s)))
 
     def _look(self) -> tuple[ThreadTimes, ThreadTimes]:
@@ -153,7 +175,8 @@ class GuestDeadline(Deadline):
     def remaining_s(self) -> float:
         """Seconds left at the least, never below 0."""
         left_s = super().remaining_s
-        # The clock alone may decide that there is time; only the guest's that there is none.
+        # If the clock says that there is time left, there is; that the time is up only the guest's
+        # own time can tell.
         return left_s or max(0.0, self.timeout_s - self.elapsed_s + self.uncounted_s)
 
     @property
@@ -176,7 +199,11 @@ class GuestDeadline(Deadline):
 class BootDeadline(GuestDeadline):
     """A deadline for a boot, which also passes when the guest gives no sign for part of it.
 
-    sign: returns the time of the last sign of life on the monotonic clock, 0 before the first.
+    Args:
+        timeout_s: Seconds of the guest's own time.
+        pid: QEMU's.
+        sign: Returns the time of the last sign of life on the monotonic clock; 0 before the first.
+        limit: In words, how timeout_s came about.
     """
 
     def __init__(self, timeout_s: float, pid: int, sign: Callable[[], float], limit: str) -> None:
@@ -191,7 +218,11 @@ class BootDeadline(GuestDeadline):
         return GuestDeadline(silent_s, self._pid, limit)
 
     def note(self, work: ThreadTimes | None) -> None:
-        """Take the figures that somebody has just read."""
+        """Take figures that were just read.
+
+        Args:
+            work: QEMU's figures; None if it is gone.
+        """
         super().note(work)
         self._silence.note(work)
 

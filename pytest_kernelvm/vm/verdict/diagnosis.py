@@ -44,7 +44,14 @@ LINES_BEFORE = 3
 
 
 def diagnose(symptoms: Symptoms) -> KernelvmError:
-    """Return the error that says what became of the guest, with its evidence."""
+    """Return the error that says what became of the guest, with its evidence.
+
+    Args:
+        symptoms: All that is known of it.
+
+    Returns:
+        The error.
+    """
     if symptoms.splat and symptoms.splat.fatal:
         return _panicked(symptoms, symptoms.splat)
     if symptoms.trouble is Trouble.FLOOD:
@@ -233,7 +240,16 @@ def _guest_time(symptoms: Symptoms) -> float | None:
 
 
 def launch_failed(label: str, error: OSError, argv: str) -> LaunchFailed:
-    """Return the error of a QEMU that the host did not let us start."""
+    """Return the error of a QEMU that the host did not let us start.
+
+    Args:
+        label: The guest's name in messages.
+        error: The host's.
+        argv: The command that starts the same by hand.
+
+    Returns:
+        The error.
+    """
     spent = error.errno in (errno.EMFILE, errno.ENFILE)
     return LaunchFailed(
         f"{label}: QEMU was not started: {error.strerror or error}",

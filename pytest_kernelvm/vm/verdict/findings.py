@@ -18,9 +18,9 @@ from pytest_kernelvm.vm.verdict.log_reader import LogReader
 from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 from pytest_kernelvm.vm.verdict.watch import LONGEST_S, Trouble
 
-# The guest's own time for its last answer: reading its log takes a thousandth of that.
+# The guest's own time for its last answer; reading its log takes about 2 ms.
 ANSWER_S = 2.0
-# For saying whether a splat on the console is its kernel's; one that spins does not say so.
+# The guest's own time for its log's word on a splat of the console; a guest that spins gives none.
 CONFIRM_S = 0.25
 # How often the log is read while a splat is being written.
 AGAIN_S = 0.02
@@ -29,7 +29,17 @@ AGAIN_S = 0.02
 class Findings:
     """Reads one guest's kernel log as the guest is used, and decides what of it counts.
 
-    copy: of the log so far. taint: the kernel's so far. limits: the guest's.
+    Args:
+        collector: Says what became of the guest.
+        channel: The agent's.
+        streams: The guest's.
+        copy: Of the log so far.
+        taint: The kernel's so far.
+        limits: The guest's.
+
+    Attributes:
+        copy: Of the log so far.
+        reader: Keeps the copy up to date.
     """
 
     def __init__(
@@ -72,9 +82,14 @@ class Findings:
         return lambda batch: self._channel.ask_aside(batch, deadline, is_gone)
 
     def take(self, result: int, raw: bytes, seen_bytes: int) -> None:
-        """Take what of the log came with a reply, as LogReader.take, and read the rest of it.
+        """Take what of the log came with a reply, and read the rest of it.
 
         Raises NoReply.
+
+        Args:
+            result: As LogReader.take takes it.
+            raw: As LogReader.take takes it.
+            seen_bytes: As LogReader.take takes it.
         """
         if self.reader.take(result, raw, seen_bytes):
             self.reader.read(self._ask(self._deadline()))
@@ -82,7 +97,8 @@ class Findings:
     def confirm(self) -> bool:
         """Ask the guest's log about what its console shows, while a request may be under way.
 
-        Returns whether something is wrong: the log says so too, or the guest does not answer.
+        Returns:
+            Whether something is wrong: the log says so too, or the guest does not answer.
         """
         if self.copy.trouble or self._collector.is_booting:
             return True
@@ -93,7 +109,12 @@ class Findings:
         return self._collector.trouble() is not None
 
     def refuse(self, deadline: GuestDeadline, for_what: str) -> None:
-        """Raise the error of what the kernel found wrong under a request that was answered."""
+        """Raise the error of what the kernel found wrong under a request that was answered.
+
+        Args:
+            deadline: The request's.
+            for_what: The request in words.
+        """
         if not self._watch.refusing:
             return
         self._read_to_the_end()
@@ -114,13 +135,18 @@ class Findings:
         return bool(self._watch.refused_on_console) or self._watch.is_logging
 
     def read_aside(self, deadline: GuestDeadline) -> None:
-        """Read what the log has by now, while a program runs. Raises NoReply."""
+        """Read what the log has by now, while a program runs. Raises NoReply.
+
+        Args:
+            deadline: For the answer.
+        """
         self.reader.read(self._ask_aside(deadline))
 
     def look(self, deadline: GuestDeadline | None = None) -> None:
-        """Ask the guest for its whole log and its taint.
+        """Ask the guest for its whole log and its taint. Raises NoReply.
 
-        deadline: by default ANSWER_S of the guest's time. Raises NoReply.
+        Args:
+            deadline: For the answer; None for ANSWER_S of the guest's time.
         """
         self.reader.look(self._ask(deadline or self._deadline()))
         self._read_to_the_end()
@@ -139,7 +165,13 @@ class Findings:
     def allow(self, patterns: tuple[str, ...], reason: str, *, ask: bool) -> Iterator[Allowance]:
         """Allow splats that the block provokes; see Vm.allow_splats.
 
-        ask: whether the guest can be asked where its log is now.
+        Args:
+            patterns: Regular expressions.
+            reason: Why the splats are no failure.
+            ask: Whether the guest can be asked where its log is now.
+
+        Yields:
+            The allowance.
         """
         allowed = allowance(patterns, reason)
         if ask:
@@ -161,7 +193,13 @@ class Findings:
         }
 
     def answer_for(self, allowances: Iterable[Allowance], *, boot: bool, refuse: bool) -> None:
-        """Have splats from now on count; see Vm.answer_for."""
+        """Have splats from now on count.
+
+        Args:
+            allowances: Those that the whole test has.
+            boot: Whether splats of the boot count as well.
+            refuse: Whether a splat ends what is waited for.
+        """
         self._watch.answer_for(allowances, refusing=refuse)
         self._collector.raised.clear()
         if boot:
@@ -177,9 +215,15 @@ class Findings:
     def conclude(self, for_what: str, *, ask: bool, aside: bool = False) -> KernelvmError | None:
         """Return the error of what the kernel found wrong and nobody allowed or was told yet.
 
-        ask: whether the guest is asked a last time; that it does not answer is an error, too,
-        unless an error has told so already. aside: whether its agent waits for a program that
-        nothing ends, and answers nothing but questions for the log.
+        Args:
+            for_what: The moment, in words.
+            ask: Whether the guest is asked a last time; that it does not answer is an error, too,
+                unless an error has told so already.
+            aside: Whether its agent waits for a program that nothing ends, and answers nothing but
+                requests for the log.
+
+        Returns:
+            The error; None if nothing is wrong.
         """
         told = list(self._collector.raised)
         look = self.read_aside if aside else self.look
@@ -195,14 +239,14 @@ class Findings:
             try:
                 look(deadline)
             except NoReply:
-                # One that does not get on says so again and again, in other words as well.
+                # A guest that hangs prints more splats, which tell nothing new.
                 if self._collector.has_told_why_silent:
                     return None
                 return self._collector.verdict(deadline, f"an answer at {for_what}")
         self._collector.let_finish()
         if error := self._collector.log_verdict(for_what):
             return error
-        # The error of a guest's end tells of what led to it.
+        # An error about a guest's end has told what led to it.
         if self._watch.refused_on_console and not self._collector.has_told_end:
             return self._collector.splat_verdict(self._collector.deadline(0.0), for_what)
         return None

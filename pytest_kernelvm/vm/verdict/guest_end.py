@@ -13,9 +13,9 @@ from pytest_kernelvm.vm.qemu.streams import Streams
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, work_of
 from pytest_kernelvm.vm.verdict.watch import QUIET_S, Watch
 
-# Behind a splat a panic may follow at once; for so much of the guest's time it is waited for.
+# A panic may follow a splat at once; it is waited for so long, in the guest's time.
 GRACE_S = 0.7
-# When it was silent already, it may have been kept from running.
+# The least of that for a guest that was silent already: it may have got no processor.
 LEAST_QUIET_S = 0.1
 # From a panic to QEMU's end, in the guest's time: other CPUs are given a second to stop
 # (arch/arm64/kernel/smp.c, crash_smp_send_stop), and some machines fail to restart.
@@ -36,7 +36,9 @@ _PAUSES = re.compile(rb"Rebooting in (\d{1,9}) seconds")
 class GuestEnd:
     """Waits for what may come behind the first sign that a guest is at its end.
 
-    launch: its QEMU. watch: what looks at all that comes out of it.
+    Args:
+        launch: Its QEMU.
+        watch: Looks at all that comes out of the guest.
     """
 
     def __init__(self, launch: Launch, watch: Watch) -> None:
@@ -72,7 +74,7 @@ class GuestEnd:
         panic = next((each.start for each in self._watch.console_splats if each.fatal), 0)
 
         def is_over() -> bool | None:
-            # Who keeps a panicked guest has QEMU stop it instead of ending.
+            # With --kernelvm-keep QEMU stops a panicked guest instead of ending.
             stays = _STAYS.search(streams.console_text, panic) or self.is_paused()
             return streams.console_ended or bool(stays) or None
 
@@ -86,7 +88,7 @@ class GuestEnd:
             streams.wait_for(is_over, self._guest_time(seconds + RESTART_S))
 
     def shutdown(self) -> str:
-        """Return QMP's reason of the end, empty where QEMU was killed or gave none."""
+        """Give QMP's reason of the end, empty where QEMU was killed or gave none."""
         streams = self._launch.streams
 
         def reason() -> str | None:

@@ -23,13 +23,25 @@ _FAR_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Symbols:
-    """A System.map: addresses, sorted, and the names at them."""
+    """A System.map.
+
+    Attributes:
+        addresses: Sorted.
+        names: Those at the addresses.
+    """
 
     addresses: tuple[int, ...]
     names: tuple[str, ...]
 
     def name_at(self, address: int) -> str:
-        """Return `function+0x10`, empty for what is in no function of the kernel's."""
+        """Return what is at an address.
+
+        Args:
+            address: Virtual.
+
+        Returns:
+            `function+0x10`; empty for what is in no function of the kernel's.
+        """
         place = bisect.bisect_right(self.addresses, address) - 1
         if place < 0 or address - self.addresses[place] > _FAR_BYTES:
             return ""
@@ -37,7 +49,14 @@ class Symbols:
 
 
 def parse_system_map(text: str) -> Symbols:
-    """Return the symbols of a System.map; lines are `address type name`."""
+    """Return the symbols of a System.map.
+
+    Args:
+        text: Lines of `address type name`.
+
+    Returns:
+        Those of functions.
+    """
     rows = sorted(
         (int(address, 16), name)
         for address, kind, name in (line.split(maxsplit=2) for line in text.splitlines())
@@ -59,18 +78,30 @@ def _system_map(image: Path) -> str:
 
 
 def program_counter(shown: str, arch: Arch) -> int | None:
-    """Return where a CPU is, None if its registers do not say.
+    """Return where a CPU is.
 
-    shown: what QEMU's monitor answers to `info registers`.
+    Args:
+        shown: What QEMU's monitor answers to `info registers`.
+        arch: The guest's architecture.
+
+    Returns:
+        The address; None if the registers do not say.
     """
     found = re.search(arch.pc_register, shown)
     return int(found[1], 16) if found else None
 
 
 def cpu_state(qmp: Qmp, arch: Arch, image: Path, deadline: GuestDeadline) -> str:
-    """Return in words whether the CPU works and where it is; empty if QEMU does not tell.
+    """Return in words whether the CPU works and where it is.
 
-    image: the kernel. deadline: the one that passed.
+    Args:
+        qmp: QEMU's machine protocol.
+        arch: The guest's architecture.
+        image: The kernel; its System.map lies beside it.
+        deadline: The one that passed.
+
+    Returns:
+        The words; empty if QEMU does not tell.
     """
     try:
         shown = qmp.monitor("info registers")
@@ -92,10 +123,18 @@ def _place(address: int, image: Path) -> str:
 
 
 def kernel_log(qmp: Qmp, image: Path, scratch: Path) -> str:
-    """Return what a kernel logged in its memory, without times; empty if there is nothing.
+    """Return what a kernel logged in its memory, without times.
 
     Only for a kernel whose console never spoke. `__log_buf` holds the text of the records one
-    behind the other (kernel/printk/printk_ringbuffer.c). scratch: a file to be made and removed.
+    behind the other (kernel/printk/printk_ringbuffer.c).
+
+    Args:
+        qmp: QEMU's machine protocol.
+        image: The kernel; its System.map lies beside it.
+        scratch: A file to be made and removed.
+
+    Returns:
+        The log; empty if there is none.
     """
     try:
         lines = _system_map(image).splitlines()

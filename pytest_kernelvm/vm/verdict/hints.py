@@ -48,7 +48,14 @@ HINTS = tuple(
 
 
 def hints_in(console: str) -> list[str]:
-    """Return what lines of a console mean for whoever has to mend it."""
+    """Return what lines of a console mean for whoever has to mend what they tell of.
+
+    Args:
+        console: Its text.
+
+    Returns:
+        The hints, in words.
+    """
     found = [hint for pattern, hint in HINTS if pattern.search(console)]
     if init := re.search(r"Attempted to kill init! exitcode=0x([0-9a-f]{8})", console):
         found.append(f"init {status_words(_status(int(init[1], 16)))}")

@@ -27,8 +27,16 @@ _TAINT_BYTES = 32
 class LogReader:
     """Keeps the copy of one guest's kernel log up to date.
 
-    taint: the kernel's, as it was when it was last asked for.
-    Whoever asks the agent may raise what that raises.
+    What asks the agent may raise what the channel raises.
+
+    Args:
+        streams: The guest's.
+        watch: Told of what is found wrong with the log itself.
+        copy: Of the log so far.
+        taint: The kernel's so far (Documentation/admin-guide/tainted-kernels.rst).
+
+    Attributes:
+        taint: The kernel's when it was last read.
     """
 
     def __init__(self, streams: Streams, watch: Watch, copy: LogCopy, taint: int = 0) -> None:
@@ -42,8 +50,13 @@ class LogReader:
     def take(self, result: int, raw: bytes, seen_bytes: int) -> bool:
         """Take what came of the log with the reply to a request.
 
-        result: of the step that read it. seen_bytes: how long the console's text was when the
-        request was sent. Returns whether there is more to be read.
+        Args:
+            result: Of the step that read it.
+            raw: As /dev/kmsg gives it.
+            seen_bytes: How long the console's text was when the request was sent.
+
+        Returns:
+            Whether there is more to be read.
         """
         if result < 0:
             self._note_trouble(result)
@@ -54,13 +67,20 @@ class LogReader:
         return False
 
     def read(self, ask: Ask) -> None:
-        """Read all that the log has by now."""
+        """Read all that the log has by now.
+
+        Args:
+            ask: Has the agent make a batch.
+        """
         self._read(ask, mark=b"", with_taint=False)
 
     def look(self, ask: Ask) -> None:
         """Read all that the log has, its last record even if that may be added to, and the taint.
 
         What the taint has and no splat explains is noted as a splat of the kind `taint`.
+
+        Args:
+            ask: Has the agent make a batch.
         """
         self._read(ask, mark=MARK_RECORD, with_taint=True)
 
@@ -78,10 +98,10 @@ class LogReader:
                 self._note_trouble(reply.results[0])
                 break
             raw = reply.outputs[0]
-            # An answer may have been lost on its way: the kernel may still have what is missing.
+            # An answer may have been lost on its way; the kernel may still have those records.
             anew = not self._copy.add(raw, stop_at_gap=not was_anew)
             was_anew = was_anew or anew
-            # A guest that goes on talking is read up to the mark.
+            # A guest that logs all the time is read up to the mark, not until it is silent.
             is_read = (
                 not may_be_incomplete(len(raw)) or self._copy.marks > marks or self._copy.is_full
             )
@@ -123,7 +143,7 @@ class LogReader:
         kinds = (splat.kind for splat in self._watch.log_splats)
         log = self._copy.text.decode(errors="replace")
         for flag in unexplained_taints(before, taint, kinds, log):
-            # What told of it may be among what was lost, which is told instead.
+            # The words that explain it may be among the lost records, which are told instead.
             if not (flag.message and self._copy.gaps):
                 title = f"tainted, and no word of why: {flag.letter} ({flag.meaning})"
                 self._watch.find("taint", title)

@@ -15,7 +15,9 @@ from pytest_kernelvm.vm.verdict.watch import Trouble
 class Arrival:
     """When the host got a piece of the console's text.
 
-    at_s: since the epoch. after_s: since the launch or the restore.
+    Attributes:
+        at_s: Seconds since the epoch.
+        after_s: Seconds since the launch.
     """
 
     at_s: float
@@ -32,16 +34,30 @@ class Arrival:
 class Symptoms:
     """What is known when an answer does not come.
 
-    ready: whether the agent had answered before. console: its whole text.
-    trouble: what ended the wait before its time, None if nothing did.
-    splats: since the test began, and refused: those of them that nobody allowed.
-    arrived: of the last splat or, without one, of the last text; None if none came.
-    status: QEMU's exit status, None as long as it runs. shutdown: QMP's reason, empty for none.
-    waited_s, told: for how long, in seconds of the limit and in words. for_what: what did not come.
-    cpu: what the guest's CPU does. oddities: what was wrong with frames that came.
-    began_anew: another boot's agent said hello. log_trouble: why the console's log is incomplete.
-    console_limit_bytes: how much of its text is kept.
-    by_hand: the command that boots the same guest. argv: QEMU's, with the console on a terminal.
+    Attributes:
+        label: The guest's name in messages.
+        ready: Whether the agent had answered before.
+        console: The console's text.
+        console_log: The file with that text.
+        qemu_log: The file with QEMU's own words.
+        trouble: What ended the wait before its time; None if nothing did.
+        splats: Those since the test began.
+        refused: Those of them that nobody allowed.
+        arrived: When the last splat came or, without one, the last text; None if none came.
+        status: QEMU's exit status; None as long as it runs.
+        shutdown: QMP's reason; empty for none.
+        paused: Whether QMP's stop holds the guest.
+        waited_s: Seconds of the limit that passed.
+        told: For how long was waited, in words.
+        for_what: What did not come.
+        cpu: What the guest's CPU does, in words; empty if that was not looked at.
+        kernel_log: What a kernel without a console logged in its memory.
+        oddities: What was wrong with frames that came, in words.
+        began_anew: Whether another boot's agent said hello.
+        log_trouble: Why the console's log is incomplete; empty if it is complete.
+        console_limit_bytes: How much of the console's text is kept.
+        by_hand: The command that boots the same guest.
+        argv: QEMU's command, with the console on a terminal.
     """
 
     label: str

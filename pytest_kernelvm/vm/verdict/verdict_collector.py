@@ -1,4 +1,4 @@
-"""From a wait that was in vain to the verdict: all that is known of a guest, gathered."""
+"""From a wait that brought nothing to the verdict: all that is known of a guest, gathered."""
 
 from __future__ import annotations
 
@@ -52,11 +52,22 @@ class GuestDescription(Protocol):
 class VerdictCollector:
     """Watches one guest and says what became of it.
 
-    about: the guest. arch: its architecture. image: its kernel. channel: its agent's.
-    start: the offset into the console's text from which on splats count. log: the copy of its
-    kernel's log; log_start: likewise.
-    ready: whether the guest's agent answered once. raised: the verdicts that there were.
-    told_flood: whether one said that the console was cut.
+    Args:
+        about: What errors say of the guest.
+        launch: Its QEMU.
+        channel: Its agent's.
+        qmp: QEMU's machine protocol.
+        arch: Its architecture.
+        image: Its kernel.
+        start: The offset into the console's text from which on splats count.
+        log: The copy of its kernel's log.
+        log_start: The offset into that copy's text likewise.
+
+    Attributes:
+        watch: Looks at all that comes out of the guest.
+        ready: Whether the guest's agent answered once.
+        raised: The verdicts that there were.
+        told_flood: Whether one said that the console was cut.
     """
 
     def __init__(
@@ -86,7 +97,11 @@ class VerdictCollector:
         self._started = time.monotonic()
 
     def begin_anew(self, image: Path) -> None:
-        """Judge a guest as one that is not ready yet, as it boots another kernel."""
+        """Treat a guest as one that is not ready yet, as it boots another kernel.
+
+        Args:
+            image: That kernel.
+        """
         self._image = image
         self.ready = False
 
@@ -106,7 +121,14 @@ class VerdictCollector:
         return self.has_told_end or self.watch.has_told_any(STOPPING)
 
     def boot_deadline(self, limits: Limits) -> BootDeadline:
-        """Return the deadline of the boot that begins now."""
+        """Return the deadline of the boot that begins now.
+
+        Args:
+            limits: The guest's.
+
+        Returns:
+            The deadline, on the guest's own time.
+        """
         streams = self._launch.streams
         deadline = BootDeadline(
             limits.boot_s * limits.calibration.factor,
@@ -118,7 +140,15 @@ class VerdictCollector:
         return deadline
 
     def command_deadline(self, limits: Limits, timeout_s: float | None = None) -> GuestDeadline:
-        """Return the deadline of a command; a timeout that a test names is taken as it is."""
+        """Return the deadline of a command; a timeout that a test names is taken as it is.
+
+        Args:
+            limits: The guest's.
+            timeout_s: Seconds of the guest's own time; None for the limit of a command.
+
+        Returns:
+            The deadline.
+        """
         if timeout_s is not None:
             return self.deadline(timeout_s)
         limit_s = limits.command_s
@@ -127,13 +157,21 @@ class VerdictCollector:
         )
 
     def deadline(self, timeout_s: float, limit: str = "") -> GuestDeadline:
-        """Return a deadline on the guest's own time. limit: how it came about."""
+        """Return a deadline on the guest's own time.
+
+        Args:
+            timeout_s: Seconds of that time.
+            limit: In words, how they came about; empty for the number alone.
+
+        Returns:
+            The deadline.
+        """
         deadline = GuestDeadline(timeout_s, self._launch.process.pid, limit)
         self.watch.begin(deadline)
         return deadline
 
     def gone(self) -> bool:
-        """Whether it is no use to wait any longer; called with the streams' lock held."""
+        """Whether it is no use to wait; called with the streams' lock held."""
         return self.watch.look() is not None
 
     def trouble(self) -> Trouble | None:
@@ -145,9 +183,11 @@ class VerdictCollector:
         return self.watch.refusing and self._launch.streams.now(lambda: self.watch.is_refused)
 
     def refused_at(self) -> int | None:
-        """Return where on the console the first splat is told that nobody allowed, else None.
+        """Return where on the console the first splat is told that nobody allowed.
 
-        That is the end of its telling line: who waits for that line shall see it.
+        Returns:
+            The end of its telling line, as who waits for that line shall see it; None without a
+            splat.
         """
         streams = self._launch.streams
         found = streams.now(lambda: self.watch.refused_on_console) if self.watch.refusing else ()
@@ -163,16 +203,39 @@ class VerdictCollector:
         streams.wait_for(lambda: not self.watch.is_going_on or None, Deadline(GRACE_S))
 
     def splat_verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
-        """Return the error of a splat that nobody allowed, or of what came of it."""
+        """Return the error of a splat that nobody allowed, or of what came of it.
+
+        Args:
+            deadline: Of what was waited for.
+            for_what: That in words.
+
+        Returns:
+            The error.
+        """
         return self._verdict(deadline, for_what, self.trouble() or Trouble.SPLAT)
 
     def log_verdict(self, for_what: str) -> KernelvmError | None:
-        """Return the error of what the kernel's log tells, whatever became of the guest since."""
+        """Return the error of what the kernel's log tells, whatever became of the guest since.
+
+        Args:
+            for_what: The moment, in words.
+
+        Returns:
+            The error; None if the log tells nothing.
+        """
         refused = self.watch.refused_in_log
         return self._found_in_log(refused, for_what) if refused else None
 
     def flood_verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
-        """Return the error of a console that said more than is kept, whatever came of the guest."""
+        """Return the error of a console that said more than is kept, whatever came of the guest.
+
+        Args:
+            deadline: Of what was waited for.
+            for_what: That in words.
+
+        Returns:
+            The error.
+        """
         return self._verdict(deadline, for_what, Trouble.FLOOD)
 
     @property
@@ -181,7 +244,15 @@ class VerdictCollector:
         return self._launch.streams.console.is_cut
 
     def verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
-        """Return the error that says what became of the guest."""
+        """Return the error that says what became of the guest.
+
+        Args:
+            deadline: Of what was waited for.
+            for_what: That in words.
+
+        Returns:
+            The error.
+        """
         return self._verdict(deadline, for_what, self.trouble())
 
     def _verdict(
@@ -209,9 +280,15 @@ class VerdictCollector:
         return self._noted(diagnose(symptoms))
 
     def _await_what_follows(self, trouble: Trouble | None) -> Trouble | None:
-        """Wait for what may come behind a trouble, and return what is wrong then.
+        """Wait for what may come behind a trouble.
 
-        Behind an oops there may come a panic, and behind that QEMU's end.
+        That is a panic behind an oops, and QEMU's end behind that.
+
+        Args:
+            trouble: What is wrong so far.
+
+        Returns:
+            What is wrong then.
         """
         if trouble in (Trouble.HALTED, Trouble.SPLAT):
             self._end.await_silence()
@@ -322,6 +399,6 @@ class VerdictCollector:
 
 def _scaled(limit_s: float, calibration: Calibration) -> str:
     if calibration.factor == 1.0:
-        return f"{limit_s:g} s (this machine's pace: {calibration.told})"
+        return f"{limit_s:g} s (this machine's speed: {calibration.told})"
     factor = calibration.factor
     return f"{limit_s * factor:.3g} s ({limit_s:g} s x {factor:g} for {calibration.told})"

@@ -15,14 +15,14 @@ from pytest_kernelvm.vm.qemu.streams import LOOK_S, Streams
 from pytest_kernelvm.vm.verdict.allowance import Allowance, TextSource, is_same_event
 from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, work_of
 
-# A splat without an end mark is whole when nothing more came for so long, at the latest so long
-# after its beginning: a guest that spins may go on talking.
+# A splat without an end mark is whole when nothing came for QUIET_S, and at the latest LONGEST_S
+# after its beginning: a guest that spins may go on printing.
 QUIET_S = 0.25
 LONGEST_S = 0.5
-# A process is stopped for good, not by a debugger that looks at it, after so many looks.
+# After so many looks a process is stopped for good, and not for a moment by a debugger.
 STOPPED_LOOKS = 2
 
-# What a guest that does not get on tells again and again, with other figures.
+# Splats that a guest which hangs prints again and again, with other figures.
 REPEATED = frozenset(
     ("soft lockup", "hard lockup", "RCU stall", "hung task", "workqueue lockup", "atomic context")
 )
@@ -45,13 +45,20 @@ class Trouble(enum.Enum):
 class Watch:
     """Looks at all that comes out of one guest.
 
-    pid: QEMU's. start: the offset into the console's text from which on it is looked at.
-    log: the copy of the kernel's log; log_start: the offset into its text likewise.
-    refusing: whether a splat that nobody allowed ends a wait.
-
     As long as the agent hands over the kernel's log, that decides what is a splat: what the console
     shows beside it may be quoted by a program. A splat of the console counts only if it came after
     the last reading of the log (`settle`), or while the log had a gap.
+
+    Args:
+        streams: The guest's.
+        pid: QEMU's.
+        start: The offset into the console's text from which on it is looked at.
+        log: The copy of the kernel's log.
+        log_start: The offset into that copy's text likewise.
+
+    Attributes:
+        refusing: Whether a splat that nobody allowed ends a wait.
+        allowances: Those that count now.
     """
 
     def __init__(
@@ -71,8 +78,8 @@ class Watch:
         self._looked = 0.0
         self._deadline: GuestDeadline | None = None
         self._told: list[tuple[TextSource, Splat]] = []
-        # What was found to be no failure stays that until `answer_for`: what is allowed or was told
-        # only grows.
+        # Splats that are no failure. They stay so until `answer_for`: there are only more
+        # allowances and more that was told.
         self._fine: set[tuple[TextSource, int, int, str]] = set()
 
     @property
@@ -96,7 +103,11 @@ class Watch:
         return (*logged, *alone)
 
     def look(self) -> Trouble | None:
-        """Return what is wrong, if anything; call it with the streams' lock held."""
+        """Give what is wrong, if anything; call it with the streams' lock held.
+
+        Returns:
+            Why it is no use to wait any longer; None if it is.
+        """
         self._read()
         if any(splat.fatal for splat in self._unsettled()):
             return Trouble.PANIC
@@ -107,7 +118,11 @@ class Watch:
         return Trouble.FLOOD if self._streams.console.is_cut else None
 
     def end_of_guest(self) -> Trouble | None:
-        """Return why the guest cannot answer, by what is not its kernel's text."""
+        """Give the reason why the guest cannot answer, by what is not its kernel's text.
+
+        Returns:
+            The reason; None if it can.
+        """
         if self._halted:
             return Trouble.HALTED
         if self._streams.console_ended:
@@ -130,7 +145,11 @@ class Watch:
         )
 
     def begin(self, deadline: GuestDeadline) -> None:
-        """Look anew, and keep a deadline's figures; a command that does not last needs none."""
+        """Look anew, and keep a deadline's figures; a command that does not last needs none.
+
+        Args:
+            deadline: Gets QEMU's figures as they are read.
+        """
         self._deadline = deadline
         self._looked = time.monotonic()
         self._stopped_looks = 0
@@ -195,7 +214,11 @@ class Watch:
                 yield splat
 
     def settle(self, offset: int) -> None:
-        """Have the log decide on the console's text up to an offset: it was read after that."""
+        """Have the log decide on the console's text up to an offset: it was read after that.
+
+        Args:
+            offset: Into the console's text.
+        """
         self._settled = max(self._settled, offset)
 
     @staticmethod
@@ -222,7 +245,14 @@ class Watch:
     def _has_told(self, source: TextSource, where: TextSource, told: Splat, splat: Splat) -> bool:
         """Whether an error that showed one splat has told another one as well.
 
-        source: of the other one; where: of the one that was shown.
+        Args:
+            source: Where the other one was read.
+            where: Where the one that was shown was read.
+            told: The one that was shown.
+            splat: The other one.
+
+        Returns:
+            Whether nobody needs to be told of the other one.
         """
         return (
             (source is where and told.start <= splat.start < told.end)
@@ -241,7 +271,10 @@ class Watch:
     def find(self, kind: str, title: str, place: tuple[int, int] | None = None) -> None:
         """Note what the kernel does not say itself: a taint, or records that are lost.
 
-        title: in words. place: of a line about it in the log's text, by default a new one.
+        Args:
+            kind: The splat's.
+            title: In words.
+            place: Of a line about it in the log's text; None for a new line.
         """
         start, end = place or self._log_copy.note(title)
         self._of_ours.append(
@@ -257,21 +290,43 @@ class Watch:
         )
 
     def tell(self, source: TextSource, splats: Iterable[Splat]) -> None:
-        """Note the splats that an error shows, so that they fail nothing a second time."""
+        """Note the splats that an error shows, so that they fail nothing a second time.
+
+        Args:
+            source: Where they were read.
+            splats: The splats.
+        """
         self._told += [(source, splat) for splat in splats]
 
     def has_told_any(self, kinds: Collection[str]) -> bool:
-        """Whether an error has told a splat of some kinds."""
+        """Whether an error has told a splat of some kinds.
+
+        Args:
+            kinds: Of splats.
+
+        Returns:
+            Whether one of them was told.
+        """
         return any(splat.kind in kinds for _source, splat in self._told)
 
     def answer_for(self, allowances: Iterable[Allowance], *, refusing: bool) -> None:
-        """Have only these allowances count from now on; refusing as in __init__."""
+        """Have only these allowances count from now on.
+
+        Args:
+            allowances: Those that the whole test has.
+            refusing: Whether a splat that nobody allowed ends a wait.
+        """
         self.allowances = list(allowances)
         self.refusing = refusing
         self._fine.clear()
 
     def look_from(self, start: int, log_start: int) -> None:
-        """Look at the texts of console and log from earlier offsets on."""
+        """Look at the texts of console and log from earlier offsets on.
+
+        Args:
+            start: Into the console's text.
+            log_start: Into the log's text.
+        """
         self._fine.clear()
         self._console.look_from(start)
         self._log.look_from(log_start)
@@ -287,7 +342,15 @@ class Watch:
 
 
 def tells_again(splat: Splat, told: Splat) -> bool:
-    """Whether a guest that does not get on says the same once more, with other figures."""
+    """Whether a guest that does not get on says the same once more, with other figures.
+
+    Args:
+        splat: What it says.
+        told: What it said before.
+
+    Returns:
+        Whether they are the same.
+    """
     return splat.kind in REPEATED and _without_figures(splat) == _without_figures(told)
 
 
