@@ -36,7 +36,7 @@ MOST_SHOWN = 5
 
 
 def add_replay(verbs: Verbs) -> None:
-    """Declare the verbs."""
+    """Declare the verbs that deal with bundles."""
     told = "do with fresh guests what a failed test did, and compare their answers"
     replay = verbs.add_parser(
         "replay", help=told, description=f"{told}; 0 if it came out as before"
@@ -294,10 +294,11 @@ def _one_guest(bundle: Bundle, named: str | None) -> BundleGuest:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.failures.bundle import export_bundle, open_bundle
+    from pytest_kernelvm.failures.bundle import open_bundle
+    from pytest_kernelvm.failures.bundle_files import export_bundle
 
     with open_bundle(store_of(arguments), arguments.bundle) as bundle:
-        export_bundle(bundle, arguments.file)
+        export_bundle(bundle.directory, arguments.file)
     size_mib = arguments.file.stat().st_size / (1 << 20)
     _say(f"{arguments.file}: {size_mib:.1f} MiB; there: kernelvm replay {arguments.file.name}")
     return 0

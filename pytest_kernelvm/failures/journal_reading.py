@@ -67,10 +67,16 @@ _MONITOR = re.compile(
 
 
 def read_journal(file: Path, *, any_command: bool = False) -> tuple[Act, ...]:
-    """Return all acts of a journal.
+    """Return all entries of a journal.
 
-    any_command: whether QMP commands beside those of the allow-list may be in it.
-    Raises BadInput with the line for what is none, OSError.
+    Raises OSError if it cannot be read.
+
+    Args:
+        file: The journal.
+        any_command: Whether QMP commands beside those of the allow-list may be in it.
+
+    Raises:
+        BadInput: A line is no entry, or too long, or there are too many; with the line.
     """
     acts = []
     with file.open("rb") as stream:
@@ -97,7 +103,15 @@ def _lines(stream: Any, file: Path) -> Iterator[bytes]:
 
 
 def read_act(line: bytes | str, where: str, *, any_command: bool = False) -> Act:
-    """Return the act that a line of a journal tells. where: the line's place; raises BadInput."""
+    """Return the entry in a line of a journal.
+
+    Raises BadInput if it is none.
+
+    Args:
+        line: The line.
+        where: Its place, for the error.
+        any_command: As of `read_journal`.
+    """
     act = Fields(parse_json(line, where), where)
     at_s = act.number("at_s", -LONGEST_S, LONGEST_S)
     found: Act
@@ -133,7 +147,12 @@ def _qmp_command(act: Fields, at_s: float, where: str, *, any_command: bool) -> 
 
 
 def is_allowed(command: str, arguments: Mapping[str, Any]) -> bool:
-    """Return whether a QMP command can reach nothing of the host but its own guest."""
+    """Return whether a QMP command can reach nothing of the host but its own guest.
+
+    Args:
+        command: Its name.
+        arguments: Its arguments, under QEMU's names.
+    """
     if command in _WITHOUT_ARGUMENTS:
         return not arguments
     if command == "human-monitor-command":

@@ -22,10 +22,19 @@ ANSWER_S = 5.0
 
 
 def save_guest(vm: Vm, directory: Path) -> dict[str, Any]:
-    """Write the state of a guest, panicked ones included; it goes on if it ran.
+    """Save the state of a guest, also of one that has panicked; it goes on if it ran.
 
-    directory: empty, takes the state. Returns what Snapshot is to know of it.
-    Raises GuestDied if QEMU is gone or does not answer, HarnessError if it refuses, OSError.
+    Raises HarnessError if QEMU refuses, OSError if the directory cannot take it.
+
+    Args:
+        vm: The guest.
+        directory: Empty; gets the state.
+
+    Returns:
+        What Snapshot.from_note takes.
+
+    Raises:
+        GuestDied: QEMU is gone or does not answer.
     """
     if vm.ended:
         raise GuestDied("QEMU has ended")
@@ -45,7 +54,7 @@ def save_guest(vm: Vm, directory: Path) -> dict[str, Any]:
 
 
 class AttachedVm(Vm):
-    """A kept guest, back in a QEMU of its own; stopped until `resume`."""
+    """A saved guest, back in a QEMU of its own; stopped until `resume`."""
 
     def _bring_in(self, _snapshot: Snapshot, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -67,7 +76,13 @@ class AttachedVm(Vm):
             await asyncio.sleep(0.002)
 
     def resume(self) -> None:
-        """Let it run. Raises the error that says why it cannot, or why its agent is silent."""
+        """Let it run and wait for its agent.
+
+        Raises also the error that says why its agent does not answer.
+
+        Raises:
+            GuestDied: It cannot run any more.
+        """
         status = self.qmp.query("query-status")["status"]
         try:
             self.qmp.query("cont")
@@ -76,7 +91,7 @@ class AttachedVm(Vm):
         self.ping(ANSWER_S)
 
     def resume_or_error(self) -> KernelvmError | None:
-        """Let it run and return why nothing can be asked of it; None if its agent answers."""
+        """Let it run; return the error that says why its agent does not answer, None if it does."""
         try:
             self.resume()
         except KernelvmError as error:

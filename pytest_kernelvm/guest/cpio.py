@@ -14,8 +14,10 @@ from dataclasses import dataclass
 class Entry:
     """One file, directory or symbolic link of an archive.
 
-    path: without a leading slash. mode: type and permission bits. content: a file's bytes or a
-    link's text.
+    Attributes:
+        path: Without a leading slash.
+        mode: Type and permission bits, as of stat(2).
+        content: A file's bytes or a link's text.
     """
 
     path: str
@@ -73,7 +75,8 @@ def _padded(data: bytes) -> bytes:
 def entries_of(data: bytes) -> Iterator[Entry]:
     """Yield the entries of an archive.
 
-    Raises ValueError if it is not one.
+    Raises:
+        ValueError: If it is not one.
     """
     at = 0
     while True:

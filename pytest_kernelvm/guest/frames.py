@@ -77,9 +77,13 @@ def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | No
 
 
 class FrameSplitter:
-    """Parts a byte stream into frames and the text in between and in the middle of them.
+    """Parts a byte stream into frames and the text between and within them.
 
-    damaged: how many frames had a wrong checksum so far.
+    Args:
+        byteorder: The guest's.
+
+    Attributes:
+        damaged: How many frames had a wrong checksum so far.
     """
 
     def __init__(self, byteorder: Literal["big", "little"]) -> None:
@@ -88,7 +92,7 @@ class FrameSplitter:
         self.damaged = 0
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Return the payloads of the frames that became whole, and the bytes that are text."""
+        """Return the payloads of the frames that became complete, and the bytes that are text."""
         payloads: list[bytes] = []
         text = bytearray()
         at = 0

@@ -16,7 +16,7 @@ from pytest_kernelvm.errors import BuildFailed, Evidence
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
 from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.process import failure, run
-from pytest_kernelvm.store.digest import digest_of, file_digest
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact_below
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
@@ -64,7 +64,11 @@ FREESTANDING = (
 class Abi:
     """The guest's numbers, as the kernel's own headers give them; they differ by architecture.
 
-    syscalls: numbers of system calls, by name without __NR_. errnos, open_flags, ioctls: by name.
+    Attributes:
+        syscalls: Numbers of system calls, by name without __NR_.
+        errnos: Error numbers, by name.
+        open_flags: Flags of open(2), by name.
+        ioctls: Request numbers of ioctl(2), by name.
     """
 
     syscalls: dict[str, int]
@@ -98,9 +102,14 @@ _OPEN_FLAGS = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND", "O_NONBLOCK", "O_CLOE
 class GuestPrograms:
     """Compiled programs of one kernel.
 
-    agent, modprobe: ELF files. preinit, activate: those that lead into another root.
-    terminal: what runs a program on a terminal.
-    abi: the numbers that are spoken with the agent. digest: names what made them.
+    Attributes:
+        digest: Names what made them.
+        agent: The guest's init.
+        modprobe: What loads modules where there is no kmod.
+        preinit: The init of an initramfs that leads into another root.
+        activate: What makes the rest of that root.
+        terminal: What runs a program on a terminal.
+        abi: The numbers that are used in requests to the agent.
     """
 
     digest: str
@@ -113,29 +122,17 @@ class GuestPrograms:
 
 
 def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> GuestPrograms:
-    """Return the programs for a kernel, compiling them unless the store has them.
+    """Return the programs for a kernel, compiled unless the store has them.
 
-    cpu: the guest's, as in QEMU's -cpu; what it can execute decides how small modprobe is.
     Raises BuildFailed with the compiler's words, ToolMissing without a compiler.
+
+    Args:
+        store: Where they are kept.
+        kernel: Whose nolibc and headers are used.
+        cpu: The guest's CPU, as in QEMU's -cpu; what it can execute decides how small modprobe is.
     """
-    sources = sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")])
     compact = _compact_cflags(kernel.arch, cpu)
-    digest = digest_of(
-        {
-            "sources": [file_digest(source) for source in sources],
-            "headers": kernel.headers_digest,
-            "compiler": compiler_version(kernel.arch),
-            "ioctls": IOCTLS,
-            "flags": [
-                *CFLAGS,
-                *FREESTANDING,
-                *kernel.arch.agent_cflags,
-                *kernel.arch.nolibc_cflags,
-                *compact,
-                kernel.arch.channel,
-            ],
-        }
-    )
+    digest = _programs_digest(kernel, compact)
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         for name in ("agent", "terminal"):
@@ -159,6 +156,27 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> GuestPrograms
     )
 
 
+def _programs_digest(kernel: Kernel, compact: tuple[str, ...]) -> Digest:
+    """Return what names the programs: all that makes them."""
+    sources = sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")])
+    return digest_of(
+        {
+            "sources": [file_digest(source) for source in sources],
+            "headers": kernel.headers_digest,
+            "compiler": compiler_version(kernel.arch),
+            "ioctls": IOCTLS,
+            "flags": [
+                *CFLAGS,
+                *FREESTANDING,
+                *kernel.arch.agent_cflags,
+                *kernel.arch.nolibc_cflags,
+                *compact,
+                kernel.arch.channel,
+            ],
+        }
+    )
+
+
 @functools.cache
 def _include_flags(arch: Arch, headers: Path) -> tuple[str, ...]:
     compiler = f"{arch.toolchain_prefix}gcc"
@@ -171,6 +189,11 @@ def compile_program(kernel: Kernel, source: Path, program: Path) -> None:
     """Compile a C file with a kernel's nolibc into a small static program for its guests.
 
     Raises BuildFailed with the compiler's words.
+
+    Args:
+        kernel: Whose nolibc and headers are used.
+        source: The C file.
+        program: Where the program is written to.
     """
     arch = kernel.arch
     flags = [f'-DCHANNEL="/dev/{arch.channel}"', f'-DSHARED_CONSOLE="{SHARED_CONSOLE}"']

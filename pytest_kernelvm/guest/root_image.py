@@ -17,7 +17,7 @@ from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.cpio import Entry, with_parents
 from pytest_kernelvm.guest.programs import GuestPrograms
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, failure, find_program, run
-from pytest_kernelvm.store.digest import digest_of, file_digest
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full
 from pytest_kernelvm.toolchain.image_tools import ImageTool
@@ -73,7 +73,12 @@ TOOLS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RootImage:
-    """An image as it lies in memory. size_bytes: of the whole flash device."""
+    """An image as it lies in memory.
+
+    Attributes:
+        path: The file.
+        size_bytes: The size of the whole flash device.
+    """
 
     path: Path
     size_bytes: int
@@ -90,25 +95,22 @@ def make_root_image(
 ) -> RootImage:
     """Return the image of a root, made unless the store has it.
 
-    contents: what else would be in the initramfs; it is kept in the store, with a link at the
-    place of each file. erase_bytes: of the device's blocks.
     Raises ToolMissing with the package, BadInput for pseudofiles that are in each other's way,
     blocks that are too small or what no store has, HarnessError with the tool's words.
+
+    Args:
+        store: Where it is kept.
+        programs: `activate` is put into the image.
+        root: What the vm-config says of it.
+        arch: Says the byte order.
+        contents: What else would be in the initramfs; it is put into the image's store, with a link
+            at the place of each file.
+        erase_bytes: The size of the device's erase blocks.
     """
     _require_jffs2_blocks(root, erase_bytes)
     files = _files(root, programs, contents)
     tool = find_tool(root.kind)
-    digest = digest_of(
-        {
-            "format": FORMAT,
-            "kind": root.kind,
-            "endianness": arch.endianness if root.kind == "jffs2" else "",
-            "erase_bytes": erase_bytes,
-            "free_bytes": root.free_bytes,
-            "files": _digest(files),
-            "tool": _version(tool, TOOLS[root.kind].version_flag),
-        }
-    )
+    digest = _image_digest(root, arch, files, erase_bytes, tool)
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         directory = work.directory / "root"
@@ -119,6 +121,23 @@ def make_root_image(
 
     entry = store.obtain(KIND, digest, make, label=f"a root file system ({root.kind})")
     return RootImage(path=entry / IMAGE, size_bytes=(entry / IMAGE).stat().st_size)
+
+
+def _image_digest(
+    root: Root, arch: Arch, files: Sequence[Entry], erase_bytes: int, tool: str
+) -> Digest:
+    """Return what names an image: all that makes it."""
+    return digest_of(
+        {
+            "format": FORMAT,
+            "kind": root.kind,
+            "endianness": arch.endianness if root.kind == "jffs2" else "",
+            "erase_bytes": erase_bytes,
+            "free_bytes": root.free_bytes,
+            "files": _digest(files),
+            "tool": _version(tool, TOOLS[root.kind].version_flag),
+        }
+    )
 
 
 def _require_jffs2_blocks(root: Root, erase_bytes: int) -> None:
@@ -297,9 +316,11 @@ def _run(argv: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
 
 
 def find_tool(kind: str, program: str = "") -> str:
-    """Return the full path of what makes images of a kind, or of another program of its package.
+    """Return the full path of what makes images of a kind; raises ToolMissing with the package.
 
-    Raises ToolMissing with the package.
+    Args:
+        kind: The kind of file system.
+        program: Another program of the same package; empty for the one that makes images.
     """
     tool = TOOLS[kind]
     hint = f"apt-get install {tool.packages[0]}"

@@ -63,7 +63,12 @@ TOOL_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Userland:
-    """A guest's programs. name: `kmod` or `busybox`. root: the directory that becomes its /."""
+    """A guest's programs.
+
+    Attributes:
+        name: `kmod` or `busybox`.
+        root: The directory that becomes the guest's /.
+    """
 
     name: str
     root: Path
@@ -72,8 +77,15 @@ class Userland:
 def obtain_userland(store: Store, arch: Arch, name: str) -> Userland:
     """Return a userland, made unless the store has it.
 
-    name: `kmod` or `busybox`. Raises BadInput if the architecture has none of that name,
-    ToolMissing if it can't be fetched, BuildFailed with the compiler's words.
+    Raises ToolMissing if it can't be fetched, BuildFailed with the compiler's words.
+
+    Args:
+        store: Where it is kept.
+        arch: The guest's architecture.
+        name: `kmod` or `busybox`.
+
+    Raises:
+        BadInput: The architecture has none of that name.
     """
     if name == "kmod" and not arch.debian_arch:
         raise BadInput(
@@ -96,7 +108,13 @@ def obtain_userland(store: Store, arch: Arch, name: str) -> Userland:
 
 
 def entries_of(userland: Userland, tree: ModuleTree, closure: Closure) -> list[cpio.Entry]:
-    """Return what a userland adds to an archive: its files and links, and what only it reads."""
+    """Return what a userland adds to an archive: its files and links, and indexes for kmod.
+
+    Args:
+        userland: The programs.
+        tree: The module tree of the closure.
+        closure: The modules in the archive.
+    """
     entries = []
     for path in sorted(userland.root.rglob("*")):
         name = str(path.relative_to(userland.root))
@@ -112,9 +130,10 @@ def entries_of(userland: Userland, tree: ModuleTree, closure: Closure) -> list[c
 
 
 def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
-    """Return the indexes that kmod reads of a tree that holds just a closure's modules.
+    """Return the indexes that kmod reads, for a tree that holds only a closure's modules.
 
-    Returns file name → content, as the host's depmod writes it.
+    Returns:
+        The contents by file name, as the host's depmod writes them.
     """
     with tempfile.TemporaryDirectory(prefix="kernelvm-") as name:
         directory = Path(name, "lib/modules", closure.release)

@@ -19,9 +19,10 @@ DRAW_TIMEOUT_S = 1.0
 
 
 class PromptState:
-    """Whether a prompt is on the terminal's last line. Without readline it is when it is asked for.
+    """Whether a prompt is on the terminal's last line.
 
-    readline draws piece by piece: what somebody else writes in between tears the prompt up.
+    readline draws piece by piece: what somebody else writes in between tears the prompt up. Without
+    readline a prompt counts as shown as soon as it is asked for.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class PromptState:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """Give whether a prompt is shown, which stays so in this context."""
+        """Give whether a prompt is shown, which does not change within this context."""
         if self._asking and self._undrawn.acquire(timeout=DRAW_TIMEOUT_S):
             self._undrawn.release()
         with self._turn:
@@ -57,10 +58,10 @@ class PromptState:
 
 @contextlib.contextmanager
 def signals_get_through() -> Iterator[None]:
-    """Have signals heeded that come just before readline waits for a key; in the main thread.
+    """Handle signals at once that arrive just before readline waits for a key; in the main thread.
 
-    Such a one would be when the key comes (CPython's Modules/readline.c: between the last look at
-    signals and select(2)). Sent again it ends that wait.
+    Such a signal would be handled only when a key is pressed (CPython's Modules/readline.c: it
+    arrives between the last look at signals and select(2)). It is sent again, which ends that wait.
     """
     main = threading.get_ident()
     ours, theirs = socket.socketpair()

@@ -350,7 +350,7 @@ def test_an_exported_one_is_the_same(scratch: Scratch, end: str) -> None:
 
 
 def unpack_here(file: Path, directory: Path) -> None:
-    from pytest_kernelvm.failures.bundle import RULES
+    from pytest_kernelvm.failures.bundle_files import RULES
     from pytest_kernelvm.fetch.tarball import unpack_tarball
     from pytest_kernelvm.foreign.archive_rules import UnpackOptions
 

@@ -31,8 +31,11 @@ _POINTERS = {32: "I", 64: "Q"}
 class KexecSegment:
     """A file that is loaded.
 
-    path: in the guest. address: physical, None where the kernel decides. room_bytes: what is its,
-    with zeros behind the content, if that is more than the content.
+    Attributes:
+        path: Where the guest has it.
+        content: Its bytes.
+        address: The physical address, None where the kernel decides.
+        room_bytes: How much memory it gets if that is more than its content; the rest is zero.
     """
 
     path: str
@@ -43,7 +46,13 @@ class KexecSegment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KexecImage:
-    """All that is loaded. entry: the physical address that is jumped to, None as above."""
+    """All that is loaded to enter a second kernel.
+
+    Attributes:
+        segments: The files.
+        entry: The physical address that is jumped to, None where the kernel decides.
+        cmdline: The second kernel's command line.
+    """
 
     segments: tuple[KexecSegment, ...]
     entry: int | None
@@ -53,9 +62,14 @@ class KexecImage:
 def kexec_image(boot: Boot, device_tree: bytes = b"") -> KexecImage:
     """Return what the first kernel is given to boot a second one as QEMU would.
 
-    device_tree: what the second kernel finds in its registers; empty for none. Without one, a
-    first stage of ours passes the command line where the architecture wants that in registers.
-    Raises BadInput where there is no way to pass a tree.
+    Args:
+        boot: What QEMU would boot.
+        device_tree: What the second kernel finds in its registers; empty for none. Without one, a
+            first stage of ours passes the command line where the architecture wants it in
+            registers.
+
+    Raises:
+        BadInput: There is no way to pass a tree, or no initramfs.
     """
     if boot.initramfs is None:
         raise BadInput("a kernel that is to be entered by kexec has no initramfs")
@@ -126,8 +140,14 @@ def _segment(content: bytes, address: int | None = None, room_bytes: int = 0) ->
 def with_root_of(second: Boot, first: Boot) -> Boot:
     """Return what to enter from a guest in whose memory there is a root file system already.
 
-    That lies where the first boot has put it, whatever the second would do.
-    Raises BadInput if there is none.
+    The image lies where the first boot has put it.
+
+    Args:
+        second: What would be booted without a first kernel.
+        first: What the guest was booted from.
+
+    Raises:
+        BadInput: The second kernel wants a root, and the guest has none.
     """
     if not second.root:
         return second
@@ -148,7 +168,7 @@ def with_root_of(second: Boot, first: Boot) -> Boot:
 
 
 def kexec_files(boot: Boot, device_tree: bytes = b"") -> dict[str, bytes]:
-    """Return the files, by path, that spare a guest that has them their way over the channel."""
+    """Return the files, by path, that a guest can be given beforehand, to spare sending them."""
     return {segment.path: segment.content for segment in kexec_image(boot, device_tree).segments}
 
 
@@ -156,6 +176,11 @@ def load(vm: Files, boot: Boot, device_tree: bytes = b"") -> None:
     """Have the guest's kernel load another one; it is entered by reboot(2).
 
     Raises SyscallFailed with the guest's errno, ENOSYS where the kernel lacks kexec.
+
+    Args:
+        vm: The guest.
+        boot: What is to be entered.
+        device_tree: As of `kexec_image`.
     """
     image = kexec_image(boot, device_tree)
     if not vm.exists(DIRECTORY):

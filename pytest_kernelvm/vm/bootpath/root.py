@@ -39,9 +39,10 @@ _TREE = "device-tree"
 
 
 def announced_by(root: Root, arch: Arch) -> str:
-    """Return how the kernel learns of a root: as it says, else as suits kind and architecture.
+    """Return how the kernel learns of a root: `cmdline` or `device-tree`.
 
-    JFFS2 has larger erase blocks than the page that phram gives to a device tree's node.
+    It is as the vm-config says, else as suits kind and architecture. JFFS2 has larger erase blocks
+    than the page that phram gives to a device tree's node (drivers/mtd/devices/phram.c).
     """
     if root.by:
         return root.by
@@ -54,7 +55,7 @@ def erase_bytes(root: Root, arch: Arch) -> int:
 
 
 def root_parameters(root: Root) -> str:
-    """Return what tells preinit what to mount."""
+    """Return the kernel parameters that say what preinit mounts."""
     options = (f"rootflags={root.options}",) if root.options else ()
     return " ".join((f"root={DEVICE}", f"rootfstype={root.kind}", *options))
 
@@ -64,9 +65,16 @@ def boot_into(
 ) -> Boot:
     """Return a boot that has a root's image in memory and a kernel that knows of it.
 
-    boot: with the initramfs that mounts it. builtin_cmdline: the kernel's own words, which may say
-    already where that is. Raises BadInput where there is no room for it, or no
-    device tree to tell of it, ToolMissing without what edits trees.
+    Raises BadInput where there is no room for it or no device tree to describe it, ToolMissing
+    without what edits trees.
+
+    Args:
+        store: Where device trees and first stages are kept.
+        boot: What is booted, with the initramfs that mounts the root.
+        root: What the vm-config says of the root.
+        image: The image.
+        builtin_cmdline: The command line that is built into the kernel, which may have what a fixed
+            initramfs needs.
     """
     arch = boot.arch
     if arch.fixed_initramfs:
@@ -180,8 +188,11 @@ def _reserved(tree: bytes, place: Extent) -> bytes:
 def _tree_of_qemu(boot: Boot) -> bytes:
     """Return the tree that QEMU makes for a machine, always the same.
 
-    The seeds in it are new each time; instead of the one for random numbers there is a fixed one,
-    as a kernel without waits until it has met enough that is random.
+    The seeds in it are new each time. In place of the one for random numbers there is a fixed one:
+    a kernel without any waits until it has collected enough entropy.
+
+    Raises:
+        HarnessError: QEMU writes no tree.
     """
     with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
         file = Path(directory, "tree")

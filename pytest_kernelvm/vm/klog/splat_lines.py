@@ -46,8 +46,13 @@ _NEAR_BYTES = 8192
 class Line:
     """A line, or the end of one from where the kernel's words begin.
 
-    start, end: offsets; the end is behind the newline. words: without stamp. seconds: since the
-    boot, None without stamp. caller: `T61` or `C0` (CONFIG_PRINTK_CALLER), or empty.
+    Attributes:
+        start: The offset where it begins.
+        end: The offset behind its newline.
+        words: Its text without the stamp.
+        seconds: Its time since the boot, None without a stamp.
+        caller: `T61` or `C0` (CONFIG_PRINTK_CALLER), or empty.
+        stamped: Whether it has a stamp.
     """
 
     start: int
@@ -79,7 +84,9 @@ def guest_seconds(line: str) -> float | None:
 class ConsoleLines:
     """A console's lines.
 
-    stamped: whether the kernel's lines carry time stamps; None to look at the lines above each.
+    Args:
+        text: All that the console printed.
+        stamped: Whether the kernel's lines carry time stamps; None to look at the lines above each.
     """
 
     def __init__(self, text: str, stamped: bool | None = None) -> None:
@@ -164,9 +171,11 @@ class ConsoleLines:
 
 
 class LogLines(ConsoleLines):
-    """The lines of the kernel's own log: each begins with its record's time, and all is its own.
+    """The lines of the kernel's own log, of which each begins with its record's time.
 
-    text: as kernel_log.console_lines() gives it, record by record.
+    Args:
+        text: As kernel_log.console_lines() gives it, record by record; no program's words are in
+            it.
     """
 
     def __init__(self, text: str) -> None:

@@ -41,7 +41,7 @@ HINT = re.compile(_hints())
 
 
 def _by_hint(certainties: Iterable[Certainty]) -> dict[str, re.Pattern[str]]:
-    """Return for each hint the alternatives of its rows, as groups named r0, r1, …"""
+    """Return for each hint the alternatives of its rows, as groups named r0, r1, …."""
     chosen = set(certainties)
     return {
         hint: re.compile(

@@ -27,7 +27,12 @@ class ArrivalTimes(Sequence[tuple[float, int]]):
         self._offsets = array("Q", [offset for _at, offset in pieces])
 
     def note(self, at: float, offset: int) -> None:
-        """Note that a text goes on at an offset; what comes within APART_S is one piece."""
+        """Note that a text goes on at an offset; what comes within APART_S is one piece.
+
+        Args:
+            at: The time on the monotonic clock.
+            offset: How many bytes the text had before.
+        """
         if not self._at or at - self._at[-1] >= APART_S:
             self._at.append(at)
             self._offsets.append(offset)
@@ -55,8 +60,16 @@ class ArrivalTimes(Sequence[tuple[float, int]]):
 class BoundedText:
     """A text that grows up to a limit; what comes beyond it is counted and not kept.
 
-    limit_bytes: of what is kept. before, times: what it begins with, and when that came.
-    raw: what is kept. dropped_bytes: how much is not.
+    Args:
+        limit_bytes: How much is kept.
+        before: What the text begins with.
+        times: When each piece of `before` came.
+
+    Attributes:
+        limit_bytes: How much is kept.
+        raw: What is kept.
+        dropped_bytes: How much is not kept.
+        times: When each piece came.
     """
 
     def __init__(
@@ -87,7 +100,9 @@ class BoundedText:
     def excerpt(self, *around: tuple[int, int]) -> str:
         """Return the text with LF at the ends of its lines; of a long one its beginning and end.
 
-        around: offsets of a beginning and an end between which everything is wanted as well.
+        Args:
+            *around: Pairs of a first and a last offset; the text between them is in the excerpt
+                too.
         """
         size = len(self.raw)
         wanted = [(0, EXCERPT_BYTES), (max(0, size - EXCERPT_BYTES), size)]

@@ -20,8 +20,14 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 class QmpConnection:
     """A connection to QEMU's machine protocol, and the events that come on it.
 
-    Fields may be read with the lock of `changes` held. events: those that came.
-    ended: whether no more come.
+    Args:
+        qmp: A connected socket.
+        thread: Runs the connection.
+        changes: Its lock is held while `events` and `ended` change.
+
+    Attributes:
+        events: Those that came so far.
+        ended: Whether no more come.
     """
 
     def __init__(self, qmp: socket.socket, thread: LoopThread, changes: Changes) -> None:
@@ -39,7 +45,7 @@ class QmpConnection:
         self._thread.create_task(self._await_end())
 
     async def client(self) -> QMPClient:
-        """Return the connected client. Raises qemu.qmp's ConnectError if QEMU is gone."""
+        """Return the connected client; raises qemu.qmp's ConnectError if QEMU is gone."""
         return await asyncio.shield(self._connecting)
 
     async def disconnect(self) -> None:

@@ -50,14 +50,28 @@ CUT_MARK = "[kernelvm: the console said more than {limit}; the rest was not kept
 class Streams:
     """The host's ends of a guest's streams, and the thread that drains them.
 
-    console, channel: serial lines. qmp: a connected socket.
-    log: the file that gets the console's text.
-    shared: whether the agent's frames come and go on the console.
-    before: what a restored guest's console had said, and when on the monotonic clock from which
-    offset on.
-    limit_bytes: how much of the console's text is kept, here and in the log; the rest is read, so
-    that the guest goes on, and dropped.
-    Fields may be read at any time; wait with `wait_for`. log_trouble: why the log is incomplete.
+    Attributes may be read at any time; wait with `wait_for`.
+
+    Args:
+        console: The console's serial line.
+        channel: The agent's serial line.
+        qmp: A connected socket.
+        splitter: Parts the agent's frames from text.
+        log: The file that gets the console's text.
+        shared: Whether the agent's frames come and go on the console.
+        before: What a restored guest's console had printed, and of its pieces the times on the
+            monotonic clock with the offsets.
+        limit_bytes: How much of the console's text is kept, here and in the log. The rest is read,
+            so that the guest goes on, and dropped.
+
+    Attributes:
+        console: The console's text, with the times when it came.
+        console_ended: Whether no more of it comes.
+        payloads: The agent's frames that nobody has taken yet.
+        stray_channel_text: What came on the channel and was no frame.
+        troubles: What coroutines of `begin` raised, in words.
+        log_trouble: Why the log is incomplete; empty if it is not.
+        last_output_at: When something came last, on the monotonic clock.
     """
 
     def __init__(
@@ -142,9 +156,15 @@ class Streams:
         return self.console.times.arrival_of(offset)
 
     def wait_for(self, condition: Callable[[], T | None], deadline: Deadline) -> T | None:
-        """Return what `condition` returns as soon as that is not None; None when the time is up.
+        """Wait until a condition holds.
 
-        It is called with the streams' lock held, at first, at each change and every LOOK_S.
+        Args:
+            condition: Called with the streams' lock held: at first, at each change and every
+                LOOK_S. It holds when this returns something else than None.
+            deadline: Up to when.
+
+        Returns:
+            What `condition` returned; None when the time is up.
         """
         with self._changes:
             while not deadline.passed:
@@ -158,7 +178,15 @@ class Streams:
             return condition()
 
     def wait_for_frames(self, condition: Callable[[], T | None], deadline: Deadline) -> T | None:
-        """Wait as `wait_for` does, for something that the channel brings; one thread may."""
+        """Wait as `wait_for` does, for something that the channel brings; only one thread may.
+
+        Args:
+            condition: As of `wait_for`.
+            deadline: Up to when.
+
+        Returns:
+            What `condition` returned; None when the time is up.
+        """
         while not deadline.passed:
             with self._changes:
                 found = condition()
@@ -188,27 +216,12 @@ class Streams:
 
     def send_channel(self, data: bytes, deadline: Deadline) -> bool:
         """Write bytes to the agent; False if the guest takes no more, or is gone."""
-        return self._send(
-            self._console_line if self._shared else self._channel_line, data, deadline
-        )
+        line = self._console_line if self._shared else self._channel_line
+        return line.write_all(data, deadline)
 
     def send_console(self, data: bytes, deadline: Deadline) -> bool:
         """Write bytes to the guest's console; False if it takes no more, or is gone."""
-        return self._send(self._console_line, data, deadline)
-
-    @staticmethod
-    def _send(line: SerialEndpoint, data: bytes, deadline: Deadline) -> bool:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[line.write(view) :]
-            except BlockingIOError:
-                if deadline.passed:
-                    return False
-                select.select([], [line.outgoing], [], min(0.5, deadline.remaining_s))
-            except OSError:
-                return False
-        return True
+        return self._console_line.write_all(data, deadline)
 
     def _drain_console(self) -> None:
         # On a shared console somebody may be waiting for a reply.
@@ -280,13 +293,13 @@ class Streams:
             self.last_output_at = time.monotonic()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        """Run a coroutine in the thread's event loop and return its result."""
+        """Run a coroutine in the thread's event loop, as `LoopThread.call` does."""
         return self._thread.call(coroutine, timeout_s)
 
     def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Start a coroutine in the thread's event loop; it ends at the latest with the guest.
 
-        What it raises is kept in words in `troubles`.
+        What it raises is noted in `troubles`.
         """
         self._thread.begin(coroutine, self._note_trouble)
 
@@ -296,10 +309,7 @@ class Streams:
             self._changes.notify()
 
     async def qmp_client(self) -> QMPClient:
-        """Return the connected QMP client.
-
-        Raises qemu.qmp's ConnectError if QEMU is gone.
-        """
+        """Return the connected QMP client; raises qemu.qmp's ConnectError if QEMU is gone."""
         return await self._qmp.client()
 
     def close(self) -> None:
@@ -318,7 +328,13 @@ class Streams:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuestEndpoints:
-    """What a guest has of its streams."""
+    """The guest's ends of its streams, for QEMU to inherit.
+
+    Attributes:
+        console: The console's serial line.
+        channel: The agent's serial line.
+        qmp: A connected socket.
+    """
 
     console: SerialEndpoint
     channel: SerialEndpoint
@@ -344,9 +360,17 @@ def connected(
     before: tuple[bytes, Sequence[tuple[float, int]]] = (b"", ()),
     limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
 ) -> Iterator[tuple[Streams, GuestEndpoints]]:
-    """Give streams that are not started yet, and their far ends.
+    """Give streams that are not started yet, and the guest's ends; all are closed at the end.
 
-    splitter, log, shared, before, limit_bytes: as Streams takes them. All is closed at the end.
+    Args:
+        splitter: As Streams takes it.
+        log: As Streams takes it.
+        shared: As Streams takes it.
+        before: As Streams takes it.
+        limit_bytes: As Streams takes it.
+
+    Yields:
+        The streams and the guest's ends.
     """
     console, far_console = serial_line(CONSOLE_BYTES)
     channel, far_channel = serial_line(CHANNEL_BYTES)
