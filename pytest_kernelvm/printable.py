@@ -49,7 +49,12 @@ def printable_excerpt(text: str) -> list[str]:
 
 
 def clipped(line: str, characters: int = LINE_CHARACTERS) -> str:
-    """Return a line cut to a number of characters, with a note of how many were cut off."""
+    """Return a line cut to a number of characters, with a note of how many were cut off.
+
+    Args:
+        line: The line.
+        characters: How many are left at most.
+    """
     beyond = len(line) - characters
     return f"{line[:characters]}… {beyond} more characters" if beyond > 0 else line
 

@@ -31,9 +31,13 @@ def export_bundle(directory: Path, file: Path) -> None:
 
 
 def unpack_bundle(file: Path, directory: Path) -> None:
-    """Unpack a file made by `export_bundle` into a directory.
+    """Unpack a file made by `export_bundle`.
 
-    Raises BadInput for what is none, or has what no bundle has.
+    Raises BadInput if it is none, or has what no bundle has.
+
+    Args:
+        file: The file.
+        directory: Empty; becomes the bundle.
     """
     _require_packer(file)
     unpack_tarball(file, directory, UnpackOptions(what=str(file), rules=RULES))

@@ -207,6 +207,10 @@ def acts_of(bundle: Bundle, allowed: Permissions) -> tuple[tuple[int, Act], ...]
     """Return the entries of all journals with their guests' numbers, in the order of the test.
 
     Raises BadInput for a damaged journal, or one that wants more than is allowed.
+
+    Args:
+        bundle: The bundle.
+        allowed: What the user lets the bundle do.
     """
     found = [
         (number, act) for number, kept in enumerate(bundle.guests) for act in kept.acts(allowed)

@@ -26,7 +26,13 @@ class Entry:
 
 
 def file(path: str, content: bytes, permissions: int = 0o644) -> Entry:
-    """Return a regular file."""
+    """Return a regular file.
+
+    Args:
+        path: Without a leading slash.
+        content: Its bytes.
+        permissions: Its permission bits.
+    """
     return Entry(path=path, mode=stat.S_IFREG | permissions, content=content)
 
 
@@ -36,7 +42,12 @@ def directory(path: str) -> Entry:
 
 
 def link(path: str, text: str) -> Entry:
-    """Return a symbolic link."""
+    """Return a symbolic link.
+
+    Args:
+        path: Without a leading slash.
+        text: What it points to.
+    """
     return Entry(path=path, mode=stat.S_IFLNK | 0o777, content=text.encode())
 
 

@@ -44,7 +44,12 @@ def _bits_of(groups: int) -> tuple[int, int, tuple[tuple[int, int, int], ...]]:
 
 
 def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
-    """Return a payload with its CRC as wire bytes: SOH, seven bytes in eight, EOT."""
+    """Return a payload with its CRC as wire bytes: SOH, seven bytes in eight, EOT.
+
+    Args:
+        payload: A request, or a reply.
+        byteorder: The guest's.
+    """
     data = payload + zlib.crc32(payload).to_bytes(4, byteorder)
     groups = -(-len(data) // 7)
     padded = data.ljust(7 * groups, b"\0")
@@ -60,7 +65,15 @@ def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
 
 
 def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | None:
-    """Return the payload of the bytes between SOH and EOT; None if they are damaged."""
+    """Return the payload of a frame, None if it is damaged.
+
+    Args:
+        wire: The bytes between SOH and EOT.
+        byteorder: The guest's.
+
+    Returns:
+        The payload without its CRC.
+    """
     groups = -(-len(wire) // 8)
     length = len(wire) - groups
     if length < 4 or len(wire) % 8 == 1:

@@ -114,7 +114,14 @@ class Batch:
     _space: int = 0
 
     def data(self, content: bytes) -> DataPointer:
-        """Add bytes, eight-byte aligned, and return where they will be."""
+        """Add bytes, eight-byte aligned.
+
+        Args:
+            content: The bytes.
+
+        Returns:
+            Where they will be in the guest.
+        """
         assert not self._space, "data comes before space"
         self._data += bytes(-len(self._data) % 8)
         self._data += content
@@ -163,14 +170,31 @@ class Batch:
         return len(self._data)
 
     def text(self, text: str | bytes) -> DataPointer:
-        """Add a zero-terminated string; str is encoded as UTF-8 with surrogates as raw bytes."""
+        """Add a zero-terminated string.
+
+        Args:
+            text: A str is encoded as UTF-8, with surrogates as the raw bytes that they stand for.
+
+        Returns:
+            Where it will be in the guest.
+
+        Raises:
+            ValueError: There is a zero byte in it.
+        """
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         if b"\0" in raw:
             raise ValueError(f"a zero byte in {raw!r}")
         return self.data(raw + b"\0")
 
     def space(self, length_bytes: int) -> DataPointer:
-        """Return reserved memory that a call writes to; comes after all data."""
+        """Reserve memory that a call writes to; comes after all data.
+
+        Args:
+            length_bytes: How much.
+
+        Returns:
+            Where it will be in the guest.
+        """
         at = len(self._data) + self._space
         at += -at % 8
         self._space = at + length_bytes - len(self._data)
@@ -335,13 +359,23 @@ class Hello:
 
 
 def decode_hello(payload: bytes, byteorder: Literal["big", "little"]) -> Hello:
-    """Return what a hello says; all zero where it is cut short."""
+    """Return what a hello says; all zero where it is cut short.
+
+    Args:
+        payload: A frame's.
+        byteorder: The guest's.
+    """
     version, boot_id = (int.from_bytes(payload[at : at + 4], byteorder) for at in (8, 12))
     return Hello(version=version, boot_id=boot_id)
 
 
 def reply_id(payload: bytes, byteorder: Literal["big", "little"]) -> int:
-    """Return the id that a reply carries."""
+    """Return the id that a reply carries.
+
+    Args:
+        payload: A frame's.
+        byteorder: The guest's.
+    """
     return int.from_bytes(payload[:4], byteorder)
 
 

@@ -132,6 +132,10 @@ def entries_of(userland: Userland, tree: ModuleTree, closure: Closure) -> list[c
 def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
     """Return the indexes that kmod reads, for a tree that holds only a closure's modules.
 
+    Args:
+        tree: The module tree of the closure.
+        closure: The modules.
+
     Returns:
         The contents by file name, as the host's depmod writes them.
     """

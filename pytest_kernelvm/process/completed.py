@@ -68,7 +68,12 @@ def status_words(status: int) -> str:
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:
-    """Return the last lines of a text file; empty if there is none."""
+    """Return the last lines of a text file; empty if it cannot be read.
+
+    Args:
+        path: The file.
+        lines: How many lines.
+    """
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)

@@ -133,7 +133,16 @@ class GuestShell(cmd.Cmd):
         return [name for name in self._vm.list(directory) if name.isprintable()]
 
     def completedefault(self, text: str, line: str, _begin: int, end: int) -> list[str]:
-        """Complete the path of a file in the guest."""
+        """Complete the path of a file in the guest.
+
+        Args:
+            text: What readline completes: what is behind the last delimiter.
+            line: The whole line.
+            end: Where in the line `text` ends.
+
+        Returns:
+            What can stand in place of `text`.
+        """
         directory, _, beginning = line[:end].split(" ")[-1].rpartition("/")
         try:
             names = self._names(f"{directory}/")

@@ -22,7 +22,7 @@ def test_no_uboot_where_qemu_passes_a_tree(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_where_registers_count() -> None:
+def test_uboot_is_where_a_first_stage_is() -> None:
     """And it finds its script in memory that it leaves alone."""
     for arch in ARCHES.values():
         assert bool(arch.uboot) == bool(arch.first_stage)

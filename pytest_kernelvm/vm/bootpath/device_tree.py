@@ -41,7 +41,13 @@ def set_property(tree: bytes, path: str, name: str, value: Value) -> bytes:
 
 
 def remove_property(tree: bytes, path: str, name: str) -> bytes:
-    """Return a tree without a property, which need not be there; raises as `set_property` does."""
+    """Return a tree without a property, which need not be there; raises as `set_property` does.
+
+    Args:
+        tree: A flat device tree.
+        path: The path of a node.
+        name: The property.
+    """
     if get_property(tree, path, name) is None:
         return tree
     return _edited(tree, lambda fdt: fdt.delprop(fdt.path_offset(path), name))

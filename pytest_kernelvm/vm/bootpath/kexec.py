@@ -168,7 +168,12 @@ def with_root_of(second: Boot, first: Boot) -> Boot:
 
 
 def kexec_files(boot: Boot, device_tree: bytes = b"") -> dict[str, bytes]:
-    """Return the files, by path, that a guest can be given beforehand, to spare sending them."""
+    """Return the files, by path, that a guest can be given beforehand, to spare sending them.
+
+    Args:
+        boot: What is to be entered.
+        device_tree: As of `kexec_image`.
+    """
     return {segment.path: segment.content for segment in kexec_image(boot, device_tree).segments}
 
 

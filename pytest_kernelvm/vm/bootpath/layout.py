@@ -39,7 +39,12 @@ class Extent:
 
 
 def page_up(number: int, page_bytes: int = PAGE_BYTES) -> int:
-    """Return an address, or a size, rounded up to whole pages."""
+    """Return a number rounded up to whole pages.
+
+    Args:
+        number: An address or a size in bytes.
+        page_bytes: How large a page is.
+    """
     return -(-number // page_bytes) * page_bytes
 
 

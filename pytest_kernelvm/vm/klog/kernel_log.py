@@ -118,14 +118,25 @@ class LogCopy:
         )
 
     def note(self, words: str) -> tuple[int, int]:
-        """Add a line of ours; return where it begins and ends in the text."""
+        """Add a line of ours to the text.
+
+        Args:
+            words: The line, without the `kernelvm: ` that is put in front of it.
+
+        Returns:
+            The offsets where it begins and ends.
+        """
         start = len(self.text)
         self.text += f"kernelvm: {words}\n".encode()
         return start, len(self.text)
 
     @classmethod
     def read_before(cls, raw: bytes) -> LogCopy:
-        """Return the copy of a log of which these bytes were read; a new one at each call."""
+        """Return the copy of a log of which these bytes were read; a new one at each call.
+
+        Args:
+            raw: Whole records, as a snapshot has them.
+        """
         parsed = _parsed(raw)
         copy = cls()
         copy.raw += parsed.raw
@@ -161,7 +172,11 @@ def _parsed(raw: bytes) -> LogCopy:
 
 
 def may_be_incomplete(log_bytes: int) -> bool:
-    """Whether an answer with so much of the log may have left some of it for the next one."""
+    """Return whether an answer of the agent may have left some of the log for the next one.
+
+    Args:
+        log_bytes: How much of the log the answer had.
+    """
     return log_bytes > LOG_BYTES - RECORD_BYTES
 
 

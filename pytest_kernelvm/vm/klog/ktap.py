@@ -242,7 +242,15 @@ def _counted(block: _Block) -> str:
 
 
 def first_lines(results: TestResults, most: int) -> Sequence[str]:
-    """Return what went wrong in at most so many lines; the last says how many more there are."""
+    """Return what went wrong in few lines.
+
+    Args:
+        results: The results.
+        most: How many lines at most. If there are more, the last one says how many.
+
+    Returns:
+        The lines.
+    """
     if len(results.problems) <= most:
         return results.problems
     return (*results.problems[: most - 1], f"… {len(results.problems) - most + 1} more lines")

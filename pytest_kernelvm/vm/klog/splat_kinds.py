@@ -50,5 +50,13 @@ class Row:
 
 
 def row(kind: str, end: End, certainty: Certainty, pattern: str, *hints: str) -> Row:
-    """Return a row; the arguments are its fields."""
+    """Return a row.
+
+    Args:
+        kind: As of Row, like the others.
+        end: How one recognises where it ends.
+        certainty: Whether others might print the same.
+        pattern: A regular expression for the whole line.
+        *hints: Texts of which the title line holds one.
+    """
     return Row(kind=kind, end=end, certainty=certainty, pattern=pattern, hints=hints)

@@ -111,11 +111,23 @@ class ConsoleLines:
         return _line(start, end, _UNSEEN.sub("", words), None)
 
     def beginning(self, offset: int, floor: int) -> int:
-        """Return where the line begins in which an offset is, not before `floor`."""
+        """Return where a line begins.
+
+        Args:
+            offset: One that is in the line.
+            floor: The least that is returned.
+        """
         return max(floor, self.text.rfind("\n", floor, offset) + 1)
 
     def title_line(self, start: int) -> tuple[Line, Row] | None:
-        """Return the kernel's words on the line that begins at an offset, if they are a title."""
+        """Return the kernel's words on a line, if they are a title, and the row that they match.
+
+        Args:
+            start: The offset where the line begins.
+
+        Returns:
+            The words as a line, and the row; None if they are no title.
+        """
         end = self.text.find("\n", start) + 1 or len(self.text)
         stop = self._stop(start, end)
         tail = max(start, stop - _LONGEST)

@@ -65,7 +65,11 @@ _MOST_HINTS = 16
 
 
 def row_of(words: str) -> Row | None:
-    """Return the row that a line without its time is of, None if it is no title line."""
+    """Return the row that a line matches, None if it is no title line.
+
+    Args:
+        words: The line without its time.
+    """
     if not HINT.search(words):
         return None
     hints = {hint[0] for hint in islice(HINT.finditer(words), _MOST_HINTS)}
@@ -74,13 +78,24 @@ def row_of(words: str) -> Row | None:
 
 
 def kind_of(words: str) -> str:
-    """Return the kind of splat that a line without its time begins, empty if it begins none."""
+    """Return the kind of splat that a line begins, empty if it begins none.
+
+    Args:
+        words: The line without its time.
+    """
     row = row_of(words)
     return row.kind if row else ""
 
 
 def title_anywhere(text: str) -> tuple[int, Row] | None:
-    """Return where on a line a title begins that only a kernel prints, and its row."""
+    """Return where on a line a title begins that only a kernel prints, and its row.
+
+    Args:
+        text: The line, which may begin with what a program left unfinished.
+
+    Returns:
+        The offset and the row, None if there is no such title.
+    """
     for hint in islice(HINT.finditer(text), _MOST_HINTS):
         for begin in range(max(0, hint.start() - _BEFORE_HINT), hint.start() + 1):
             match = _ANYWHERE_BY_HINT[hint[0]].match(text, begin)

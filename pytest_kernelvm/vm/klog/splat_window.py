@@ -97,12 +97,22 @@ class Window:
         return not one or not other or one == other
 
     def text(self, first: int, last: Line) -> str:
-        """Return the text from a line to another."""
+        """Return the text from a line to another.
+
+        Args:
+            first: The number of the first line.
+            last: The last line.
+        """
         whole = self._source.text[self[first].start : last.end]
         return whole.replace("\r", "").rstrip("\n")
 
     def own_words(self, first: int, last: Line) -> str:
-        """Return the words from a line to another, without those of other tasks and CPUs."""
+        """Return the words from a line to another, without those of other tasks and CPUs.
+
+        Args:
+            first: The number of the first line.
+            last: The last line.
+        """
         lines = [self[here] for here in range(first, 1) if self.is_of_same_caller(here)]
         for here, line in self.below(MOST_LINES):
             if line.start > last.start:
@@ -135,7 +145,14 @@ class Window:
 
 
 def is_replayed(text: str, line: Line) -> bool:
-    """Whether a line of a console is broken off, and printed once more below."""
+    """Return whether a line of a console is broken off, and printed once more below.
+
+    The kernel does so where another CPU took the console over (kernel/printk/nbcon.c).
+
+    Args:
+        text: The console's.
+        line: The line.
+    """
     marker = _REPLAYED.match(text, line.end)
     if not marker:
         return False

@@ -363,6 +363,10 @@ def belongs_to(oops: Splat, splat: Splat) -> bool:
     itself prints while it is ended belongs to the oops, and so does the warning about context
     tracking on its CPU. Nothing that another task or CPU prints does, however soon it comes. A
     panic never does.
+
+    Args:
+        oops: The earlier one; if it ended no task, nothing belongs to it.
+        splat: The later one.
     """
     if not _has_died(oops) or splat.start < oops.end or splat.fatal:
         return False

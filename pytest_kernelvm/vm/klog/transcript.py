@@ -52,6 +52,11 @@ def lines_between(text: str, after_s: float, before_s: float) -> int:
     """Return how many lines of a console have a time between two, those included.
 
     What a program left unfinished may stand in front of the time.
+
+    Args:
+        text: The console's.
+        after_s: The first time, in seconds since the boot.
+        before_s: The last one.
     """
     stamps = re.findall(r"^[^\n]*?\[ *(\d+\.\d{6})\]", text, re.MULTILINE)
     return sum(after_s <= float(stamp) <= before_s for stamp in stamps)
@@ -90,12 +95,22 @@ def shown(splats: Sequence[Splat]) -> str:
 
 
 def last_lines(text: str, lines: int = END_LINES) -> str:
-    """Return the last lines of a console."""
+    """Return the last lines of a console.
+
+    Args:
+        text: The console's.
+        lines: How many.
+    """
     return "\n".join(text.replace("\r", "").rstrip("\n").split("\n")[-lines:])
 
 
 def around_end(text: str, lines: int = END_LINES) -> str:
-    """Return the last lines of a console, and the last splat if it is not among them."""
+    """Return the last lines of a console, and the last splat if it is not among them.
+
+    Args:
+        text: The console's.
+        lines: How many of the last lines.
+    """
     text = text.replace("\r", "")
     end = last_lines(text, lines)
     splats = read_splats(text)

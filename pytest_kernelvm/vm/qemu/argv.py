@@ -218,7 +218,12 @@ def _initramfs(boot: Boot) -> list[str]:
 
 
 def loader_argv(file: Path, address: int) -> list[str]:
-    """Return the flags that have a file's bytes at a physical address from reset on."""
+    """Return the flags that have a file's bytes in memory from reset on.
+
+    Args:
+        file: The file.
+        address: The physical address of the first byte.
+    """
     return ["-device", f"loader,file={_escaped(file)},addr={address:#x},force-raw=on"]
 
 

@@ -20,7 +20,14 @@ EXCERPT_BYTES = 1 << 18
 
 
 class ArrivalTimes(Sequence[tuple[float, int]]):
-    """When, on the monotonic clock, each piece of a text came, and the offset where it begins."""
+    """When each piece of a text came.
+
+    It is a sequence of pairs: the time on the monotonic clock, and the offset where the piece
+    begins.
+
+    Args:
+        pieces: Those that are known already.
+    """
 
     def __init__(self, pieces: Sequence[tuple[float, int]] = ()) -> None:
         self._at = array("d", [at for at, _offset in pieces])
@@ -89,7 +96,15 @@ class BoundedText:
         return self.dropped_bytes > 0
 
     def append(self, data: bytes, at: float) -> bytes:
-        """Add what came at a time of the monotonic clock; return as much of it as is kept."""
+        """Add to the text.
+
+        Args:
+            data: What came.
+            at: When, on the monotonic clock.
+
+        Returns:
+            As much of `data` as is kept.
+        """
         kept = data[: self.limit_bytes - len(self.raw)]
         if kept:
             self.times.note(at, len(self.raw))

@@ -128,7 +128,12 @@ def add_refresh(
 
 
 def add_clock_query(batch: Batch, abi: Abi) -> None:
-    """Add to a batch the question for the guest's clock; `clock_offset_s` reads the answer."""
+    """Add to a batch the question for the guest's clock; `clock_offset_s` reads the answer.
+
+    Args:
+        batch: What the step is added to, as its last one.
+        abi: The guest's numbers.
+    """
     answer = batch.space(16)
     batch.call(_with_64_bits("clock_gettime", abi), CLOCK_REALTIME, answer, out=(1, 16))
 

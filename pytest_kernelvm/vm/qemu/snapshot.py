@@ -270,6 +270,10 @@ def reserve(path: Path, size_bytes: int) -> None:
     """Make a file that has all its blocks: a guest that writes to a hole of a full disk is killed.
 
     Raises OSError if the disk has no room for it.
+
+    Args:
+        path: The file.
+        size_bytes: How large it becomes.
     """
     with path.open("wb", buffering=0) as file:
         os.posix_fallocate(file.fileno(), 0, size_bytes)
@@ -293,7 +297,12 @@ def _evict(store: Store, spared: Digest) -> None:
 
 
 def write_sparse(source: Path, copy: Path) -> None:
-    """Copy a file, leaving holes where pages of 4,096 bytes are zero."""
+    """Copy a file, leaving holes where pages of 4,096 bytes are zero.
+
+    Args:
+        source: What is copied.
+        copy: The new file.
+    """
     with source.open("rb", buffering=0) as file, copy.open("wb", buffering=0) as sink:
         for offset, page in filled_pieces(file, _PAGE_BYTES):
             os.pwrite(sink.fileno(), page, offset)

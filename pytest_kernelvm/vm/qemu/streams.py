@@ -215,12 +215,12 @@ class Streams:
         self._thread.wait_for_rounds()
 
     def send_channel(self, data: bytes, deadline: Deadline) -> bool:
-        """Write bytes to the agent; False if the guest takes no more, or is gone."""
+        """Write bytes to the agent up to a deadline; return whether all were taken."""
         line = self._console_line if self._shared else self._channel_line
         return line.write_all(data, deadline)
 
     def send_console(self, data: bytes, deadline: Deadline) -> bool:
-        """Write bytes to the guest's console; False if it takes no more, or is gone."""
+        """Write bytes to the guest's console up to a deadline; return whether all were taken."""
         return self._console_line.write_all(data, deadline)
 
     def _drain_console(self) -> None:
