@@ -1,4 +1,4 @@
-"""Text from elsewhere made fit to be shown: nothing in it commands a terminal or hides.
+"""Text from elsewhere made safe to show: nothing in it commands a terminal or is invisible.
 
 A guest writes what it likes on its console, into its files and into the names of its files; so do
 the compilers and scripts of a kernel tree. Data that programs read stay as they are; whatever

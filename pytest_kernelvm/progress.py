@@ -1,4 +1,4 @@
-"""How long work tells what it is doing: one line at a time, to whoever listens."""
+"""Messages of long work: one line at a time, to a listener."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ ALLOWED = {
     "outside": "a network card with a way to what this machine reaches",
     "no-sandbox": "QEMU without its seccomp filter",
 }
-# Who waits longer is told why.
+# The user is told why a replay waits for longer than this.
 LONG_PAUSE_S = 30.0
-# More differences are not shown.
+# At most this many differences are shown.
 MOST_SHOWN = 5
 
 
@@ -123,7 +123,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             _say(f"its test took {acts[-1][1].at_s:.0f} s, and so does this without --fast")
         comparison = replay(bundle, acts, guests, pauses=not arguments.fast, show=_show_act)
         if not comparison.error:
-            # Else the error names its logs.
+            # With an error the logs stay, as it names them.
             stack.callback(remove_tree, directory)
         _say_splats(guests)
         status = _conclude(bundle, comparison)
@@ -200,7 +200,7 @@ def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
 
 
 def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
-    """Judge a guest that did not get ready: perhaps that was the failure."""
+    """Return the exit status where a guest did not get ready, if that was the failure."""
     if error.verdict.label != bundle.note.verdict or any(
         guest.note.ready_s for guest in bundle.guests
     ):

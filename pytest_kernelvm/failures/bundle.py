@@ -1,4 +1,4 @@
-"""What a failed test leaves behind: a directory from which its guests can be had again.
+"""What a failed test leaves behind: a directory from which its guests can be started again.
 
 It holds, for each guest, what was booted, the snapshot it was restored from, its journal, its
 console and, where that was asked for, the state in which the failure left it. Large files are
@@ -148,7 +148,7 @@ class BundleGuest:
             abi=note.abi,
             limits=Limits(boot_s=note.boot_s, command_s=note.command_s, calibration=calibration),
             by_hand=f"{self.replay_command} --shell",
-            # What is done again are system calls; services are the host's words for some of them.
+            # A replay makes system calls; services are only the host's names for some of them.
             services=ServiceCatalogue((), ModuleTree(self.directory), {}),
         )
 

@@ -11,7 +11,7 @@ from pytest_kernelvm.foreign.tar_members import MemberKind
 from pytest_kernelvm.process import find_program, run
 
 PACKING_TIMEOUT_S = 600.0
-# What `export` writes: a guest's memory has holes, and nothing in a bundle is a link.
+# What `export` writes: files with holes, as a guest's memory has them, and no links.
 RULES = ArchiveRules(kinds=(*PLAIN_KINDS, MemberKind.SPARSE_FILE))
 
 

@@ -25,7 +25,7 @@ from pytest_kernelvm.vm.qemu.snapshot import FILES
 
 FORMAT = 2
 ABOUT, GUEST, JOURNAL = "bundle.json", "guest.json", "journal.jsonl"
-# Loaded into the guest's memory beside what is booted: `loaded-0`, `loaded-1`, …
+# Names of files that are loaded into the guest's memory: `loaded-0`, `loaded-1`, …
 LOADED = "loaded"
 
 # A guest's note has some hundred numbers, and a pair for each piece of text on its console.
@@ -39,7 +39,7 @@ _MOST_CMDLINE = 65536
 _LONGEST_S = 1e9
 _MOST_ADDRESS = (1 << 48) - 1
 _ANY = r"(?s:.*)"
-# Of a kernel's command line: one line of words.
+# A kernel's command line: one line of words.
 _WORDS = rf"(?:\t|{LINE[:-1]})*"
 _NAME_OF_C = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 

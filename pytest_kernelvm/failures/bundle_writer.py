@@ -46,7 +46,7 @@ from pytest_kernelvm.vm.qemu.snapshot import (
 # The oldest bundles are removed when there are more, or when they are older than this.
 MOST_BUNDLES = 50
 MOST_DAYS = 14
-# What a directory is called that becomes a bundle, or part of one.
+# The prefix of directories that become bundles, or parts of them.
 UNFINISHED = "failure-"
 
 
@@ -224,7 +224,7 @@ def _files_of(boot: Boot) -> Iterator[tuple[str, Path]]:
 
 
 def _noted_boot(boot: Boot) -> dict[str, Any]:
-    """Return what is noted of a boot besides its files; flags for QEMU are nobody's to note."""
+    """Return what is noted of a boot besides its files; flags for QEMU are left out."""
     return {
         "arch": boot.arch.name,
         "machine": asdict(boot.machine),

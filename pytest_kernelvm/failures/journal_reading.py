@@ -1,4 +1,4 @@
-"""Journals read again: a bundle may be somebody else's, so each act is checked before any is done.
+"""Reading journals: a bundle may be somebody else's, so all entries are checked before any is used.
 
 The numbers of system calls and their arguments are the guest's business and go to the guest alone.
 What goes to QEMU is an allow-list: of its protocol's commands many read and write the host's files.
@@ -25,7 +25,7 @@ from pytest_kernelvm.guest.protocol import (
 )
 from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
 
-# A test that lasts longer than a day cannot be done again.
+# A test that lasts longer than a day cannot be replayed.
 LONGEST_S = 86400.0
 MOST_BYTES = 512 << 20
 # A batch with its reply, in base64; text that a test typed may be longer.
@@ -34,7 +34,7 @@ _MOST_STEPS = 4096
 _WORDS = (1 << 31, 1 << 32)
 _MOST_SIGNAL = 64
 
-# What only asks QEMU, or does to the machine what its buttons do.
+# Commands that only ask QEMU, or do what a machine's buttons do.
 _WITHOUT_ARGUMENTS = frozenset(
     (
         *("query-status", "query-version", "query-name", "query-uuid", "query-kvm"),

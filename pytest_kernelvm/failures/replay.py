@@ -1,4 +1,4 @@
-"""Doing again what was done with the guests of a bundle, and comparing what they answer."""
+"""Repeating what was done with the guests of a bundle, and comparing what they answer."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def _repeat_exchange(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
     try:
         reply = vm.repeat(act)
     except CommandFailed:
-        # A program that was killed when its time was up.
+        # The program was killed when its time was up.
         comparison.add(act.what, act.reply, None)
         return True
     except KernelvmError as error:

@@ -1,6 +1,6 @@
-"""A guest kept as a failure left it: stopped, in files, until somebody looks at it.
+"""The state in which a failure left a guest, saved in files until somebody looks at it.
 
-No process stays: a kept guest is the state in which QEMU was stopped, and attaching to it is
+No process stays: what is saved is the state in which QEMU was stopped, and attaching to it is
 restoring it. So it can be attached to again and again, each time as the failure left it.
 """
 
@@ -17,7 +17,7 @@ from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.migration import IGNORE_SHARED
 from pytest_kernelvm.vm.qemu.snapshot import MEMORY, Snapshot
 
-# How long an agent that was left in peace takes to answer.
+# How long an agent that nobody disturbs takes to answer.
 ANSWER_S = 5.0
 
 
@@ -43,8 +43,8 @@ def save_guest(vm: Vm, directory: Path) -> dict[str, Any]:
     vm.qmp.query("stop")
     vm.write_state(directory)
     if vm.snapshot:
-        # The memory is in the state, as the guest shares it with nobody; the file that QEMU maps
-        # below it is one hole.
+        # The memory is in the state, as it is private to the guest. The file that QEMU maps before
+        # it loads the state is one hole.
         with (directory / MEMORY).open("wb") as file:
             os.truncate(file.fileno(), vm.boot.machine.memory_mib << 20)
     about = vm.note_state(directory, 0.0, stopped)
@@ -61,7 +61,7 @@ class AttachedVm(Vm):
 
     def _await_restored(self) -> None:
         self.qmp.perform(self._load(), "the kept state")
-        # It may have panicked before it was kept.
+        # It may have panicked before it was saved.
         self._collector.watch.look_from(0, 0)
 
     async def _load(self) -> None:

@@ -1,4 +1,4 @@
-"""Frames: how a batch and its reply go over a line that the kernel prints on too.
+"""Frames: how requests and replies are sent on a line that the kernel prints on too.
 
 agent.c describes the bytes; kernel text cannot damage them.
 """
@@ -14,7 +14,7 @@ from pytest_kernelvm.guest.protocol import MEMORY_BYTES
 SOH = b"\x01"
 EOT = b"\x04"
 
-# No reply is as long as this, coded as it is.
+# No frame of a reply is as long as this.
 _MOST_WIRE_BYTES = 2 * MEMORY_BYTES
 _TEXT_BYTES = bytes(range(0x80))
 _FRAME_BYTES = bytes(range(0x80, 0x100))

@@ -22,11 +22,11 @@ from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
 
 SOURCES = Path(__file__).parent / "c"
-# Of nolibc these have only what is in start.c.
+# Programs that use of nolibc only what is in start.c.
 SMALL = ("modprobe", "preinit", "activate")
 COMPILE_TIMEOUT_S = 120.0
 
-# Static, without a C library, without what a debugger or an unwinder would want.
+# Static, without a C library, without what only a debugger or an unwinder needs.
 CFLAGS = (
     "-std=gnu11",
     "-Wall",
@@ -48,9 +48,9 @@ CFLAGS = (
     "-s",
 )
 
-# modprobe brings what little of a libc it needs; its memcpy() must not become a call of memcpy().
-# The rest was found by trying: one address that all variables are counted from, and no passes that
-# trade size for speed in spite of -Os (together 170 of 10,280 bytes on mips).
+# modprobe has the few libc functions that it needs; its memcpy() must not become a call of itself.
+# The other flags save 170 of 10,280 bytes on mips: all variables are addressed from one anchor, and
+# passes that trade size for speed in spite of -Os are off.
 FREESTANDING = (
     "-ffreestanding",
     "-fno-tree-loop-distribute-patterns",
@@ -201,7 +201,7 @@ def compile_program(kernel: Kernel, source: Path, program: Path) -> None:
 
 
 def _compile_small(kernel: Kernel, compact: tuple[str, ...], work: StagingDirectory) -> None:
-    """Two files each, as only the first may hold the instructions that make system calls."""
+    """Compile from two files each: only the first may have instructions that make system calls."""
     start = work.directory / "start.o"
     _compile(kernel, SOURCES / "start.c", start, *_nolibc_flags(kernel), "-c")
     for name in SMALL:

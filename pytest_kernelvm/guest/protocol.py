@@ -1,6 +1,6 @@
 """The agent's protocol: batches of system calls, and the replies to them.
 
-agent.c describes the bytes; frames.py has what they are wrapped in.
+agent.c describes the bytes; frames.py wraps them into frames.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ class Batch:
         return Reply(results=results, outputs=tuple(outputs))
 
 
-# A step that reads the log, its buffer, and what aligns them.
+# The size of a step that reads the log, of its buffer, and of what aligns them.
 LOG_ROOM_BYTES = LOG_BYTES + 64
 
 

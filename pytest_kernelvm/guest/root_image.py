@@ -24,7 +24,7 @@ from pytest_kernelvm.toolchain.image_tools import ImageTool
 
 KIND = "roots"
 IMAGE = "image"
-# Part of every digest: how images are made here.
+# Part of every digest. It changes when images are made in another way.
 FORMAT = 2
 TOOL_TIMEOUT_S = 120.0
 
@@ -32,8 +32,8 @@ TOOL_TIMEOUT_S = 120.0
 LEAST_JFFS2_ERASE_BYTES = 8 << 10
 # The kernel mounts no fewer (fs/jffs2/fs.c, jffs2_do_fill_super()).
 LEAST_JFFS2_BLOCKS = 5
-# What names an ext4 file system and seeds its directories' hashes; any will do if it is always the
-# same.
+# The UUID of an ext4 file system, which also seeds the hashes of its directories. Any will do if it
+# is always the same.
 _UUID = "6b65726e-656c-4766-8d2d-726f6f740000"
 _EXT4_BLOCK_BYTES = 1024
 # Inode tables, bitmaps and a journal of the least size, which has 1024 blocks.
@@ -241,7 +241,7 @@ def _write_tree(directory: Path, entries: Sequence[Entry]) -> None:
             path.symlink_to(entry.content.decode())
         else:
             path.write_bytes(entry.content)
-    # From below, as a directory may become one that nothing can be put into.
+    # The deepest first, as a directory may become one that nothing can be put into.
     for entry in reversed(entries):
         path = directory / entry.path
         if not stat.S_ISLNK(entry.mode):
@@ -277,14 +277,14 @@ def _make_ext4(
     used = sum(-(-path.lstat().st_size // _EXT4_BLOCK_BYTES) + 1 for path in below)
     size = used * _EXT4_BLOCK_BYTES + _EXT4_OVERHEAD_BYTES + root.free_bytes
     size = -(-size // erase_bytes) * erase_bytes
-    # misc/mke2fs.c and lib/ext2fs: what it takes for now.
+    # mke2fs takes this for the current time (misc/mke2fs.c, lib/ext2fs).
     env = {"E2FSPROGS_FAKE_TIME": "1"}
     argv: list[str | Path] = [tool, "-q", "-t", "ext4", "-b", str(_EXT4_BLOCK_BYTES)]
     argv += ["-U", _UUID, "-E", f"hash_seed={_UUID},root_owner=0:0,nodiscard,lazy_itable_init=0"]
     argv += ["-N", str(_SPARE_INODES + len(below))]
     argv += ["-d", directory, image, str(size // _EXT4_BLOCK_BYTES)]
     _run(argv, env)
-    # Owners and times that cannot be given to a file before.
+    # Owners and times that the files on the host cannot have.
     paths = [path.relative_to(directory) for path in below]
     fields = (*(f"{name} @0" for name in ("atime", "ctime", "mtime", "crtime")), "uid 0", "gid 0")
     lines = [

@@ -32,7 +32,7 @@ from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
-# Counts up whenever the way of making changes what comes out.
+# Part of every digest. It changes when a userland is made in another way.
 RECIPE = 1
 KIND = "userlands"
 SUITE = "bookworm"
@@ -148,7 +148,7 @@ def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
         directory.mkdir(parents=True, exist_ok=True)
         for file, content in pruned_metadata(tree, closure, for_depmod=True).items():
             (directory / file).write_bytes(content)
-        # A configuration of nothing: the host's may put other directories first.
+        # An empty configuration: the host's may put other directories first.
         empty = Path(name, "depmod.d")
         empty.mkdir()
         argv: list[str | Path] = ["depmod", "--basedir", name, "--config", empty]
@@ -191,7 +191,7 @@ def _built_busybox(store: Store, arch: Arch, work: StagingDirectory, root: Path)
     argv += [f"ARCH={arch.linux_arch}", f"CROSS_COMPILE={arch.toolchain_prefix}"]
     argv += [f"CONFIG_EXTRA_CFLAGS=-isystem {prefix}/include {libraries}"]
     argv += [f"CONFIG_EXTRA_LDFLAGS={libraries} -L{prefix}/lib"]
-    # As debian/rules has it; otherwise busybox would tell the time of its build.
+    # As debian/rules has it; otherwise busybox has the time of its build in it.
     (dsc,) = (file for file in files if file.suffix == ".dsc")
     argv += [f"BB_EXTRA_VERSION=Debian {dsc.stem.partition('_')[2]}"]
     make_source(

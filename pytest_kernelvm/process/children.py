@@ -25,9 +25,9 @@ from pytest_kernelvm.process.completed import Completed, failure, status_words, 
 from pytest_kernelvm.process.deadline import Deadline
 from pytest_kernelvm.process.programs import environment, find_program, quoted
 
-# Of what a program writes to its error output while its output is read.
+# How much of a program's error output is kept while its output is read.
 _STDERR_BYTES = 65536
-# A pipe's default of 64 KiB makes two processes wait for each other all the time.
+# With a pipe's default size of 64 KiB two processes wait for each other all the time.
 _PIPE_BYTES = 1 << 20
 _WAIT_S = 0.001
 
@@ -193,7 +193,7 @@ def _copy_lines(
 
 
 class _Output(io.FileIO):
-    """What a child writes, read in large pieces: a switch between processes costs more than a wait.
+    """A child's output, read in large pieces: a switch between processes costs more than a wait.
 
     A reader that is faster than the child would be woken up for each few kilobytes.
     """
@@ -233,7 +233,7 @@ def piped(
         _killed_after(timeout_s, child),
     ):
         assert child.stdout is not None
-        # Whoever has many pipes may not have larger ones (man 7 pipe).
+        # A user who has many pipes may not have larger ones (pipe(7)).
         with contextlib.suppress(OSError):
             fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         with _Output(child.stdout.fileno(), closefd=False) as output:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import Evidence, ToolMissing
 
-# A make that calls us, or that we are called by, must not share its job server or its variables.
-# What conf takes from its environment would be in no key (Documentation/kbuild/kconfig.rst).
+# A make that we call must not share the job server or the variables of a make that called us. What
+# conf takes from its environment would be in no key (Documentation/kbuild/kconfig.rst).
 _NOT_INHERITED = (
     *("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CDPATH"),
     *("KCONFIG_ALLCONFIG", "KCONFIG_CONFIG", "KCONFIG_DEFCONFIG_LIST", "KCONFIG_WERROR"),

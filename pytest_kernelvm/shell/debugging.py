@@ -11,7 +11,7 @@ from pytest_kernelvm.errors import HarnessError
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.machine.vm import Vm
 
-# Debian's gdb knows its own architecture only; this one knows all.
+# Debian's gdb knows only the host's architecture; this one knows all.
 GDB = "gdb-multiarch"
 # What the kernel's build makes for gdb where CONFIG_GDB_SCRIPTS is set.
 SCRIPTS = "vmlinux-gdb.py"

@@ -1,4 +1,4 @@
-"""A booted guest at a person's fingertips: a prompt whose commands the agent carries out."""
+"""The prompt of a booted guest, whose commands the agent carries out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GuestShell(cmd.Cmd):
         self._out = out
         self._terminal = sys.stdin.isatty()
         self._prompting = PromptState()
-        # What the console said of a line that has no end yet, and how much of it is to be seen.
+        # The part of a console's line that has come so far, and how much of it is shown.
         self._begun = ""
         self._visible = 0
         self.prompt = f"{vm.label}> " if self._terminal else ""
@@ -273,7 +273,7 @@ def interact(shell: GuestShell, *, history: Path | None = None, intro: str = "")
                 shell.cmdloop(intro)
                 return
             except KeyboardInterrupt as interrupt:
-                # SIGTERM and SIGHUP, which name themselves, want an end; Ctrl-C wants the prompt.
+                # SIGTERM and SIGHUP, which have their name as argument, end it; Ctrl-C does not.
                 if interrupt.args:
                     raise
                 intro = f"\n{EXIT_HINT}"

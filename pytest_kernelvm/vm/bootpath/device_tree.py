@@ -15,9 +15,9 @@ from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 
 # What a flat tree begins with.
 MAGIC = b"\xd0\x0d\xfe\xed"
-# What a tree is given to grow by, again and again until the change fits.
+# How much room a change gets at first; it gets twice as much until it fits.
 ROOM_BYTES = 4096
-# Of what a node's path leads to.
+# What a property may be set to.
 Value = bytes | str | int | tuple[int, ...] | bool
 
 
@@ -168,7 +168,7 @@ def _encoded(value: Value) -> bytes:
 
 def _root_cells(tree: bytes) -> tuple[int, int]:
     found = (get_property(tree, "/", name) for name in ("#address-cells", "#size-cells"))
-    # devicetree specification 2.3.5: what holds where they are not given
+    # Devicetree specification, 2.3.5: these values hold where none are given.
     address, size = (
         usual if raw is None else int.from_bytes(raw, "big")
         for raw, usual in zip(found, (2, 1), strict=True)

@@ -1,4 +1,4 @@
-"""A bootloader of ours for MIPS kernels: what QEMU's cannot be told, it hands over.
+"""A bootloader of ours for MIPS kernels: it passes what QEMU's bootloader cannot pass.
 
 Two ways to be given a kernel, as arch/mips/kernel/head.S leaves the registers to the board's code:
 
@@ -27,7 +27,7 @@ UHI = 0xFFFFFFFE
 # arch/mips/include/asm/setup.h
 COMMAND_LINE_SIZE = 4096
 ALIGN_BYTES = 8
-# Behind a branch and its delay slot.
+# The words of the code that are filled in lie behind a branch and its delay slot.
 WORDS_AT = 8
 
 _PT_LOAD = 1

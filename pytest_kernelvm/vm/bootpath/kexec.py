@@ -20,7 +20,7 @@ from pytest_kernelvm.vm.bootpath.first_stage import (
 from pytest_kernelvm.vm.bootpath.layout import page_up
 from pytest_kernelvm.vm.qemu.argv import Boot
 
-# Where the guest has what is to be loaded; a guest that was given it need not be sent it.
+# The guest's directory of what is to be loaded; files that are there are not sent again.
 DIRECTORY = "/kexec"
 
 # Sizes of one kexec_segment's fields (include/uapi/linux/kexec.h).
@@ -109,7 +109,7 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> KexecImage
         entry = stage_entry(arch) - arch.first_stage.virtual
     archive = LoadedBytes(address=fixed.address, content=initramfs)
     _refuse_overlaps(image, handed, archive, boot.machine.memory_mib << 20)
-    # What is behind an archive of another size than the command line says must be zero.
+    # If the command line has a fixed size, what lies behind a smaller archive must be zero.
     room = fixed.size_bytes if boot.fixed_initramfs else 0
     segments = (
         _segment(image.loaded.content, image.loaded.address),

@@ -28,11 +28,11 @@ from pytest_kernelvm.vm.bootpath.first_stage import KERNEL, boot_through, read_i
 from pytest_kernelvm.vm.bootpath.layout import Extent, lay_out, page_up, refuse_overlaps
 from pytest_kernelvm.vm.qemu.argv import STAGE, Backends, Boot, PlacedFile, qemu_argv
 
-# Of the flash device, and the node in the device tree.
+# The name of the flash device, and of the node in the device tree.
 NAME = "rootfs"
 DEVICE = "/dev/mtdblock0"
 QEMU_TIMEOUT_S = 30.0
-# QEMU gives a tree that is passed on so much room (hw/arm/boot.c aligns it to 2 MiB).
+# The room that QEMU gives to a tree that it passes (hw/arm/boot.c aligns it to 2 MiB).
 _TREE_ROOM_BYTES = 2 << 20
 _LOADER = "the first stage"
 _TREE = "device-tree"
@@ -78,7 +78,7 @@ def boot_into(
     """
     arch = boot.arch
     if arch.fixed_initramfs:
-        # QEMU's bootloader would put it where the image goes.
+        # QEMU's bootloader would put the initramfs where the image goes.
         boot = replace(boot, fixed_initramfs=True)
     place = _place_at_end(boot, image)
     boot = replace(boot, root=image.path, root_address=place.address)
@@ -101,7 +101,7 @@ def boot_into(
 
 
 def _refuse_longer(line: str, arch: Arch) -> None:
-    """What QEMU's bootloader cuts off would be what names the root."""
+    """Raise BadInput where QEMU's bootloader would cut off the words that name the root."""
     if len(line.encode()) > arch.cmdline_bytes:
         raise BadInput(
             f"with the root's words the command line has {len(line.encode())} bytes",
@@ -170,7 +170,7 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
     return replace(
         boot,
         image=entry / KERNEL,
-        # QEMU's bootloader has nothing to say.
+        # The tree has the command line; QEMU's bootloader passes none.
         cmdline="",
         root_words=words,
         loaded=(*boot.loaded, PlacedFile(file=entry / STAGE, address=stage.address)),

@@ -1,4 +1,4 @@
-"""What a kernel prints when it finds something wrong, and which lines are that.
+"""The table of all kinds of splats, and finding the row that a line matches.
 
 Gathered from the sources of 6.1, 6.12 and 7.2: what calls dump_stack(), show_stack(), add_taint(),
 WARN(), die() or panic(), and what is printed at the levels emergency and alert. What only comes as
@@ -23,7 +23,7 @@ ROWS = (*DETECTORS, *FAULTS)
 def _hints() -> str:
     """Return a pattern of all hints, by their first character so that few are tried anywhere.
 
-    None begins with a small letter, of which text is full.
+    No hint begins with a small letter, as those are everywhere in text.
     """
     by_first: dict[str, list[str]] = {}
     for hint in sorted({hint for row in ROWS for hint in row.hints}):

@@ -1,6 +1,7 @@
 """Splats: what a kernel prints when it finds something wrong, from the first line to the last.
 
-splat_table.py has what it prints, splat_lines.py how its lines are told from those of programs.
+splat_table.py has the lines that begin a splat; splat_lines.py tells the kernel's lines from those
+of programs.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ def _cause_above(window: Window) -> tuple[int, str] | None:
 def _above_cut(window: Window, cut: int, title: str) -> tuple[int, str]:
     """Return the line with which a splat begins that has `cut here`, and the title.
 
-    cut: where that is. What it is about may stand above.
+    cut: the number of that line. A line above it may say what it is about.
     """
     for above, line in window.above(-cut + 1, cut - 1):
         if ABOVE_CUT.fullmatch(line.words) and window.is_of_same_caller(above):

@@ -99,11 +99,11 @@ class MemoryFile:
     shared: bool
 
 
-# Whoever breaks out of the machine into QEMU can start no program and gain no privilege.
+# A guest that breaks out of the machine into QEMU can start no program and gain no privilege.
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
-# What the network card is attached to, by kind of network; a link without its other end is a hub
-# on which nobody else is.
+# What the network card is attached to, by kind of network. For a link whose other end is missing it
+# is a hub with no other member.
 NETDEV = "net0"
 NETWORKS = {"user": "user,restrict=on", "outside": "user", "link": "hubport,hubid=0"}
 

@@ -11,11 +11,11 @@ from array import array
 from collections.abc import Sequence
 from typing import overload
 
-# What came within this is one piece: a serial port gives a few bytes at a time.
+# Bytes that came within this time are one piece: a serial port gives a few at a time.
 APART_S = 0.002
-# Text and times of one guest take little more memory than this, in MiB.
+# The limit of one guest, in MiB; its text and times take little more memory than this.
 CONSOLE_LIMIT_MIB = 48
-# So much of the beginning and of the end of a text is enough to tell what became of its guest.
+# This much of the beginning and of the end of a text is enough to see what became of its guest.
 EXCERPT_BYTES = 1 << 18
 
 

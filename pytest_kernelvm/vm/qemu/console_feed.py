@@ -7,7 +7,7 @@ import socket
 
 from pytest_kernelvm.vm.qemu.changes import Changes
 
-# At most so much is given at once.
+# At most this much is written at once.
 PIECE_BYTES = 1 << 16
 
 

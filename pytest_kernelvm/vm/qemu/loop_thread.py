@@ -12,7 +12,7 @@ from pytest_kernelvm.errors import LaunchFailed
 
 T = TypeVar("T")
 
-# The thread does nothing that takes longer, but may be kept from running.
+# Nothing that the thread does takes longer, but the machine may be too busy to run it.
 _ROUND_S = 5.0
 _END_S = 5.0
 
@@ -57,7 +57,7 @@ class LoopThread:
         """Return when the loop has handled all descriptors that are readable by now."""
         if not self.is_alive:
             return
-        # The first may run in a round of the loop whose readers come behind it.
+        # The first call may run in a round of the loop before that round's readers.
         for _round in range(2):
             done = threading.Event()
             self.loop.call_soon_threadsafe(done.set)

@@ -23,11 +23,11 @@ from pytest_kernelvm.vm.qemu.streams import Streams
 AT_FDCWD = -100
 CLOCK_REALTIME, CLOCK_MONOTONIC = 0, 1
 TIMER_ABSTIME = 1
-# The kernel's generator takes no more than this as its whole key (drivers/char/random.c).
+# The key of the kernel's generator has this size (drivers/char/random.c).
 SEED_BYTES = 32
-# A clock that is further away from the host's was never set, as on a machine without one.
+# A clock that differs more from the host's was never set, as on a machine without a clock.
 SET_CLOCK_S = 86400.0
-# How long the console's last words may take after QEMU said that the guest is at its end.
+# How long the console's last lines may take after QEMU's event that the guest has ended.
 LAST_WORDS_S = 0.1
 
 _TIMESPEC = {"big": ">qq", "little": "<qq"}

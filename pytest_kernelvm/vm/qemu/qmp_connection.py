@@ -13,7 +13,7 @@ from qemu.qmp import QMPClient, Runstate
 from pytest_kernelvm.vm.qemu.changes import Changes
 from pytest_kernelvm.vm.qemu.loop_thread import LoopThread
 
-# A QEMU that dies is diagnosed by us; each such test's report would show the library's words too.
+# We diagnose a QEMU that dies; without this each such test's report has the library's words too.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
@@ -61,8 +61,8 @@ class QmpConnection:
     async def _connect(self) -> QMPClient:
         client = QMPClient("kernelvm")
         self._client = client
-        # QEMU may say why it ends, and end, before the library is done with connecting; that then
-        # finds itself disconnected already.
+        # QEMU may report why it ends, and end, while the library is still connecting, which then
+        # fails; the events must be read before that.
         self._thread.create_task(self._follow_events(client))
         try:
             await client.connect(self._socket)

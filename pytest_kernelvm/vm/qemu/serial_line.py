@@ -107,7 +107,7 @@ def serial_line(capacity_bytes: int) -> tuple[SerialEndpoint, SerialEndpoint]:
     """
     to_us, from_them = os.pipe()
     to_them, from_us = os.pipe()
-    # An unprivileged user may only have so many large pipes (pipe(7)).
+    # The number of large pipes that an unprivileged user may have is limited (pipe(7)).
     with contextlib.suppress(OSError):
         fcntl.fcntl(from_them, fcntl.F_SETPIPE_SZ, capacity_bytes)
     return SerialEndpoint(to_us, from_us), SerialEndpoint(to_them, from_them)

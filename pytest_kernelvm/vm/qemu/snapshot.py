@@ -32,9 +32,10 @@ from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.qemu.argv import STAGE, Backends, Boot, qemu_argv
 
 KIND = "snapshots"
-# Part of every digest: what is written here, or done with a guest before it is stopped.
+# Part of every digest. It changes when the files change, or what is done with a guest before it is
+# stopped.
 FORMAT = 7
-# More than this is not kept; who was not used for longest goes first.
+# The snapshots that were not used for longest are removed when all are larger than this.
 MOST_BYTES = 8 << 30
 
 FILES = MEMORY, STATE, CONSOLE, LOG = "memory", "state", "console", "log"
@@ -136,7 +137,7 @@ def snapshot_digest(boot: Boot) -> Digest:
 def require_intact_boot(boot: Boot) -> None:
     """Compare what QEMU is to load with what the store noted of it; raises DamagedStore."""
     files = [path for each in fields(Boot) if isinstance(path := getattr(boot, each.name), Path)]
-    # The stage before a kernel lies beside it, named in `extra`.
+    # The first stage of a kernel lies beside it, and no field of its own names it.
     beside = [path.parent / STAGE for path in files if (path.parent / STAGE).is_file()]
     require_intact((*files, *beside))
 

@@ -1,9 +1,9 @@
 """All that comes out of a guest: console and QMP events, drained by a thread, and the channel.
 
-A full pipe stalls the guest, so the thread reads as long as QEMU lives; whoever waits is woken
-at each change and looks at what he waits for and at what may have gone wrong at the same time.
-The agent speaks only when it is asked, so that who asks it reads the channel himself: two changes
-of threads take longer than the guest does.
+A full pipe stalls the guest, so the thread reads as long as QEMU lives. Threads that wait are woken
+at each change; they look at what they wait for and at what may have gone wrong. The agent only
+answers, so the thread that asks it also reads the channel: switching between two threads twice
+takes longer than the guest needs for the answer.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from pytest_kernelvm.vm.qemu.serial_line import SerialEndpoint, serial_line
 
 T = TypeVar("T")
 
-# As much as an unprivileged process gets (pipe(7), pipe-max-size); memory is taken as it fills.
-# A Malta whose kernel does nothing but talk fills it in most of a second.
+# The most that an unprivileged process gets (pipe(7), pipe-max-size); memory is taken as it fills.
+# A Malta whose kernel does nothing but print needs most of a second to fill it.
 CONSOLE_BYTES = 1 << 20
 CHANNEL_BYTES = 1 << 16
-# What comes on the channel and is no frame is looked at by people only.
+# Only people look at what comes on the channel and is no frame.
 STRAY_BYTES = 1 << 16
-# More frames that nobody has asked for yet are not the agent's.
+# The agent does not send more frames than this without being asked.
 MOST_PAYLOADS = 256
-# A guest that does nothing but talk is not read more often than this: its pipe holds much more.
+# A guest that does nothing but print is not read more often than this: its pipe holds much more.
 TOGETHER_S = 0.001
-# What no stream tells, a process that a signal stopped, is looked at so often by those who wait.
+# Those who wait look this often at what no stream reports: a process that a signal stopped.
 LOOK_S = 0.25
-# The log's last line where the console said more than is kept.
+# The log's last line where the console printed more than is kept.
 CUT_MARK = "[kernelvm: the console said more than {limit}; the rest was not kept]"
 
 
@@ -172,7 +172,7 @@ class Streams:
                 if found is not None:
                     return found
                 self._changes.wait(min(LOOK_S, deadline.remaining_s))
-        # We may have been kept from reading, or from looking, until the time was up.
+        # The machine may have been too busy for us to read, or to look, until the time was up.
         self.drain()
         with self._changes:
             return condition()
@@ -273,7 +273,7 @@ class Streams:
         self._feed.write_more()
 
     def _drain_channel(self) -> None:
-        # What a command made the kernel say came before the command's reply.
+        # What a command made the kernel print came before the command's reply.
         if self._read_console():
             self._thread.loop.call_soon_threadsafe(self._feed_more)
         if self._shared or self._channel_ended:
@@ -282,7 +282,7 @@ class Streams:
         if data is None:
             return
         if not data:
-            # The console ends with it, which tells more.
+            # The console ends at the same time, and those who wait look at that.
             self._channel_ended = True
             self._sources.unregister(self._channel_line)
             return
