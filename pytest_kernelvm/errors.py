@@ -39,12 +39,14 @@ class Verdict(enum.Enum):
 class Evidence:
     """What a person needs to understand a failure without running it again.
 
-    expected, seen: one sentence each.
-    facts: further lines of the kind `reached: memory`.
-    where: `file:line` of the user's file, or the path of a log.
-    next_step: what to do about it.
-    excerpt: the lines that show it (console, compiler, stderr).
-    command: the command that was run, ready to paste.
+    Attributes:
+        expected: What should have been, in one sentence.
+        seen: What was instead, in one sentence.
+        facts: Further lines, such as `reached: memory`.
+        where: `file:line` in a file of the user's, or paths of logs.
+        next_step: What to do about it.
+        excerpt: The lines that show it: of a console, a compiler, a program's error output.
+        command: The command that was run, ready to paste.
     """
 
     expected: str = ""
@@ -58,7 +60,7 @@ class Evidence:
     def lines(self) -> list[str]:
         """Return the evidence as lines for a terminal; what is empty is left out.
 
-        Nothing in them commands it, whatever a guest or a compiler said.
+        No line can command the terminal, whatever a guest or a compiler printed.
         """
         out: list[str] = []
         for label, text in (("expected", self.expected), ("seen", self.seen)):
@@ -81,14 +83,16 @@ def _indented(text: str) -> str:
 
 
 class KernelvmWarning(UserWarning):
-    """What is warned of in a test's run, so that a project's `filterwarnings` can name it."""
+    """A warning of ours in a test run, so that a project's `filterwarnings` can name it."""
 
 
 class KernelvmError(Exception):
     """Base of all our errors; `verdict` says which kind of failure it is.
 
-    summary: one line that says what is wrong; kept as people are shown it.
-    evidence: what was expected, seen, where, and what to do next.
+    Attributes:
+        verdict: The kind of failure, and with it the exit code.
+        summary: One line that says what is wrong, fit to be shown on a terminal.
+        evidence: What was expected, what was seen, where, and what to do next.
     """
 
     verdict: ClassVar[Verdict] = Verdict.HARNESS_ERROR
@@ -106,7 +110,7 @@ class KernelvmError(Exception):
 
 
 class HarnessError(KernelvmError):
-    """Something of ours went wrong; never the guest's fault."""
+    """Something in this package went wrong; it is never the guest's fault."""
 
 
 class BadInput(KernelvmError):
@@ -158,7 +162,7 @@ class GuestPanic(KernelvmError):
 
 
 class GuestSplat(KernelvmError):
-    """The guest's kernel found something wrong with itself, and nobody said that it may."""
+    """The guest's kernel found something wrong with itself, and the test does not allow that."""
 
     verdict = Verdict.SPLAT
 
@@ -182,15 +186,19 @@ class CommandFailed(KernelvmError, AssertionError):
 
 
 class NotLeftClean(KernelvmError, AssertionError):
-    """A test left something behind in a guest that was to be passed on to the next one."""
+    """A test left something behind in a guest that the next test was to use."""
 
     verdict = Verdict.TEST_FAILED
 
 
 class SyscallFailed(KernelvmError, OSError):
-    """A system call in the guest failed; `errno` and `strerror` are the guest's.
+    """A system call in the guest failed.
 
     The text names the call and its path, as OSError does.
+
+    Attributes:
+        errno: The error's number on the host.
+        strerror: The error in words.
     """
 
     verdict = Verdict.TEST_FAILED

@@ -1,4 +1,4 @@
-"""Text from elsewhere made fit to be shown: nothing in it commands a terminal or hides.
+"""Text from elsewhere made safe to show: nothing in it commands a terminal or is invisible.
 
 A guest writes what it likes on its console, into its files and into the names of its files; so do
 the compilers and scripts of a kernel tree. Data that programs read stay as they are; whatever
@@ -19,12 +19,14 @@ _DOUBTFUL = re.compile(r"[^\x20-\x7e\n\t]+")
 
 
 def printable(text: str | bytes | bytearray) -> str:
-    """Return a text in which all that is not to be seen is spelled out: `\\x1b[31m`, `\\u202e`.
+    r"""Return a text in which all that is not visible is spelled out: `\x1b[31m`, `\u202e`.
 
-    text: bytes are taken as UTF-8, and those that are no such are spelled out as well.
     Ends of lines become LF; LF and tabs stay. What Python does not call printable is spelled out:
     control and format characters (C0, C1, DEL, those that change the direction of text), lone
     surrogates, separators of lines, and what Unicode does not define.
+
+    Args:
+        text: Bytes are taken as UTF-8; those that are not UTF-8 are spelled out as well.
     """
     if not isinstance(text, str):
         text = text.decode(errors="surrogateescape")
@@ -39,7 +41,7 @@ def printable_line(text: str | bytes) -> str:
 
 
 def printable_excerpt(text: str) -> list[str]:
-    """Return the lines of a text as `printable` does, so few and so short that they can be read."""
+    """Return the lines of a text as `printable` does, cut where they are too long or too many."""
     return [
         printable(clipped(line))
         for line in _without_middle(_END_OF_LINE.sub("\n", text).split("\n"))
@@ -47,7 +49,12 @@ def printable_excerpt(text: str) -> list[str]:
 
 
 def clipped(line: str, characters: int = LINE_CHARACTERS) -> str:
-    """Return a line without what is beyond a number of characters, and say how much that is."""
+    """Return a line cut to a number of characters, with a note of how many were cut off.
+
+    Args:
+        line: The line.
+        characters: How many are left at most.
+    """
     beyond = len(line) - characters
     return f"{line[:characters]}… {beyond} more characters" if beyond > 0 else line
 

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing: one line at a time, to whoever listens."""
+"""Messages of long work: one line at a time, to a listener."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pytest_kernelvm.printable import printable, printable_line
 
 
 class Progress(Protocol):
-    """Listener for what long work says."""
+    """A listener for the messages of long work."""
 
     def say(self, text: str) -> None:
-        """Show one lasting line (a stage begins, ended, was waited for)."""
+        """Show one lasting line: a stage begins, has ended, or is waited for."""
 
     def update(self, text: str) -> None:
         """Show how far the current stage is; may be dropped or overwritten."""
@@ -32,8 +32,12 @@ class Silent:
 class StreamProgress:
     """Progress on a text stream: overwritten in place on a terminal, every ten seconds elsewhere.
 
-    stream: where to write, standard error by default. in_place: whether it is a terminal; by
-    default it is asked. shown: how much of the current line is ours.
+    Args:
+        stream: Where to write; None for standard error.
+        in_place: Whether updates overwrite a line; None for whether the stream is a terminal.
+
+    Attributes:
+        shown: How many characters of the current line are ours.
     """
 
     INTERVAL_S = 10.0

@@ -28,9 +28,9 @@ ALLOWED = {
     "outside": "a network card with a way to what this machine reaches",
     "no-sandbox": "QEMU without its seccomp filter",
 }
-# A replay that lasts longer says why.
+# The user is told why a replay waits for longer than this.
 LONG_PAUSE_S = 30.0
-# More differences are not shown.
+# At most this many differences are shown.
 MOST_SHOWN = 5
 
 
@@ -131,7 +131,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             _say(f"its test took {acts[-1][1].at_s:.0f} s, and so does this without --fast")
         comparison = replay(bundle, acts, guests, pauses=not arguments.fast, show=_show_act)
         if not comparison.error:
-            # Else the error names its logs.
+            # With an error the logs stay, as it names them.
             stack.callback(remove_tree, directory)
         _say_splats(guests)
         status = _conclude(bundle, comparison)
@@ -279,10 +279,11 @@ def _one_guest(bundle: Bundle, named: str | None) -> BundleGuest:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from pytest_kernelvm.failures.bundle import export_bundle, open_bundle
+    from pytest_kernelvm.failures.bundle import open_bundle
+    from pytest_kernelvm.failures.bundle_files import export_bundle
 
     with open_bundle(store_of(arguments), arguments.bundle) as bundle:
-        export_bundle(bundle, arguments.file)
+        export_bundle(bundle.directory, arguments.file)
     size_mib = arguments.file.stat().st_size / (1 << 20)
     _say(f"{arguments.file}: {size_mib:.1f} MiB; there: kernelvm replay {arguments.file.name}")
     return 0

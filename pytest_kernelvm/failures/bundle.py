@@ -1,4 +1,4 @@
-"""What a failed test leaves behind: a directory from which its guests can be had again.
+"""What a failed test leaves behind: a directory from which its guests can be started again.
 
 It holds, for each guest, what was booted, the snapshot it was restored from, its journal, its
 console and, where that was asked for, the state in which the failure left it. Large files are
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_kernelvm.errors import BadInput, Evidence
+from pytest_kernelvm.failures.bundle_files import unpack_bundle
 from pytest_kernelvm.failures.bundle_notes import (
     ABOUT,
     JOURNAL,
@@ -27,12 +28,9 @@ from pytest_kernelvm.failures.bundle_notes import (
     read_guest,
 )
 from pytest_kernelvm.failures.journal_reading import read_journal
-from pytest_kernelvm.fetch.tarball import unpack_tarball
-from pytest_kernelvm.foreign.archive_rules import BASIC_KINDS, ArchiveRules, UnpackOptions
 from pytest_kernelvm.foreign.json_fields import Malformed
-from pytest_kernelvm.foreign.tar_members import MemberKind
 from pytest_kernelvm.modules.tree import ModuleTree
-from pytest_kernelvm.process import find_program, quoted, run
+from pytest_kernelvm.process import quoted
 from pytest_kernelvm.store.kinds import FAILURES, KERNELS
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.agent.journal import Act, Exchange
@@ -50,22 +48,21 @@ from pytest_kernelvm.vm.verdict.calibration import calibration_of
 from pytest_kernelvm.vm.verdict.deadlines import Limits
 
 SNAPSHOT, SAVED = "snapshot", "left"
-PACKING_TIMEOUT_S = 600.0
-# What `export` writes: a guest's memory has holes, and nothing in a bundle is a link.
-RULES = ArchiveRules(kinds=(*BASIC_KINDS, MemberKind.SPARSE_FILE))
 
 
 def package_version() -> str:
-    """Return which version this is of the package."""
+    """Return this package's version."""
     return importlib.metadata.version("pytest-kernelvm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Permissions:
-    """What a user lets a bundle do beyond what does no harm; nothing in the bundle can say so.
+    """What a user lets a bundle do beyond what does no harm; nothing in the bundle can grant it.
 
-    qmp: any QMP command. outside: a network card with a way to what the host reaches.
-    no_sandbox: QEMU without its seccomp filter where the guest had none.
+    Attributes:
+        qmp: Any QMP command.
+        outside: A network card with a way to what the host reaches.
+        no_sandbox: QEMU without its seccomp filter where the guest had none.
     """
 
     qmp: bool = False
@@ -77,8 +74,10 @@ class Permissions:
 class BundleGuest:
     """One guest of a bundle.
 
-    directory: its part of the bundle. note: all that was noted of it. again: the command that
-    replays the bundle.
+    Attributes:
+        directory: Its part of the bundle.
+        note: All that was noted of it.
+        replay_command: The command that replays the bundle.
     """
 
     directory: Path
@@ -87,7 +86,7 @@ class BundleGuest:
 
     @property
     def label(self) -> str:
-        """The guest's, for messages."""
+        """The guest's name in messages."""
         return self.note.label
 
     @property
@@ -96,14 +95,21 @@ class BundleGuest:
         return self.note.saved is not None
 
     def vmlinux(self, store: Store) -> Path:
-        """Return the kernel with its symbols, if the store has that; perhaps it is not there.
+        """Return where the store would have the kernel with its symbols.
 
-        Nothing of a bundle's is given to gdb, which runs scripts that lie beside it.
+        Nothing of a bundle's is given to gdb, which runs scripts that lie beside what it loads.
         """
         return store.place(KERNELS) / (self.note.kernel or "unknown") / "vmlinux"
 
     def acts(self, allowed: Permissions) -> tuple[Act, ...]:
-        """Return all that was done with it. Raises BadInput for a journal that is damaged."""
+        """Return all that was done with it, in the order of its journal.
+
+        Args:
+            allowed: Whether QMP commands may be in it that can do harm.
+
+        Raises:
+            BadInput: The journal is damaged, or wants more than is allowed.
+        """
         file = self.directory / JOURNAL
         try:
             acts = read_journal(file, any_command=allowed.qmp)
@@ -123,10 +129,14 @@ class BundleGuest:
         return acts
 
     def bootable(self, store: Store, allowed: Permissions) -> Bootable:
-        """Return what it is made of. store: has, or gets, this machine's pace.
+        """Return what it is made of.
 
         Raises BadInput if a file is missing or is not the one that was noted, or if the guest wants
         more than is allowed.
+
+        Args:
+            store: Has, or gets, the calibration of this machine.
+            allowed: What the user lets the bundle do.
         """
         boot = self._boot(allowed)
         note = self.note
@@ -137,7 +147,7 @@ class BundleGuest:
             abi=note.abi,
             limits=Limits(boot_s=note.boot_s, command_s=note.command_s, calibration=calibration),
             by_hand=f"{self.replay_command} --shell",
-            # What is done again are system calls; services are the host's words for some of them.
+            # A replay makes system calls; services are only the host's names for some of them.
             services=ServiceCatalogue((), ModuleTree(self.directory), {}),
         )
 
@@ -201,7 +211,8 @@ class BundleGuest:
     def saved_state(self) -> Snapshot:
         """Return the state in which the failure left it.
 
-        Raises BadInput if that was not kept, is damaged, or is of another QEMU.
+        Raises:
+            BadInput: It was not saved, is damaged, or is of another QEMU.
         """
         about = self.note.saved
         if about is None:
@@ -227,10 +238,13 @@ class BundleGuest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """A bundle that was left, with all that it says checked.
+    """A bundle, with all that it says checked.
 
-    named: what the user calls it. note: what was noted of the failure. guests: in the order of
-    their launch.
+    Attributes:
+        directory: Where it is.
+        named: How the user names it on a command line.
+        note: What was noted of the failure.
+        guests: In the order of their launch.
     """
 
     directory: Path
@@ -240,12 +254,12 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """What the command calls it."""
+        """The name of its directory."""
         return self.directory.name
 
 
 def bundles(store: Store) -> tuple[Bundle, ...]:
-    """Return the bundles in the store, oldest first; what is no whole bundle is left out."""
+    """Return the bundles in the store, oldest first; damaged ones are left out."""
     found = []
     with contextlib.suppress(OSError):
         for path in sorted(store.place(FAILURES).iterdir(), key=lambda path: path.lstat().st_mtime):
@@ -255,9 +269,9 @@ def bundles(store: Store) -> tuple[Bundle, ...]:
 
 
 def remove_bundle(store: Store, name: str) -> None:
-    """Remove a bundle of the store, and with it what was kept of its guests.
+    """Remove a bundle of the store and what it has of its guests; a damaged one can be removed.
 
-    Raises BadInput if it is not there; one that is damaged can be removed as well.
+    Raises BadInput if it is not there.
     """
     store.discard(FAILURES, name, _stored(store, name))
 
@@ -267,11 +281,18 @@ def open_bundle(store: Store, named: str) -> Iterator[Bundle]:
     """Give the bundle of a name in the store, of a directory, or of a file made by `export`.
 
     Raises BadInput if there is none, or if it was made by another version's format.
+
+    Args:
+        store: Where names are looked up.
+        named: The name, the directory or the file.
+
+    Yields:
+        The bundle; what was unpacked is gone when the context ends.
     """
     path = Path(named)
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
-            _unpack(path, Path(directory))
+            unpack_bundle(path, Path(directory))
             yield read_bundle(Path(directory), named)
         return
     if (path / ABOUT).is_file():
@@ -285,7 +306,8 @@ def open_bundle(store: Store, named: str) -> Iterator[Bundle]:
 def _stored(store: Store, name: str) -> Path:
     """Return the directory of a bundle in the store.
 
-    Raises BadInput, with near matches, if it is not there.
+    Raises:
+        BadInput: It is not there; with near matches.
     """
     kind = store.place(FAILURES)
     known = []
@@ -305,9 +327,14 @@ def _stored(store: Store, name: str) -> Path:
 
 
 def read_bundle(directory: Path, named: str = "") -> Bundle:
-    """Return the bundle in a directory. named: what the user calls it, by default by its name.
+    """Return the bundle in a directory.
 
-    Raises BadInput if it is no whole one.
+    Args:
+        directory: Where it is.
+        named: How the user names it; empty for the directory's name.
+
+    Raises:
+        BadInput: It is no complete bundle.
     """
     named = named or directory.name
     replay_command = quoted(["kernelvm", "replay", named])
@@ -331,31 +358,3 @@ def read_bundle(directory: Path, named: str = "") -> Bundle:
             f"{directory} is no whole bundle", Evidence(seen=str(error.strerror))
         ) from None
     return Bundle(directory=directory, named=named, note=note, guests=guests)
-
-
-def export_bundle(bundle: Bundle, file: Path) -> None:
-    """Write a bundle into one file, for another machine.
-
-    file: its ending says how it is packed: .tar.gz, .tar.zst, .tar.xz or .tar.
-    Raises BadInput for another ending.
-    """
-    _packer(file)
-    packing = ["tar", "--sparse", "--format=gnu", "--hard-dereference", "--create"]
-    packing += ["--auto-compress", f"--file={file.absolute()}", "--force-local"]
-    run([*packing, "--directory", bundle.directory, "."], timeout_s=PACKING_TIMEOUT_S)
-
-
-def _unpack(file: Path, directory: Path) -> None:
-    _packer(file)
-    unpack_tarball(file, directory, UnpackOptions(what=str(file), rules=RULES))
-
-
-def _packer(file: Path) -> None:
-    """Look whether there is what packs and unpacks a file."""
-    packers = {".tar": "tar", ".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
-    if ".tar" not in file.suffixes[-2:] or file.suffix not in packers:
-        raise BadInput(
-            f"{file} does not say how it is packed",
-            Evidence(expected="a name that ends in .tar.gz, .tar.zst, .tar.xz or .tar"),
-        )
-    find_program(packers[file.suffix], f"install {packers[file.suffix]}, or use .tar.gz")

@@ -26,7 +26,7 @@ from pytest_kernelvm.vm.qemu.snapshot import FILES
 
 FORMAT = 2
 ABOUT, GUEST, JOURNAL = "bundle.json", "guest.json", "journal.jsonl"
-# Loaded into the guest's memory beside what is booted: `loaded-0`, `loaded-1`, …
+# Names of files that are loaded into the guest's memory: `loaded-0`, `loaded-1`, …
 LOADED = "loaded"
 
 # A guest's note has some hundred numbers, and a pair for each piece of text on its console.
@@ -40,7 +40,7 @@ _MOST_CMDLINE = 65536
 _LONGEST_S = 1e9
 _MOST_ADDRESS = (1 << 48) - 1
 _ANY = r"(?s:.*)"
-# Of a kernel's command line: one line of words.
+# A kernel's command line: one line of words.
 _WORDS = rf"(?:\t|{LINE[:-1]})*"
 _NAME_OF_C = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
@@ -49,8 +49,13 @@ _NAME_OF_C = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 class FailureNote:
     """What was noted of a failure.
 
-    test, verdict, error: as the test's report had them; error has several lines, and what the
-    guest wrote. at: when. version: of this package. guests: their directories' names.
+    Attributes:
+        test: The test's id.
+        verdict: The verdict's label.
+        error: The error as the test's report had it: several lines, some written by the guest.
+        at: When it was, in ISO 8601.
+        version: Of this package.
+        guests: The names of the guests' directories.
     """
 
     test: str
@@ -65,12 +70,21 @@ class FailureNote:
 class GuestNote:
     """What was noted of a guest.
 
-    boot: with the bundle's own files, which are not looked at yet; digests: theirs, by name.
-    boot_s, command_s: its limits. qemu: which one it was. kernel: the digest of its store entry,
-    empty if it was made otherwise. started_s: since the first launch of the test; ready_s: until
-    its agent answered, 0 if it never did. snapshot: of it what Snapshot is to know, and the digests
-    of its files; None if it was booted. left: likewise of the state in which the failure left it;
-    None where there is none, for the reason not_left.
+    Attributes:
+        label: Its name in messages.
+        boot: What was booted, with the bundle's own files, which are not looked at yet.
+        digests: The sha256 of these files, by name.
+        abi: Its numbers.
+        boot_s: The timeout of its boot.
+        command_s: The timeout of a command.
+        qemu: The first line of `--version` of its QEMU.
+        kernel: The digest of its kernel's store entry, empty if that was made otherwise.
+        started_s: When it was launched, in seconds since the first launch of the test.
+        ready_s: How long its agent took to answer, 0 if it never did.
+        snapshot: What Snapshot.from_note takes, and the sha256 of its files; None if it was booted.
+        saved: What Snapshot.from_note takes of the state in which the failure left it; None if
+            there is none.
+        why_not_saved: Why there is none.
     """
 
     label: str
@@ -89,7 +103,11 @@ class GuestNote:
 
 
 def check_files(directory: Path) -> None:
-    """Raise BadInput if a directory has more than files and directories below it, or too many."""
+    """Refuse a directory with too many entries, or with others than files and directories.
+
+    Raises:
+        BadInput: It has such.
+    """
     pending, count = [directory], 0
     while pending:
         for path in sorted(pending.pop().iterdir()):
@@ -108,7 +126,14 @@ def check_files(directory: Path) -> None:
 
 
 def read_failure(directory: Path) -> FailureNote:
-    """Return what a bundle says of its failure. Raises BadInput."""
+    """Return what a bundle says of its failure.
+
+    Args:
+        directory: The bundle's.
+
+    Raises:
+        BadInput: Its note is damaged, or of another version's format.
+    """
     place = directory / ABOUT
     about = Fields(
         parse_json(read_regular(place, _MOST_NOTE_BYTES, follow=False), str(place)), str(place)
@@ -151,7 +176,14 @@ def _guests(about: Fields) -> tuple[str, ...]:
 
 
 def read_guest(directory: Path) -> GuestNote:
-    """Return what a bundle says of a guest. directory: its part of the bundle. Raises BadInput."""
+    """Return what a bundle says of a guest; raises BadInput if the note is damaged.
+
+    Args:
+        directory: The guest's part of the bundle.
+
+    Returns:
+        What the note says, with values that cannot do harm.
+    """
     place = directory / GUEST
     about = Fields(
         parse_json(read_regular(place, _MOST_NOTE_BYTES, follow=False), str(place)), str(place)
@@ -279,7 +311,7 @@ def _ages(given: Fields) -> tuple[tuple[float, int], ...]:
 
 
 def shown_line(text: str) -> str:
-    """Return a text as one line that a terminal only shows."""
+    """Return a text as one line that cannot command a terminal."""
     return "".join(
         char if char.isprintable() else repr(char)[1:-1] for char in re.sub(r"\s+", " ", text)
     )

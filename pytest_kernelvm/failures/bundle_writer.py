@@ -47,7 +47,13 @@ from pytest_kernelvm.vm.qemu.snapshot import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a bundle is left. test: the test's id. verdict: its label. error: in words."""
+    """Why a bundle is written.
+
+    Attributes:
+        test: The test's id.
+        verdict: The verdict's label.
+        error: The error in words.
+    """
 
     test: str
     verdict: str
@@ -55,9 +61,15 @@ class Failure:
 
 
 class BundleWriter:
-    """What one test leaves behind if it fails.
+    """Writes the bundle of one test, if it fails.
 
-    store: where. keep: whether guests are kept as the failure leaves them.
+    Args:
+        store: Where the bundle is written.
+        keep: Whether the states are saved in which the failure leaves the guests.
+
+    Attributes:
+        keep: As above.
+        bundle: The bundle, None as long as none was written.
     """
 
     def __init__(self, store: Store, *, keep: bool) -> None:
@@ -68,20 +80,20 @@ class BundleWriter:
         self.bundle: Bundle | None = None
 
     def prepare_for_failure(self, vm: Vm) -> None:
-        """Make ready to keep a guest that was just launched, should it panic or never get ready."""
+        """Prepare a guest that was just launched for saving, should it panic or never get ready."""
         if self.keep:
             vm.control.readiness.on_failure = lambda: self.keep_state(vm)
             vm.control.hold_panicked()
 
     def discard(self) -> None:
-        """Remove what was kept for a failure that was none, at the end of the test."""
+        """Remove saved states that no bundle has, at the end of the test."""
         for number, directory in self._states.items():
             remove_tree(directory)
             self._kept[number] = "its test was over"
         self._states.clear()
 
     def keep_state(self, vm: Vm) -> None:
-        """Keep a guest as it is, if that is wanted and possible; it goes on afterwards."""
+        """Save the state of a guest, if that is wanted and possible; it goes on afterwards."""
         if not self.keep or id(vm) in self._kept:
             return
         try:
@@ -93,7 +105,7 @@ class BundleWriter:
             self._kept[id(vm)] = summary
 
     def command(self, verb: str) -> str:
-        """Return the command that does something with the bundle."""
+        """Return the command line of a verb of `kernelvm` for the bundle."""
         assert self.bundle
         where: list[str | Path] = (
             [] if self._store.root == default_store() else ["--store", self._store.root]
@@ -101,9 +113,16 @@ class BundleWriter:
         return quoted(["kernelvm", *where, verb, self.bundle.name])
 
     def write(self, failure: Failure, guests: Sequence[Vm]) -> Bundle | None:
-        """Leave the bundle of a failure, the test's first; None if no guest was launched.
+        """Write the bundle of a failure; a second failure of the test gets none of its own.
 
         Raises OSError if the store cannot take it.
+
+        Args:
+            failure: Why.
+            guests: The test's, in the order of their launch.
+
+        Returns:
+            The bundle, None if no guest was launched.
         """
         if self.bundle or not guests:
             return self.bundle
@@ -203,7 +222,7 @@ def _files_of(boot: Boot) -> Iterator[tuple[str, Path]]:
 
 
 def _noted_boot(boot: Boot) -> dict[str, Any]:
-    """Return what is noted of a boot besides its files; flags for QEMU are nobody's to note."""
+    """Return what is noted of a boot besides its files; flags for QEMU are left out."""
     return {
         "arch": boot.arch.name,
         "machine": asdict(boot.machine),

@@ -1,4 +1,4 @@
-"""Journals read again: a bundle may be somebody else's, so each act is checked before any is done.
+"""Reading journals: a bundle may be somebody else's, so all entries are checked before any is used.
 
 The numbers of system calls and their arguments are the guest's business and go to the guest alone.
 What goes to QEMU is an allow-list: of its protocol's commands many read and write the host's files.
@@ -25,7 +25,7 @@ from pytest_kernelvm.guest.protocol import (
 )
 from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
 
-# A test that lasts longer than a day cannot be done again.
+# A test that lasts longer than a day cannot be replayed.
 LONGEST_S = 86400.0
 MOST_BYTES = 512 << 20
 # A batch with its reply, in base64; text that a test typed may be longer.
@@ -34,7 +34,7 @@ _MOST_STEPS = 4096
 _WORDS = (1 << 31, 1 << 32)
 _MOST_SIGNAL = 64
 
-# What only asks QEMU, or does to the machine what its buttons do.
+# Commands that only ask QEMU, or do what a machine's buttons do.
 _WITHOUT_ARGUMENTS = frozenset(
     (
         *("query-status", "query-version", "query-name", "query-uuid", "query-kvm"),
@@ -67,10 +67,16 @@ _MONITOR = re.compile(
 
 
 def read_journal(file: Path, *, any_command: bool = False) -> tuple[Act, ...]:
-    """Return all acts of a journal.
+    """Return all entries of a journal.
 
-    any_command: whether QMP commands beside those of the allow-list may be in it.
-    Raises BadInput with the line for what is none, OSError.
+    Raises OSError if it cannot be read.
+
+    Args:
+        file: The journal.
+        any_command: Whether QMP commands beside those of the allow-list may be in it.
+
+    Raises:
+        BadInput: A line is no entry, or too long, or there are too many; with the line.
     """
     acts = []
     with file.open("rb") as stream:
@@ -97,7 +103,15 @@ def _lines(stream: Any, file: Path) -> Iterator[bytes]:
 
 
 def read_act(line: bytes | str, where: str, *, any_command: bool = False) -> Act:
-    """Return the act that a line of a journal tells. where: the line's place; raises BadInput."""
+    """Return the entry in a line of a journal.
+
+    Raises BadInput if it is none.
+
+    Args:
+        line: The line.
+        where: Its place, for the error.
+        any_command: As of `read_journal`.
+    """
     act = Fields(parse_json(line, where), where)
     at_s = act.number("at_s", -LONGEST_S, LONGEST_S)
     found: Act
@@ -133,7 +147,12 @@ def _qmp_command(act: Fields, at_s: float, where: str, *, any_command: bool) -> 
 
 
 def is_allowed(command: str, arguments: Mapping[str, Any]) -> bool:
-    """Return whether a QMP command can reach nothing of the host but its own guest."""
+    """Return whether a QMP command can reach nothing of the host but its own guest.
+
+    Args:
+        command: Its name.
+        arguments: Its arguments, under QEMU's names.
+    """
     if command in _WITHOUT_ARGUMENTS:
         return not arguments
     if command == "human-monitor-command":

@@ -1,4 +1,4 @@
-"""Doing again what was done with the guests of a bundle, and comparing what they answer."""
+"""Repeating what was done with the guests of a bundle, and comparing what they answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ SHORTEST_PAUSE_S = 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """A reply that is not the one of the journal. number: of the exchange, from 1."""
+    """A reply that is not the one of the journal.
+
+    Attributes:
+        number: Of the exchange, from 1.
+        what: What the exchange did.
+        recorded: The journal's reply in words.
+        replayed: The new reply in words.
+    """
 
     number: int
     what: str
@@ -36,11 +43,15 @@ class Difference:
 
 @dataclass(kw_only=True, slots=True)
 class Comparison:
-    """How a replay came out beside its journal.
+    """How a replay compares with its journal.
 
-    exchanges: how many were made. same: with the same reply, byte by byte. alike: in which each
-    call succeeded or failed as before, but something else was read (a time, a random number).
-    differing: the others. verdict: what the guests ended with, empty if they live.
+    Attributes:
+        exchanges: How many were made.
+        same: How many had the same reply, byte by byte.
+        alike: Those in which each call succeeded or failed as before, but something else was read,
+            such as a time or a random number.
+        differing: The other ones.
+        error: What the last exchange raised, None if nothing.
     """
 
     exchanges: int = 0
@@ -50,7 +61,13 @@ class Comparison:
     error: KernelvmError | None = None
 
     def add(self, what: str, recorded: Reply | None, replayed: Reply | None) -> None:
-        """Compare the replies to one exchange; None stands for none."""
+        """Compare the replies to one exchange.
+
+        Args:
+            what: What the exchange did.
+            recorded: The journal's reply, None for none.
+            replayed: The new reply, None for none.
+        """
         self.exchanges += 1
         if recorded == replayed:
             self.same += 1
@@ -90,12 +107,20 @@ def replayed_guests(
     fresh: str,
     started: Callable[[Vm], None],
 ) -> Iterator[tuple[Vm, ...]]:
-    """Give the guests of a bundle as they were when their test got them; they end with the context.
+    """Give the guests of a bundle as they were when their test got them.
 
-    store: has, or gets, this machine's pace. directory: takes their logs. allowed: what they may.
-    fresh: `restore` (where the bundle has what they were restored from) or `boot`.
-    started: called with each as soon as it is launched.
     Raises what a boot raises, and BadInput for a damaged bundle.
+
+    Args:
+        bundle: The bundle.
+        store: Has, or gets, the calibration of this machine.
+        directory: Gets their logs.
+        allowed: What the user lets the bundle do.
+        fresh: `restore` to restore a guest where the bundle has its snapshot, or `boot`.
+        started: Called with each guest as soon as it is launched.
+
+    Yields:
+        The guests in the order of their launch; they end with the context.
     """
     # All is checked before the first of them is launched.
     bootables = [kept.bootable(store, allowed) for kept in bundle.guests]
@@ -146,9 +171,17 @@ def replay(
 ) -> Comparison:
     """Do with fresh guests what the bundle's journals say, in the same order.
 
-    acts: of `acts_of`.
-    pauses: whether to wait where the test waited. show: told each act and how its reply compares.
-    Ends early with the error of a guest that fails where it did not fail before.
+    It ends early when a guest fails that did not fail before.
+
+    Args:
+        bundle: The bundle.
+        acts: Of `acts_of`.
+        vms: Of `replayed_guests`.
+        pauses: Whether to wait where the test waited.
+        show: Called with each act's guest, the act, and a word for how its reply compares.
+
+    Returns:
+        How the replies compare.
     """
     comparison = Comparison()
     began = time.monotonic()
@@ -171,9 +204,13 @@ def replay(
 
 
 def acts_of(bundle: Bundle, allowed: Permissions) -> tuple[tuple[int, Act], ...]:
-    """Return the acts of all guests with their guests' numbers, in the order of the test.
+    """Return the entries of all journals with their guests' numbers, in the order of the test.
 
     Raises BadInput for a damaged journal, or one that wants more than is allowed.
+
+    Args:
+        bundle: The bundle.
+        allowed: What the user lets the bundle do.
     """
     found = [
         (number, act) for number, kept in enumerate(bundle.guests) for act in kept.acts(allowed)
@@ -186,7 +223,7 @@ def _repeat_exchange(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
     try:
         reply = vm.control.transactions.repeat(act)
     except CommandFailed:
-        # A program that was killed when its time was up.
+        # The program was killed when its time was up.
         comparison.add(act.what, act.reply, None)
         return True
     except KernelvmError as error:

@@ -1,6 +1,6 @@
-"""A guest kept as a failure left it: stopped, in files, until somebody looks at it.
+"""The state in which a failure left a guest, saved in files until somebody looks at it.
 
-No process stays: a kept guest is the state in which QEMU was stopped, and attaching to it is
+No process stays: what is saved is the state in which QEMU was stopped, and attaching to it is
 restoring it. So it can be attached to again and again, each time as the failure left it.
 """
 
@@ -23,15 +23,24 @@ from pytest_kernelvm.vm.qemu.launch import Launch
 from pytest_kernelvm.vm.qemu.migration import IGNORE_SHARED
 from pytest_kernelvm.vm.qemu.snapshot import MEMORY, Snapshot
 
-# How long an agent that was left in peace takes to answer.
+# How long an agent that nobody disturbs takes to answer.
 ANSWER_S = 5.0
 
 
 def save_guest(vm: Vm, directory: Path) -> dict[str, Any]:
-    """Write the state of a guest, panicked ones included; it goes on if it ran.
+    """Save the state of a guest, also of one that has panicked; it goes on if it ran.
 
-    directory: empty, takes the state. Returns what Snapshot is to know of it.
-    Raises GuestDied if QEMU is gone or does not answer, HarnessError if it refuses, OSError.
+    Raises HarnessError if QEMU refuses, OSError if the directory cannot take it.
+
+    Args:
+        vm: The guest.
+        directory: Empty; gets the state.
+
+    Returns:
+        What Snapshot.from_note takes.
+
+    Raises:
+        GuestDied: QEMU is gone or does not answer.
     """
     if vm.control.ended:
         raise GuestDied("QEMU has ended")
@@ -40,8 +49,8 @@ def save_guest(vm: Vm, directory: Path) -> dict[str, Any]:
     vm.qmp.query("stop")
     write_state(vm.control, directory)
     if vm.snapshot:
-        # The memory is in the state, as the guest shares it with nobody; the file that QEMU maps
-        # below it is one hole.
+        # The memory is in the state, as it is private to the guest. The file that QEMU maps before
+        # it loads the state is one hole.
         with (directory / MEMORY).open("wb") as file:
             os.truncate(file.fileno(), vm.boot.machine.memory_mib << 20)
     about = note_state(vm.control, directory, 0.0, stopped)
@@ -52,14 +61,21 @@ def save_guest(vm: Vm, directory: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def attach(bootable: Bootable, directory: Path, snapshot: Snapshot) -> Iterator[Vm]:
-    """Give a kept guest, back in a QEMU of its own; stopped until `resume`.
+    """Give a saved guest, back in a QEMU of its own; stopped until `resume`.
 
-    bootable: what it is made of. directory: where its logs go. snapshot: as it was kept.
     Raises GuestDied or HarnessError if QEMU does not take the state.
+
+    Args:
+        bootable: What the guest is made of.
+        directory: Gets its logs.
+        snapshot: Its saved state.
+
+    Yields:
+        The guest.
     """
     with launch_guest(bootable, directory, snapshot=snapshot) as vm:
         vm.qmp.perform(_load(vm.control.launch), "the kept state")
-        # It may have panicked before it was kept.
+        # It may have panicked before it was saved.
         vm.control.collector.watch.look_from(0, 0)
         vm.control.readiness.note_ready()
         yield vm
@@ -78,9 +94,15 @@ async def _load(launch: Launch) -> None:
 
 
 def resume(vm: Vm) -> None:
-    """Let an attached guest run.
+    """Let an attached guest run and wait for its agent.
 
-    Raises the error that says why it cannot, or why its agent is silent.
+    Raises also the error that says why its agent does not answer.
+
+    Args:
+        vm: The guest, as `attach` gives it.
+
+    Raises:
+        GuestDied: It cannot run any more.
     """
     status = vm.qmp.query("query-status")["status"]
     try:
@@ -91,7 +113,14 @@ def resume(vm: Vm) -> None:
 
 
 def resume_or_error(vm: Vm) -> KernelvmError | None:
-    """Let an attached guest run and return why nothing can be asked of it; None if it answers."""
+    """Let an attached guest run; return the error that says why its agent does not answer.
+
+    Args:
+        vm: The guest, as `attach` gives it.
+
+    Returns:
+        The error; None if the agent answers.
+    """
     try:
         resume(vm)
     except KernelvmError as error:

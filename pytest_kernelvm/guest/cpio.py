@@ -14,8 +14,10 @@ from dataclasses import dataclass
 class Entry:
     """One file, directory or symbolic link of an archive.
 
-    path: without a leading slash. mode: type and permission bits. content: a file's bytes or a
-    link's text.
+    Attributes:
+        path: Without a leading slash.
+        mode: Type and permission bits, as of stat(2).
+        content: A file's bytes or a link's text.
     """
 
     path: str
@@ -24,7 +26,13 @@ class Entry:
 
 
 def file(path: str, content: bytes, permissions: int = 0o644) -> Entry:
-    """Return a regular file."""
+    """Return a regular file.
+
+    Args:
+        path: Without a leading slash.
+        content: Its bytes.
+        permissions: Its permission bits.
+    """
     return Entry(path=path, mode=stat.S_IFREG | permissions, content=content)
 
 
@@ -34,7 +42,12 @@ def directory(path: str) -> Entry:
 
 
 def link(path: str, text: str) -> Entry:
-    """Return a symbolic link."""
+    """Return a symbolic link.
+
+    Args:
+        path: Without a leading slash.
+        text: What it points to.
+    """
     return Entry(path=path, mode=stat.S_IFLNK | 0o777, content=text.encode())
 
 
@@ -73,7 +86,8 @@ def _padded(data: bytes) -> bytes:
 def entries_of(data: bytes) -> Iterator[Entry]:
     """Yield the entries of an archive.
 
-    Raises ValueError if it is not one.
+    Raises:
+        ValueError: If it is not one.
     """
     at = 0
     while True:

@@ -1,4 +1,4 @@
-"""Frames: how a batch and its reply go over a line that the kernel prints on too.
+"""Frames: how requests and replies are sent on a line that the kernel prints on too.
 
 agent.c describes the bytes; kernel text cannot damage them.
 """
@@ -14,7 +14,7 @@ from pytest_kernelvm.guest.protocol import MEMORY_BYTES
 SOH = b"\x01"
 EOT = b"\x04"
 
-# No reply is as long as this, coded as it is.
+# No frame of a reply is as long as this.
 _MOST_WIRE_BYTES = 2 * MEMORY_BYTES
 _TEXT_BYTES = bytes(range(0x80))
 _FRAME_BYTES = bytes(range(0x80, 0x100))
@@ -44,7 +44,12 @@ def _bits_of(groups: int) -> tuple[int, int, tuple[tuple[int, int, int], ...]]:
 
 
 def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
-    """Return a payload with its CRC as wire bytes: SOH, seven bytes in eight, EOT."""
+    """Return a payload with its CRC as wire bytes: SOH, seven bytes in eight, EOT.
+
+    Args:
+        payload: A request, or a reply.
+        byteorder: The guest's.
+    """
     data = payload + zlib.crc32(payload).to_bytes(4, byteorder)
     groups = -(-len(data) // 7)
     padded = data.ljust(7 * groups, b"\0")
@@ -60,7 +65,15 @@ def encode_frame(payload: bytes, byteorder: Literal["big", "little"]) -> bytes:
 
 
 def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | None:
-    """Return the payload of the bytes between SOH and EOT; None if they are damaged."""
+    """Return the payload of a frame, None if it is damaged.
+
+    Args:
+        wire: The bytes between SOH and EOT.
+        byteorder: The guest's.
+
+    Returns:
+        The payload without its CRC.
+    """
     groups = -(-len(wire) // 8)
     length = len(wire) - groups
     if length < 4 or len(wire) % 8 == 1:
@@ -77,9 +90,13 @@ def decode_frame(wire: bytes, byteorder: Literal["big", "little"]) -> bytes | No
 
 
 class FrameSplitter:
-    """Parts a byte stream into frames and the text in between and in the middle of them.
+    """Parts a byte stream into frames and the text between and within them.
 
-    damaged: how many frames had a wrong checksum so far.
+    Args:
+        byteorder: The guest's.
+
+    Attributes:
+        damaged: How many frames had a wrong checksum so far.
     """
 
     def __init__(self, byteorder: Literal["big", "little"]) -> None:
@@ -88,7 +105,7 @@ class FrameSplitter:
         self.damaged = 0
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Return the payloads of the frames that became whole, and the bytes that are text."""
+        """Return the payloads of the frames that became complete, and the bytes that are text."""
         payloads: list[bytes] = []
         text = bytearray()
         at = 0

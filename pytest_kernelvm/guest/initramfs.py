@@ -34,7 +34,10 @@ SBIN, SBIN_BESIDE_USERLAND = "sbin", "kernelvm"
 class Initramfs:
     """An archive as it is handed to QEMU.
 
-    path: in the store. size_bytes: of that file. paths: all that is in it, directories included.
+    Attributes:
+        path: Its file in the store.
+        size_bytes: The size of that file.
+        paths: All that is in it, directories included.
     """
 
     path: Path
@@ -53,8 +56,14 @@ def guest_entries(
 ) -> list[cpio.Entry]:
     """Return what a guest has at hand: the agent as init, and the modules of a closure.
 
-    files: further files by absolute path; they are executable if they begin as programs do.
-    userland: whose modprobe is the guest's instead of ours, which then is in /kernelvm.
+    Args:
+        programs: Agent and modprobe.
+        tree: The module tree of the closure.
+        closure: The modules and their firmware.
+        modprobe: Options and blacklist.
+        files: Further files by absolute path; they are executable if they begin as programs do.
+        userland: Programs whose modprobe is the guest's instead of ours, which then is in
+            /kernelvm; None for none.
     """
     entries = [cpio.file("init", programs.agent.read_bytes(), 0o755)]
     if closure.modules:
@@ -75,7 +84,12 @@ def preinit_entries(
 ) -> list[cpio.Entry]:
     """Return what leads into another root: preinit as init, and the modules of a closure.
 
-    closure: of the root's modules; without one that is a file nothing is loaded.
+    Args:
+        programs: Preinit and modprobe.
+        tree: The module tree of the closure.
+        closure: The modules that the root needs.
+        modprobe: Options and blacklist.
+        root: What the vm-config says of the root.
     """
     entries = [
         cpio.file("init", programs.preinit.read_bytes(), 0o755),
@@ -91,9 +105,14 @@ def preinit_entries(
 def pack(store: Store, entries: Iterable[cpio.Entry], *, compressed: bool) -> Initramfs:
     """Return the initramfs of some entries.
 
-    compressed: an archive of the agent alone costs nothing to inflate; one with modules is better
-    packed plain, as inflating takes the guest longer than QEMU takes to read it.
     Raises BadInput if the store is not writable, HarnessError if its disk is full.
+
+    Args:
+        store: Where it is kept.
+        entries: What is in it; parents are added.
+        compressed: Whether it is compressed. An archive of the agent alone costs nothing to
+            inflate; one with modules is better stored plain, as inflating takes the guest longer
+            than QEMU takes to read it.
     """
     complete = cpio.with_parents(entries)
     archive = cpio.archive(complete)

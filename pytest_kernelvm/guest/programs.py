@@ -16,18 +16,18 @@ from pytest_kernelvm.errors import BuildFailed, Evidence
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
 from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.process import failure, run
-from pytest_kernelvm.store.digest import digest_of, file_digest
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.intact import require_intact_below
 from pytest_kernelvm.store.kinds import GUEST_PROGRAMS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.toolchain.compiler import compiler_version
 
 SOURCES = Path(__file__).parent / "c"
-# Of nolibc these have only what is in start.c.
+# Programs that use of nolibc only what is in start.c.
 SMALL = ("modprobe", "preinit", "activate")
 COMPILE_TIMEOUT_S = 120.0
 
-# Static, without a C library, without what a debugger or an unwinder would want.
+# Static, without a C library, without what only a debugger or an unwinder needs.
 CFLAGS = (
     "-std=gnu11",
     "-Wall",
@@ -49,9 +49,9 @@ CFLAGS = (
     "-s",
 )
 
-# modprobe brings what little of a libc it needs; its memcpy() must not become a call of memcpy().
-# The rest was found by trying: one address that all variables are counted from, and no passes that
-# trade size for speed in spite of -Os (together 170 of 10,280 bytes on mips).
+# modprobe has the few libc functions that it needs; its memcpy() must not become a call of itself.
+# The other flags save 170 of 10,280 bytes on mips: all variables are addressed from one anchor, and
+# passes that trade size for speed in spite of -Os are off.
 FREESTANDING = (
     "-ffreestanding",
     "-fno-tree-loop-distribute-patterns",
@@ -65,7 +65,11 @@ FREESTANDING = (
 class Abi:
     """The guest's numbers, as the kernel's own headers give them; they differ by architecture.
 
-    syscalls: numbers of system calls, by name without __NR_. errnos, open_flags, ioctls: by name.
+    Attributes:
+        syscalls: Numbers of system calls, by name without __NR_.
+        errnos: Error numbers, by name.
+        open_flags: Flags of open(2), by name.
+        ioctls: Request numbers of ioctl(2), by name.
     """
 
     syscalls: dict[str, int]
@@ -99,9 +103,14 @@ _OPEN_FLAGS = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND", "O_NONBLOCK", "O_CLOE
 class GuestPrograms:
     """Compiled programs of one kernel.
 
-    agent, modprobe: ELF files. preinit, activate: those that lead into another root.
-    terminal: what runs a program on a terminal.
-    abi: the numbers that are spoken with the agent. digest: names what made them.
+    Attributes:
+        digest: Names what made them.
+        agent: The guest's init.
+        modprobe: What loads modules where there is no kmod.
+        preinit: The init of an initramfs that leads into another root.
+        activate: What makes the rest of that root.
+        terminal: What runs a program on a terminal.
+        abi: The numbers that are used in requests to the agent.
     """
 
     digest: str
@@ -114,29 +123,17 @@ class GuestPrograms:
 
 
 def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> GuestPrograms:
-    """Return the programs for a kernel, compiling them unless the store has them.
+    """Return the programs for a kernel, compiled unless the store has them.
 
-    cpu: the guest's, as in QEMU's -cpu; what it can execute decides how small modprobe is.
     Raises BuildFailed with the compiler's words, ToolMissing without a compiler.
+
+    Args:
+        store: Where they are kept.
+        kernel: Whose nolibc and headers are used.
+        cpu: The guest's CPU, as in QEMU's -cpu; what it can execute decides how small modprobe is.
     """
-    sources = sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")])
     compact = _compact_cflags(kernel.arch, cpu)
-    digest = digest_of(
-        {
-            "sources": [file_digest(source) for source in sources],
-            "headers": kernel.headers_digest,
-            "compiler": compiler_version(kernel.arch),
-            "ioctls": IOCTLS,
-            "flags": [
-                *CFLAGS,
-                *FREESTANDING,
-                *kernel.arch.agent_cflags,
-                *kernel.arch.nolibc_cflags,
-                *compact,
-                kernel.arch.channel,
-            ],
-        }
-    )
+    digest = _programs_digest(kernel, compact)
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         for name in ("agent", "terminal"):
@@ -160,6 +157,27 @@ def compile_programs(store: Store, kernel: Kernel, *, cpu: str) -> GuestPrograms
     )
 
 
+def _programs_digest(kernel: Kernel, compact: tuple[str, ...]) -> Digest:
+    """Return what names the programs: all that makes them."""
+    sources = sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")])
+    return digest_of(
+        {
+            "sources": [file_digest(source) for source in sources],
+            "headers": kernel.headers_digest,
+            "compiler": compiler_version(kernel.arch),
+            "ioctls": IOCTLS,
+            "flags": [
+                *CFLAGS,
+                *FREESTANDING,
+                *kernel.arch.agent_cflags,
+                *kernel.arch.nolibc_cflags,
+                *compact,
+                kernel.arch.channel,
+            ],
+        }
+    )
+
+
 @functools.cache
 def _include_flags(arch: Arch, headers: Path) -> tuple[str, ...]:
     compiler = f"{arch.toolchain_prefix}gcc"
@@ -172,6 +190,11 @@ def compile_program(kernel: Kernel, source: Path, program: Path) -> None:
     """Compile a C file with a kernel's nolibc into a small static program for its guests.
 
     Raises BuildFailed with the compiler's words.
+
+    Args:
+        kernel: Whose nolibc and headers are used.
+        source: The C file.
+        program: Where the program is written to.
     """
     arch = kernel.arch
     flags = [f'-DCHANNEL="/dev/{arch.channel}"', f'-DSHARED_CONSOLE="{SHARED_CONSOLE}"']
@@ -179,7 +202,7 @@ def compile_program(kernel: Kernel, source: Path, program: Path) -> None:
 
 
 def _compile_small(kernel: Kernel, compact: tuple[str, ...], work: StagingDirectory) -> None:
-    """Two files each, as only the first may hold the instructions that make system calls."""
+    """Compile from two files each: only the first may have instructions that make system calls."""
     start = work.directory / "start.o"
     _compile(kernel, SOURCES / "start.c", start, *_nolibc_flags(kernel), "-c")
     for name in SMALL:

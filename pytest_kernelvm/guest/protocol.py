@@ -1,6 +1,6 @@
 """The agent's protocol: batches of system calls, and the replies to them.
 
-agent.c describes the bytes; frames.py has what they are wrapped in.
+agent.c describes the bytes; frames.py wraps them into frames.
 """
 
 from __future__ import annotations
@@ -41,14 +41,22 @@ _RESULT = 2
 
 @dataclass(frozen=True, slots=True)
 class DataPointer:
-    """An address in the guest: an offset into the request's data."""
+    """An address in the guest.
+
+    Attributes:
+        offset: Where it points to in the request's data.
+    """
 
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What an earlier step returned."""
+    """What an earlier step returned.
+
+    Attributes:
+        step: Its number, from 0.
+    """
 
     step: int
 
@@ -58,11 +66,16 @@ Argument = int | DataPointer | StepResult
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One system call: its number or name, and its arguments.
+    """One system call.
 
-    out: None, or (which argument points at the output, its length in bytes or None for as many as
-    the call returns). always: made even if a step before it failed. loop: as read and write, made
-    again until all is done or nothing more comes.
+    Attributes:
+        call: Its number or name.
+        args: Its arguments, at most six.
+        out: None, or which argument points at the output, and the output's length in bytes; None
+            for as many bytes as the call returns.
+        always: Whether it is made even if a step before it failed.
+        loop: Whether it is made again, as read and write are, until all is done or nothing more
+            comes.
     """
 
     call: str | int
@@ -76,8 +89,10 @@ class Step:
 class Reply:
     """What came back of a batch.
 
-    results: of each step; below zero minus its errno, NOT_MADE if it was skipped.
-    outputs: the bytes of each step that asked for output, empty where it failed.
+    Attributes:
+        results: Of each step what it returned: below zero minus its errno, NOT_MADE if it was
+            skipped.
+        outputs: Of each step its output, empty where it asked for none or failed.
     """
 
     results: tuple[int, ...]
@@ -89,6 +104,9 @@ class Batch:
     """System calls that are made in one go, and the data they point at.
 
     Steps after a failed one are skipped, unless they are made `always`.
+
+    Attributes:
+        steps: The calls, in their order.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -96,7 +114,14 @@ class Batch:
     _space: int = 0
 
     def data(self, content: bytes) -> DataPointer:
-        """Add bytes, eight-byte aligned, and return where they will be."""
+        """Add bytes, eight-byte aligned.
+
+        Args:
+            content: The bytes.
+
+        Returns:
+            Where they will be in the guest.
+        """
         assert not self._space, "data comes before space"
         self._data += bytes(-len(self._data) % 8)
         self._data += content
@@ -104,14 +129,23 @@ class Batch:
 
     @classmethod
     def from_parts(cls, steps: Sequence[Step], *, content: bytes, space_bytes: int) -> Batch:
-        """Return a batch of these steps, data and space; `content` is the data."""
+        """Return a batch of these steps, data and space.
+
+        Args:
+            steps: The calls.
+            content: The data.
+            space_bytes: How much memory is reserved behind the data.
+        """
         return cls(list(steps), bytearray(content), space_bytes)
 
     def with_log(self) -> Batch | None:
         """Return this batch with a last step that reads what is new in the kernel's log.
 
-        None where there is no room for it, or no step: that is a sign of life, or an end.
         `without_log` takes the step's result out of the reply.
+
+        Returns:
+            The longer batch. None where there is no room for the log, or no step: that is a sign of
+            life, or an end.
         """
         body = 8 + sum(8 + 4 * len(step.args) for step in self.steps)
         if not self.steps or body + len(self._data) + self._space + LOG_ROOM_BYTES > MEMORY_BYTES:
@@ -136,14 +170,31 @@ class Batch:
         return len(self._data)
 
     def text(self, text: str | bytes) -> DataPointer:
-        """Add a zero-terminated string; str is encoded as UTF-8 with surrogates as raw bytes."""
+        """Add a zero-terminated string.
+
+        Args:
+            text: A str is encoded as UTF-8, with surrogates as the raw bytes that they stand for.
+
+        Returns:
+            Where it will be in the guest.
+
+        Raises:
+            ValueError: There is a zero byte in it.
+        """
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         if b"\0" in raw:
             raise ValueError(f"a zero byte in {raw!r}")
         return self.data(raw + b"\0")
 
     def space(self, length_bytes: int) -> DataPointer:
-        """Reserve memory that a call writes to; comes after all data."""
+        """Reserve memory that a call writes to; comes after all data.
+
+        Args:
+            length_bytes: How much.
+
+        Returns:
+            Where it will be in the guest.
+        """
         at = len(self._data) + self._space
         at += -at % 8
         self._space = at + length_bytes - len(self._data)
@@ -157,7 +208,18 @@ class Batch:
         always: bool = False,
         loop: bool = False,
     ) -> StepResult:
-        """Add a step; return what stands for its result in later steps."""
+        """Add a step.
+
+        Args:
+            call: As of Step, like the others.
+            *args: Its arguments.
+            out: Where its output is, None if it has none.
+            always: Whether it is made even if a step before it failed.
+            loop: Whether it is made again until all is done.
+
+        Returns:
+            What stands for its result in later steps.
+        """
         self.steps.append(Step(call=call, args=args, out=out, always=always, loop=loop))
         return StepResult(len(self.steps) - 1)
 
@@ -166,8 +228,13 @@ class Batch:
     ) -> bytes:
         """Return the request's payload.
 
-        numbers: system calls by name, of the guest's architecture.
-        Raises HarnessError for an unknown name or a batch that is too large.
+        Args:
+            request_id: A number that differs from that of the request before.
+            byteorder: The guest's.
+            numbers: Its system calls, by name.
+
+        Raises:
+            HarnessError: A name is unknown, or the batch is too large.
         """
         order = struct_order(byteorder)
         body = b"".join(_encode_step(step, order, numbers) for step in self.steps)
@@ -182,7 +249,12 @@ class Batch:
     def decode(self, payload: bytes, byteorder: Literal["big", "little"]) -> Reply:
         """Return the reply to this batch.
 
-        Raises GuestDied if the payload is not one.
+        Args:
+            payload: A frame's.
+            byteorder: The guest's.
+
+        Raises:
+            GuestDied: The payload is no reply to it.
         """
         order = struct_order(byteorder)
         try:
@@ -209,15 +281,21 @@ class Batch:
         return Reply(results=results, outputs=tuple(outputs))
 
 
-# A step that reads the log, its buffer, and what aligns them.
+# The size of a step that reads the log, of its buffer, and of what aligns them.
 LOG_ROOM_BYTES = LOG_BYTES + 64
 
 
 def add_log_read(batch: Batch, mark: bytes = b"", *, anew: bool = False) -> StepResult:
     """Add to a batch a step that reads what is new in the kernel's log; it is made in any case.
 
-    mark: a record that is written before, so that the kernel's last one is whole.
-    anew: whether the log is read from its beginning.
+    Args:
+        batch: What the step is added to.
+        mark: A record that is written before, so that the kernel's last one is complete; empty for
+            none.
+        anew: Whether the log is read from its beginning.
+
+    Returns:
+        What stands for the step's result.
     """
     written = batch.data(mark) if mark else DataPointer(0)
     args = batch.space(LOG_BYTES), LOG_BYTES, written, len(mark), int(anew)
@@ -225,7 +303,11 @@ def add_log_read(batch: Batch, mark: bytes = b"", *, anew: bool = False) -> Step
 
 
 def without_log(reply: Reply) -> tuple[Reply, int, bytes]:
-    """Part the reply to a batch of `with_log` into that to the batch, and result and log."""
+    """Part the reply to a batch of `with_log`.
+
+    Returns:
+        The reply to the batch itself, the result of reading the log, and what was read.
+    """
     rest = Reply(results=reply.results[:-1], outputs=reply.outputs[:-1])
     return rest, reply.results[-1], reply.outputs[-1]
 
@@ -265,24 +347,39 @@ def _signed(value: int) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hello:
-    """An agent's first words. boot_id: differs from boot to boot."""
+    """An agent's first message.
+
+    Attributes:
+        version: Of the protocol.
+        boot_id: A number that differs from boot to boot.
+    """
 
     version: int
     boot_id: int
 
 
 def decode_hello(payload: bytes, byteorder: Literal["big", "little"]) -> Hello:
-    """Return what a hello says; all zero where it is cut short."""
+    """Return what a hello says; all zero where it is cut short.
+
+    Args:
+        payload: A frame's.
+        byteorder: The guest's.
+    """
     version, boot_id = (int.from_bytes(payload[at : at + 4], byteorder) for at in (8, 12))
     return Hello(version=version, boot_id=boot_id)
 
 
 def reply_id(payload: bytes, byteorder: Literal["big", "little"]) -> int:
-    """Return the id that a reply carries."""
+    """Return the id that a reply carries.
+
+    Args:
+        payload: A frame's.
+        byteorder: The guest's.
+    """
     return int.from_bytes(payload[:4], byteorder)
 
 
 def zero_terminated(words: Sequence[str | bytes]) -> bytes:
-    """Return words one behind the other, each with a zero byte, as the agent's run wants them."""
+    """Return words one behind the other, each with a zero byte, as NR_RUN wants them."""
     raw = (w if isinstance(w, bytes) else w.encode("utf-8", "surrogateescape") for w in words)
     return b"".join(word + b"\0" for word in raw)

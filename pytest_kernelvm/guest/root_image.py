@@ -17,14 +17,14 @@ from pytest_kernelvm.errors import BadInput, Evidence, HarnessError
 from pytest_kernelvm.guest.cpio import Entry, with_parents
 from pytest_kernelvm.guest.programs import GuestPrograms
 from pytest_kernelvm.process import ADMIN_DIRECTORIES, failure, find_program, run
-from pytest_kernelvm.store.digest import digest_of, file_digest
+from pytest_kernelvm.store.digest import Digest, digest_of, file_digest
 from pytest_kernelvm.store.kinds import ROOTS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.store.writing import raise_if_full
 from pytest_kernelvm.toolchain.image_tools import ImageTool
 
 IMAGE = "image"
-# Part of every digest: how images are made here.
+# Part of every digest. It changes when images are made in another way.
 FORMAT = 2
 TOOL_TIMEOUT_S = 120.0
 
@@ -32,8 +32,8 @@ TOOL_TIMEOUT_S = 120.0
 LEAST_JFFS2_ERASE_BYTES = 8 << 10
 # The kernel mounts no fewer (fs/jffs2/fs.c, jffs2_do_fill_super()).
 LEAST_JFFS2_BLOCKS = 5
-# What names an ext4 file system and seeds its directories' hashes; any will do if it is always the
-# same.
+# The UUID of an ext4 file system, which also seeds the hashes of its directories. Any will do if it
+# is always the same.
 _UUID = "6b65726e-656c-4766-8d2d-726f6f740000"
 _EXT4_BLOCK_BYTES = 1024
 # Inode tables, bitmaps and a journal of the least size, which has 1024 blocks.
@@ -73,7 +73,12 @@ TOOLS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RootImage:
-    """An image as it lies in memory. size_bytes: of the whole flash device."""
+    """An image as it lies in memory.
+
+    Attributes:
+        path: The file.
+        size_bytes: The size of the whole flash device.
+    """
 
     path: Path
     size_bytes: int
@@ -90,25 +95,22 @@ def make_root_image(
 ) -> RootImage:
     """Return the image of a root, made unless the store has it.
 
-    contents: what else would be in the initramfs; it is kept in the store, with a link at the
-    place of each file. erase_bytes: of the device's blocks.
     Raises ToolMissing with the package, BadInput for pseudofiles that are in each other's way,
     blocks that are too small or what no store has, HarnessError with the tool's words.
+
+    Args:
+        store: Where it is kept.
+        programs: `activate` is put into the image.
+        root: What the vm-config says of it.
+        arch: Says the byte order.
+        contents: What else would be in the initramfs; it is put into the image's store, with a link
+            at the place of each file.
+        erase_bytes: The size of the device's erase blocks.
     """
     _require_jffs2_blocks(root, erase_bytes)
     files = _files(root, programs, contents)
     tool = find_tool(root.kind)
-    digest = digest_of(
-        {
-            "format": FORMAT,
-            "kind": root.kind,
-            "endianness": arch.endianness if root.kind == "jffs2" else "",
-            "erase_bytes": erase_bytes,
-            "free_bytes": root.free_bytes,
-            "files": _digest(files),
-            "tool": _version(tool, TOOLS[root.kind].version_flag),
-        }
-    )
+    digest = _image_digest(root, arch, files, erase_bytes, tool)
 
     def make(work: StagingDirectory) -> dict[str, Any]:
         directory = work.directory / "root"
@@ -119,6 +121,23 @@ def make_root_image(
 
     entry = store.obtain(ROOTS, digest, make, label=f"a root file system ({root.kind})")
     return RootImage(path=entry / IMAGE, size_bytes=(entry / IMAGE).stat().st_size)
+
+
+def _image_digest(
+    root: Root, arch: Arch, files: Sequence[Entry], erase_bytes: int, tool: str
+) -> Digest:
+    """Return what names an image: all that makes it."""
+    return digest_of(
+        {
+            "format": FORMAT,
+            "kind": root.kind,
+            "endianness": arch.endianness if root.kind == "jffs2" else "",
+            "erase_bytes": erase_bytes,
+            "free_bytes": root.free_bytes,
+            "files": _digest(files),
+            "tool": _version(tool, TOOLS[root.kind].version_flag),
+        }
+    )
 
 
 def _require_jffs2_blocks(root: Root, erase_bytes: int) -> None:
@@ -222,7 +241,7 @@ def _write_tree(directory: Path, entries: Sequence[Entry]) -> None:
             path.symlink_to(entry.content.decode())
         else:
             path.write_bytes(entry.content)
-    # From below, as a directory may become one that nothing can be put into.
+    # The deepest first, as a directory may become one that nothing can be put into.
     for entry in reversed(entries):
         path = directory / entry.path
         if not stat.S_ISLNK(entry.mode):
@@ -258,14 +277,14 @@ def _make_ext4(
     used = sum(-(-path.lstat().st_size // _EXT4_BLOCK_BYTES) + 1 for path in below)
     size = used * _EXT4_BLOCK_BYTES + _EXT4_OVERHEAD_BYTES + root.free_bytes
     size = -(-size // erase_bytes) * erase_bytes
-    # misc/mke2fs.c and lib/ext2fs: what it takes for now.
+    # mke2fs takes this for the current time (misc/mke2fs.c, lib/ext2fs).
     env = {"E2FSPROGS_FAKE_TIME": "1"}
     argv: list[str | Path] = [tool, "-q", "-t", "ext4", "-b", str(_EXT4_BLOCK_BYTES)]
     argv += ["-U", _UUID, "-E", f"hash_seed={_UUID},root_owner=0:0,nodiscard,lazy_itable_init=0"]
     argv += ["-N", str(_SPARE_INODES + len(below))]
     argv += ["-d", directory, image, str(size // _EXT4_BLOCK_BYTES)]
     _run(argv, env)
-    # Owners and times that cannot be given to a file before.
+    # Owners and times that the files on the host cannot have.
     paths = [path.relative_to(directory) for path in below]
     fields = (*(f"{name} @0" for name in ("atime", "ctime", "mtime", "crtime")), "uid 0", "gid 0")
     lines = [
@@ -297,9 +316,11 @@ def _run(argv: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
 
 
 def find_tool(kind: str, program: str = "") -> str:
-    """Return the full path of what makes images of a kind, or of another program of its package.
+    """Return the full path of what makes images of a kind; raises ToolMissing with the package.
 
-    Raises ToolMissing with the package.
+    Args:
+        kind: The kind of file system.
+        program: Another program of the same package; empty for the one that makes images.
     """
     tool = TOOLS[kind]
     hint = f"apt-get install {tool.packages[0]}"

@@ -33,7 +33,7 @@ from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.kinds import USERLANDS
 from pytest_kernelvm.store.store import StagingDirectory, Store
 
-# Counts up whenever the way of making changes what comes out.
+# Part of every digest. It changes when a userland is made in another way.
 RECIPE = 1
 SUITE = "bookworm"
 
@@ -63,7 +63,12 @@ TOOL_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Userland:
-    """A guest's programs. name: `kmod` or `busybox`. root: the directory that becomes its /."""
+    """A guest's programs.
+
+    Attributes:
+        name: `kmod` or `busybox`.
+        root: The directory that becomes the guest's /.
+    """
 
     name: str
     root: Path
@@ -72,8 +77,15 @@ class Userland:
 def obtain_userland(store: Store, arch: Arch, name: str) -> Userland:
     """Return a userland, made unless the store has it.
 
-    name: `kmod` or `busybox`. Raises BadInput if the architecture has none of that name,
-    ToolMissing if it can't be fetched, BuildFailed with the compiler's words.
+    Raises ToolMissing if it can't be fetched, BuildFailed with the compiler's words.
+
+    Args:
+        store: Where it is kept.
+        arch: The guest's architecture.
+        name: `kmod` or `busybox`.
+
+    Raises:
+        BadInput: The architecture has none of that name.
     """
     if name == "kmod" and not arch.debian_arch:
         raise BadInput(
@@ -96,7 +108,13 @@ def obtain_userland(store: Store, arch: Arch, name: str) -> Userland:
 
 
 def entries_of(userland: Userland, tree: ModuleTree, closure: Closure) -> list[cpio.Entry]:
-    """Return what a userland adds to an archive: its files and links, and what only it reads."""
+    """Return what a userland adds to an archive: its files and links, and indexes for kmod.
+
+    Args:
+        userland: The programs.
+        tree: The module tree of the closure.
+        closure: The modules in the archive.
+    """
     entries = []
     for path in sorted(userland.root.rglob("*")):
         name = str(path.relative_to(userland.root))
@@ -112,9 +130,14 @@ def entries_of(userland: Userland, tree: ModuleTree, closure: Closure) -> list[c
 
 
 def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
-    """Return the indexes that kmod reads of a tree that holds just a closure's modules.
+    """Return the indexes that kmod reads, for a tree that holds only a closure's modules.
 
-    Returns file name → content, as the host's depmod writes it.
+    Args:
+        tree: The module tree of the closure.
+        closure: The modules.
+
+    Returns:
+        The contents by file name, as the host's depmod writes them.
     """
     with tempfile.TemporaryDirectory(prefix="kernelvm-") as name:
         directory = Path(name, "lib/modules", closure.release)
@@ -125,7 +148,7 @@ def binary_indexes(tree: ModuleTree, closure: Closure) -> dict[str, bytes]:
         directory.mkdir(parents=True, exist_ok=True)
         for file, content in pruned_metadata(tree, closure, for_depmod=True).items():
             (directory / file).write_bytes(content)
-        # A configuration of nothing: the host's may put other directories first.
+        # An empty configuration: the host's may put other directories first.
         empty = Path(name, "depmod.d")
         empty.mkdir()
         argv: list[str | Path] = ["depmod", "--basedir", name, "--config", empty]
@@ -168,7 +191,7 @@ def _built_busybox(store: Store, arch: Arch, work: StagingDirectory, root: Path)
     argv += [f"ARCH={arch.linux_arch}", f"CROSS_COMPILE={arch.toolchain_prefix}"]
     argv += [f"CONFIG_EXTRA_CFLAGS=-isystem {prefix}/include {libraries}"]
     argv += [f"CONFIG_EXTRA_LDFLAGS={libraries} -L{prefix}/lib"]
-    # As debian/rules has it; otherwise busybox would tell the time of its build.
+    # As debian/rules has it; otherwise busybox has the time of its build in it.
     (dsc,) = (file for file in files if file.suffix == ".dsc")
     argv += [f"BB_EXTRA_VERSION=Debian {dsc.stem.partition('_')[2]}"]
     make_source(

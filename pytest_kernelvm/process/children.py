@@ -25,9 +25,9 @@ from pytest_kernelvm.process.completed import Completed, failure, status_words, 
 from pytest_kernelvm.process.deadline import Deadline
 from pytest_kernelvm.process.programs import environment, find_program, quoted
 
-# Of what a program writes to its error output while its output is read.
+# How much of a program's error output is kept while its output is read.
 _STDERR_BYTES = 65536
-# A pipe's default of 64 KiB makes two processes wait for each other all the time.
+# With a pipe's default size of 64 KiB two processes wait for each other all the time.
 _PIPE_BYTES = 1 << 20
 _WAIT_S = 0.001
 
@@ -44,6 +44,9 @@ def _child(
     """Give a child whose output is a pipe without a buffer.
 
     Leaving the context waits for it; leaving it with an error ends its whole group.
+
+    Yields:
+        The child.
     """
     with (
         subprocess.Popen(
@@ -90,13 +93,23 @@ def run(
 ) -> Completed:
     """Run a program to its end.
 
-    cwd: its working directory. env: variables added to ours.
-    timeout_s: seconds until it is killed. stdin: bytes that it reads.
-    check: whether a status other than 0 is an error.
-    log: a file that gets its output and error output as they come; on_line gets each line.
-    Returns the completed child. Raises ToolMissing if there is no such program, HarnessError if
-    it takes too long or, with `check`, fails.
-    stdin and log exclude each other.
+    `stdin` and `log` exclude each other. Raises ToolMissing if there is no such program.
+
+    Args:
+        argv: The program, found in PATH, and its arguments.
+        cwd: Its working directory; None for ours.
+        env: Variables added to those of `environment`.
+        timeout_s: Seconds until it is killed.
+        check: Whether a status other than 0 is an error.
+        stdin: Bytes that it reads.
+        log: A file that its output and error output are appended to as they come.
+        on_line: With `log`, called with each line of output.
+
+    Returns:
+        The completed child; with `log` without its output.
+
+    Raises:
+        HarnessError: It takes too long or, with `check`, fails.
     """
     assert not (stdin and log)
     try:
@@ -105,17 +118,19 @@ def run(
         else:
             completed = _run_captured(argv, cwd, env, timeout_s, stdin)
     except subprocess.TimeoutExpired:
-        raise HarnessError(
-            f"{argv[0]} did not end within {timeout_s:g} s",
-            Evidence(
-                command=quoted(argv),
-                where=(str(log),) if log else (),
-                excerpt=tail(log) if log else "",
-            ),
-        ) from None
+        summary = f"{argv[0]} did not end within {timeout_s:g} s"
+        raise HarnessError(summary, _unfinished(argv, log)) from None
     if check and completed.status != 0:
         raise HarnessError(f"{argv[0]} {status_words(completed.status)}", failure(completed, log))
     return completed
+
+
+def _unfinished(argv: Sequence[str | Path], log: Path | None) -> Evidence:
+    return Evidence(
+        command=quoted(argv),
+        where=(str(log),) if log else (),
+        excerpt=tail(log) if log else "",
+    )
 
 
 def _run_captured(
@@ -178,7 +193,7 @@ def _copy_lines(
 
 
 class _Output(io.FileIO):
-    """What a child writes, read in large pieces: a switch between processes costs more than a wait.
+    """A child's output, read in large pieces: a switch between processes costs more than a wait.
 
     A reader that is faster than the child would be woken up for each few kilobytes.
     """
@@ -197,10 +212,19 @@ def piped(
 ) -> Iterator[io.FileIO]:
     """Run a program and give its output as a stream that is read while it runs, without a buffer.
 
-    env: variables added to ours. timeout_s: seconds until it is killed, which reads as the end.
-    Leaving the context waits for it. Raises ToolMissing if there is no such program, HarnessError
-    with its error output if it fails although all of its output was read. Whoever leaves with an
-    error ends it.
+    Leaving the context waits for the program; leaving it with an error ends the program. Raises
+    ToolMissing if there is no such program.
+
+    Args:
+        argv: The program, found in PATH, and its arguments.
+        env: Variables added to those of `environment`.
+        timeout_s: Seconds until it is killed, which reads as the end of the output.
+
+    Yields:
+        Its standard output.
+
+    Raises:
+        HarnessError: It failed although all of its output was read; with its error output.
     """
     started = time.monotonic()
     with (
@@ -209,7 +233,7 @@ def piped(
         _killed_after(timeout_s, child),
     ):
         assert child.stdout is not None
-        # Whoever has many pipes may not have larger ones (man 7 pipe).
+        # A user who has many pipes may not have larger ones (pipe(7)).
         with contextlib.suppress(OSError):
             fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         with _Output(child.stdout.fileno(), closefd=False) as output:
@@ -235,8 +259,13 @@ def _killed_after(timeout_s: float, child: subprocess.Popen[bytes]) -> Iterator[
 def run_attached(argv: Sequence[str | Path]) -> int:
     """Run a program on our own terminal until it ends, however long that takes.
 
-    Returns its exit status, minus the signal that ended it. Raises ToolMissing if there is no such
-    program.
+    Raises ToolMissing if there is no such program.
+
+    Args:
+        argv: The program, found in PATH, and its arguments.
+
+    Returns:
+        Its exit status, or minus the signal that ended it.
     """
     with subprocess.Popen(_ended_with_us(argv, "TERM"), env=environment()) as child:
         return child.wait()
@@ -245,7 +274,9 @@ def run_attached(argv: Sequence[str | Path]) -> int:
 class Spawned:
     """A child that runs beside us until it ends or `kill` is called.
 
-    argv: what was started. pid: its process.
+    Attributes:
+        argv: What was started.
+        pid: Its process.
     """
 
     def __init__(self, child: subprocess.Popen[bytes], argv: tuple[str, ...]) -> None:
@@ -258,7 +289,7 @@ class Spawned:
         return self._child.poll()
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait up to `timeout_s` seconds; return the exit status or None."""
+        """Wait up to `timeout_s` seconds; return the exit status, or None if it still runs."""
         try:
             return self._child.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -280,9 +311,15 @@ def spawn(
 ) -> Iterator[Spawned]:
     """Start a program beside us; leaving the context kills it. It can gain no privileges.
 
-    pass_fds: descriptors that it inherits under their numbers.
-    output: a file that gets its output and error output.
     Raises ToolMissing if there is no such program.
+
+    Args:
+        argv: The program, found in PATH, and its arguments.
+        pass_fds: Descriptors that it inherits under the same numbers.
+        output: A file that its output and error output are appended to.
+
+    Yields:
+        The running child.
     """
     with output.open("ab") as sink:
         child = subprocess.Popen(
@@ -321,10 +358,15 @@ def _group_ended_on_error(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def end_group(pid: int, poll: Callable[[], int | None], grace_s: float = 2.0) -> None:
-    """End a process and its group: SIGTERM, then SIGKILL for who is left after `grace_s` seconds.
+    """End a process and its group: SIGTERM, then SIGKILL for what is left.
 
-    poll: returns None as long as the process runs; once it has ended, the rest of its group gets
-    no more time. Groups that are gone are fine.
+    A group that is gone already is no error.
+
+    Args:
+        pid: The process, which leads its group.
+        poll: Returns None as long as the process runs. Once it has ended, the rest of its group
+            gets no more time.
+        grace_s: Seconds between the two signals.
     """
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
         with contextlib.suppress(ProcessLookupError):

@@ -17,8 +17,12 @@ TAIL_LINES = 30
 class Completed:
     """A child that ended.
 
-    argv: what was run. status: exit status, or minus the signal that ended it.
-    raw_stdout, stderr: its streams, empty where a log file took them. elapsed_s: wall time.
+    Attributes:
+        argv: What was run.
+        status: Its exit status, or minus the signal that ended it.
+        raw_stdout: Its standard output, empty where a log file took it.
+        stderr: Its error output, likewise.
+        elapsed_s: Wall time from start to end.
     """
 
     argv: tuple[str, ...]
@@ -34,7 +38,12 @@ class Completed:
 
 
 def failure(completed: Completed, log: Path | None = None) -> Evidence:
-    """Return the evidence of a child that failed: its last lines, its log, its command."""
+    """Return the evidence of a child that failed: its last lines, its log, its command.
+
+    Args:
+        completed: The child.
+        log: The file that got its output; None where `completed` has it.
+    """
     text = tail(log) if log else (completed.stderr or completed.stdout)
     return Evidence(
         seen=status_words(completed.status),
@@ -45,7 +54,11 @@ def failure(completed: Completed, log: Path | None = None) -> Evidence:
 
 
 def status_words(status: int) -> str:
-    """Return an exit status in words; below zero it is the signal that ended the process."""
+    """Return an exit status in words, such as `ended with status 1` or `was killed by SIGSEGV`.
+
+    Args:
+        status: Below zero it is minus the signal that ended the process.
+    """
     if status < 0:
         try:
             return f"was killed by {signal.Signals(-status).name}"
@@ -55,7 +68,12 @@ def status_words(status: int) -> str:
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:
-    """Return the last lines of a text file; empty if there is none."""
+    """Return the last lines of a text file; empty if it cannot be read.
+
+    Args:
+        path: The file.
+        lines: How many lines.
+    """
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)

@@ -8,7 +8,8 @@ import time
 class Deadline:
     """A point in time on the monotonic clock.
 
-    timeout_s: seconds from now.
+    Attributes:
+        timeout_s: How many seconds after its making it lies.
     """
 
     def __init__(self, timeout_s: float) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pytest_kernelvm.errors import Evidence, ToolMissing
 
-# A make that calls us, or that we are called by, must not share its job server or its variables.
-# What conf takes from its environment would be in no key (Documentation/kbuild/kconfig.rst).
+# A make that we call must not share the job server or the variables of a make that called us. What
+# conf takes from its environment would be in no key (Documentation/kbuild/kconfig.rst).
 _NOT_INHERITED = (
     *("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CDPATH"),
     *("KCONFIG_ALLCONFIG", "KCONFIG_CONFIG", "KCONFIG_DEFCONFIG_LIST", "KCONFIG_WERROR"),
@@ -26,8 +26,13 @@ ADMIN_DIRECTORIES = ("/usr/sbin", "/sbin")
 def find_program(name: str, install_hint: str = "", *, places: Sequence[str] = ()) -> str:
     """Return the full path of a program.
 
-    install_hint: what the error tells the user to do. places: directories behind those of PATH.
-    Raises ToolMissing if none of them has it.
+    Args:
+        name: A name to look up in PATH, or a path.
+        install_hint: What the error tells the user to do.
+        places: Directories that are searched after those of PATH.
+
+    Raises:
+        ToolMissing: None of them has it.
     """
     path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *places]))
     if path is None:

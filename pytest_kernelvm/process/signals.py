@@ -39,9 +39,11 @@ def end_with_parent(grace_s: float = 1.0) -> Iterator[None]:
     """End this process, and with it its children, soon after its parent has ended.
 
     For the workers of pytest-xdist, whose execnet gives a running test 15 seconds when the other
-    end of its pipe is gone. This sends SIGTERM at once, which `signals_interrupt` makes an
-    interrupt, and SIGKILL `grace_s` seconds later, whatever is still being cleaned up then.
-    pidfd_open(2) tells of the parent's end.
+    end of its pipe is gone. SIGTERM is sent at once, which `signals_interrupt` makes an interrupt.
+    pidfd_open(2) reports the parent's end.
+
+    Args:
+        grace_s: Seconds until SIGKILL follows, whatever is still being cleaned up then.
     """
     watched = os.pidfd_open(os.getppid())
     over_read, over_write = os.pipe()

@@ -11,7 +11,7 @@ from pytest_kernelvm.errors import HarnessError
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.machine.vm import Vm
 
-# Debian's gdb knows its own architecture only; this one knows all.
+# Debian's gdb knows only the host's architecture; this one knows all.
 GDB = "gdb-multiarch"
 # What the kernel's build makes for gdb where CONFIG_GDB_SCRIPTS is set.
 SCRIPTS = "vmlinux-gdb.py"
@@ -21,16 +21,27 @@ SCRIPTS = "vmlinux-gdb.py"
 def stub_directory() -> Iterator[Path]:
     """Give a directory for a stub's socket that nobody else may enter.
 
-    A path below the store may be longer than the 107 bytes that AF_UNIX takes.
+    A path below the store may be longer than the 107 bytes that AF_UNIX takes (unix(7)).
+
+    Yields:
+        The directory, which is removed at the end.
     """
     with tempfile.TemporaryDirectory(prefix="kernelvm-gdb-") as directory:
         yield Path(directory)
 
 
 def serve_gdb(vm: Vm, directory: Path) -> Path:
-    """Have a launched QEMU listen for gdb and return the socket; the guest goes on.
+    """Have a launched QEMU listen for gdb; the guest goes on.
 
-    Raises HarnessError if QEMU refuses.
+    Args:
+        vm: The guest.
+        directory: Of `stub_directory`.
+
+    Returns:
+        The socket.
+
+    Raises:
+        HarnessError: QEMU refuses.
     """
     socket = directory / "stub"
     said = vm.qmp.monitor(f"gdbserver unix:{socket},server=on,wait=off").strip()
@@ -42,7 +53,9 @@ def serve_gdb(vm: Vm, directory: Path) -> Path:
 def gdb_command(socket: Path, vmlinux: Path) -> str:
     """Return the command that connects gdb to a stub.
 
-    vmlinux: with the kernel's symbols; scripts for gdb that lie beside it are loaded.
+    Args:
+        socket: The stub's.
+        vmlinux: The kernel with its symbols; gdb scripts that lie beside it are loaded.
     """
     argv = [GDB]
     if (vmlinux.parent / SCRIPTS).exists():
@@ -53,7 +66,9 @@ def gdb_command(socket: Path, vmlinux: Path) -> str:
 def gdb_hint(vmlinux: Path, symbols: dict[str, str]) -> str:
     """Return what a kernel lacks for gdb, in words; empty if nothing.
 
-    symbols: its configuration.
+    Args:
+        vmlinux: Where the kernel with its symbols would be.
+        symbols: The kernel's configuration, value by symbol without CONFIG_.
     """
     if not vmlinux.exists():
         return "no vmlinux here: gdb sees registers and memory, and no symbols"

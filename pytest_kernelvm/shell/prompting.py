@@ -1,4 +1,4 @@
-"""readline's prompt beside a thread that writes, and signals that come while it is shown."""
+"""A prompt of readline's while another thread writes, and signals that arrive meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-# What ends a shell or a line.
+# Signals that end the shell or a line.
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESEND_AFTER_S = 0.1
 # The longest that readline may take to show a prompt.
@@ -19,15 +19,16 @@ DRAW_TIMEOUT_S = 1.0
 
 
 class PromptState:
-    """Whether a prompt is on the terminal's last line. Without readline it is when it is asked for.
+    """Whether a prompt is on the terminal's last line.
 
-    readline draws piece by piece: what somebody else writes in between tears the prompt up.
+    readline draws piece by piece: what somebody else writes in between tears the prompt up. Without
+    readline a prompt counts as shown as soon as it is asked for.
     """
 
     def __init__(self) -> None:
         self._asking = False
         self._undrawn = threading.Lock()
-        # Held by whom writes, so that nothing is decided on what is no longer so.
+        # Held while somebody writes, so that the answer of `held` stays true.
         self._turn = threading.Lock()
 
     def begin(self) -> None:
@@ -36,7 +37,7 @@ class PromptState:
             import readline
 
             self._undrawn.acquire(blocking=False)
-            # A function of Python's own could be where a signal raises, and readline forgets that.
+            # Not a Python function: a signal could raise in it, and readline drops the exception.
             readline.set_pre_input_hook(self._undrawn.release)
         with self._turn:
             self._asking = True
@@ -48,7 +49,7 @@ class PromptState:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """Give whether a prompt is shown, which stays so in this context."""
+        """Give whether a prompt is shown, which does not change within this context."""
         if self._asking and self._undrawn.acquire(timeout=DRAW_TIMEOUT_S):
             self._undrawn.release()
         with self._turn:
@@ -57,10 +58,10 @@ class PromptState:
 
 @contextlib.contextmanager
 def signals_get_through() -> Iterator[None]:
-    """Have signals heeded that come just before readline waits for a key; in the main thread.
+    """Handle signals at once that arrive just before readline waits for a key; in the main thread.
 
-    Such a one would be when the key comes (CPython's Modules/readline.c: between the last look at
-    signals and select(2)). Sent again it ends that wait.
+    Such a signal would be handled only when a key is pressed (CPython's Modules/readline.c: it
+    arrives between the last look at signals and select(2)). It is sent again, which ends that wait.
     """
     main = threading.get_ident()
     ours, theirs = socket.socketpair()
@@ -69,7 +70,7 @@ def signals_get_through() -> Iterator[None]:
     def send_again() -> None:
         while numbers := ours.recv(64):
             time.sleep(RESEND_AFTER_S)
-            # Of what cmdloop() calls, only the wait for a line has no frame of its own.
+            # Only while it waits for a line does cmdloop() have no frame above its own.
             frame = sys._current_frames().get(main)
             if frame and frame.f_code is cmd.Cmd.cmdloop.__code__ and numbers[-1] in END_SIGNALS:
                 signal.pthread_kill(main, numbers[-1])

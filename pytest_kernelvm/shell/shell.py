@@ -1,4 +1,4 @@
-"""A booted guest at a person's fingertips: a prompt whose commands the agent carries out."""
+"""The prompt of a booted guest, whose commands the agent carries out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ HISTORY_LINES = 1000
 
 
 class GuestShell(cmd.Cmd):
-    """The prompt of one guest. What it does not know is run as a program in the guest.
+    """The prompt of one guest. What is no command of the prompt is run as a program in the guest.
 
-    vm: a booted guest. out: where answers go.
+    Args:
+        vm: A booted guest.
+        out: Where answers go.
     """
 
     def __init__(self, vm: Vm, out: TextIO) -> None:
@@ -31,7 +33,7 @@ class GuestShell(cmd.Cmd):
         self._out = out
         self._terminal = sys.stdin.isatty()
         self._prompting = PromptState()
-        # What the console said of a line that has no end yet, and how much of it is to be seen.
+        # The part of a console's line that has come so far, and how much of it is shown.
         self._begun = ""
         self._visible = 0
         self.prompt = f"{vm.label}> " if self._terminal else ""
@@ -39,8 +41,10 @@ class GuestShell(cmd.Cmd):
     def show_console(self, text: str) -> None:
         """Show what the console said, and again what the user is typing.
 
-        Beside the prompt a line is shown when it is complete.
-        text: fit to be shown, as `following` gives it.
+        While a prompt is shown, a line of the console appears when it is complete.
+
+        Args:
+            text: Safe to show, as `following` gives it.
         """
         with self._prompting.held() as prompted:
             said = self._begun + text
@@ -106,14 +110,14 @@ class GuestShell(cmd.Cmd):
         return False
 
     def do_help(self, arg: str) -> None:
-        """help: this list."""
+        """`help`: this list."""
         if arg:
             super().do_help(arg)
             return
-        told = (getattr(self, name).__doc__ for name in self.get_names() if name[:3] == "do_")
-        pairs = [str(line).partition(": ") for line in told]
-        width = max(len(usage) for usage, _, _ in pairs)
-        for usage, _, what in sorted(pairs):
+        lines = (getattr(self, name).__doc__ for name in self.get_names() if name[:3] == "do_")
+        pairs = [str(line).removeprefix("`").split("`: ", 1) for line in lines]
+        width = max(len(usage) for usage, _ in pairs)
+        for usage, what in sorted(pairs):
             self._show(f"{usage:{width}}  {what.rstrip('.')}")
         self._show(f"{'PROGRAM [WORD…]':{width}}  run a program in the guest: modprobe, insmod, …")
 
@@ -129,7 +133,16 @@ class GuestShell(cmd.Cmd):
         return [name for name in self._vm.list(directory) if name.isprintable()]
 
     def completedefault(self, text: str, line: str, _begin: int, end: int) -> list[str]:
-        """Complete the path of a file in the guest."""
+        """Complete the path of a file in the guest.
+
+        Args:
+            text: What readline completes: what is behind the last delimiter.
+            line: The whole line.
+            end: Where in the line `text` ends.
+
+        Returns:
+            What can stand in place of `text`.
+        """
         directory, _, beginning = line[:end].split(" ")[-1].rpartition("/")
         try:
             names = self._names(f"{directory}/")
@@ -152,31 +165,31 @@ class GuestShell(cmd.Cmd):
         return False
 
     def do_cat(self, line: str) -> None:
-        """cat FILE…: show files."""
+        """`cat FILE…`: show files."""
         for path in self._words(line):
             self._show(self._vm.read(path))
 
     def do_ls(self, line: str) -> None:
-        """ls [DIRECTORY]: list a directory."""
+        """`ls [DIRECTORY]`: list a directory."""
         self._show("  ".join(self._vm.list(line.strip() or "/")))
 
     def do_write(self, line: str) -> None:
-        """write FILE TEXT: write a text with a newline into a file."""
+        """`write FILE TEXT`: write a text with a newline into a file."""
         path, _, text = line.partition(" ")
         self._vm.write(path, f"{text}\n")
 
     def do_mkdir(self, line: str) -> None:
-        """mkdir DIRECTORY…: make directories."""
+        """`mkdir DIRECTORY…`: make directories."""
         for path in self._words(line):
             self._vm.mkdir(path)
 
     def do_rm(self, line: str) -> None:
-        """rm FILE…: remove files."""
+        """`rm FILE…`: remove files."""
         for path in self._words(line):
             self._vm.unlink(path)
 
     def do_mount(self, line: str) -> None:
-        """mount SOURCE DIRECTORY TYPE: mount a file system."""
+        """`mount SOURCE DIRECTORY TYPE`: mount a file system."""
         words = self._words(line)
         if len(words) == 3:
             self._vm.mount(*words)
@@ -184,29 +197,29 @@ class GuestShell(cmd.Cmd):
             self._show(self._vm.read("/proc/mounts"))
 
     def do_uname(self, _line: str) -> None:
-        """uname: the kernel."""
+        """`uname`: the kernel."""
         name = self._vm.uname
         self._show(f"{name.sysname} {name.release} {name.version} {name.machine}")
 
     def do_console(self, _line: str) -> None:
-        """console: the end of the console, from the first splat on."""
+        """`console`: the end of the console, from the first splat on."""
         self._show(self._vm.console.tail())
 
     def do_monitor(self, line: str) -> None:
-        """monitor COMMAND: ask QEMU: info registers, stop, cont, x/8i $pc."""
+        """`monitor COMMAND`: ask QEMU: info registers, stop, cont, x/8i $pc."""
         self._show(self._vm.qmp.monitor(line))
 
     def do_lsmod(self, _line: str) -> None:
-        """lsmod: the loaded modules."""
+        """`lsmod`: the loaded modules."""
         for module in self._vm.modules:
             self._show(f"{module.name:24} {module.size_bytes:8} {' '.join(module.holders)}")
 
     def do_dmesg(self, _line: str) -> None:
-        """dmesg: the kernel's log."""
+        """`dmesg`: the kernel's log."""
         self._show(str(self._vm.dmesg))
 
     def do_exit(self, _line: str) -> bool:
-        """exit: end the guest."""
+        """`exit`: end the guest."""
         return True
 
 
@@ -242,10 +255,17 @@ def _history(file: Path | None) -> Iterator[None]:
 
 
 def interact(shell: GuestShell, *, history: Path | None = None, intro: str = "") -> None:
-    """Have the user give commands until he leaves or QEMU ends.
+    """Let the user give commands until he leaves or QEMU ends.
 
-    history: the file with the lines of earlier sessions. intro: what is said first.
-    Raises the error that says how a guest ended under the user's hands.
+    Raises also the error of a guest that ends under the user's hands.
+
+    Args:
+        shell: The guest's prompt.
+        history: The file with the lines of earlier sessions; None for none.
+        intro: What is said first.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM or SIGHUP came.
     """
     with _history(history), signals_get_through():
         while True:
@@ -253,7 +273,7 @@ def interact(shell: GuestShell, *, history: Path | None = None, intro: str = "")
                 shell.cmdloop(intro)
                 return
             except KeyboardInterrupt as interrupt:
-                # SIGTERM and SIGHUP, which name themselves, want an end; Ctrl-C wants the prompt.
+                # SIGTERM and SIGHUP, which have their name as argument, end it; Ctrl-C does not.
                 if interrupt.args:
                     raise
                 intro = f"\n{EXIT_HINT}"

@@ -58,7 +58,7 @@ def test_wide_cells(small: bytes) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0" * 64, b"\xd0\x0d\xfe\xed" + b"\xff" * 60])
-def test_what_is_no_tree_is_refused(raw: bytes) -> None:
+def test_bytes_that_are_no_tree_are_refused(raw: bytes) -> None:
     with pytest.raises(BadInput, match="libfdt refuses"):
         set_property(raw, "/", "a", 1)
 

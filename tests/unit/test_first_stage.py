@@ -59,7 +59,7 @@ def test_arguments_and_environment(arch: Arch) -> None:
     }
 
 
-def test_a_tree(arch: Arch) -> None:
+def test_a_device_tree_is_handed_over(arch: Arch) -> None:
     stage = uhi_stage(arch, ENTRY, b"the tree", memory_bytes=MEMORY_BYTES)
     entry, mark, tree, environment, last = words(arch, stage, stage_entry(arch) + WORDS_AT, 5)
     assert (entry, mark, last) == (ENTRY, UHI, 0)
@@ -74,7 +74,7 @@ def test_the_first_instruction_is_a_branch_over_the_words(arch: Arch) -> None:
     assert words(arch, stage, stage_entry(arch), 2) == (0x0411_0006, 0)
 
 
-def test_a_line_that_the_kernel_would_cut_off(arch: Arch) -> None:
+def test_a_command_line_that_the_kernel_would_cut_off(arch: Arch) -> None:
     assert arch.first_stage is not None
     longest = arch.first_stage.cmdline_bytes
     yamon_stage(arch, ENTRY, cmdline="x" * longest, memory_bytes=MEMORY_BYTES)
@@ -82,6 +82,6 @@ def test_a_line_that_the_kernel_would_cut_off(arch: Arch) -> None:
         yamon_stage(arch, ENTRY, cmdline="x" * (longest + 1), memory_bytes=MEMORY_BYTES)
 
 
-def test_others_have_none() -> None:
+def test_other_architectures_have_no_first_stage() -> None:
     with pytest.raises(BadInput, match="aarch64 has no first stage"):
         yamon_stage(ARCHES["aarch64"], ENTRY, cmdline="", memory_bytes=MEMORY_BYTES)

@@ -38,7 +38,7 @@ def small_floods() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FLOODS if kind != PANIC])
-def test_the_end_is_said_whatever_comes(small_floods: dict[str, Any], kind: str) -> None:
+def test_each_kind_of_flood_is_reported(small_floods: dict[str, Any], kind: str) -> None:
     told = small_floods[kind]
     assert told["trouble"] == "FLOOD"
     assert told["words"].startswith("boot-hang: : the console was flooded")
@@ -89,12 +89,12 @@ def test_the_beginning_is_kept_and_the_rest_counted() -> None:
     assert list(text.times) == [(1.0, 0), (2.0, 4), (3.0, 8)]
 
 
-def test_what_a_snapshot_had_said_counts_as_well() -> None:
+def test_the_text_of_a_snapshot_counts_towards_the_limit() -> None:
     text = BoundedText(2, b"123")
     assert (bytes(text.raw), text.dropped_bytes) == (b"12", 1)
 
 
-def test_when_a_byte_came() -> None:
+def test_arrival_times_of_bytes() -> None:
     times = ArrivalTimes([(1.0, 0), (2.0, 10)])
     times.note(2.0005, 20)
     times.note(3.0, 30)
@@ -104,14 +104,14 @@ def test_when_a_byte_came() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, EXCERPT_BYTES, 2 * EXCERPT_BYTES, 2 * EXCERPT_BYTES + 1])
-def test_a_short_text_is_told_whole(size: int) -> None:
+def test_a_short_text_is_its_own_excerpt(size: int) -> None:
     text = BoundedText(1 << 30, (b"0123456789abcde\n" * (size // 16 + 1))[:size])
     told = text.excerpt()
     assert ("bytes are in the log" in told) == (size > 2 * EXCERPT_BYTES)
     assert size > 2 * EXCERPT_BYTES or told == text.raw.decode()
 
 
-def test_of_a_long_text_what_is_asked_for_is_told() -> None:
+def test_an_excerpt_has_what_is_asked_for() -> None:
     filler = b"." * (4 * EXCERPT_BYTES)
     text = BoundedText(1 << 30, b"first\r\n" + filler + b"splat" + filler + b"\nlast")
     at = text.raw.find(b"splat")

@@ -30,7 +30,7 @@ def scratch(tmp_path: Path) -> Scratch:
     return make_scratch(tmp_path)
 
 
-def test_a_good_one_gets_as_far_as_qemu(scratch: Scratch) -> None:
+def test_a_good_bundle_gets_as_far_as_qemu(scratch: Scratch) -> None:
     """The others fail for what is changed in them, and for nothing else."""
     made = draft()
     made.boot["machine"]["sandbox"] = False
@@ -171,7 +171,7 @@ CASES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_it_says(scratch: Scratch, name: str) -> None:
+def test_hostile_notes_are_refused(scratch: Scratch, name: str) -> None:
     change, says = CASES[name]
     made = draft()
     change(made)
@@ -222,7 +222,7 @@ FILES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("verb", ["replay", "export"])
 @pytest.mark.parametrize("name", FILES)
-def test_what_lies_in_it(scratch: Scratch, name: str, verb: str) -> None:
+def test_hostile_files_are_refused(scratch: Scratch, name: str, verb: str) -> None:
     bundle = write_bundle(scratch.inside / "b", draft())
     FILES[name](bundle)
     more = ["out.tar.gz"] if verb == "export" else []
@@ -231,7 +231,7 @@ def test_what_lies_in_it(scratch: Scratch, name: str, verb: str) -> None:
     refused(scratch, verb, "b", *more, says="b")
 
 
-def test_attach_takes_no_file_that_is_none(scratch: Scratch) -> None:
+def test_attach_refuses_a_memory_of_another_size(scratch: Scratch) -> None:
     made = draft()
     made.guest["left"] = {
         **dict.fromkeys(("request_id", "boot_id", "clock_offset_s", "taint"), 0),
@@ -301,7 +301,7 @@ MEMBERS: dict[str, tarfile.TarInfo] = {
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_what_an_archive_holds(scratch: Scratch, name: str) -> None:
+def test_hostile_archives_are_refused(scratch: Scratch, name: str) -> None:
     bundle = write_bundle(scratch.root / "made", draft())
     with tarfile.open(scratch.inside / "b.tar.gz", "w:gz") as archive:
         archive.add(bundle, arcname=".")
@@ -329,7 +329,7 @@ def test_an_archive_of_zeros(scratch: Scratch) -> None:
 
 
 @pytest.mark.parametrize("end", [".tar", ".tar.gz"])
-def test_an_exported_one_is_the_same(scratch: Scratch, end: str) -> None:
+def test_an_exported_bundle_is_the_same(scratch: Scratch, end: str) -> None:
     bundle = write_bundle(scratch.inside / "b", draft())
     (bundle / "guest-0/left").mkdir()
     sparse(3 << 20)(bundle / "guest-0/left/memory")
@@ -350,7 +350,7 @@ def test_an_exported_one_is_the_same(scratch: Scratch, end: str) -> None:
 
 
 def unpack_here(file: Path, directory: Path) -> None:
-    from pytest_kernelvm.failures.bundle import RULES
+    from pytest_kernelvm.failures.bundle_files import RULES
     from pytest_kernelvm.fetch.tarball import unpack_tarball
     from pytest_kernelvm.foreign.archive_rules import UnpackOptions
 

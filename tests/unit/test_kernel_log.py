@@ -46,7 +46,7 @@ def test_each_line_of_a_record_has_its_time_and_caller() -> None:
     assert copy.text == b"[   18.000000][   T61] two\n[   18.000000][   T61] lines\n"
 
 
-def test_what_programs_wrote_is_no_word_of_the_kernels() -> None:
+def test_what_programs_wrote_is_not_in_the_text() -> None:
     copy = copy_of(FIRST, WARNING, BY_A_PROGRAM)
     assert b"quoted" not in copy.text
     assert (copy.gaps, copy.marks) == ([], 0)
@@ -68,7 +68,7 @@ def test_records_that_are_known_are_passed_over() -> None:
 @pytest.mark.parametrize(
     ("before", "after_s", "lost"), [(b"", -1.0, 2), (b"6,0,500000,-;first\n", 0.5, 1)]
 )
-def test_records_that_are_lost_are_told(before: bytes, after_s: float, lost: int) -> None:
+def test_lost_records_are_reported(before: bytes, after_s: float, lost: int) -> None:
     copy = copy_of(before)
     assert not copy.add(WARNING, stop_at_gap=True)
     assert not copy.gaps
@@ -114,7 +114,7 @@ def test_what_is_no_record_is_passed_over(raw: bytes) -> None:
     assert copy.text == copy_of(FIRST).text
 
 
-def test_a_full_answer_may_go_on() -> None:
+def test_a_full_answer_may_be_incomplete() -> None:
     assert not may_be_incomplete(0)
     assert not may_be_incomplete(LOG_BYTES - RECORD_BYTES)
     assert may_be_incomplete(LOG_BYTES - RECORD_BYTES + 1)
@@ -128,7 +128,7 @@ def flood(records: int, priority: int) -> bytes:
     )
 
 
-def test_of_programs_words_the_last_ones_are_kept() -> None:
+def test_only_the_last_records_are_kept_as_raw_bytes() -> None:
     copy = copy_of(flood(20_000, 12))
     assert len(copy.raw) <= RAW_BYTES
     records = parse_kmsg(copy.raw.decode()).records

@@ -338,7 +338,7 @@ def test_results(log: Log) -> None:
     assert results.problems == log.problems
 
 
-def test_each_place_where_a_log_may_end() -> None:
+def test_a_log_may_end_anywhere() -> None:
     """Whatever a passing log lacks at its end is told, until its last result is there."""
     lines = LOGS[0].text.splitlines()
     last = max(number for number, line in enumerate(lines) if line == "ok 1 example")
@@ -360,7 +360,7 @@ def test_each_place_where_a_log_may_end() -> None:
         ("    ok 1 a", "    ok 1 a"),
     ],
 )
-def test_times_of_the_console(line: str, expected: str) -> None:
+def test_times_of_the_console_are_removed(line: str, expected: str) -> None:
     assert without_time(line) == expected
 
 

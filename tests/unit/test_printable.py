@@ -31,7 +31,7 @@ ALL = "\n".join(text for text, _shown in HOSTILE.values())
 
 
 @each_hostile
-def test_it_is_spelled_out(name: str) -> None:
+def test_what_is_not_visible_is_spelled_out(name: str) -> None:
     text, shown = HOSTILE[name]
     assert shown in printable(text)
     assert unprintable(text)
@@ -50,7 +50,7 @@ def test_it_is_spelled_out(name: str) -> None:
         ("C:\\x1b", "C:\\x1b"),
     ],
 )
-def test_what_people_read(text: str | bytes, shown: str) -> None:
+def test_visible_text_stays(text: str | bytes, shown: str) -> None:
     assert printable(text) == shown
 
 

@@ -92,7 +92,7 @@ def test_reply_is_taken_apart() -> None:
     assert reply.outputs == (b"", b"four", b"tre", b"")
 
 
-def test_nonsense_is_called_so() -> None:
+def test_a_reply_that_is_none_is_an_error() -> None:
     batch = Batch()
     batch.call("a")
     for raw in (b"", b"12345678", struct.pack("<IIii", 1, 2, 0, 0)):
@@ -113,5 +113,5 @@ def test_what_does_not_fit_is_an_error() -> None:
         Batch().text("a\0b")
 
 
-def test_words() -> None:
+def test_zero_terminated_words() -> None:
     assert zero_terminated(["a", "ü", b"\xff", ""]) == b"a\0\xc3\xbc\0\xff\0\0"

@@ -125,7 +125,7 @@ def test_aarch64_has_no_fixed_address_and_no_fast_boot(fixed_initramfs: bool) ->
     )
 
 
-def test_by_hand_console_and_monitor_share_the_terminal() -> None:
+def test_on_a_terminal_console_and_monitor_share_it() -> None:
     assert qemu_argv(boot("mips", fast_boot=False), ON_TERMINAL) == (
         *MALTA_BEGINNING[: MALTA_BEGINNING.index("-chardev")],
         *("-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"),

@@ -63,7 +63,7 @@ def made(
     return make_root_image(store, programs, root, ARCHES[arch], CONTENTS, erase_bytes=erase)
 
 
-def test_the_list() -> None:
+def test_the_list_of_pseudofiles() -> None:
     """Directories that nobody names come first; a device's number is as mknod(2) takes it."""
     listed = pseudofile_list(
         (
@@ -88,7 +88,9 @@ def test_the_list() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_bytes_again(store: Store, programs: GuestPrograms, tmp_path: Path, kind: str) -> None:
+def test_images_are_reproducible(
+    store: Store, programs: GuestPrograms, tmp_path: Path, kind: str
+) -> None:
     root = Root(kind=kind)
     image = made(store, programs, root)
     elsewhere = Store(tmp_path / "elsewhere", StreamProgress(io.StringIO()))
@@ -109,7 +111,7 @@ def test_jffs2_has_the_guests_byte_order(
     assert image.path.read_bytes()[:2] == magic
 
 
-def test_what_is_left_to_be_written_into(store: Store, programs: GuestPrograms) -> None:
+def test_free_bytes_are_left(store: Store, programs: GuestPrograms) -> None:
     none, small, large = (
         made(store, programs, Root(kind="jffs2", free_bytes=mib << 20)) for mib in (0, 1, 3)
     )
@@ -154,7 +156,9 @@ def test_pseudofiles_in_the_way_of_the_guests_own(store: Store, programs: GuestP
         made(store, programs, root)
 
 
-def test_what_no_store_has(store: Store, programs: GuestPrograms, tmp_path: Path) -> None:
+def test_contents_that_no_store_has_are_refused(
+    store: Store, programs: GuestPrograms, tmp_path: Path
+) -> None:
     directory = tmp_path / "contents"
     directory.mkdir()
     os.mkfifo(directory / "fifo")
@@ -182,7 +186,7 @@ def an_image(tmp_path: Path, size_bytes: int) -> RootImage:
     return RootImage(path=path, size_bytes=size_bytes)
 
 
-def test_what_a_malta_is_told(store: Store, tmp_path: Path) -> None:
+def test_the_command_line_of_a_malta(store: Store, tmp_path: Path) -> None:
     root = Root(kind="jffs2", options="compr=none")
     image = an_image(tmp_path, 0x110000)
     boot = boot_into(store, a_boot(tmp_path, "mips"), root, image)
@@ -197,7 +201,7 @@ def test_what_a_malta_is_told(store: Store, tmp_path: Path) -> None:
     assert f"loader,file={image.path},addr=0x7ef0000,force-raw=on" in argv
 
 
-def test_where_memory_begins_elsewhere(store: Store, tmp_path: Path) -> None:
+def test_memory_that_does_not_begin_at_0(store: Store, tmp_path: Path) -> None:
     root = Root(kind="ext4", by="cmdline", erase_bytes=4096)
     boot = boot_into(store, a_boot(tmp_path, "aarch64"), root, an_image(tmp_path, 1 << 20))
     assert "mem=130048K phram.phram=rootfs,0x47f00000,0x100000,0x1000 " in boot.cmdline
@@ -207,7 +211,7 @@ def test_where_memory_begins_elsewhere(store: Store, tmp_path: Path) -> None:
     ("arch", "size_mib", "fits"),
     [("mips", 30, True), ("mips", 31, False), ("aarch64", 59, True), ("aarch64", 61, False)],
 )
-def test_no_more_than_there_is_room(
+def test_an_image_without_room_is_refused(
     store: Store, tmp_path: Path, arch: str, size_mib: int, fits: bool
 ) -> None:
     """The initramfs is in the way, on a Malta at its fixed address."""
@@ -220,14 +224,14 @@ def test_no_more_than_there_is_room(
         boot_into(store, boot, root, image)
 
 
-def test_a_line_that_would_be_cut_off(store: Store, tmp_path: Path) -> None:
+def test_a_command_line_that_would_be_cut_off(store: Store, tmp_path: Path) -> None:
     root, image = Root(kind="squashfs"), an_image(tmp_path, 4096)
     boot = dataclasses.replace(a_boot(tmp_path, "mips"), cmdline="x" * 120)
     with pytest.raises(BadInput, match=r"command line has 26[0-9] bytes"):
         boot_into(store, boot, root, image)
 
 
-def test_an_initramfs_that_the_line_does_not_tell_of(store: Store, tmp_path: Path) -> None:
+def test_an_initramfs_that_is_too_large_for_its_fixed_address(store: Store, tmp_path: Path) -> None:
     boot = a_boot(tmp_path, "mips", initramfs_bytes=(2 << 20) + 1)
     with pytest.raises(BadInput, match="finds 2097152 bytes at a fixed address"):
         boot_into(store, boot, Root(kind="squashfs"), an_image(tmp_path, 4096))
@@ -242,14 +246,14 @@ def test_an_initramfs_that_the_line_does_not_tell_of(store: Store, tmp_path: Pat
         ("aarch64", "jffs2", "cmdline", 64 << 10),
     ],
 )
-def test_how_the_kernel_learns_of_it(arch: str, kind: str, by: str, erase: int) -> None:
+def test_how_the_kernel_learns_of_the_root(arch: str, kind: str, by: str, erase: int) -> None:
     root = Root(kind=kind)
     assert announced_by(root, ARCHES[arch]) == by
     assert erase_bytes(root, ARCHES[arch]) == erase
     assert announced_by(dataclasses.replace(root, by="cmdline"), ARCHES[arch]) == "cmdline"
 
 
-def test_a_second_kernel_finds_what_is_there(store: Store, tmp_path: Path) -> None:
+def test_a_second_kernel_gets_the_root_of_the_first(store: Store, tmp_path: Path) -> None:
     root = Root(kind="ext4")
     plain = a_boot(tmp_path, "mips")
     first = boot_into(store, plain, root, an_image(tmp_path, 1 << 20))

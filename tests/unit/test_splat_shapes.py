@@ -75,7 +75,7 @@ Object   00000000a1b2c3d4: 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b a5  kkkk
 
 @pytest.mark.parametrize("kind", LONG)
 @pytest.mark.parametrize("caller", ["", "T52"])
-def test_a_call_trace_far_below_is_of_its_report(kind: str, caller: str) -> None:
+def test_a_call_trace_far_below_belongs_to_its_report(kind: str, caller: str) -> None:
     text = stamped(LONG[kind], caller)
     assert kinds(text) == [kind]
     splat = only(text)
@@ -107,7 +107,7 @@ def test_a_call_trace_far_below_other_lines_is_its_own(line: str) -> None:
     assert kinds(stamped(f"provoke: BUG: odd\n{said}\n{DUMP}"))[-1] == "call trace"
 
 
-def test_a_report_without_a_trace_takes_nobody_elses() -> None:
+def test_a_report_without_a_trace_takes_no_other_one() -> None:
     said = "\n".join(["driver: another line"] * 60)
     text = f"""\
 ================================================
@@ -137,7 +137,7 @@ rcu: Stack dump where RCU GP kthread last ran:
 
 
 @pytest.mark.parametrize("caller", ["", "C0"])
-def test_the_trace_of_the_cpu_that_tells_of_a_stall_is_of_the_stall(caller: str) -> None:
+def test_the_trace_of_the_cpu_that_reports_a_stall_belongs_to_it(caller: str) -> None:
     assert kinds(stamped(STALL, caller)) == ["RCU stall"]
     assert only(stamped(STALL, caller)).text.endswith("provoke+0x1/0x2")
 
@@ -164,7 +164,7 @@ def test_the_first_lines_of_a_second_oops_do_not_cut_the_first_one() -> None:
     assert splat.text.endswith("---[ end trace 0000000000000000 ]---")
 
 
-def test_the_second_oops_is_told_when_it_goes_on() -> None:
+def test_a_second_oops_is_found_when_it_goes_on() -> None:
     text = mixed(
         (52, HEAD),
         (77, HEAD),
@@ -178,7 +178,7 @@ def test_the_second_oops_is_told_when_it_goes_on() -> None:
     "line",
     ["Fixing recursive fault but reboot is needed!", "Oops: 00000000", "SError Interrupt on CPU1"],
 )
-def test_what_another_task_says_in_an_oops_is_told_unless_it_begins_to_die(line: str) -> None:
+def test_a_splat_of_another_task_within_an_oops_counts_unless_it_begins_to_die(line: str) -> None:
     text = mixed((52, HEAD), (77, line), *((52, each) for each in DIES))
     assert [splat.title for splat in read_splats(text)][:2] == [HEAD, line]
 
@@ -202,7 +202,7 @@ def test_a_complaint_of_one_line_takes_nothing_of_what_follows(first: str, calle
         "VFS: Busy inodes after unmount of sda1. Self-destruct in 5 seconds.  Have a nice day...",
     ],
 )
-def test_nor_another_tasks_trace(line: str) -> None:
+def test_a_complaint_of_one_line_takes_no_trace_below_other_lines(line: str) -> None:
     assert kinds(stamped(f"{line}\ndriver: a line\n{DUMP}")) == ["use count", "call trace"]
 
 
@@ -260,14 +260,14 @@ REPLAYED = "** replaying previous printk message **\n"
 
 
 @pytest.mark.parametrize("cut", ["BUG: K", "BUG: KASAN: slab-use-af"])
-def test_a_line_that_is_printed_once_more_tells_once(cut: str) -> None:
+def test_a_replayed_line_counts_once(cut: str) -> None:
     whole = stamped(f"BUG: KASAN: slab-use-after-free in provoke+0x1/0x2\n{DUMP}", "T52")
     stamp = whole[: whole.index("BUG")]
     splat = only(f"{stamp}{cut}\n{REPLAYED}{whole}")
     assert splat.title == "BUG: KASAN: slab-use-after-free in provoke+0x1/0x2"
 
 
-def test_a_whole_line_above_what_is_replayed_still_tells() -> None:
+def test_a_complete_line_above_a_replayed_one_counts() -> None:
     text = stamped("WARNING: CPU: 0 PID: 52 at a.c:1 provoke+0x1/0x2", "T52")
     [splat] = read_splats(f"{text}{REPLAYED}{stamped('driver: another line', 'T77')}")
     assert splat.kind == "WARNING"
@@ -318,7 +318,7 @@ def test_a_trace_of_the_task_that_comes_later_is_another_event(words: str) -> No
     assert kinds(at(first + later, "T52")) == ["atomic context", "call trace"]
 
 
-def test_where_nobody_knows_whose_it_is_a_pause_does() -> None:
+def test_without_callers_a_pause_ends_a_splat() -> None:
     assert kinds(at(SLOW_WARNING, "")) == ["WARNING", "call trace"]
 
 
@@ -367,14 +367,14 @@ def test_a_division_by_zero_of_arm() -> None:
         "Exception stack overflow in a program",
     ],
 )
-def test_what_only_looks_alike(line: str) -> None:
+def test_lines_that_only_look_like_splats(line: str) -> None:
     assert kinds(stamped(line)) == []
 
 
 # What a WARN or BUG is about
 
 
-def test_a_warning_whose_message_begins_like_a_bug_is_one() -> None:
+def test_a_warning_whose_message_begins_like_a_bug_is_one_splat() -> None:
     message = "BUG: Dentry 00000000a1b2c3d4{i=1,n=x}  still in use (1) [unmount of ramfs ramfs]"
     cut = "------------[ cut here ]------------"
     warning = "WARNING: CPU: 0 PID: 52 at fs/dcache.c:1616 umount_check+0x1/0x2"
@@ -386,7 +386,7 @@ def test_a_warning_whose_message_begins_like_a_bug_is_one() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 50, 200])
-def test_nor_does_it_matter_in_which_pieces_it_comes(size: int) -> None:
+def test_reading_it_in_pieces_finds_the_same_splat(size: int) -> None:
     message = "BUG: Dentry 00000000a1b2c3d4{i=1,n=x}  still in use (1) [unmount of ramfs ramfs]"
     warning = "WARNING: CPU: 0 PID: 52 at fs/dcache.c:1616 umount_check+0x1/0x2"
     lines = ["------------[ cut here ]------------", message, warning, *DIES[1:]]
@@ -401,7 +401,7 @@ def test_nor_does_it_matter_in_which_pieces_it_comes(size: int) -> None:
 @pytest.mark.parametrize(
     "cause", ["detected buffer overflow in strlen", "skbuff: skb_over_panic: text:ffff len:9 put:9"]
 )
-def test_what_is_told_above_the_cut(cause: str) -> None:
+def test_a_message_above_cut_here_becomes_the_title(cause: str) -> None:
     cut = "------------[ cut here ]------------"
     bug = "\n".join([cut, "kernel BUG at lib/string_helpers.c:1027!", *DIES])
     splat = only(stamped(f"{cause}\n{bug}"))
@@ -411,7 +411,7 @@ def test_what_is_told_above_the_cut(cause: str) -> None:
     assert kinds(stamped(cause)) == []
 
 
-def test_a_panic_of_rust_is_told_with_its_reason() -> None:
+def test_the_title_of_a_rust_panic_has_its_reason() -> None:
     bug = ["------------[ cut here ]------------", "kernel BUG at rust/helpers/bug.c:7!", *DIES]
     text = mixed(
         (52, "rust_kernel: panicked at drivers/x.rs:1:2:"),

@@ -292,7 +292,7 @@ PREFIXES = [
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("kind", EXAMPLES)
-def test_what_tells_a_splat(kind: str, prefix: str) -> None:
+def test_title_lines_have_their_kind(kind: str, prefix: str) -> None:
     for line in EXAMPLES[kind]:
         assert (line, kind_of(line)) == (line, kind)
         found = [(splat.kind, splat.title) for splat in read_splats(f"{prefix}{line}\n")]
@@ -303,7 +303,7 @@ def test_every_row_has_an_example() -> None:
     assert {row_of(line) for _kind, line in LINES} == set(ROWS)
 
 
-def test_no_hint_begins_with_what_text_is_full_of() -> None:
+def test_no_hint_begins_with_a_small_letter_or_a_blank() -> None:
     assert not [hint for row in ROWS for hint in row.hints if hint[0].islower() or hint[0] == " "]
     assert all(HINT.fullmatch(hint) for row in ROWS for hint in row.hints)
 
@@ -429,7 +429,9 @@ def test_harmless_lines(line: str) -> None:
 
 @pytest.mark.parametrize("before", ["", "> ", "ok 1 - ", "4,321,5400000,-;", "[Wed Nov 25 2026] "])
 @pytest.mark.parametrize("kind", EXAMPLES)
-def test_what_a_program_says_where_the_kernel_stamps_its_lines(kind: str, before: str) -> None:
+def test_a_programs_line_is_no_splat_where_the_kernel_stamps_its_lines(
+    kind: str, before: str
+) -> None:
     for line in EXAMPLES[kind]:
         quoted = f"[    1.0] eth0: up\n{before}{line}\n[    1.1] eth0: down\n"
         assert (line, read_splats(quoted)) == (line, ())

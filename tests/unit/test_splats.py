@@ -474,7 +474,7 @@ def test_a_splat_that_is_being_printed_is_found_and_goes_on(row: Row) -> None:
             assert found[0].end == whole.end or not found[0].complete
 
 
-def test_one_after_the_other() -> None:
+def test_splats_in_a_row_are_found_one_by_one() -> None:
     names = [row.console for row in ROWS if row.kind != "panic"]
     assert [splat.title for splat in read_splats("".join(map(console, names)))] == [
         splat.title for name in names for splat in read_splats(console(name))
@@ -501,7 +501,7 @@ def test_reading_begins_where_it_is_told_to() -> None:
     assert (first + second)[splat.start :].startswith("[    5.000100] BUG: scheduling")
 
 
-def test_nothing_shows_nothing() -> None:
+def test_a_text_without_splats_has_none() -> None:
     assert read_splats("") == ()
     assert read_splats("\n\n") == ()
 
@@ -522,7 +522,7 @@ def test_no_splat_swallows_a_whole_log() -> None:
     assert splat.text.count("\n") == 999
 
 
-def test_only_a_panic_is_the_end() -> None:
+def test_only_a_panic_is_fatal() -> None:
     assert [splat.fatal for splat in read_splats(console("malta_oops_panic"))] == [False, True]
 
 
@@ -548,7 +548,7 @@ def logged(text: str) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.console)
-def test_the_log_has_what_the_console_has(row: Row) -> None:
+def test_log_and_console_have_the_same_splats(row: Row) -> None:
     text = console(row.console)
     [seen] = read_splats(text)
     [found] = read_log_splats(logged(text))
@@ -561,7 +561,7 @@ def test_the_log_has_what_the_console_has(row: Row) -> None:
 
 
 @pytest.mark.parametrize("text", ["login: [    5.4] BUG: x", "/ # BUG: soft lockup - CPU#0 stuck"])
-def test_a_record_says_what_its_text_begins_with(text: str) -> None:
+def test_a_splat_within_a_records_text_is_none(text: str) -> None:
     assert read_log_splats(console_lines(record(text))) == ()
 
 
@@ -608,18 +608,20 @@ def test_a_record_may_have_several_lines() -> None:
         ("", "[    4.0] half a line [    5.0] BUG: x", "BUG: x"),
     ],
 )
-def test_whose_words_a_line_has(above: str, line: str, found: str) -> None:
+def test_the_kernels_words_on_a_line_are_told_from_others(
+    above: str, line: str, found: str
+) -> None:
     splats = read_splats(above + line + "\n")
     assert [splat.title[: len(found)] for splat in splats] == ([found] if found else [])
 
 
-def test_who_knows_whether_there_are_stamps_says_so() -> None:
+def test_the_caller_may_say_whether_lines_are_stamped() -> None:
     assert read_splats("BUG: x\n", stamped=True) == ()
     assert len(read_splats("[    1.0] eth0: up\nBUG: x\n", stamped=False)) == 1
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\r\n"])
-def test_the_last_line_need_not_end(end: str) -> None:
+def test_the_last_line_needs_no_newline(end: str) -> None:
     [splat] = read_splats(f"[    5.0] eth0: up\n[    5.1] BUG: x{end}")
     assert (splat.title, splat.text, splat.complete) == ("BUG: x", "[    5.1] BUG: x", False)
 
@@ -757,14 +759,14 @@ TRACKING = "WARNING: CPU: 0 PID: 0 at kernel/context_tracking.c:128 ct_kernel_ex
     ],
 )
 @pytest.mark.parametrize("after_s", [0.01, 20.0])
-def test_what_comes_of_an_oops(first: str, second: str, belongs: bool, after_s: float) -> None:
+def test_consequences_of_an_oops(first: str, second: str, belongs: bool, after_s: float) -> None:
     oops, splat = read_splats(stamped(first) + stamped(second, 5.0 + after_s))
     assert belongs_to(oops, splat) is belongs
     assert not belongs_to(splat, oops)
     assert not belongs_to(oops, oops)
 
 
-def test_the_end_of_an_oopses_task_is_told_with_it() -> None:
+def test_the_end_of_the_task_belongs_to_its_oops() -> None:
     end = stamped("note: insmod[61] exited with irqs disabled\n", 5.1)
     assert [splat.kind for splat in read_splats(stamped(OOPS) + end)] == ["oops"]
     other = end.replace("61", "62")
@@ -859,7 +861,7 @@ def flood(line: str) -> str:
         pytest.param("[" * 1_000_000, 0, id="brackets"),
     ],
 )
-def test_no_text_takes_long(text: str, splats: int) -> None:
+def test_no_text_takes_long_to_read(text: str, splats: int) -> None:
     begun = time.process_time()
     assert len(read_splats(text)) == splats
     assert time.process_time() - begun < 1.0

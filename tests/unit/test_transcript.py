@@ -44,7 +44,7 @@ def console(name: str) -> str:
     ],
 )
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_how_far(name: str, reached: str, line_end: str) -> None:
+def test_milestones_of_recorded_consoles(name: str, reached: str, line_end: str) -> None:
     assert milestone(console(name).replace("\n", line_end)) == reached
 
 

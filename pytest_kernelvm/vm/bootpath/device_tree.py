@@ -15,18 +15,23 @@ from pytest_kernelvm.errors import BadInput, Evidence, ToolMissing
 
 # What a flat tree begins with.
 MAGIC = b"\xd0\x0d\xfe\xed"
-# What a tree is given to grow by, again and again until the change fits.
+# How much room a change gets at first; it gets twice as much until it fits.
 ROOM_BYTES = 4096
-# Of what a node's path leads to.
+# What a property may be set to.
 Value = bytes | str | int | tuple[int, ...] | bool
 
 
 def set_property(tree: bytes, path: str, name: str, value: Value) -> bytes:
     """Return a tree with a property set.
 
-    path: of a node, whose last parts are made if they are not there. value: bytes as they are, a
-    text, numbers as 32-bit cells, or True for a property without a value.
-    Raises BadInput for what is no tree, ToolMissing without pylibfdt.
+    Raises BadInput if it is no tree, ToolMissing without pylibfdt.
+
+    Args:
+        tree: A flat device tree.
+        path: The path of a node; its last parts are made if they are not there.
+        name: The property.
+        value: Bytes as they are, a text, numbers as 32-bit cells, or True for a property without a
+            value.
     """
 
     def change(fdt: Any) -> None:
@@ -36,7 +41,13 @@ def set_property(tree: bytes, path: str, name: str, value: Value) -> bytes:
 
 
 def remove_property(tree: bytes, path: str, name: str) -> bytes:
-    """Return a tree without a property, which need not be there. Raises as `set_property`."""
+    """Return a tree without a property, which need not be there; raises as `set_property` does.
+
+    Args:
+        tree: A flat device tree.
+        path: The path of a node.
+        name: The property.
+    """
     if get_property(tree, path, name) is None:
         return tree
     return _edited(tree, lambda fdt: fdt.delprop(fdt.path_offset(path), name))
@@ -45,7 +56,13 @@ def remove_property(tree: bytes, path: str, name: str) -> bytes:
 def tree_in(image: bytes) -> bytes:
     """Return the first device tree that lies somewhere in an image, such as a kernel's own.
 
-    Raises BadInput if there is none, ToolMissing without pylibfdt.
+    Raises ToolMissing without pylibfdt.
+
+    Args:
+        image: What is searched.
+
+    Raises:
+        BadInput: There is none.
     """
     libfdt = _libfdt()
     at = image.find(MAGIC)
@@ -65,10 +82,17 @@ def tree_in(image: bytes) -> bytes:
 def reserve(
     tree: bytes, name: str, address: int, size_bytes: int, *, compatible: str = "phram"
 ) -> bytes:
-    """Return a tree with a node in /reserved-memory that the kernel keeps off.
+    """Return a tree with a node in /reserved-memory, which the kernel does not use.
 
-    name: of the node, without its address. compatible: whose it is.
-    The cells are 32 bits wide or as wide as the root says. Raises as `set_property`.
+    Cells are as wide as the root says, else 32 bits for sizes and 64 for addresses. Raises as
+    `set_property` does.
+
+    Args:
+        tree: A flat device tree.
+        name: The node's name, without its address.
+        address: The physical address of the first byte.
+        size_bytes: How much is reserved.
+        compatible: Which driver it is for.
     """
     changed = tree
     widths = _root_cells(tree)
@@ -82,7 +106,7 @@ def reserve(
 
 
 def get_property(tree: bytes, path: str, name: str) -> bytes | None:
-    """Return a property's bytes, None if there is none. Raises as `set_property`."""
+    """Return a property's bytes, None if there is none; raises as `set_property` does."""
     libfdt = _libfdt()
     fdt = _open(tree)
     try:
@@ -144,7 +168,7 @@ def _encoded(value: Value) -> bytes:
 
 def _root_cells(tree: bytes) -> tuple[int, int]:
     found = (get_property(tree, "/", name) for name in ("#address-cells", "#size-cells"))
-    # devicetree specification 2.3.5: what holds where they are not given
+    # Devicetree specification, 2.3.5: these values hold where none are given.
     address, size = (
         usual if raw is None else int.from_bytes(raw, "big")
         for raw, usual in zip(found, (2, 1), strict=True)

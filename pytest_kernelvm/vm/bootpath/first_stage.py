@@ -1,4 +1,4 @@
-"""A bootloader of ours for MIPS kernels: what QEMU's cannot be told, it hands over.
+"""A bootloader of ours for MIPS kernels: it passes what QEMU's bootloader cannot pass.
 
 Two ways to be given a kernel, as arch/mips/kernel/head.S leaves the registers to the board's code:
 
@@ -26,13 +26,18 @@ ASSEMBLER_TIMEOUT_S = 60.0
 KERNEL = "kernel"
 UHI = 0xFFFFFFFE
 ALIGN_BYTES = 8
-# Behind a branch and its delay slot.
+# The words of the code that are filled in lie behind a branch and its delay slot.
 WORDS_AT = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedBytes:
-    """Bytes at a physical address, in bytes from 0."""
+    """Bytes at a physical address.
+
+    Attributes:
+        address: That of the first byte, from 0.
+        content: The bytes.
+    """
 
     address: int
     content: bytes
@@ -45,16 +50,26 @@ class LoadedBytes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelInMemory:
-    """A kernel as it lies in memory. entry: the virtual address where it begins."""
+    """A kernel as it lies in memory.
+
+    Attributes:
+        loaded: Its bytes.
+        entry: The virtual address where it begins.
+    """
 
     loaded: LoadedBytes
     entry: int
 
 
 def read_image(path: Path, arch: Arch) -> KernelInMemory:
-    """Return what an ELF kernel has to have in memory, in one piece.
+    """Return what an ELF kernel has in memory, in one piece.
 
-    Raises BadInput if it is no 32-bit ELF file with segments.
+    Args:
+        path: A 32-bit ELF file.
+        arch: Says the byte order and where memory is mapped.
+
+    Raises:
+        BadInput: It is no 32-bit ELF file.
     """
     image = ElfFile(path.read_bytes(), str(path))
     loads = [
@@ -75,8 +90,10 @@ def read_image(path: Path, arch: Arch) -> KernelInMemory:
 def boot_through(boot: Boot, stage: LoadedBytes, directory: Path) -> Boot:
     """Return what to boot so that QEMU's bootloader enters a first stage, and that the kernel.
 
-    stage: of `yamon_stage` or `uhi_stage`. directory: takes the kernel with another entry, and the
-    stage.
+    Args:
+        boot: What is booted otherwise.
+        stage: Of `yamon_stage` or `uhi_stage`.
+        directory: Gets the kernel with another entry, and the stage.
     """
     kernel, blob = directory / KERNEL, directory / STAGE
     changed = bytearray(boot.image.read_bytes())
@@ -92,7 +109,14 @@ def boot_through(boot: Boot, stage: LoadedBytes, directory: Path) -> Boot:
 def yamon_stage(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> LoadedBytes:
     """Return a first stage that gives the kernel a command line as YAMON does.
 
-    entry: the kernel's, virtual. Raises BadInput for a line that the kernel would cut off.
+    Args:
+        arch: The architecture.
+        entry: The kernel's virtual entry address.
+        cmdline: The command line.
+        memory_bytes: How much memory the machine has.
+
+    Raises:
+        BadInput: The kernel would cut the command line off.
     """
     line = cmdline.encode("utf-8", "surrogateescape")
     most_bytes = _first_stage(arch).cmdline_bytes
@@ -109,10 +133,16 @@ def yamon_stage(arch: Arch, entry: int, *, cmdline: str, memory_bytes: int) -> L
 
 
 def uhi_stage(arch: Arch, entry: int, tree: bytes, *, memory_bytes: int) -> LoadedBytes:
-    """Return a first stage that gives the kernel a device tree. entry: the kernel's, virtual.
+    """Return a first stage that gives the kernel a device tree.
 
-    Unlike UHI it gives an environment too: a kernel that knows nothing of UHI learns from there
-    how much memory it has, if no tree tells it.
+    Unlike UHI it gives an environment too: a kernel that knows nothing of UHI learns from there how
+    much memory it has, if no tree says so.
+
+    Args:
+        arch: The architecture.
+        entry: The kernel's virtual entry address.
+        tree: A flat device tree.
+        memory_bytes: How much memory the machine has.
     """
     environment = _environment(arch, _behind_code(arch), memory_bytes)
     environment += bytes(-len(environment) % ALIGN_BYTES)

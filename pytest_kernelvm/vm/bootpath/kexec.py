@@ -20,7 +20,7 @@ from pytest_kernelvm.vm.bootpath.first_stage import (
 from pytest_kernelvm.vm.bootpath.layout import page_up
 from pytest_kernelvm.vm.qemu.argv import Boot
 
-# Where the guest has what is to be loaded; a guest that was given it need not be sent it.
+# The guest's directory of what is to be loaded; files that are there are not sent again.
 DIRECTORY = "/kexec"
 
 # Sizes of one kexec_segment's fields (include/uapi/linux/kexec.h).
@@ -31,8 +31,11 @@ _POINTERS = {32: "I", 64: "Q"}
 class KexecSegment:
     """A file that is loaded.
 
-    path: in the guest. address: physical, None where the kernel decides. room_bytes: what is its,
-    with zeros behind the content, if that is more than the content.
+    Attributes:
+        path: Where the guest has it.
+        content: Its bytes.
+        address: The physical address, None where the kernel decides.
+        room_bytes: How much memory it gets if that is more than its content; the rest is zero.
     """
 
     path: str
@@ -43,7 +46,13 @@ class KexecSegment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KexecImage:
-    """All that is loaded. entry: the physical address that is jumped to, None as above."""
+    """All that is loaded to enter a second kernel.
+
+    Attributes:
+        segments: The files.
+        entry: The physical address that is jumped to, None where the kernel decides.
+        cmdline: The second kernel's command line.
+    """
 
     segments: tuple[KexecSegment, ...]
     entry: int | None
@@ -53,9 +62,14 @@ class KexecImage:
 def kexec_image(boot: Boot, device_tree: bytes = b"") -> KexecImage:
     """Return what the first kernel is given to boot a second one as QEMU would.
 
-    device_tree: what the second kernel finds in its registers; empty for none. Without one, a
-    first stage of ours passes the command line where the architecture wants that in registers.
-    Raises BadInput where there is no way to pass a tree, or to load a kernel.
+    Args:
+        boot: What QEMU would boot.
+        device_tree: What the second kernel finds in its registers; empty for none. Without one, a
+            first stage of ours passes the command line where the architecture wants it in
+            registers.
+
+    Raises:
+        BadInput: There is no way to pass a tree or to load a kernel, or no initramfs.
     """
     if not boot.arch.kexec_symbol:
         raise BadInput(f"kexec is not known to work on {boot.arch.name}")
@@ -97,7 +111,7 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> KexecImage
         entry = stage_entry(arch) - arch.first_stage.virtual
     archive = LoadedBytes(address=fixed.address, content=initramfs)
     _refuse_overlaps(image, handed, archive, boot.machine.memory_mib << 20)
-    # What is behind an archive of another size than the command line says must be zero.
+    # If the command line has a fixed size, what lies behind a smaller archive must be zero.
     room = fixed.size_bytes if boot.fixed_initramfs else 0
     segments = (
         _segment(image.loaded.content, image.loaded.address),
@@ -128,8 +142,14 @@ def _segment(content: bytes, address: int | None = None, room_bytes: int = 0) ->
 def with_root_of(second: Boot, first: Boot) -> Boot:
     """Return what to enter from a guest in whose memory there is a root file system already.
 
-    That lies where the first boot has put it, whatever the second would do.
-    Raises BadInput if there is none.
+    The image lies where the first boot has put it.
+
+    Args:
+        second: What would be booted without a first kernel.
+        first: What the guest was booted from.
+
+    Raises:
+        BadInput: The second kernel wants a root, and the guest has none.
     """
     if not second.root:
         return second
@@ -150,7 +170,12 @@ def with_root_of(second: Boot, first: Boot) -> Boot:
 
 
 def kexec_files(boot: Boot, device_tree: bytes = b"") -> dict[str, bytes]:
-    """Return the files, by path, that spare a guest that has them their way over the channel."""
+    """Return the files, by path, that a guest can be given beforehand, to spare sending them.
+
+    Args:
+        boot: What is to be entered.
+        device_tree: As of `kexec_image`.
+    """
     return {segment.path: segment.content for segment in kexec_image(boot, device_tree).segments}
 
 
@@ -158,6 +183,11 @@ def load(vm: Files, boot: Boot, device_tree: bytes = b"") -> None:
     """Have the guest's kernel load another one; it is entered by reboot(2).
 
     Raises SyscallFailed with the guest's errno, ENOSYS where the kernel lacks kexec.
+
+    Args:
+        vm: The guest.
+        boot: What is to be entered.
+        device_tree: As of `kexec_image`.
     """
     image = kexec_image(boot, device_tree)
     if not vm.exists(DIRECTORY):

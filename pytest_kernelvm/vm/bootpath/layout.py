@@ -17,7 +17,13 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extent:
-    """A piece of memory. address: its first byte. name: for messages."""
+    """A piece of memory.
+
+    Attributes:
+        name: For messages.
+        address: Its first byte.
+        size_bytes: How long it is.
+    """
 
     name: str
     address: int
@@ -33,7 +39,12 @@ class Extent:
 
 
 def page_up(number: int, page_bytes: int = PAGE_BYTES) -> int:
-    """Return an address, or a size, rounded up to whole pages."""
+    """Return a number rounded up to whole pages.
+
+    Args:
+        number: An address or a size in bytes.
+        page_bytes: How large a page is.
+    """
     return -(-number // page_bytes) * page_bytes
 
 
@@ -46,8 +57,14 @@ def lay_out(
 ) -> tuple[Extent, ...]:
     """Return where things go in a room, in their order, each on a page of its own.
 
-    sizes: names and final sizes in bytes. taken: what is there already; what would run into it
-    goes behind it. Raises BadInput if it does not fit.
+    Args:
+        room: Where they have to fit.
+        sizes: Their names and final sizes in bytes.
+        taken: What is there already; what would overlap it goes behind it.
+        page_bytes: How large a page is.
+
+    Raises:
+        BadInput: They do not fit.
     """
     at = room.address
     placed: list[Extent] = []

@@ -29,20 +29,21 @@ from pytest_kernelvm.vm.bootpath.first_stage import KERNEL, boot_through, read_i
 from pytest_kernelvm.vm.bootpath.layout import Extent, lay_out, page_up, refuse_overlaps
 from pytest_kernelvm.vm.qemu.argv import STAGE, Backends, Boot, PlacedFile, qemu_argv
 
-# Of the flash device, and the node in the device tree.
+# The name of the flash device, and of the node in the device tree.
 NAME = "rootfs"
 DEVICE = "/dev/mtdblock0"
 QEMU_TIMEOUT_S = 30.0
-# QEMU gives a tree that is passed on so much room (hw/arm/boot.c aligns it to 2 MiB).
+# The room that QEMU gives to a tree that it passes (hw/arm/boot.c aligns it to 2 MiB).
 _TREE_ROOM_BYTES = 2 << 20
 _LOADER = "the first stage"
 _TREE = "device-tree"
 
 
 def announced_by(root: Root, arch: Arch) -> str:
-    """Return how the kernel learns of a root: as it says, else as suits kind and architecture.
+    """Return how the kernel learns of a root: `cmdline` or `device-tree`.
 
-    JFFS2 has larger erase blocks than the page that phram gives to a device tree's node.
+    It is as the vm-config says, else as suits kind and architecture. JFFS2 has larger erase blocks
+    than the page that phram gives to a device tree's node (drivers/mtd/devices/phram.c).
     """
     if root.by:
         return root.by
@@ -55,7 +56,7 @@ def erase_bytes(root: Root, arch: Arch) -> int:
 
 
 def root_parameters(root: Root) -> str:
-    """Return what tells preinit what to mount."""
+    """Return the kernel parameters that say what preinit mounts."""
     options = (f"rootflags={root.options}",) if root.options else ()
     return " ".join((f"root={DEVICE}", f"rootfstype={root.kind}", *options))
 
@@ -65,13 +66,20 @@ def boot_into(
 ) -> Boot:
     """Return a boot that has a root's image in memory and a kernel that knows of it.
 
-    boot: with the initramfs that mounts it. builtin_cmdline: the kernel's own words, which may say
-    already where that is. Raises BadInput where there is no room for it, or no
-    device tree to tell of it, ToolMissing without what edits trees.
+    Raises BadInput where there is no room for it or no device tree to describe it, ToolMissing
+    without what edits trees.
+
+    Args:
+        store: Where device trees and first stages are kept.
+        boot: What is booted, with the initramfs that mounts the root.
+        root: What the vm-config says of the root.
+        image: The image.
+        builtin_cmdline: The command line that is built into the kernel, which may have what a fixed
+            initramfs needs.
     """
     arch = boot.arch
     if arch.fixed_initramfs:
-        # QEMU's bootloader would put it where the image goes.
+        # QEMU's bootloader would put the initramfs where the image goes.
         boot = replace(boot, fixed_initramfs=True)
     place = _place_at_end(boot, image)
     boot = replace(boot, root=image.path, root_address=place.address)
@@ -94,7 +102,7 @@ def boot_into(
 
 
 def _refuse_longer(line: str, arch: Arch) -> None:
-    """What QEMU's bootloader cuts off would be what names the root."""
+    """Raise BadInput where QEMU's bootloader would cut off the words that name the root."""
     if len(line.encode()) > arch.cmdline_bytes:
         raise BadInput(
             f"with the root's words the command line has {len(line.encode())} bytes",
@@ -163,7 +171,7 @@ def _with_passed_tree(store: Store, boot: Boot, place: Extent, words: str) -> Bo
     return replace(
         boot,
         image=entry / KERNEL,
-        # QEMU's bootloader has nothing to say.
+        # The tree has the command line; QEMU's bootloader passes none.
         cmdline="",
         root_words=words,
         loaded=(*boot.loaded, PlacedFile(file=entry / STAGE, address=stage.address)),
@@ -181,8 +189,11 @@ def _reserved(tree: bytes, place: Extent) -> bytes:
 def _tree_of_qemu(boot: Boot) -> bytes:
     """Return the tree that QEMU makes for a machine, always the same.
 
-    The seeds in it are new each time; instead of the one for random numbers there is a fixed one,
-    as a kernel without waits until it has met enough that is random.
+    The seeds in it are new each time. In place of the one for random numbers there is a fixed one:
+    a kernel without any waits until it has collected enough entropy.
+
+    Raises:
+        HarnessError: QEMU writes no tree.
     """
     with tempfile.TemporaryDirectory(prefix="kernelvm-") as directory:
         file = Path(directory, "tree")

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_kernelvm.arch.base import Arch
+from pytest_kernelvm.arch.base import Arch, UBoot
 from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.kernel.uboot import EPOCH, UBootBinary, no_uboot
 from pytest_kernelvm.process import run
-from pytest_kernelvm.vm.bootpath.first_stage import LoadedBytes, read_image
+from pytest_kernelvm.vm.bootpath.first_stage import KernelInMemory, LoadedBytes, read_image
 from pytest_kernelvm.vm.bootpath.layout import PAGE_BYTES, Extent, lay_out
 from pytest_kernelvm.vm.qemu.argv import Boot, PlacedFile
 
@@ -22,24 +22,26 @@ def through_uboot(
 ) -> Boot:
     """Return what to boot so that U-Boot runs commands, which are to boot the kernel.
 
-    commands: of its shell. In them `{kernel}` and `{tree}` are the virtual addresses of the kernel,
-    as `bootm` wants it, and of the device tree, behind which there is a page to grow into.
-    directory: takes what U-Boot finds in memory. The initramfs is at its fixed address.
-    Raises BadInput if that does not fit beside the kernel, or U-Boot has not been built for it.
+    The initramfs lies at its fixed address. Raises BadInput if that does not fit beside the kernel,
+    or U-Boot has not been built for the architecture.
+
+    Args:
+        boot: What is booted otherwise.
+        uboot: The bootloader.
+        directory: Gets what U-Boot finds in memory.
+        commands: Lines for U-Boot's shell. In them `{kernel}` and `{tree}` stand for the virtual
+            addresses of the kernel, as `bootm` wants it, and of the device tree, behind which there
+            is a page to grow into.
+        tree: A flat device tree, empty for none.
     """
-    arch, board = boot.arch, boot.arch.uboot
-    if not board:
-        raise no_uboot(arch)
+    arch, board = boot.arch, _uboot_of(boot.arch)
     image = read_image(boot.image, arch)
-    content, flat = directory / "kernel.bin", directory / "tree.dtb"
-    content.write_bytes(image.loaded.content)
+    flat = directory / "tree.dtb"
     flat.write_bytes(tree)
-    start = board.virtual + image.loaded.address
-    kernel = _mkimage(
-        uboot, arch, "kernel", content, "-a", f"{start:#x}", "-e", f"{image.entry:#x}"
-    )
+    kernel = _kernel(uboot, arch, directory, image)
+    room = Extent(name="U-Boot's room", address=board.script, size_bytes=board.end - board.script)
     script_at, kernel_at, tree_at = lay_out(
-        Extent(name="U-Boot's room", address=board.script, size_bytes=board.end - board.script),
+        room,
         (
             ("script", PAGE_BYTES),
             ("kernel's image", kernel.stat().st_size),
@@ -47,14 +49,10 @@ def through_uboot(
         ),
         taken=_taken(arch, image.loaded),
     )
-    addresses = {
-        "{kernel}": board.virtual + kernel_at.address,
-        "{tree}": board.virtual + tree_at.address,
-    }
+    where = {"{kernel}": kernel_at.address, "{tree}": tree_at.address}
+    addresses = {name: board.virtual + address for name, address in where.items()}
     script = _script(uboot, arch, directory, commands, addresses, script_at.size_bytes)
-    pieces = [(script, script_at), (kernel, kernel_at)]
-    if tree:
-        pieces.append((flat, tree_at))
+    pieces = [(script, script_at), (kernel, kernel_at), *([(flat, tree_at)] if tree else [])]
     placed = (PlacedFile(file=file, address=extent.address) for file, extent in pieces)
     return replace(
         boot,
@@ -65,6 +63,20 @@ def through_uboot(
     )
 
 
+def _uboot_of(arch: Arch) -> UBoot:
+    if not arch.uboot:
+        raise no_uboot(arch)
+    return arch.uboot
+
+
+def _kernel(uboot: UBootBinary, arch: Arch, directory: Path, image: KernelInMemory) -> Path:
+    """Return the kernel as U-Boot's image."""
+    content = directory / "kernel.bin"
+    content.write_bytes(image.loaded.content)
+    start = f"{_uboot_of(arch).virtual + image.loaded.address:#x}"
+    return _mkimage(uboot, arch, "kernel", content, "-a", start, "-e", f"{image.entry:#x}")
+
+
 def _script(
     uboot: UBootBinary,
     arch: Arch,
@@ -73,9 +85,18 @@ def _script(
     addresses: Mapping[str, int],
     most_bytes: int,
 ) -> Path:
-    """Return the image of a script of commands, with addresses in place of their names.
+    """Return the image of a script of commands.
 
-    most_bytes: how large it may be.
+    Args:
+        uboot: Has mkimage(1).
+        arch: The architecture.
+        directory: Gets the image.
+        commands: The lines.
+        addresses: What is put in place of a name.
+        most_bytes: How large the image may be.
+
+    Raises:
+        BadInput: It is larger.
     """
     text = "\n".join((*commands, ""))
     for name, address in addresses.items():

@@ -26,9 +26,13 @@ RAW_BYTES = 4 << 20
 class LogGap:
     """Records that the kernel dropped before they were read.
 
-    lost: how many. after_s, before_s: the times of the records around them, since the boot;
-    after_s is below 0 where the boot's first ones are lost.
-    start, end: where the line that tells of it is in the text of the log's copy.
+    Attributes:
+        lost: How many records.
+        after_s: The time of the record before them, in seconds since the boot; below 0 if there is
+            none.
+        before_s: The time of the record behind them.
+        start: Where the line that reports it begins in the text of the log's copy.
+        end: Where that line ends.
     """
 
     lost: int
@@ -41,13 +45,15 @@ class LogGap:
 class LogCopy:
     """What was read of one kernel's log so far.
 
-    raw: the last bytes of /dev/kmsg, without the words of programs.
-    marks: how many marks of ours were read.
-    text: the kernel's own records, a line each, as a console would show them, with a line of ours
-    where something is to be said; offsets into it are places.
-    gaps: what was lost. trouble: why the log cannot be read; empty if it can.
-    is_full: whether it is too long to be kept. grew_at_s: when a record came last, on the monotonic
-    clock.
+    Attributes:
+        raw: The last bytes of /dev/kmsg, without the words of programs.
+        marks: How many records that the agent wrote as marks were read.
+        text: The kernel's own records as a console would show them, and lines of ours that say what
+            is missing. Offsets into it stay valid.
+        gaps: What was lost.
+        trouble: Why the log cannot be read; empty if it can.
+        is_full: Whether it became too long, so that the rest is not kept.
+        grew_at_s: When a record came last, on the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -62,10 +68,14 @@ class LogCopy:
         self.grew_at_s = 0.0
 
     def add(self, raw: bytes, *, stop_at_gap: bool = False) -> bool:
-        """Take the next bytes of /dev/kmsg, which are whole records; those known are passed over.
+        """Take the next bytes of /dev/kmsg; records that are known are passed over.
 
-        stop_at_gap: whether to stop before records whose predecessors are not known.
-        Returns whether all was taken.
+        Args:
+            raw: Whole records.
+            stop_at_gap: Whether to stop before records whose predecessors are not known.
+
+        Returns:
+            Whether all was taken.
         """
         for lines in _records(raw):
             for record in parse_kmsg(lines.decode("utf-8", "replace")):
@@ -108,14 +118,25 @@ class LogCopy:
         )
 
     def note(self, words: str) -> tuple[int, int]:
-        """Add a line of ours; return where it begins and ends in the text."""
+        """Add a line of ours to the text.
+
+        Args:
+            words: The line, without the `kernelvm: ` that is put in front of it.
+
+        Returns:
+            The offsets where it begins and ends.
+        """
         start = len(self.text)
         self.text += f"kernelvm: {words}\n".encode()
         return start, len(self.text)
 
     @classmethod
     def read_before(cls, raw: bytes) -> LogCopy:
-        """Return the copy of a log of which these bytes were read; one for each guest."""
+        """Return the copy of a log of which these bytes were read; a new one at each call.
+
+        Args:
+            raw: Whole records, as a snapshot has them.
+        """
         parsed = _parsed(raw)
         copy = cls()
         copy.raw += parsed.raw
@@ -151,7 +172,11 @@ def _parsed(raw: bytes) -> LogCopy:
 
 
 def may_be_incomplete(log_bytes: int) -> bool:
-    """Whether an answer with so much of the log may have left some of it for the next one."""
+    """Return whether an answer of the agent may have left some of the log for the next one.
+
+    Args:
+        log_bytes: How much of the log the answer had.
+    """
     return log_bytes > LOG_BYTES - RECORD_BYTES
 
 

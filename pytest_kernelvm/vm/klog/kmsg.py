@@ -11,10 +11,14 @@ from dataclasses import dataclass
 class LogRecord:
     """One record of the kernel's log (Documentation/ABI/testing/dev-kmsg).
 
-    priority: 0 (emergency) to 7 (debug). sequence: counts from the boot. time_s: since the boot.
-    facility: 0 for what the kernel said; programs that write to /dev/kmsg cannot have it
-    (kernel/printk/printk.c, devkmsg_write). caller: `T61` for a task, `C0` for a CPU, empty in a
-    kernel without PRINTK_CALLER.
+    Attributes:
+        priority: 0 (emergency) to 7 (debug).
+        sequence: The record's number, counted from the boot.
+        time_s: Seconds since the boot.
+        text: What it says; a newline in it is one of the kernel's.
+        facility: 0 for what the kernel said; programs that write to /dev/kmsg cannot have it
+            (kernel/printk/printk.c, devkmsg_write()).
+        caller: `T61` for a task, `C0` for a CPU, empty in a kernel without PRINTK_CALLER.
     """
 
     priority: int
@@ -27,7 +31,11 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class KernelLog:
-    """The kernel's log: iterate over its records, or ask `"text" in log`."""
+    """The kernel's log: iterate over its records, or ask `"text" in log`.
+
+    Attributes:
+        records: In the order of the log.
+    """
 
     records: tuple[LogRecord, ...]
 

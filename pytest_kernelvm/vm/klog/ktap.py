@@ -35,9 +35,14 @@ _BAD = ("TIMEOUT", "ERROR")
 class TestResults:
     """What became of the tests in a log.
 
-    passed, failed, skipped: how many, tests with tests within them not counted.
-    problems: the lines that tell of failures, with what those tests had said before; and, in our
-    words, what is missing.
+    Tests that have tests within them are not counted.
+
+    Attributes:
+        passed: How many tests passed.
+        failed: How many failed.
+        skipped: How many were skipped.
+        problems: The lines that report failures, with what those tests had printed before; and, in
+            our words, what is missing.
     """
 
     passed: int
@@ -70,7 +75,10 @@ class _Block:
 def read_results(lines: Iterable[str]) -> TestResults | None:
     """Return the results in the lines of a kernel's log; None if there are none.
 
-    lines: without their times. Other text between them does no harm.
+    Other text between them does no harm.
+
+    Args:
+        lines: Without their times.
     """
     reader = _Reader()
     for line in lines:
@@ -167,9 +175,12 @@ class _Reader:
         self.output = []
 
     def _is_expected(self, column: int, within: int | None, name: str | None) -> bool:
-        """Whether a result in a column is of a test that was begun.
+        """Return whether a result in a column is of a test that was begun.
 
-        within: the column of the tests within it, None if there are none.
+        Args:
+            column: Of the result.
+            within: The column of the tests within it, None if there are none.
+            name: The result's name.
         """
         begun = self.blocks[within].name if within is not None else None
         return column in self.blocks or begun in ("", name)
@@ -231,7 +242,15 @@ def _counted(block: _Block) -> str:
 
 
 def first_lines(results: TestResults, most: int) -> Sequence[str]:
-    """Return what went wrong in at most so many lines, the last of them how many more there are."""
+    """Return what went wrong in few lines.
+
+    Args:
+        results: The results.
+        most: How many lines at most. If there are more, the last one says how many.
+
+    Returns:
+        The lines.
+    """
     if len(results.problems) <= most:
         return results.problems
     return (*results.problems[: most - 1], f"… {len(results.problems) - most + 1} more lines")

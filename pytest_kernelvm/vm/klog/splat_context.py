@@ -1,4 +1,4 @@
-"""What stands above and below the line that tells a splat: causes, call traces, registers."""
+"""Patterns of the lines above and below a splat's title: causes, call traces, registers."""
 
 from __future__ import annotations
 

@@ -50,7 +50,10 @@ _KILLED = re.compile(r"(?:Memory cgroup o|O)ut of memory: Kill.*|Out of memory a
 def last_line(window: Window, end: End, kind: str) -> tuple[Line, bool]:
     """Return the last line of a splat, and whether it is known to be that.
 
-    end: how such a splat ends.
+    Args:
+        window: The lines around its title line.
+        end: How such a splat ends.
+        kind: The kind of splat.
     """
     return _LAST_LINES[end](window, kind)
 
@@ -161,7 +164,7 @@ class _WithTrace:
 
 
 def _announces_trace(window: Window, here: int, kind: str) -> bool:
-    """Whether a line in a report of a stall says that another call trace follows.
+    """Return whether a line in a report of a stall says that another call trace follows.
 
     For the CPU that reports the stall the trace comes as for any other (kernel/sched/core.c,
     dump_cpu_task()).

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class End(enum.Enum):
-    """How one tells where a splat ends."""
+    """How one recognises where a splat ends."""
 
     MARK = "an end mark"
     FRAME = "a second frame"
@@ -17,10 +17,12 @@ class End(enum.Enum):
 
 
 class Certainty(enum.Enum):
-    """How sure it is that the kernel said it, on a console where lines carry no time.
+    """How certain it is that the kernel printed a line, on a console where lines carry no time.
 
-    ANYWHERE: nobody else says it; it is believed behind an unfinished line too.
-    AT_START: nobody else begins a line so. DOUBTFUL: programs may say it as well.
+    Attributes:
+        ANYWHERE: Nobody else prints it; it is believed behind an unfinished line too.
+        AT_START: Nobody else begins a line with it.
+        DOUBTFUL: Programs may print it as well.
     """
 
     ANYWHERE = "only the kernel says it"
@@ -32,9 +34,12 @@ class Certainty(enum.Enum):
 class Row:
     """A kind of splat: the pattern of its whole title line, without time.
 
-    kind: its name; several rows may be of one kind. end: how one tells where it ends.
-    certainty: whether others might say the same. hints: of which the title line holds one, to find
-    lines without trying each pattern.
+    Attributes:
+        kind: Its name; several rows may be of one kind.
+        end: How one recognises where it ends.
+        certainty: Whether others might print the same.
+        pattern: A regular expression for the whole line.
+        hints: Texts of which the title line holds one, to find lines without trying each pattern.
     """
 
     kind: str
@@ -45,5 +50,13 @@ class Row:
 
 
 def row(kind: str, end: End, certainty: Certainty, pattern: str, *hints: str) -> Row:
-    """Return a row; the arguments are its fields."""
+    """Return a row.
+
+    Args:
+        kind: As of Row, like the others.
+        end: How one recognises where it ends.
+        certainty: Whether others might print the same.
+        pattern: A regular expression for the whole line.
+        *hints: Texts of which the title line holds one.
+    """
     return Row(kind=kind, end=end, certainty=certainty, pattern=pattern, hints=hints)

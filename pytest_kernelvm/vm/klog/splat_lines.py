@@ -46,8 +46,13 @@ _NEAR_BYTES = 8192
 class Line:
     """A line, or the end of one from where the kernel's words begin.
 
-    start, end: offsets; the end is behind the newline. words: without stamp. seconds: since the
-    boot, None without stamp. caller: `T61` or `C0` (CONFIG_PRINTK_CALLER), or empty.
+    Attributes:
+        start: The offset where it begins.
+        end: The offset behind its newline.
+        words: Its text without the stamp.
+        seconds: Its time since the boot, None without a stamp.
+        caller: `T61` or `C0` (CONFIG_PRINTK_CALLER), or empty.
+        stamped: Whether it has a stamp.
     """
 
     start: int
@@ -79,7 +84,9 @@ def guest_seconds(line: str) -> float | None:
 class ConsoleLines:
     """A console's lines.
 
-    stamped: whether the kernel's lines carry time stamps; None to look at the lines above each.
+    Args:
+        text: All that the console printed.
+        stamped: Whether the kernel's lines carry time stamps; None to look at the lines above each.
     """
 
     def __init__(self, text: str, stamped: bool | None = None) -> None:
@@ -104,11 +111,23 @@ class ConsoleLines:
         return _line(start, end, _UNSEEN.sub("", words), None)
 
     def beginning(self, offset: int, floor: int) -> int:
-        """Return where the line begins in which an offset is, not before `floor`."""
+        """Return where a line begins.
+
+        Args:
+            offset: One that is in the line.
+            floor: The least that is returned.
+        """
         return max(floor, self.text.rfind("\n", floor, offset) + 1)
 
     def title_line(self, start: int) -> tuple[Line, Row] | None:
-        """Return the kernel's words on the line that begins at an offset, if they are a title."""
+        """Return the kernel's words on a line, if they are a title, and the row that they match.
+
+        Args:
+            start: The offset where the line begins.
+
+        Returns:
+            The words as a line, and the row; None if they are no title.
+        """
         end = self.text.find("\n", start) + 1 or len(self.text)
         stop = self._stop(start, end)
         tail = max(start, stop - _LONGEST)
@@ -164,9 +183,11 @@ class ConsoleLines:
 
 
 class LogLines(ConsoleLines):
-    """The lines of the kernel's own log: each begins with its record's time, and all is its own.
+    """The lines of the kernel's own log, of which each begins with its record's time.
 
-    text: as kernel_log.console_lines() gives it, record by record.
+    Args:
+        text: As kernel_log.console_lines() gives it, record by record; no program's words are in
+            it.
     """
 
     def __init__(self, text: str) -> None:

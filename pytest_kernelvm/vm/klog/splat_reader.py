@@ -23,11 +23,17 @@ _PANIC_HINT = re.compile(PANIC_HINT.pattern.encode())
 class SplatReader:
     """Finds the splats of a text that grows.
 
-    text: its bytes. start: the offset from which on it is looked at. find: returns the splats of a
-    piece of it. see: called with the offsets of what is read.
-    finished: the splats so far that have an end. unfinished: the last one, if it may go on.
-    left_out: says that there are more than MOST_SPLATS, with the place of the last one; it is of a
-    kind of its own, so that nothing which allows the others allows those that nobody looked at.
+    Args:
+        text: Its bytes, to which others append.
+        start: The offset from which on it is read.
+        find: Returns the splats of a piece of it.
+        see: Called with the first and the last offset of each piece that is read.
+
+    Attributes:
+        finished: The splats so far that have an end.
+        unfinished: The last one, if it may go on.
+        left_out: Stands for all splats beyond MOST_SPLATS, with the place of the last one. It is of
+            a kind of its own, so that a test which allows the others does not allow these too.
     """
 
     def __init__(
@@ -48,19 +54,20 @@ class SplatReader:
 
     @property
     def splats(self) -> tuple[Splat, ...]:
-        """All of them."""
+        """All of them, those that stand for others included."""
         return (*self.finished, *(each for each in (self.left_out, self.unfinished) if each))
 
     def look_from(self, start: int) -> None:
-        """Look at the text from an earlier offset on."""
+        """Read the text again from an earlier offset on."""
         self.finished.clear()
         self.unfinished = self.left_out = None
         self._floor = self._searched = self._seen = start
 
     def read(self, *, ended: bool) -> None:
-        """Find the splats in what came since the last look.
+        """Find the splats in what came since the last call.
 
-        ended: whether nothing more comes, so that a last line without its end counts.
+        Args:
+            ended: Whether nothing more comes, so that a last line without its newline counts.
         """
         while (end := self._whole_lines(ended)) > self._searched:
             self._read_to(end)

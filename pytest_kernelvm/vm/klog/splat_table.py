@@ -1,4 +1,4 @@
-"""What a kernel prints when it finds something wrong, and which lines are that.
+"""The table of all kinds of splats, and finding the row that a line matches.
 
 Gathered from the sources of 6.1, 6.12 and 7.2: what calls dump_stack(), show_stack(), add_taint(),
 WARN(), die() or panic(), and what is printed at the levels emergency and alert. What only comes as
@@ -23,7 +23,7 @@ ROWS = (*DETECTORS, *FAULTS)
 def _hints() -> str:
     """Return a pattern of all hints, by their first character so that few are tried anywhere.
 
-    None begins with a small letter, of which text is full.
+    No hint begins with a small letter, as those are everywhere in text.
     """
     by_first: dict[str, list[str]] = {}
     for hint in sorted({hint for row in ROWS for hint in row.hints}):
@@ -41,7 +41,7 @@ HINT = re.compile(_hints())
 
 
 def _by_hint(certainties: Iterable[Certainty]) -> dict[str, re.Pattern[str]]:
-    """Return for each hint the alternatives of its rows, as groups named r0, r1, …"""
+    """Return for each hint the alternatives of its rows, as groups named r0, r1, …."""
     chosen = set(certainties)
     return {
         hint: re.compile(
@@ -65,7 +65,11 @@ _MOST_HINTS = 16
 
 
 def row_of(words: str) -> Row | None:
-    """Return the row that a line without its time is of, None if it is no title line."""
+    """Return the row that a line matches, None if it is no title line.
+
+    Args:
+        words: The line without its time.
+    """
     if not HINT.search(words):
         return None
     hints = {hint[0] for hint in islice(HINT.finditer(words), _MOST_HINTS)}
@@ -74,13 +78,24 @@ def row_of(words: str) -> Row | None:
 
 
 def kind_of(words: str) -> str:
-    """Return the kind of splat that a line without its time begins, empty if it begins none."""
+    """Return the kind of splat that a line begins, empty if it begins none.
+
+    Args:
+        words: The line without its time.
+    """
     row = row_of(words)
     return row.kind if row else ""
 
 
 def title_anywhere(text: str) -> tuple[int, Row] | None:
-    """Return where on a line a title begins that only a kernel prints, and its row."""
+    """Return where on a line a title begins that only a kernel prints, and its row.
+
+    Args:
+        text: The line, which may begin with what a program left unfinished.
+
+    Returns:
+        The offset and the row, None if there is no such title.
+    """
     for hint in islice(HINT.finditer(text), _MOST_HINTS):
         for begin in range(max(0, hint.start() - _BEFORE_HINT), hint.start() + 1):
             match = _ANYWHERE_BY_HINT[hint[0]].match(text, begin)

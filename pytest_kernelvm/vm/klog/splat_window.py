@@ -25,7 +25,13 @@ _PAUSE_S = 1.0
 class Window:
     """The lines around a title line, read as they are asked for.
 
-    Counted from that one, which is 0; those above it are -1, -2, …
+    Lines are counted from the title line, which is 0; those above it are -1, -2, …
+
+    Args:
+        source: The lines.
+        title_line: The title line.
+        begin: The offset where the line begins of which the title line may be only the end.
+        floor: The offset above which no line is read.
     """
 
     def __init__(self, source: ConsoleLines, title_line: Line, begin: int, floor: int) -> None:
@@ -40,28 +46,33 @@ class Window:
         return self._lines[here] if here >= 0 else self._above[-here - 1]
 
     def above(self, most: int, start: int = -1) -> Iterator[tuple[int, Line]]:
-        """Give the lines above, from `start` upwards, with their numbers, at most down to -most."""
+        """Yield the lines above with their numbers.
+
+        Args:
+            most: The number of the highest line, without its sign.
+            start: The number of the first one.
+        """
         for here in range(start, -most - 1, -1):
             if not self._has_above(here):
                 return
             yield here, self[here]
 
     def below(self, most: int) -> Iterator[tuple[int, Line]]:
-        """Give the lines below the title line, with their numbers, up to `most`."""
+        """Yield the lines below the title line with their numbers, up to `most`."""
         for here in range(1, most + 1):
             if not self._reaches(here):
                 return
             yield here, self._lines[here]
 
     def last_of(self, most: int) -> tuple[Line, bool]:
-        """Return the last line, and whether the text ends later than after `most` lines."""
+        """Return the last line, and whether the text goes on behind `most` lines."""
         here = 0
         while here < most and self._reaches(here + 1):
             here += 1
         return self[here], here == most
 
     def end_of_panic(self) -> tuple[Line, bool]:
-        """Return the last line of a panic: what follows it is a part of it."""
+        """Return the last line of a panic, which goes on to its end mark, and if that is there."""
         text, at = self._source.text, self[0].end
         while (at := text.find("---[ end Kernel panic", at)) >= 0:
             line = self._source.next(self._source.beginning(at, self[0].end))
@@ -72,11 +83,11 @@ class Window:
         return last if last and last.start > self[0].start else self[0], False
 
     def pauses_before(self, here: int) -> bool:
-        """Whether a line came so much later than the one above it that it is of something else."""
+        """Whether a line came so late after the one above it that it belongs to something else."""
         return self.pause_s(here) > _PAUSE_S
 
     def pause_s(self, here: int) -> float:
-        """Return how long after the line above it a line came, as far as lines say so."""
+        """Return how long after the line above it a line came; 0 where lines carry no time."""
         now, before = self[here].seconds, self[here - 1].seconds
         return now - before if now is not None and before is not None else 0.0
 
@@ -86,12 +97,22 @@ class Window:
         return not one or not other or one == other
 
     def text(self, first: int, last: Line) -> str:
-        """Return the text from a line to another."""
+        """Return the text from a line to another.
+
+        Args:
+            first: The number of the first line.
+            last: The last line.
+        """
         whole = self._source.text[self[first].start : last.end]
         return whole.replace("\r", "").rstrip("\n")
 
     def own_words(self, first: int, last: Line) -> str:
-        """Return the words from a line to another, without those of other tasks and CPUs."""
+        """Return the words from a line to another, without those of other tasks and CPUs.
+
+        Args:
+            first: The number of the first line.
+            last: The last line.
+        """
         lines = [self[here] for here in range(first, 1) if self.is_of_same_caller(here)]
         for here, line in self.below(MOST_LINES):
             if line.start > last.start:
@@ -124,7 +145,14 @@ class Window:
 
 
 def is_replayed(text: str, line: Line) -> bool:
-    """Whether a line of a console is broken off, and printed once more below."""
+    """Return whether a line of a console is broken off, and printed once more below.
+
+    The kernel does so where another CPU took the console over (kernel/printk/nbcon.c).
+
+    Args:
+        text: The console's.
+        line: The line.
+    """
     marker = _REPLAYED.match(text, line.end)
     if not marker:
         return False

@@ -1,6 +1,7 @@
 """Splats: what a kernel prints when it finds something wrong, from the first line to the last.
 
-splat_table.py has what it prints, splat_lines.py how its lines are told from those of programs.
+splat_table.py has the lines that begin a splat; splat_lines.py tells the kernel's lines from those
+of programs.
 """
 
 from __future__ import annotations
@@ -56,11 +57,17 @@ _REST_S = 2.0
 class Splat:
     """One thing that the kernel found wrong.
 
-    kind: `WARNING`, `oops`, `soft lockup`, … title: its title line without the time, the kernel's
-    words alone. text: all its lines. start, end: where they are in the text that was read, or of a
-    log which records, the end not included. complete: whether its last line was recognised; else it
-    may go on. guest_time_s: of its first line, None where lines carry no time. cpu, pid, task: on
-    which CPU and under which task it came, None and empty if it does not say.
+    Attributes:
+        kind: `WARNING`, `oops`, `soft lockup` and so on; splat_table.py has them all.
+        title: Its title line without the time.
+        text: All its lines.
+        start: Where it begins in the text that was read; of a log, which record it is.
+        end: Where it ends, likewise, the end not included.
+        complete: Whether its last line was recognised; else it may go on.
+        guest_time_s: The time of its first line since the boot, None where lines carry no time.
+        cpu: The CPU that it came on, None if it does not say.
+        pid: The process of the task that it came under, None if it does not say.
+        task: The name of that task, empty if it does not say.
     """
 
     kind: str
@@ -81,12 +88,16 @@ class Splat:
 
 
 def read_splats(text: str, start: int = 0, *, stamped: bool | None = None) -> tuple[Splat, ...]:
-    """Return the splats of a console or of a log that was made text.
+    """Return the splats of a console, or of a log that was made text.
 
-    start: where to begin to read, at the beginning of a line. Ends of lines may be CR LF.
-    stamped: whether the kernel's lines carry time stamps, so that a line without one is a
-    program's; None to find out from what stands above each line. A splat begins where the kernel's
-    words begin, which may be behind what a program left unfinished.
+    A splat begins where the kernel's words begin, which may be behind what a program left
+    unfinished on the line. Ends of lines may be CR LF.
+
+    Args:
+        text: What is read.
+        start: Where to begin to read, at the beginning of a line.
+        stamped: Whether the kernel's lines carry time stamps, so that a line without one is a
+            program's; None to find out from what stands above each line.
     """
     return tuple(_Reader(ConsoleLines(text, stamped), start).splats())
 
@@ -94,7 +105,8 @@ def read_splats(text: str, start: int = 0, *, stamped: bool | None = None) -> tu
 def read_log_splats(text: str) -> tuple[Splat, ...]:
     """Return the splats of the kernel's own log.
 
-    text: of its records and no program's, each as kernel_log.console_lines() gives it.
+    Args:
+        text: The kernel's records and no program's, each as kernel_log.console_lines() gives it.
     """
     return tuple(_Reader(LogLines(text)).splats())
 
@@ -229,7 +241,7 @@ def _cause_above(window: Window) -> tuple[int, str] | None:
 def _above_cut(window: Window, cut: int, title: str) -> tuple[int, str]:
     """Return the line with which a splat begins that has `cut here`, and the title.
 
-    cut: where that is. What it is about may stand above.
+    cut: the number of that line. A line above it may say what it is about.
     """
     for above, line in window.above(-cut + 1, cut - 1):
         if ABOVE_CUT.fullmatch(line.words) and window.is_of_same_caller(above):
@@ -346,11 +358,16 @@ def _has_died(splat: Splat) -> bool:
 
 
 def belongs_to(oops: Splat, splat: Splat) -> bool:
-    """Return whether a splat comes of an oops that was before it.
+    """Return whether a splat is a consequence of an oops that came before it.
 
-    The kernel kills the task and goes on with whatever that had not put back. What that task itself
-    says while it is ended belongs to the oops, and the warning about context tracking on its CPU;
-    nothing that another task or CPU says does, however soon it comes. A panic is never aftermath.
+    The kernel kills the task and goes on without what that task had not given back. What the task
+    itself prints while it is ended belongs to the oops, and so does the warning about context
+    tracking on its CPU. Nothing that another task or CPU prints does, however soon it comes. A
+    panic never does.
+
+    Args:
+        oops: The earlier one; if it ended no task, nothing belongs to it.
+        splat: The later one.
     """
     if not _has_died(oops) or splat.start < oops.end or splat.fatal:
         return False

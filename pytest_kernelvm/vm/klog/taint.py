@@ -11,10 +11,13 @@ from dataclasses import dataclass
 class Taint:
     """A taint flag (kernel/panic.c, taint_flags; Documentation/admin-guide/tainted-kernels.rst).
 
-    letter: as in `Tainted: G  W`. bit: of /proc/sys/kernel/tainted. meaning: for an error.
-    splat_kinds: the kinds of splats that set it. message: what else the kernel says when it sets
-    it, as a pattern; empty if nothing. is_silent: whether the kernel may set it without a word, for
-    what is no fault.
+    Attributes:
+        letter: As in `Tainted: G  W`.
+        bit: Its place in /proc/sys/kernel/tainted.
+        meaning: In words, for an error.
+        splat_kinds: The kinds of splats that set it.
+        message: A pattern of what else the kernel prints when it sets it; empty if nothing.
+        is_silent: Whether the kernel may set it without a word, for what is no fault.
     """
 
     letter: str
@@ -94,7 +97,7 @@ TAINTS = (
 
 
 def taints_of(flags: int) -> tuple[Taint, ...]:
-    """Return what is set in a number from /proc/sys/kernel/tainted."""
+    """Return the flags that are set in a number from /proc/sys/kernel/tainted."""
     known = tuple(taint for taint in TAINTS if flags >> taint.bit & 1)
     unknown = (bit for bit in range(len(TAINTS), flags.bit_length()) if flags >> bit & 1)
     return known + tuple(
@@ -107,8 +110,11 @@ def unexplained_taints(
 ) -> tuple[Taint, ...]:
     """Return the flags that a kernel got and that none of its own words explain.
 
-    before, after: /proc/sys/kernel/tainted. kinds: of the splats of its log, allowed ones included.
-    log: its whole text.
+    Args:
+        before: /proc/sys/kernel/tainted at first.
+        after: /proc/sys/kernel/tainted now.
+        kinds: The kinds of splats in its log, allowed ones included.
+        log: The whole text of its log.
     """
     found = set(kinds)
     return tuple(

@@ -42,7 +42,7 @@ _NEAR_BYTES = 600
 
 
 def milestone(text: str) -> str:
-    """Return how far the guest came by its console's text."""
+    """Return how far the guest came, by its console's text: a name of MILESTONES, or NOTHING."""
     text = text.replace("\r", "")
     reached = [name for name, pattern in MILESTONES if pattern.search(text)]
     return reached[-1] if reached else NOTHING
@@ -51,7 +51,12 @@ def milestone(text: str) -> str:
 def lines_between(text: str, after_s: float, before_s: float) -> int:
     """Return how many lines of a console have a time between two, those included.
 
-    What a program left unfinished may stand in front of it.
+    What a program left unfinished may stand in front of the time.
+
+    Args:
+        text: The console's.
+        after_s: The first time, in seconds since the boot.
+        before_s: The last one.
     """
     stamps = re.findall(r"^[^\n]*?\[ *(\d+\.\d{6})\]", text, re.MULTILINE)
     return sum(after_s <= float(stamp) <= before_s for stamp in stamps)
@@ -64,7 +69,12 @@ def on_early_console(text: str) -> bool:
 
 
 def chain(splats: Sequence[Splat], last: Splat) -> tuple[Splat, ...]:
-    """Return a splat with those right before it that led to it."""
+    """Return a splat with those right before it that led to it.
+
+    Args:
+        splats: All of them, in their order.
+        last: The splat, which is among them.
+    """
     found = [last]
     for splat in reversed(splats[: list(splats).index(last)]):
         if found[0].start - splat.end > _NEAR_BYTES:
@@ -74,7 +84,7 @@ def chain(splats: Sequence[Splat], last: Splat) -> tuple[Splat, ...]:
 
 
 def shown(splats: Sequence[Splat]) -> str:
-    """Return the text of splats for an error, the middle left out if it is too long."""
+    """Return the text of splats for an error; the middle is left out if it is too long."""
     lines = "\n".join(splat.text for splat in splats).split("\n")
     if len(lines) <= SPLAT_LINES:
         return "\n".join(lines)
@@ -85,12 +95,22 @@ def shown(splats: Sequence[Splat]) -> str:
 
 
 def last_lines(text: str, lines: int = END_LINES) -> str:
-    """Return the last lines of a console."""
+    """Return the last lines of a console.
+
+    Args:
+        text: The console's.
+        lines: How many.
+    """
     return "\n".join(text.replace("\r", "").rstrip("\n").split("\n")[-lines:])
 
 
 def around_end(text: str, lines: int = END_LINES) -> str:
-    """Return the last lines of a console, and the last splat if it is not among them."""
+    """Return the last lines of a console, and the last splat if it is not among them.
+
+    Args:
+        text: The console's.
+        lines: How many of the last lines.
+    """
     text = text.replace("\r", "")
     end = last_lines(text, lines)
     splats = read_splats(text)

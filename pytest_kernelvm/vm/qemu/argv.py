@@ -14,7 +14,12 @@ STAGE = "first-stage"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlacedFile:
-    """A file whose bytes are in memory from reset on. address: physical."""
+    """A file whose bytes are in memory from reset on.
+
+    Attributes:
+        file: The file.
+        address: The physical address of its first byte.
+    """
 
     file: Path
     address: int
@@ -24,16 +29,26 @@ class PlacedFile:
 class Boot:
     """What QEMU boots.
 
-    initramfs: None for none. cmdline: the bootloader's. fixed_initramfs: put the initramfs where
-    the kernel's built-in command line says, instead of telling it through the bootloader's.
-    shared_console: the agent talks on the console. network: `user` for QEMU's own network, from
-    which nothing gets out but what is forwarded, `outside` for one that reaches what the host
-    does, `link` for a cable to another guest, empty for no card. loaded: what is in memory besides.
-    extra: further QEMU flags, never those of a bundle.
-    firmware: what the processor starts with, which then has to find the kernel by itself; None for
-    QEMU's own bootloader, which is given it.
-    root: the image of a root file system, None for none, and root_address, where it lies;
-    root_words: those of cmdline that say so. device_tree: a file, None for QEMU's own.
+    Attributes:
+        arch: The architecture.
+        machine: Memory, CPU model and the like.
+        image: The kernel.
+        initramfs: The archive, None for none.
+        cmdline: The command line that the bootloader passes.
+        fixed_initramfs: Whether the initramfs lies where the kernel's built-in command line says,
+            instead of where the bootloader says.
+        shared_console: Whether the agent's frames come and go on the console.
+        network: `user` for QEMU's own network, from which nothing gets out but what is forwarded;
+            `outside` for one that reaches what the host reaches; `link` for a cable to another
+            guest; empty for no card.
+        loaded: Further files that are in memory.
+        extra: Further QEMU flags; a boot from a bundle has none.
+        firmware: What the processor starts with, and which then has to find the kernel by itself;
+            None for QEMU's own bootloader, which is given the kernel.
+        root: The image of a root file system in memory, None for none.
+        root_address: The physical address where that lies.
+        root_words: The words of `cmdline` that describe it.
+        device_tree: A file that QEMU passes instead of its own tree, None for its own.
     """
 
     arch: Arch
@@ -55,9 +70,13 @@ class Boot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backends:
-    """The -chardev backends of console, channel and QMP; empty for none.
+    """The -chardev and -netdev backends of a guest; empty for none.
 
-    network: the -netdev backend, by default what the boot's kind of network says.
+    Attributes:
+        console: The backend of the console's serial port.
+        channel: The backend of the agent's port.
+        qmp: The backend of QEMU's machine protocol.
+        network: The -netdev backend; empty for what the boot's kind of network needs.
     """
 
     console: str
@@ -70,18 +89,21 @@ class Backends:
 class MemoryFile:
     """A file that holds the guest's memory.
 
-    shared: whether what the guest writes goes into the file; else it stays with this guest.
+    Attributes:
+        path: The file.
+        shared: Whether what the guest writes goes into the file (share=on); else it stays with this
+            guest.
     """
 
     path: Path
     shared: bool
 
 
-# Whoever breaks out of the machine into QEMU can start no program and gain no privilege.
+# A guest that breaks out of the machine into QEMU can start no program and gain no privilege.
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
-# What the network card is attached to, by kind of network; a link without its other end is a hub
-# on which nobody else is.
+# What the network card is attached to, by kind of network. For a link whose other end is missing it
+# is a hub with no other member.
 NETDEV = "net0"
 NETWORKS = {"user": "user,restrict=on", "outside": "user", "link": "hubport,hubid=0"}
 
@@ -94,8 +116,11 @@ def inherited_backends(
 ) -> Backends:
     """Return backends that QEMU inherits: nobody else can connect; its death reads as their end.
 
-    console, channel: the names of serial lines. qmp, link: descriptors of sockets; link is the
-    cable to another guest, None if there is none.
+    Args:
+        console: The name of the console's serial line, as `named_pipes` made it.
+        channel: The name of the channel's serial line.
+        qmp: The descriptor of a connected socket.
+        link: The descriptor of the cable to another guest, None if there is none.
     """
     return Backends(
         console=f"pipe,path={_escaped(console)}",
@@ -110,10 +135,15 @@ def qemu_argv(
 ) -> tuple[str, ...]:
     """Return the whole command line.
 
-    memory: None for anonymous memory. incoming: QEMU is to wait for the QMP command that says
-    where a machine's state comes from, instead of starting it.
-    -no-reboot and panic=-1 make a panic end QEMU; -nodefaults spares devices and option ROMs;
-    -no-user-config leaves what the machine's administrator set for other guests.
+    -no-reboot and panic=-1 make a panic end QEMU. -nodefaults spares devices and option ROMs.
+    -no-user-config leaves out what the machine's administrator set for other guests.
+
+    Args:
+        boot: What is booted.
+        backends: What console, channel and QMP are connected to.
+        memory: The file with the guest's memory; None for anonymous memory.
+        incoming: Whether QEMU waits for the QMP command that says where a machine's state comes
+            from, instead of starting it.
     """
     arch = boot.arch
     argv = [arch.qemu_binary, "-M", arch.machine, "-cpu", boot.machine.cpu]
@@ -188,7 +218,12 @@ def _initramfs(boot: Boot) -> list[str]:
 
 
 def loader_argv(file: Path, address: int) -> list[str]:
-    """Return the flags that have a file's bytes at a physical address from reset on."""
+    """Return the flags that have a file's bytes in memory from reset on.
+
+    Args:
+        file: The file.
+        address: The physical address of the first byte.
+    """
     return ["-device", f"loader,file={_escaped(file)},addr={address:#x},force-raw=on"]
 
 

@@ -11,23 +11,35 @@ from array import array
 from collections.abc import Sequence
 from typing import overload
 
-# What came within this is one piece: a serial port gives a few bytes at a time.
+# Bytes that came within this time are one piece: a serial port gives a few at a time.
 APART_S = 0.002
-# Text and times of one guest take little more memory than this, in MiB.
+# The limit of one guest, in MiB; its text and times take little more memory than this.
 CONSOLE_LIMIT_MIB = 48
-# So much of the beginning and of the end of a text is enough to tell what became of its guest.
+# This much of the beginning and of the end of a text is enough to see what became of its guest.
 EXCERPT_BYTES = 1 << 18
 
 
 class ArrivalTimes(Sequence[tuple[float, int]]):
-    """When, on the monotonic clock, each piece of a text came, and the offset where it begins."""
+    """When each piece of a text came.
+
+    It is a sequence of pairs: the time on the monotonic clock, and the offset where the piece
+    begins.
+
+    Args:
+        pieces: Those that are known already.
+    """
 
     def __init__(self, pieces: Sequence[tuple[float, int]] = ()) -> None:
         self._at = array("d", [at for at, _offset in pieces])
         self._offsets = array("Q", [offset for _at, offset in pieces])
 
     def note(self, at: float, offset: int) -> None:
-        """Note that a text goes on at an offset; what comes within APART_S is one piece."""
+        """Note that a text goes on at an offset; what comes within APART_S is one piece.
+
+        Args:
+            at: The time on the monotonic clock.
+            offset: How many bytes the text had before.
+        """
         if not self._at or at - self._at[-1] >= APART_S:
             self._at.append(at)
             self._offsets.append(offset)
@@ -55,8 +67,16 @@ class ArrivalTimes(Sequence[tuple[float, int]]):
 class BoundedText:
     """A text that grows up to a limit; what comes beyond it is counted and not kept.
 
-    limit_bytes: of what is kept. before, times: what it begins with, and when that came.
-    raw: what is kept. dropped_bytes: how much is not.
+    Args:
+        limit_bytes: How much is kept.
+        before: What the text begins with.
+        times: When each piece of `before` came.
+
+    Attributes:
+        limit_bytes: How much is kept.
+        raw: What is kept.
+        dropped_bytes: How much is not kept.
+        times: When each piece came.
     """
 
     def __init__(
@@ -76,7 +96,15 @@ class BoundedText:
         return self.dropped_bytes > 0
 
     def append(self, data: bytes, at: float) -> bytes:
-        """Add what came at a time of the monotonic clock; return as much of it as is kept."""
+        """Add to the text.
+
+        Args:
+            data: What came.
+            at: When, on the monotonic clock.
+
+        Returns:
+            As much of `data` as is kept.
+        """
         kept = data[: self.limit_bytes - len(self.raw)]
         if kept:
             self.times.note(at, len(self.raw))
@@ -87,7 +115,9 @@ class BoundedText:
     def excerpt(self, *around: tuple[int, int]) -> str:
         """Return the text with LF at the ends of its lines; of a long one its beginning and end.
 
-        around: offsets of a beginning and an end between which everything is wanted as well.
+        Args:
+            *around: Pairs of a first and a last offset; the text between them is in the excerpt
+                too.
         """
         size = len(self.raw)
         wanted = [(0, EXCERPT_BYTES), (max(0, size - EXCERPT_BYTES), size)]

@@ -10,8 +10,11 @@ from types import TracebackType
 class Changes:
     """A lock over what may change, and what wakes those who wait for a change.
 
-    Entering it takes the lock. descriptor: becomes readable at a change that `listen` asked for;
-    for a thread that waits in poll(2) for other descriptors too.
+    Entering it takes the lock.
+
+    Attributes:
+        descriptor: Becomes readable at a change that `listen` asked for: for a thread that waits in
+            poll(2) for other descriptors too.
     """
 
     def __init__(self) -> None:
@@ -31,7 +34,7 @@ class Changes:
         self._condition.release()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for a change, with the lock held, which others may take meanwhile."""
+        """Wait for a change, with the lock held; meanwhile others may take it."""
         self._condition.wait(timeout_s)
 
     def listen(self, wanted: bool) -> None:

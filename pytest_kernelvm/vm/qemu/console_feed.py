@@ -7,15 +7,22 @@ import socket
 
 from pytest_kernelvm.vm.qemu.changes import Changes
 
-# At most so much is given at once.
+# At most this much is written at once.
 PIECE_BYTES = 1 << 16
 
 
 class ConsoleFeed:
     """Writes a console's text into a socket, as fast as somebody reads it.
 
-    text: grows with the lock of `changes` held. reader: the socket's other end. Its methods are
-    called in the loop's thread.
+    All methods are called in the loop's thread.
+
+    Args:
+        text: The console's text; it grows while the lock of `changes` is held.
+        changes: The lock.
+        loop: Calls `write` when there is room again.
+
+    Attributes:
+        reader: The socket's other end.
     """
 
     def __init__(self, text: bytearray, changes: Changes, loop: asyncio.AbstractEventLoop) -> None:

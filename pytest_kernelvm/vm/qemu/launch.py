@@ -27,8 +27,12 @@ DESCRIPTORS = 28
 class Launch:
     """A started QEMU.
 
-    console_log: the console's text; qemu_log: QEMU's own words. state_descriptor: the number under
-    which QEMU finds a snapshot's state, None where it boots.
+    Attributes:
+        process: QEMU itself.
+        streams: All that comes out of the guest.
+        console_log: The file with the console's text.
+        qemu_log: The file with QEMU's own output.
+        state_descriptor: The number under which QEMU has a snapshot's state open, None if it boots.
     """
 
     process: Spawned
@@ -50,19 +54,27 @@ def launch(
 ) -> Iterator[Launch]:
     """Start QEMU; leaving the context kills it and closes its streams.
 
-    directory: where console.log and qemu.log are written. memory: the guest's, None for anonymous.
-    snapshot: what QEMU is to wait for instead of booting, with its state as a descriptor.
-    link: its end of the cable to another guest. console_limit_bytes: as Streams takes it.
-    Raises ToolMissing if this QEMU is not installed, OSError if the host does not let us.
+    Raises ToolMissing if this QEMU is not installed, OSError if the host has no room for it.
+
+    Args:
+        boot: What is booted, or was booted before the snapshot was made.
+        directory: Where console.log and qemu.log are written.
+        memory: The file with the guest's memory, unless a snapshot brings its own; None for none.
+        snapshot: What QEMU waits for instead of booting.
+        link: This guest's end of the cable to another guest, None if there is none.
+        console_limit_bytes: How much of the console's text is kept.
+
+    Yields:
+        The started QEMU, its streams being read.
     """
     console_log, qemu_log = directory / "console.log", directory / "qemu.log"
-    _require_descriptors()
     with (
         _streams(boot, console_log, snapshot, console_limit_bytes) as (streams, guest),
         snapshot.state.open("rb") if snapshot else contextlib.nullcontext() as state,
         _backends(guest, directory, link) as backends,
     ):
-        memory = _memory_of(snapshot) if snapshot else memory
+        if snapshot:
+            memory = _memory_of(snapshot)
         argv = qemu_argv(boot, backends, memory=memory, incoming=snapshot is not None)
         inherited = [*guest.descriptors, *(each.fileno() for each in (state, link) if each)]
         with spawn(argv, pass_fds=inherited, output=qemu_log) as process:
@@ -81,6 +93,7 @@ def launch(
 def _streams(
     boot: Boot, console_log: Path, snapshot: Snapshot | None, console_limit_bytes: int
 ) -> contextlib.AbstractContextManager[tuple[Streams, GuestEndpoints]]:
+    _require_descriptors()
     return connected(
         splitter=FrameSplitter(boot.arch.endianness),
         log=console_log,

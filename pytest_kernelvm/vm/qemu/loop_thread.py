@@ -12,7 +12,7 @@ from pytest_kernelvm.errors import LaunchFailed
 
 T = TypeVar("T")
 
-# The thread does nothing that takes longer, but may be kept from running.
+# Nothing that the thread does takes longer, but the machine may be too busy to run it.
 _ROUND_S = 5.0
 _END_S = 5.0
 
@@ -20,7 +20,11 @@ _END_S = 5.0
 class LoopThread:
     """A thread that runs an event loop, and the tasks in it.
 
-    loop: for its readers and writers, which only its own thread may change.
+    Args:
+        name: The thread's name.
+
+    Attributes:
+        loop: The loop; only its own thread may change its readers and writers.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,7 +34,11 @@ class LoopThread:
         self._thread: threading.Thread | None = None
 
     def start(self, begin: Callable[[], None]) -> None:
-        """Start the thread. begin: called in it, before its loop runs."""
+        """Start the thread.
+
+        Args:
+            begin: Called in the thread before its loop runs.
+        """
 
         def run() -> None:
             asyncio.set_event_loop(self.loop)
@@ -46,17 +54,27 @@ class LoopThread:
         return self._thread is not None and self._thread.is_alive()
 
     def wait_for_rounds(self) -> None:
-        """Return when all readers were called whose descriptors are readable by now."""
+        """Return when the loop has handled all descriptors that are readable by now."""
         if not self.is_alive:
             return
-        # The first may run in a round of the loop whose readers come behind it.
+        # The first call may run in a round of the loop before that round's readers.
         for _round in range(2):
             done = threading.Event()
             self.loop.call_soon_threadsafe(done.set)
             done.wait(_ROUND_S)
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        """Run a coroutine in the loop and return its result."""
+        """Run a coroutine in the loop from another thread and return its result.
+
+        Raises what the coroutine raises.
+
+        Args:
+            coroutine: What is run.
+            timeout_s: Seconds until TimeoutError.
+
+        Returns:
+            The coroutine's result.
+        """
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
 
     def begin(
@@ -64,7 +82,9 @@ class LoopThread:
     ) -> None:
         """Start a coroutine in the loop from another thread.
 
-        on_error: called in the loop's thread with what it raises.
+        Args:
+            coroutine: What is run; it is cancelled at the latest by `close`.
+            on_error: Called in the loop's thread with what it raises.
         """
 
         def note(done: asyncio.Future[Any]) -> None:
@@ -75,9 +95,15 @@ class LoopThread:
         self.loop.call_soon_threadsafe(lambda: self.create_task(coroutine).add_done_callback(note))
 
     def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a coroutine in the loop, in its thread; it is cancelled at the latest by `close`.
+        """Start a coroutine in the loop, in its thread.
 
-        Its exception may stay unread: asyncio does not report that.
+        Its exception may stay unread; asyncio does not report that.
+
+        Args:
+            coroutine: What is run; it is cancelled at the latest by `close`.
+
+        Returns:
+            Its task.
         """
         task = self.loop.create_task(coroutine)
         self._tasks.append(task)
@@ -87,7 +113,11 @@ class LoopThread:
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Cancel the tasks, run a last coroutine, and end the thread.
 
-        Raises LaunchFailed if the thread does not end.
+        Args:
+            last: Makes the last coroutine.
+
+        Raises:
+            LaunchFailed: The thread does not end.
         """
         if self._thread and self._thread.is_alive():
             with contextlib.suppress(Exception):

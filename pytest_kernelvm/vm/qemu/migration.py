@@ -23,11 +23,11 @@ from pytest_kernelvm.vm.qemu.streams import Streams
 AT_FDCWD = -100
 CLOCK_REALTIME, CLOCK_MONOTONIC = 0, 1
 TIMER_ABSTIME = 1
-# The kernel's generator takes no more than this as its whole key (drivers/char/random.c).
+# The key of the kernel's generator has this size (drivers/char/random.c).
 SEED_BYTES = 32
-# A clock that is further away from the host's was never set, as on a machine without one.
+# A clock that differs more from the host's was never set, as on a machine without a clock.
 SET_CLOCK_S = 86400.0
-# How long the console's last words may take after QEMU said that the guest is at its end.
+# How long the console's last lines may take after QEMU's event that the guest has ended.
 LAST_WORDS_S = 0.1
 
 _TIMESPEC = {"big": ">qq", "little": "<qq"}
@@ -38,8 +38,11 @@ IGNORE_SHARED = [{"capability": "x-ignore-shared", "state": True}]
 async def load_state(streams: Streams, descriptor: int, first_frame: Callable[[], bytes]) -> None:
     """Have a waiting QEMU load a snapshot's state, and send the guest its first request.
 
-    descriptor: of the state, as QEMU has it. first_frame: makes the request when the guest runs:
-    what it is sent before would be lost, and the time in it be past.
+    Args:
+        streams: The guest's.
+        descriptor: The state's, as QEMU inherited it.
+        first_frame: Makes the request when the guest runs. One that is sent earlier is lost, and
+            the time in one that is made earlier has passed.
     """
     client = await streams.qmp_client()
     with client.listener("RESUME") as resumed:
@@ -52,7 +55,12 @@ async def load_state(streams: Streams, descriptor: int, first_frame: Callable[[]
 async def save_state(streams: Streams, state: Path) -> None:
     """Have QEMU write the state of all but the memory into a file, and stop the guest for good.
 
-    Raises QMPError if it refuses.
+    Args:
+        streams: The guest's.
+        state: The file.
+
+    Raises:
+        QMPError: QEMU refuses.
     """
     client = await streams.qmp_client()
     with state.open("wb") as file:
@@ -71,10 +79,11 @@ async def save_state(streams: Streams, state: Path) -> None:
 
 
 async def pause_on_panic(streams: Streams) -> None:
-    """Have QEMU stay when its guest panics and restarts, as long as nobody ends it.
+    """Have QEMU pause, and not end, when its guest panics.
 
-    The kernel's command line has panic=-1, so that its panic is a restart, and QEMU's -no-reboot
-    makes that an end; with the action `pause` it stops instead. An end without a panic is one.
+    The kernel's command line has panic=-1, so that a panic is a restart, and QEMU's -no-reboot
+    makes a restart an end; with the action `pause` QEMU pauses instead. If the guest has not
+    panicked, QEMU ends after all.
     """
     client = await streams.qmp_client()
     with contextlib.suppress(EOFError, OSError), client.listener("SHUTDOWN") as ends:
@@ -88,14 +97,19 @@ async def pause_on_panic(streams: Streams) -> None:
 def add_refresh(
     batch: Batch, abi: Abi, byteorder: Literal["big", "little"], ahead_s: float
 ) -> None:
-    """Add to a batch what makes a restored guest unlike all others of its snapshot.
+    """Add to a batch what makes a restored guest differ from all others of its snapshot.
 
-    Its random numbers start anew from the host's (RNDADDENTROPY credits the seed, RNDRESEEDCRNG
-    has all generators take a new key at once: drivers/char/random.c). Its clock is the host's, if a
-    boot sets it at all. A timer whose time has passed makes the kernel set its clock event device
-    anew: QEMU does not know any more when the one of a MIPS CPU was to go off next
-    (target/mips/machine.c), and until that came all others would wait.
-    ahead_s: by how much its clock was ahead of the host's.
+    Its random numbers start anew from the host's: RNDADDENTROPY credits the seed, RNDRESEEDCRNG has
+    all generators take a new key at once (drivers/char/random.c). Its clock is set to the host's,
+    if a boot sets it at all. A timer whose time has passed makes the kernel set its clock event
+    device anew: after a restore QEMU does not know when the timer of a MIPS CPU expires
+    (target/mips/machine.c), and until it expires all other timers would wait.
+
+    Args:
+        batch: What the steps are added to.
+        abi: The guest's numbers.
+        byteorder: The guest's.
+        ahead_s: By how many seconds the guest's clock was ahead of the host's.
     """
     order = struct_order(byteorder)
     seed = os.urandom(SEED_BYTES)
@@ -114,13 +128,23 @@ def add_refresh(
 
 
 def add_clock_query(batch: Batch, abi: Abi) -> None:
-    """Add to a batch the question for the guest's clock; `clock_offset_s` reads the answer."""
+    """Add to a batch the question for the guest's clock; `clock_offset_s` reads the answer.
+
+    Args:
+        batch: What the step is added to, as its last one.
+        abi: The guest's numbers.
+    """
     answer = batch.space(16)
     batch.call(_with_64_bits("clock_gettime", abi), CLOCK_REALTIME, answer, out=(1, 16))
 
 
 def clock_offset_s(reply: Reply, byteorder: Literal["big", "little"]) -> float:
-    """Return how far the clock in a reply is ahead of the host's."""
+    """Return by how many seconds the clock in a reply is ahead of the host's.
+
+    Args:
+        reply: The reply to a batch whose last step is that of `add_clock_query`.
+        byteorder: The guest's.
+    """
     seconds, nanoseconds = struct.unpack(_TIMESPEC[byteorder], reply.outputs[-1])
     return float(seconds + nanoseconds / 1e9 - time.time())
 

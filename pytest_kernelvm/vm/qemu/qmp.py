@@ -16,7 +16,12 @@ T = TypeVar("T")
 
 
 class Qmp:
-    """The QMP connection of one guest. on_command: called with each command that `execute` runs."""
+    """The QMP connection of one guest.
+
+    Args:
+        streams: The guest's.
+        on_command: Called with each command that `execute` runs, and its arguments.
+    """
 
     def __init__(
         self,
@@ -29,7 +34,14 @@ class Qmp:
     def execute(self, command: str, /, **arguments: Any) -> Any:
         """Run a QMP command and return what it returns.
 
-        arguments: with `_` for `-`. Raises HarnessError if QEMU refuses, GuestDied if it is gone.
+        Raises HarnessError if QEMU refuses, GuestDied if it is gone.
+
+        Args:
+            command: Its name.
+            **arguments: Its arguments, with `_` for `-` in their names.
+
+        Returns:
+            What it returns.
         """
         given = {name.replace("_", "-"): value for name, value in arguments.items()}
         self._on_command(command, given)
@@ -38,17 +50,34 @@ class Qmp:
     def query(self, command: str, /, **given: Any) -> Any:
         """Run a QMP command as `execute` does, without noting that a test asked for it.
 
-        given: arguments under QEMU's names.
+        Args:
+            command: Its name.
+            **given: Its arguments, under QEMU's names.
+
+        Returns:
+            What it returns.
         """
         return self.perform(self._execute(command, given), command)
 
     def monitor(self, line: str) -> str:
-        """Run a line of QEMU's monitor for people, `info registers` say; return what it prints."""
+        """Return what a line of QEMU's monitor for people, such as `info registers`, prints."""
         answer: str = self.query("human-monitor-command", **{"command-line": line})
         return answer.replace("\r\n", "\n")
 
     def perform(self, coroutine: Coroutine[Any, Any, T], command: str = "a command") -> T:
-        """Run a coroutine that speaks with QEMU and return what it returns; raises as `execute`."""
+        """Run a coroutine that speaks with QEMU and return what it returns.
+
+        Args:
+            coroutine: What is run.
+            command: What it does, for the error.
+
+        Returns:
+            The coroutine's result.
+
+        Raises:
+            GuestDied: QEMU is gone, or did not answer within QMP_TIMEOUT_S.
+            HarnessError: QEMU refuses.
+        """
         try:
             return self._streams.call(coroutine, QMP_TIMEOUT_S)
         except (EOFError, OSError, TimeoutError, ConnectError) as error:

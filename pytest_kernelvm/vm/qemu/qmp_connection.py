@@ -13,15 +13,21 @@ from qemu.qmp import QMPClient, Runstate
 from pytest_kernelvm.vm.qemu.changes import Changes
 from pytest_kernelvm.vm.qemu.loop_thread import LoopThread
 
-# A QEMU that dies is diagnosed by us; each such test's report would show the library's words too.
+# We diagnose a QEMU that dies; without this each such test's report has the library's words too.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
 class QmpConnection:
     """A connection to QEMU's machine protocol, and the events that come on it.
 
-    Fields may be read with the lock of `changes` held. events: those that came.
-    ended: whether no more come.
+    Args:
+        qmp: A connected socket.
+        thread: Runs the connection.
+        changes: Its lock is held while `events` and `ended` change.
+
+    Attributes:
+        events: Those that came so far.
+        ended: Whether no more come.
     """
 
     def __init__(self, qmp: socket.socket, thread: LoopThread, changes: Changes) -> None:
@@ -39,7 +45,7 @@ class QmpConnection:
         self._thread.create_task(self._await_end())
 
     async def client(self) -> QMPClient:
-        """Return the connected client. Raises qemu.qmp's ConnectError if QEMU is gone."""
+        """Return the connected client; raises qemu.qmp's ConnectError if QEMU is gone."""
         return await asyncio.shield(self._connecting)
 
     async def disconnect(self) -> None:
@@ -55,8 +61,8 @@ class QmpConnection:
     async def _connect(self) -> QMPClient:
         client = QMPClient("kernelvm")
         self._client = client
-        # QEMU may say why it ends, and end, before the library is done with connecting; that then
-        # finds itself disconnected already.
+        # QEMU may report why it ends, and end, while the library is still connecting, which then
+        # fails; the events must be read before that.
         self._thread.create_task(self._follow_events(client))
         try:
             await client.connect(self._socket)

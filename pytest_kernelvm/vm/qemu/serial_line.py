@@ -12,17 +12,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
+
+from pytest_kernelvm.process import Deadline
 
 READ_BYTES = 65536
 
 
 class SerialEndpoint:
-    """One end of a serial line.
+    """One end of a serial line. In select, poll and asyncio it stands for its `incoming`.
 
-    incoming, outgoing: the descriptors to read from and to write to. It reads as its `incoming` in
-    select, poll and asyncio.
+    Attributes:
+        incoming: The descriptor to read from.
+        outgoing: The descriptor to write to.
     """
 
     def __init__(self, incoming: int, outgoing: int) -> None:
@@ -34,7 +38,7 @@ class SerialEndpoint:
         return self.incoming
 
     def setblocking(self, blocking: bool) -> None:
-        """Say whether reading and writing wait."""
+        """Set whether reading and writing wait."""
         for descriptor in self.descriptors:
             os.set_blocking(descriptor, blocking)
 
@@ -56,8 +60,36 @@ class SerialEndpoint:
         """Write bytes; return how many were taken.
 
         Raises BlockingIOError if there is no room and it does not wait, OSError if nobody reads.
+
+        Args:
+            data: The bytes.
+
+        Returns:
+            How many were taken, which may be fewer.
         """
         return os.write(self.outgoing, data)
+
+    def write_all(self, data: bytes, deadline: Deadline) -> bool:
+        """Write bytes; return False if not all were taken by a deadline, or nobody reads.
+
+        Args:
+            data: The bytes.
+            deadline: Up to when to wait for room, if writing does not wait by itself.
+
+        Returns:
+            Whether all were taken.
+        """
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.write(view) :]
+            except BlockingIOError:
+                if deadline.passed:
+                    return False
+                select.select([], [self.outgoing], [], min(0.5, deadline.remaining_s))
+            except OSError:
+                return False
+        return True
 
     def close(self) -> None:
         """Close both directions."""
@@ -70,11 +102,12 @@ class SerialEndpoint:
 def serial_line(capacity_bytes: int) -> tuple[SerialEndpoint, SerialEndpoint]:
     """Return our end and the far end of a new line.
 
-    capacity_bytes: how much the far end may write before it waits for us.
+    Args:
+        capacity_bytes: How much the far end may write before it waits for us.
     """
     to_us, from_them = os.pipe()
     to_them, from_us = os.pipe()
-    # An unprivileged user may only have so many large pipes (pipe(7)).
+    # The number of large pipes that an unprivileged user may have is limited (pipe(7)).
     with contextlib.suppress(OSError):
         fcntl.fcntl(from_them, fcntl.F_SETPIPE_SZ, capacity_bytes)
     return SerialEndpoint(to_us, from_us), SerialEndpoint(to_them, from_them)
@@ -84,8 +117,15 @@ def serial_line(capacity_bytes: int) -> tuple[SerialEndpoint, SerialEndpoint]:
 def named_pipes(end: SerialEndpoint, name: Path) -> Iterator[Path]:
     """Give inherited pipes the names under which QEMU's `pipe` backend opens them.
 
-    name: of the line; its two directions are called name.in and name.out, as
-    chardev/char-pipe.c wants it (qemu_chr_open_pipe). They are gone when the context ends.
+    The names are gone when the context ends.
+
+    Args:
+        end: The line's end that QEMU inherits.
+        name: The line's name. Its two directions are name.in and name.out (chardev/char-pipe.c,
+            qemu_chr_open_pipe()).
+
+    Yields:
+        The name.
     """
     links = name.with_name(f"{name.name}.in"), name.with_name(f"{name.name}.out")
     for link, descriptor in zip(links, end.descriptors, strict=True):

@@ -31,7 +31,8 @@ from pytest_kernelvm.store.metadata import ENTRY, OTHER_BYTES, EntryMetadata, re
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.qemu.argv import STAGE, Backends, Boot, qemu_argv
 
-# Part of every digest: what is written here, or done with a guest before it is stopped.
+# Part of every digest. It changes when the files change, or what is done with a guest before it is
+# stopped.
 FORMAT = 7
 
 FILES = MEMORY, STATE, CONSOLE, LOG = "memory", "state", "console", "log"
@@ -46,11 +47,14 @@ class SnapshotUnusable(Exception):
 class Snapshot:
     """A guest as it was when its agent first answered.
 
-    directory: its entry in the store. request_id: the last one that its agent has seen.
-    boot_id: what that said in its hello.
-    clock_offset_s: how far its clock was ahead of the host's. taint: its kernel's.
-    console_ages_s: (seconds before the snapshot, offset into the console's text) of each piece of
-    text.
+    Attributes:
+        directory: Its entry in the store, or in a bundle.
+        request_id: The last one that its agent has seen.
+        boot_id: The number in its agent's hello.
+        clock_offset_s: By how many seconds its clock was ahead of the host's.
+        taint: /proc/sys/kernel/tainted.
+        console_ages_s: Of each piece of the console's text: how many seconds before the snapshot it
+            came, and its offset.
     """
 
     directory: Path
@@ -62,7 +66,12 @@ class Snapshot:
 
     @classmethod
     def from_note(cls, directory: Path, about: dict[str, Any]) -> Snapshot:
-        """Return the snapshot in a directory that was noted to be `about` this."""
+        """Return the snapshot in a directory.
+
+        Args:
+            directory: Where its files are.
+            about: What was noted of it; NOTED_FIELDS are its keys.
+        """
         return cls(
             directory=directory,
             request_id=about["request_id"],
@@ -84,7 +93,7 @@ class Snapshot:
 
     @property
     def console(self) -> bytes:
-        """What the console had said."""
+        """What the console had printed."""
         return (self.directory / CONSOLE).read_bytes()
 
     @property
@@ -100,7 +109,7 @@ NOTED_FIELDS = tuple(each.name for each in fields(Snapshot) if each.name != "dir
 def snapshot_digest(boot: Boot) -> Digest:
     """Return what names the snapshot of a boot: all that QEMU is given, and which QEMU.
 
-    Raises DamagedStore if any of it is damaged.
+    Raises DamagedStore if any of what is booted is damaged.
     """
     require_intact_boot(boot)
     files = {
@@ -123,15 +132,15 @@ def snapshot_digest(boot: Boot) -> Digest:
 
 
 def require_intact_boot(boot: Boot) -> None:
-    """Compare what QEMU is to load with what the store noted of it. Raises DamagedStore."""
+    """Compare what QEMU is to load with what the store noted of it; raises DamagedStore."""
     files = [path for each in fields(Boot) if isinstance(path := getattr(boot, each.name), Path)]
-    # The stage before a kernel lies beside it, named in `extra`.
+    # The first stage of a kernel lies beside it, and no field of its own names it.
     beside = [path.parent / STAGE for path in files if (path.parent / STAGE).is_file()]
     require_intact((*files, *beside))
 
 
 def qemu_version(binary: str) -> str:
-    """Return the first line of `--version`. Raises ToolMissing if this QEMU is not installed."""
+    """Return the first line of `--version`; raises ToolMissing if this QEMU is not installed."""
     path = find_program(binary)
     return _version_of(path, Path(path).stat().st_mtime_ns)
 
@@ -144,7 +153,15 @@ def _version_of(path: str, _mtime_ns: int) -> str:
 def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
     """Return the snapshot of a boot if the store has it, whole and with the bytes it was made of.
 
-    One that is damaged is told and removed. Raises DamagedStore if what is booted is damaged.
+    One that is damaged is reported and removed. Raises DamagedStore if what is booted is damaged,
+    BadInput if QEMU cannot open the snapshot's memory.
+
+    Args:
+        store: Where it is looked for.
+        boot: What it was made of.
+
+    Returns:
+        The snapshot, None if there is none.
     """
     digest = snapshot_digest(boot)
     path = store.find(SNAPSHOTS, digest)
@@ -169,9 +186,12 @@ def find_snapshot(store: Store, boot: Boot) -> Snapshot | None:
 
 
 def _require_writable(path: Path) -> None:
-    """Raise BadInput if QEMU can't open a snapshot's memory: 7.2 does so for writing.
+    """Refuse a store in which QEMU can't open a snapshot's memory: 7.2 does so for writing.
 
-    What a guest writes stays with it all the same.
+    What a guest writes is not written to the file all the same.
+
+    Raises:
+        BadInput: The file cannot be written to.
     """
     if (path / MEMORY).exists() and not os.access(path / MEMORY, os.W_OK):
         raise BadInput(
@@ -195,7 +215,12 @@ def _fault(path: Path, note: EntryMetadata) -> str:
 
 
 def has_digests(path: Path, digests: Mapping[str, str]) -> bool:
-    """Return whether a snapshot's files still have their digests, which leave out holes."""
+    """Return whether a snapshot's files still have their digests, which leave out holes.
+
+    Args:
+        path: The directory with the files.
+        digests: The sha256 of each file of FILES.
+    """
     found = known_digests([path / name for name in FILES], sparse=True)
     return all(found[path / name] == digests[name] for name in FILES)
 
@@ -205,9 +230,17 @@ def make_snapshot(
 ) -> Snapshot:
     """Return the snapshot of a boot, made unless the store has it by now.
 
-    record: boots the guest with its memory in a file of the work directory and fills the entry.
-    label: the guest in words, for those who wait.
-    Raises what `record` does, and HarnessError if the store cannot take it.
+    Raises what `record` raises, and HarnessError if the store cannot take it.
+
+    Args:
+        store: Where it is kept.
+        boot: What it is made of.
+        record: Boots the guest with its memory in a file of the work directory, fills the entry,
+            and returns what is noted of it.
+        label: The guest in words, for those who wait.
+
+    Raises:
+        SnapshotUnusable: It was removed as soon as it was made.
     """
 
     def make(work: StagingDirectory) -> dict[str, Any]:
@@ -225,7 +258,7 @@ def make_snapshot(
 
 
 def forget_snapshot(store: Store, snapshot: Snapshot) -> None:
-    """Remove a snapshot that could not be restored. Raises BadInput if the store refuses that."""
+    """Remove a snapshot that could not be restored; raises BadInput if the store refuses that."""
     store.discard(SNAPSHOTS, Digest(snapshot.directory.name))
 
 
@@ -233,13 +266,22 @@ def reserve(path: Path, size_bytes: int) -> None:
     """Make a file that has all its blocks: a guest that writes to a hole of a full disk is killed.
 
     Raises OSError if the disk has no room for it.
+
+    Args:
+        path: The file.
+        size_bytes: How large it becomes.
     """
     with path.open("wb", buffering=0) as file:
         os.posix_fallocate(file.fileno(), 0, size_bytes)
 
 
 def write_sparse(source: Path, copy: Path) -> None:
-    """Copy a file, leaving holes where pages of 4,096 bytes are zero."""
+    """Copy a file, leaving holes where pages of 4,096 bytes are zero.
+
+    Args:
+        source: What is copied.
+        copy: The new file.
+    """
     with source.open("rb", buffering=0) as file, copy.open("wb", buffering=0) as sink:
         for offset, page in filled_pieces(file, _PAGE_BYTES):
             os.pwrite(sink.fileno(), page, offset)

@@ -1,9 +1,9 @@
 """All that comes out of a guest: console and QMP events, drained by a thread, and the channel.
 
-A full pipe stalls the guest, so the thread reads as long as QEMU lives; whoever waits is woken
-at each change and looks at what he waits for and at what may have gone wrong at the same time.
-The agent speaks only when it is asked, so that who asks it reads the channel himself: two changes
-of threads take longer than the guest does.
+A full pipe stalls the guest, so the thread reads as long as QEMU lives. Threads that wait are woken
+at each change; they look at what they wait for and at what may have gone wrong. The agent only
+answers, so the thread that asks it also reads the channel: switching between two threads twice
+takes longer than the guest needs for the answer.
 """
 
 from __future__ import annotations
@@ -31,33 +31,47 @@ from pytest_kernelvm.vm.qemu.serial_line import SerialEndpoint, serial_line
 
 T = TypeVar("T")
 
-# As much as an unprivileged process gets (pipe(7), pipe-max-size); memory is taken as it fills.
-# A Malta whose kernel does nothing but talk fills it in most of a second.
+# The most that an unprivileged process gets (pipe(7), pipe-max-size); memory is taken as it fills.
+# A Malta whose kernel does nothing but print needs most of a second to fill it.
 CONSOLE_BYTES = 1 << 20
 CHANNEL_BYTES = 1 << 16
-# What comes on the channel and is no frame is looked at by people only.
+# Only people look at what comes on the channel and is no frame.
 STRAY_BYTES = 1 << 16
-# More frames that nobody has asked for yet are not the agent's.
+# The agent does not send more frames than this without being asked.
 MOST_PAYLOADS = 256
-# A guest that does nothing but talk is not read more often than this: its pipe holds much more.
+# A guest that does nothing but print is not read more often than this: its pipe holds much more.
 TOGETHER_S = 0.001
-# What no stream tells, a process that a signal stopped, is looked at so often by those who wait.
+# Those who wait look this often at what no stream reports: a process that a signal stopped.
 LOOK_S = 0.25
-# The log's last line where the console said more than is kept.
+# The log's last line where the console printed more than is kept.
 CUT_MARK = "[kernelvm: the console said more than {limit}; the rest was not kept]"
 
 
 class Streams:
     """The host's ends of a guest's streams, and the thread that drains them.
 
-    console, channel: serial lines. qmp: a connected socket.
-    log: the file that gets the console's text.
-    shared: whether the agent's frames come and go on the console.
-    before: what a restored guest's console had said, and when on the monotonic clock from which
-    offset on.
-    limit_bytes: how much of the console's text is kept, here and in the log; the rest is read, so
-    that the guest goes on, and dropped.
-    Fields may be read at any time; wait with `wait_for`. log_trouble: why the log is incomplete.
+    Attributes may be read at any time; wait with `wait_for`.
+
+    Args:
+        console: The console's serial line.
+        channel: The agent's serial line.
+        qmp: A connected socket.
+        splitter: Parts the agent's frames from text.
+        log: The file that gets the console's text.
+        shared: Whether the agent's frames come and go on the console.
+        before: What a restored guest's console had printed, and of its pieces the times on the
+            monotonic clock with the offsets.
+        limit_bytes: How much of the console's text is kept, here and in the log. The rest is read,
+            so that the guest goes on, and dropped.
+
+    Attributes:
+        console: The console's text, with the times when it came.
+        console_ended: Whether no more of it comes.
+        payloads: The agent's frames that nobody has taken yet.
+        stray_channel_text: What came on the channel and was no frame.
+        troubles: What coroutines of `begin` raised, in words.
+        log_trouble: Why the log is incomplete; empty if it is not.
+        last_output_at: When something came last, on the monotonic clock.
     """
 
     def __init__(
@@ -142,9 +156,15 @@ class Streams:
         return self.console.times.arrival_of(offset)
 
     def wait_for(self, condition: Callable[[], T | None], deadline: Deadline) -> T | None:
-        """Return what `condition` returns as soon as that is not None; None when the time is up.
+        """Wait until a condition holds.
 
-        It is called with the streams' lock held, at first, at each change and every LOOK_S.
+        Args:
+            condition: Called with the streams' lock held: at first, at each change and every
+                LOOK_S. It holds when this returns something else than None.
+            deadline: Up to when.
+
+        Returns:
+            What `condition` returned; None when the time is up.
         """
         with self._changes:
             while not deadline.passed:
@@ -152,13 +172,21 @@ class Streams:
                 if found is not None:
                     return found
                 self._changes.wait(min(LOOK_S, deadline.remaining_s))
-        # We may have been kept from reading, or from looking, until the time was up.
+        # The machine may have been too busy for us to read, or to look, until the time was up.
         self.drain()
         with self._changes:
             return condition()
 
     def wait_for_frames(self, condition: Callable[[], T | None], deadline: Deadline) -> T | None:
-        """Wait as `wait_for` does, for something that the channel brings; one thread may."""
+        """Wait as `wait_for` does, for something that the channel brings; only one thread may.
+
+        Args:
+            condition: As of `wait_for`.
+            deadline: Up to when.
+
+        Returns:
+            What `condition` returned; None when the time is up.
+        """
         while not deadline.passed:
             with self._changes:
                 found = condition()
@@ -187,28 +215,13 @@ class Streams:
         self._thread.wait_for_rounds()
 
     def send_channel(self, data: bytes, deadline: Deadline) -> bool:
-        """Write bytes to the agent; False if the guest takes no more, or is gone."""
-        return self._send(
-            self._console_line if self._shared else self._channel_line, data, deadline
-        )
+        """Write bytes to the agent up to a deadline; return whether all were taken."""
+        line = self._console_line if self._shared else self._channel_line
+        return line.write_all(data, deadline)
 
     def send_console(self, data: bytes, deadline: Deadline) -> bool:
-        """Write bytes to the guest's console; False if it takes no more, or is gone."""
-        return self._send(self._console_line, data, deadline)
-
-    @staticmethod
-    def _send(line: SerialEndpoint, data: bytes, deadline: Deadline) -> bool:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[line.write(view) :]
-            except BlockingIOError:
-                if deadline.passed:
-                    return False
-                select.select([], [line.outgoing], [], min(0.5, deadline.remaining_s))
-            except OSError:
-                return False
-        return True
+        """Write bytes to the guest's console up to a deadline; return whether all were taken."""
+        return self._console_line.write_all(data, deadline)
 
     def _drain_console(self) -> None:
         # On a shared console somebody may be waiting for a reply.
@@ -260,7 +273,7 @@ class Streams:
         self._feed.write_more()
 
     def _drain_channel(self) -> None:
-        # What a command made the kernel say came before the command's reply.
+        # What a command made the kernel print came before the command's reply.
         if self._read_console():
             self._thread.loop.call_soon_threadsafe(self._feed_more)
         if self._shared or self._channel_ended:
@@ -269,7 +282,7 @@ class Streams:
         if data is None:
             return
         if not data:
-            # The console ends with it, which tells more.
+            # The console ends at the same time, and those who wait look at that.
             self._channel_ended = True
             self._sources.unregister(self._channel_line)
             return
@@ -280,13 +293,13 @@ class Streams:
             self.last_output_at = time.monotonic()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        """Run a coroutine in the thread's event loop and return its result."""
+        """Run a coroutine in the thread's event loop, as `LoopThread.call` does."""
         return self._thread.call(coroutine, timeout_s)
 
     def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Start a coroutine in the thread's event loop; it ends at the latest with the guest.
 
-        What it raises is kept in words in `troubles`.
+        What it raises is noted in `troubles`.
         """
         self._thread.begin(coroutine, self._note_trouble)
 
@@ -296,10 +309,7 @@ class Streams:
             self._changes.notify()
 
     async def qmp_client(self) -> QMPClient:
-        """Return the connected QMP client.
-
-        Raises qemu.qmp's ConnectError if QEMU is gone.
-        """
+        """Return the connected QMP client; raises qemu.qmp's ConnectError if QEMU is gone."""
         return await self._qmp.client()
 
     def close(self) -> None:
@@ -318,7 +328,13 @@ class Streams:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuestEndpoints:
-    """What a guest has of its streams."""
+    """The guest's ends of its streams, for QEMU to inherit.
+
+    Attributes:
+        console: The console's serial line.
+        channel: The agent's serial line.
+        qmp: A connected socket.
+    """
 
     console: SerialEndpoint
     channel: SerialEndpoint
@@ -344,9 +360,17 @@ def connected(
     before: tuple[bytes, Sequence[tuple[float, int]]] = (b"", ()),
     limit_bytes: int = CONSOLE_LIMIT_MIB << 20,
 ) -> Iterator[tuple[Streams, GuestEndpoints]]:
-    """Give streams that are not started yet, and their far ends.
+    """Give streams that are not started yet, and the guest's ends; all are closed at the end.
 
-    splitter, log, shared, before, limit_bytes: as Streams takes them. All is closed at the end.
+    Args:
+        splitter: As Streams takes it.
+        log: As Streams takes it.
+        shared: As Streams takes it.
+        before: As Streams takes it.
+        limit_bytes: As Streams takes it.
+
+    Yields:
+        The streams and the guest's ends.
     """
     console, far_console = serial_line(CONSOLE_BYTES)
     channel, far_channel = serial_line(CHANNEL_BYTES)
