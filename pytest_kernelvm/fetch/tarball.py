@@ -138,7 +138,7 @@ def unpack_tarball(
     Args:
         path: The tarball.
         directory: Where to unpack.
-        way: What it may hold, and how many directories are left out of its names.
+        options: What it may hold, and how many directories are left out of its names.
         show: Called with how much is done, in words.
     """
     argv = _decompressor(path)

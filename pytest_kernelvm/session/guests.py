@@ -126,7 +126,7 @@ class Guests:
             launched: Called with the guest before its boot is waited for.
             link: Its end of a cable to another guest; None for none.
 
-        Returns:
+        Yields:
             The guest.
         """
         require_intact_boot(bootable.boot)
@@ -158,7 +158,7 @@ class Guests:
             launched: Called with the guest before it is waited for.
             link: Its end of a cable to another guest; None for none.
 
-        Returns:
+        Yields:
             The guest.
         """
         with contextlib.ExitStack() as stack:

@@ -33,6 +33,17 @@ class Calibration:
     factor: float = 1.0
     told: str = "not measured"
 
+    def scaled(self, limit_s: float) -> str:
+        """Return a limit of this machine in words, and how it came about.
+
+        Args:
+            limit_s: Seconds that suit the machine of arch/'s figures.
+        """
+        if self.factor == 1.0:
+            return f"{limit_s:g} s (this machine's speed: {self.told})"
+        scaled_s = limit_s * self.factor
+        return f"{scaled_s:.3g} s ({limit_s:g} s x {self.factor:g} for {self.told})"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:

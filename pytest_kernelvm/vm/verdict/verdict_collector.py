@@ -17,7 +17,6 @@ from pytest_kernelvm.vm.qemu.qmp import Qmp
 from pytest_kernelvm.vm.verdict.allowance import TextSource, is_same_event
 from pytest_kernelvm.vm.verdict.deadlines import (
     BootDeadline,
-    Calibration,
     GuestDeadline,
     Limits,
 )
@@ -134,7 +133,7 @@ class VerdictCollector:
             limits.boot_s * limits.calibration.factor,
             self._launch.process.pid,
             lambda: streams.last_output_at,
-            _scaled(limits.boot_s, limits.calibration),
+            limits.calibration.scaled(limits.boot_s),
         )
         self.watch.begin(deadline)
         return deadline
@@ -153,7 +152,7 @@ class VerdictCollector:
             return self.deadline(timeout_s)
         limit_s = limits.command_s
         return self.deadline(
-            limit_s * limits.calibration.factor, _scaled(limit_s, limits.calibration)
+            limit_s * limits.calibration.factor, limits.calibration.scaled(limit_s)
         )
 
     def deadline(self, timeout_s: float, limit: str = "") -> GuestDeadline:
@@ -395,10 +394,3 @@ class VerdictCollector:
                 return None
         at = streams.arrival_of(splats[-1].start) if splats else streams.console_times[-1][0]
         return Arrival(at_s=time.time() - time.monotonic() + at, after_s=at - self._started)
-
-
-def _scaled(limit_s: float, calibration: Calibration) -> str:
-    if calibration.factor == 1.0:
-        return f"{limit_s:g} s (this machine's speed: {calibration.told})"
-    factor = calibration.factor
-    return f"{limit_s * factor:.3g} s ({limit_s:g} s x {factor:g} for {calibration.told})"
