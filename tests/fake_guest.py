@@ -8,7 +8,8 @@ of a second and without a kernel.
 What the guest does is said in acts, one a line:
 
 - `console TEXT`, `log TEXT`, `say TEXT`: the kernel says something on its console, in its log, or
-  in both; `lose N`: so many records of the log are lost; `unreadable ERRNO`: the log is from now on
+  in both; `lose N`: so many records of the log are lost; `unreadable ERRNO`: from now on the log
+  cannot be read
 - `taint NUMBER`: what /proc/sys/kernel/tainted says
 - `refuse CALL ERRNO`: a system call fails from now on; `refuse-qmp COMMAND`: QEMU refuses one
 - `wait SECONDS`
@@ -22,7 +23,7 @@ What the guest does is said in acts, one a line:
 
 `refuse-qmp` among the acts of a boot holds for guests that are restored, too.
 
-The acts of a boot are given to `fake_bootable`; those of later are done in the middle of a command:
+The acts of a boot are given to `fake_bootable`. Later ones are done in the middle of a command:
 `do(vm, …)` is a write(2) into a file, `vm.run(ACTS_PROGRAM, …)` a program.
 """
 

@@ -19,11 +19,8 @@ from pytest_kernelvm.errors import (
     KernelvmError,
     LaunchFailed,
     NoOutput,
-    SyscallFailed,
 )
-from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.machine.start import boot_guest
-from pytest_kernelvm.vm.machine.vm import Vm
 from tests.fake_guest import (
     BOOT,
     OOPS,
@@ -99,11 +96,6 @@ BOOTS = [
         acts=("version 2", *BOOT),
         error=HarnessError,
         summary="the agent speaks version 2",
-    ),
-    Row(
-        name="has a hello that is damaged, and is asked for another one",
-        acts=("damage", *BOOT),
-        error=None,
     ),
     Row(
         name="warns and goes on",
@@ -272,6 +264,12 @@ def test_verdicts_on_commands(row: Row, tmp_path: Path) -> None:
         assert vm.control.conclude("the test", ask=not error) is None
 
 
+@pytest.mark.slow
+def test_a_damaged_hello_is_asked_for_again(tmp_path: Path) -> None:
+    with fake_guest(tmp_path, "damage", *BOOT) as vm:
+        vm.ping()
+
+
 @pytest.mark.parametrize("acts", [WARNING, logged(WARNING), OOPS], ids=["seen", "unseen", "oops"])
 def test_allowed_splats_fail_nothing(acts: tuple[str, ...], tmp_path: Path) -> None:
     with fake_guest(tmp_path) as vm:
@@ -313,122 +311,3 @@ def test_a_console_that_says_more_than_is_kept(tmp_path: Path) -> None:
         with pytest.raises(GuestHang, match="the console was flooded") as flooded:
             do(vm, *["console more and more"] * 200, "mute")
         assert "kernelvm_console_limit" in flooded.value.evidence.next_step
-
-
-# Life
-
-
-def test_watchers_see_a_guest_before_it_is_ready(tmp_path: Path) -> None:
-    """It is whole by then."""
-    seen: list[tuple[Vm, float]] = []
-
-    def launched(vm: Vm) -> None:
-        seen.append((vm, vm.ready_s))
-        assert not vm.control.ended
-        assert vm.qmp.query("query-status")["running"]
-
-    with boot_guest(fake_bootable(tmp_path, "wait 0.3", *BOOT), tmp_path, launched) as vm:
-        assert seen == [(vm, 0.0)]
-        assert vm.ready_s >= 0.3
-
-
-def test_who_wants_to_keep_a_failed_guest_has_it_alive(tmp_path: Path) -> None:
-    alive: list[bool] = []
-
-    def launched(vm: Vm) -> None:
-        vm.control.readiness.on_failure = lambda: alive.append(not vm.control.ended)
-
-    bootable = fake_bootable(tmp_path, *BOOT[:2], boot_s=SHORT_S)
-    with pytest.raises(BootHang), boot_guest(bootable, tmp_path, launched):
-        pass
-    assert alive == [True]
-
-
-def test_a_guest_ends_with_its_block(tmp_path: Path) -> None:
-    with fake_guest(tmp_path) as vm:
-        with vm:
-            vm.ping()
-        with pytest.raises(ProcessLookupError):
-            os.kill(vm.pid, 0)
-        assert vm.control.conclude("the test", ask=True) is None
-
-
-def test_what_its_block_left_in_the_log_is_told(tmp_path: Path) -> None:
-    with fake_guest(tmp_path) as vm:
-        vm.control.answer_for(refuse=False)
-        with vm:
-            do(vm, *logged(WARNING))
-        assert type(vm.control.conclude("the test", ask=True)) is GuestSplat
-
-
-@pytest.mark.parametrize("end", ["power_off", "reboot"])
-def test_ends_that_the_test_wants(end: str, tmp_path: Path) -> None:
-    with fake_guest(tmp_path) as vm:
-        getattr(vm, end)()
-        assert vm.wait_end(5) == 0
-        assert vm.control.conclude("the test", ask=True) is None
-
-
-def test_a_kernel_that_refuses_to_end(tmp_path: Path) -> None:
-    with fake_guest(tmp_path) as vm:
-        do(vm, "refuse reboot 1")
-        with pytest.raises(SyscallFailed, match="power off: Operation not permitted"):
-            vm.power_off()
-        vm.ping()
-
-
-@pytest.mark.parametrize("how", ["kill", "quit"])
-def test_a_guest_that_the_test_kills(how: str, tmp_path: Path) -> None:
-    with fake_guest(tmp_path) as vm:
-        if how == "kill":
-            vm.kill()
-        else:
-            vm.qmp.execute("quit")
-        assert vm.wait_end(5) in (0, -signal.SIGKILL)
-        assert vm.control.conclude("the test", ask=True) is None
-
-
-def test_the_end_of_a_test_asks_once(tmp_path: Path) -> None:
-    with fake_guest(tmp_path) as vm:
-        vm.ping()
-        for requests in (1, 0):
-            before = vm.control.channel.last_id
-            assert vm.control.conclude("the test", ask=True) is None
-            assert vm.control.channel.last_id - before == requests
-
-
-@dataclass(frozen=True, kw_only=True)
-class OtherKernel:
-    """What a guest enters by kexec."""
-
-    directory: Path
-
-    def bootable(self, *, cmdline: str = "", cookie: bool = True) -> Bootable:
-        assert (cmdline, cookie) == ("said.by=kexec", True)
-        return fake_bootable(self.directory)
-
-
-def test_another_kernel_is_entered(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    with fake_guest(tmp_path) as vm:
-        vm.kexec(OtherKernel(directory=other), cmdline="said.by=kexec")
-        assert vm.boot.image == other / "Image"
-        assert vm.read("/proc/version")
-        assert "Linux version 6.12.1" in vm.console.text
-
-
-def test_a_kernel_that_has_no_kexec(tmp_path: Path) -> None:
-    with fake_guest(tmp_path) as vm:
-        do(vm, "refuse kexec_file_load 38")
-        with pytest.raises(SyscallFailed, match="Function not implemented"):
-            vm.kexec(OtherKernel(directory=tmp_path), cmdline="said.by=kexec")
-        vm.ping()
-
-
-def test_a_console_is_typed_on_and_searched(tmp_path: Path) -> None:
-    with fake_guest(tmp_path) as vm:
-        do(vm, "console login: ")
-        assert vm.console.expect("login: ")
-        with pytest.raises(KernelvmError, match=r"nothing fitting within 0\.2 s"):
-            vm.console.expect("password", timeout_s=0.2)
