@@ -220,7 +220,7 @@ class _Extraction:
         self._made[name] = DIRECTORY
 
     def _remove_earlier(self, member: Member, name: bytes) -> None:
-        """Remove what an earlier package has put there; this archive has nothing there yet."""
+        """Remove what an earlier package has put there."""
         try:
             mode = os.lstat(name, dir_fd=self._root).st_mode
         except FileNotFoundError:
@@ -290,7 +290,7 @@ class _Extraction:
         os.utime(name, ns=self._times(member), dir_fd=self._root, follow_symlinks=False)
 
     def _times(self, member: Member) -> tuple[int, int]:
-        """Return when it was read and written; make(1) can do nothing with files of tomorrow."""
+        """Return access and modification time; none is in the future, which confuses make(1)."""
         # All files of a release have the same time.
         if member.modified_ns != self._last_times[0]:
             written_ns = min(max(member.modified_ns, 0), self._now_ns)
@@ -298,7 +298,7 @@ class _Extraction:
         return self._last_times[1]
 
     def _permissions(self, member: Member, least: int) -> int:
-        """Return what the owner and others may do with it; nobody becomes another by running it."""
+        """Return the permission bits that a member gets, without setuid and the like."""
         if not self._options.rules.keep_permissions:
             runs = member.kind is DIRECTORY or member.mode & 0o100
             return 0o755 if runs else 0o644
