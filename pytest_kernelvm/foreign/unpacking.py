@@ -290,7 +290,7 @@ class _Extraction:
         os.utime(name, ns=self._times(member), dir_fd=self._root, follow_symlinks=False)
 
     def _times(self, member: Member) -> tuple[int, int]:
-        """Return access and modification time; one in the future would confuse make(1)."""
+        """Return access and modification time; none is in the future, which confuses make(1)."""
         # All files of a release have the same time.
         if member.modified_ns != self._last_times[0]:
             written_ns = min(max(member.modified_ns, 0), self._now_ns)
