@@ -1,6 +1,6 @@
 """Child processes, their deadlines and their ends. `children.py` alone starts processes."""
 
-from pytest_kernelvm.process.children import Spawned, end_group, piped, run, run_attached, spawn
+from pytest_kernelvm.process.children import Spawned, piped, run, run_attached, spawn
 from pytest_kernelvm.process.completed import TAIL_LINES, Completed, failure, status_words, tail
 from pytest_kernelvm.process.deadline import Deadline
 from pytest_kernelvm.process.programs import (
@@ -17,7 +17,6 @@ __all__ = [
     "Completed",
     "Deadline",
     "Spawned",
-    "end_group",
     "end_with_parent",
     "environment",
     "failure",

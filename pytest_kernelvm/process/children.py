@@ -353,11 +353,11 @@ def _group_ended_on_error(child: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        end_group(child.pid, child.poll)
+        _end_group(child.pid, child.poll)
         raise
 
 
-def end_group(pid: int, poll: Callable[[], int | None], grace_s: float = 2.0) -> None:
+def _end_group(pid: int, poll: Callable[[], int | None], grace_s: float = 2.0) -> None:
     """End a process and its group: SIGTERM, then SIGKILL for what is left.
 
     A group that is gone already is no error.
