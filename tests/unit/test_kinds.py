@@ -1,4 +1,4 @@
-"""Every directory of a store is a row of the registry, and docs/reference/store.md says what the rows say."""
+"""Every directory of a store is a row of the registry; docs/reference/store.md has all rows."""
 
 from __future__ import annotations
 
