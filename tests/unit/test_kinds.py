@@ -1,4 +1,4 @@
-"""Every directory of a store is a row of the registry, and docs/store.md says what the rows say."""
+"""Every directory of a store is a row of the registry; docs/reference/store.md has all rows."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_help_names_the_rows(argv: list[str], capsys: pytest.CaptureFixture[str]
 
 
 def test_the_document_has_all_rows() -> None:
-    text = (ROOT / "docs" / "store.md").read_text()
+    text = (ROOT / "docs" / "reference" / "store.md").read_text()
     rows = [
         f"| `{kind}` | {kind.what} | {kind.removed_by or 'nothing'} |"
         f" {'yes' if kind.remade else 'no'} |"
