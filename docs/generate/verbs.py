@@ -61,22 +61,24 @@ def _arguments(parser: argparse.ArgumentParser) -> list[str]:
 
 def _spelled(action: argparse.Action) -> str:
     """Return an argument as it is written, with its value if it takes one."""
-    choices = f"{{{','.join(map(str, action.choices or ()))}}}" if action.choices else ""
+    value = _value(action)
+    if not action.option_strings:
+        return f"`{value}`"
+    behind = f" {value}" if value else ""
+    is_told = "repeatable" in (action.help or "")
+    repeatable = isinstance(action, argparse._AppendAction) and not is_told
+    options = ", ".join(f"`{option}{behind}`" for option in action.option_strings)
+    return f"{options}, repeatable" if repeatable else options
+
+
+def _value(action: argparse.Action) -> str:
+    """Return what stands for an argument's values; empty if it takes none."""
+    choices = f"{{{','.join(map(str, action.choices))}}}" if action.choices else ""
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     # A table's cell ends at a bar; only some readers of Markdown let one stand in code.
-    value = (metavar or choices or action.dest.upper()).replace("|", " or ")
-    if not action.option_strings:
-        return {"?": f"`[{value}]`", "*": f"`[{value}…]`", "+": f"`{value}…`"}.get(
-            str(action.nargs), f"`{value}`"
-        )
-    if action.nargs == 0:
-        value = ""
-    elif action.nargs == "*":
-        value = f" [{value}…]"
-    else:
-        value = f" {value}"
-    repeated = ", repeatable" if isinstance(action, argparse._AppendAction) else ""
-    return ", ".join(f"`{option}{value}`" for option in action.option_strings) + repeated
+    name = (metavar or choices or action.dest.upper()).replace("|", " or ")
+    forms = {"0": "", "?": f"[{name}]", "*": f"[{name}…]", "+": f"{name}…"}
+    return forms.get(str(action.nargs), name)
 
 
 def _help(action: argparse.Action, prog: str) -> str:
