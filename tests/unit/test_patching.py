@@ -68,7 +68,7 @@ def test_a_small_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(bytes(16 << 20)) * (MOST_PATCH_BYTES // (16 << 20) + 1))
     with pytest.raises(BadInput, match="the patch it is too large when it is unpacked"):
         uncompressed_patch(patch_in(path), tmp_path)
-    assert (tmp_path / "plain.patch").stat().st_size <= MOST_PATCH_BYTES
+    assert (tmp_path / "uncompressed.patch").stat().st_size <= MOST_PATCH_BYTES
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
