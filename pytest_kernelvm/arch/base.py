@@ -65,7 +65,7 @@ class SpinLoop:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cookie:
+class CookieSupport:
     """How a kernel is told the word without which it ignores the bootloader's command line.
 
     Attributes:
@@ -274,7 +274,7 @@ class Arch:
     compact_cflags: tuple[str, ...] = ()
     compact_cpus: tuple[str, ...] = ()
     builtin_cmdline_symbols: tuple[str, ...] = ()
-    cookie: Cookie | None = None
+    cookie: CookieSupport | None = None
     fixed_initramfs: FixedInitramfs | None = None
     kexec_symbol: str = ""
     first_stage: FirstStage | None = None

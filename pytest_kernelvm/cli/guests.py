@@ -95,11 +95,12 @@ def _add_boot_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-snapshot",
         action="store_true",
-        help="restore it from the snapshot that tests use, made if need be",
+        help="restore it from the snapshot that tests use; "
+        "make the snapshot first if there is none",
     )
     parser.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb")
     parser.add_argument(
-        "--wait", action="store_true", help="with --gdb: stand still until gdb lets it go on"
+        "--wait", action="store_true", help="with --gdb: do not run until gdb continues the guest"
     )
 
 

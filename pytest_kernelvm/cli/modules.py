@@ -27,9 +27,13 @@ def add_closure(verbs: Verbs) -> None:
     )
     where = verb.add_mutually_exclusive_group()
     where.add_argument(
-        "--config", metavar="CELL", help="in this cell's kernel; default the first that is built"
+        "--config",
+        metavar="CELL",
+        help="resolve in this cell's kernel; default the first cell that is built",
     )
-    where.add_argument("--tree", type=Path, metavar="DIR", help="in this lib/modules/RELEASE")
+    where.add_argument(
+        "--tree", type=Path, metavar="DIR", help="resolve in this lib/modules/RELEASE"
+    )
     verb.add_argument(
         "--format",
         choices=("tree", "list", "json", "dot", "sh"),
@@ -40,7 +44,7 @@ def add_closure(verbs: Verbs) -> None:
     )
     _add_resolution(verb)
     verb.add_argument(
-        "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
+        "--allow-empty", action="store_true", help="with --output: write even an empty closure"
     )
     verb.add_argument(
         "--output",
@@ -66,16 +70,16 @@ def _add_resolution(verb: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="PATH",
-        help="a modprobe.d of the guest, or a file of one; never the host's by itself",
+        help="a modprobe.d of the guest, or a file of it; the host's is never read by default",
     )
     verb.add_argument(
-        "--firmware", type=Path, metavar="DIR", help="with firmware of this directory"
+        "--firmware", type=Path, metavar="DIR", help="add the firmware of this directory"
     )
     verb.add_argument(
         "--missing-firmware",
         choices=("warning", "error"),
         default="warning",
-        help="what firmware that is not there is; default %(default)s",
+        help="how missing firmware is treated; default %(default)s",
     )
 
 
@@ -83,7 +87,7 @@ def add_modules(verbs: Verbs) -> None:
     """Declare the verb `modules` with its action `diff`."""
     verb = verbs.add_parser("modules", help="compare the modules of two kernels")
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
-    diff = actions.add_parser("diff", help="what became of the modules from A to B")
+    diff = actions.add_parser("diff", help="which modules changed from A to B")
     diff.add_argument("before", metavar="A", help="a cell, or a lib/modules/RELEASE")
     diff.add_argument("after", metavar="B", help="another one")
     diff.add_argument("--format", choices=("text", "json"), default="text", dest="form")
@@ -91,7 +95,9 @@ def add_modules(verbs: Verbs) -> None:
         "--closure", action="append", default=[], metavar="MODULE", help="compare its closure too"
     )
     diff.add_argument(
-        "--firmware", action="store_true", help="compare what modules' files name: some seconds"
+        "--firmware",
+        action="store_true",
+        help="compare the firmware that module files name; takes some seconds",
     )
     diff.add_argument("--all", action="store_true", help="do not shorten the text")
     diff.set_defaults(verb=_diff)

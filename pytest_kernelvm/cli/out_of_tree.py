@@ -45,7 +45,7 @@ def add_module(verbs: Verbs) -> None:
         parser.set_defaults(verb=verb)
         if verb is not _check:
             parser.add_argument(
-                "--watch", action="store_true", help="again at each save, until Ctrl-C"
+                "--watch", action="store_true", help="repeat it after each save, until Ctrl-C"
             )
         if verb is _try:
             parser.add_argument(
@@ -59,7 +59,8 @@ def add_module(verbs: Verbs) -> None:
                 "--timeout",
                 type=float,
                 metavar="SECONDS",
-                help="that loading or unloading one may take, by default as any command",
+                help="seconds that loading or unloading a module may take; "
+                "default as for any command",
             )
 
 

@@ -20,7 +20,11 @@ def add_services(verbs: Verbs) -> None:
     """Declare `services`."""
     verb = verbs.add_parser("services", help="list services, their parameters and modules")
     verb.add_argument("names", nargs="*", metavar="SERVICE", help="default all")
-    verb.add_argument("--config", metavar="CELL", help="those of this cell; default the shipped")
+    verb.add_argument(
+        "--config",
+        metavar="CELL",
+        help="list those of this cell; default those that the package ships",
+    )
     verb.add_argument("--format", choices=("text", "json"), default="text", dest="form")
     verb.set_defaults(verb=_services)
 

@@ -68,7 +68,7 @@ def _clean(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option):
             commands.append(command)
             if arguments.cells:
-                raise BadInput(f"--{option} goes without a CELL: {option} are of no cell alone")
+                raise BadInput(f"--{option} takes no CELL: {option} belong to no single cell")
     if arguments.cells:
         return _clean_cells(store, cells_of(arguments, arguments.cells))
     # Only known directories: if the user names a wrong directory as the store, the rest stays.
@@ -130,7 +130,7 @@ def add_store(verbs: Verbs) -> None:
         "gc", help=text, description=f"{text}. It looks at {_names_of(collected)}."
     )
     gc.add_argument("--older-than", metavar="AGE", type=_age, help="such as 30d or 12h")
-    gc.add_argument("--max-size", metavar="SIZE", type=_size, help="such as 20G; what may stay")
+    gc.add_argument("--max-size", metavar="SIZE", type=_size, help="such as 20G; how much may stay")
     gc.set_defaults(verb=_gc)
 
 

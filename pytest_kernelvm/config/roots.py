@@ -117,7 +117,7 @@ class Pseudofile:
             )
         if self.kind == "link" and not self.to:
             raise BadInput(
-                f"{self.path}: a link says less than it must: to",
+                f"{self.path}: a link lacks a required key: to",
                 Evidence(expected="to", where=_at(self.where).where),
             )
 
@@ -141,7 +141,7 @@ def _check_keys(pseudofile: Pseudofile, written: Written, context: Context) -> N
     wanted = _WITH.get(kind, ())
     for name in dict.fromkeys(name for names in _WITH.values() for name in names):
         if (name in written) != (name in wanted):
-            fault = "says more than it is" if name in written else "says less than it must"
+            fault = "has a key that it does not take" if name in written else "lacks a required key"
             raise BadInput(
                 f"{context.name}: a {kind} {fault}: {name}",
                 Evidence(
@@ -234,7 +234,7 @@ class Root:
         for value, name, allowed in ((self.kind, "kind", KINDS), (self.by or BY[0], "by", BY)):
             if value not in allowed:
                 raise BadInput(
-                    f"{name}: {value!r} is none of a root file system",
+                    f"{name}: {value!r} is not allowed for a root file system",
                     Evidence(expected=f"one of {', '.join(allowed)}", where=_at(self.where).where),
                 )
         if fault := _fault_of_path(self.store):

@@ -113,7 +113,9 @@ def update_copy(
         if found != digests[name]:
             raise BadInput(
                 f"{source} changes while it is built",
-                Evidence(where=(str(source / name),), next_step="try again when all is saved"),
+                Evidence(
+                    where=(str(source / name),), next_step="try again after all files are saved"
+                ),
             )
     return tuple(sorted([*changed, *_remove(copy, before.keys() - digests.keys())]))
 

@@ -315,7 +315,7 @@ def without_log(reply: Reply) -> tuple[Reply, int, bytes]:
 def _encode_step(step: Step, order: str, numbers: Mapping[str, int]) -> bytes:
     if isinstance(step.call, str):
         if step.call not in numbers:
-            raise HarnessError(f"this kernel's headers know no system call {step.call!r}")
+            raise HarnessError(f"the headers of this kernel have no system call {step.call!r}")
         number = numbers[step.call]
     else:
         number = step.call

@@ -143,12 +143,12 @@ def _image_digest(
 def _require_jffs2_blocks(root: Root, erase_bytes: int) -> None:
     if root.kind == "jffs2" and erase_bytes < LEAST_JFFS2_ERASE_BYTES:
         raise BadInput(
-            f"JFFS2 with erase blocks of {erase_bytes} bytes",
+            f"JFFS2 does not take erase blocks of {erase_bytes} bytes",
             Evidence(
-                expected=f"at least {LEAST_JFFS2_ERASE_BYTES}; phram gives a page to what a device "
+                expected=f"at least {LEAST_JFFS2_ERASE_BYTES}; phram uses a page for what a device "
                 "tree describes",
                 where=(root.where,) if root.where else (),
-                next_step="by: cmdline, which says how large they are",
+                next_step="use `by: cmdline`, which passes their size",
             ),
         )
 

@@ -140,7 +140,7 @@ def _build(
     final = parse_config(config.read_text())
     lost = [name for name, value in settings.items() if final.get(name, "n") != value]
     if lost:
-        raise HarnessError(f"U-Boot for {arch.name} is not configured as meant: {', '.join(lost)}")
+        raise HarnessError(f"U-Boot for {arch.name} lacks requested settings: {', '.join(lost)}")
     make(board.image, "tools")
     work.entry.mkdir(exist_ok=True)
     shutil.copy2(objects / board.image, work.entry / FIRMWARE)

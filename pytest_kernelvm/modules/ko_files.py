@@ -147,7 +147,7 @@ def _needs(by_name: Mapping[str, KoFile], root: KoFile, where: Path) -> list[str
                 f"modules depend on each other: {' → '.join([*path, need])}",
                 Evidence(
                     expected="a module that can be loaded first",
-                    seen="a cycle in the module files' own words",
+                    seen="a cycle in the `depends` fields of the module files",
                     where=(str(where / by_name[need].relative),),
                 ),
             )

@@ -140,7 +140,9 @@ def _refuse_unreadable(path: Path, error: OSError) -> NoReturn:
     raise BadInput(
         f"cannot read {path.name}",
         Evidence(
-            expected="a modprobe.d or a file of it", seen=str(error.strerror), where=(str(path),)
+            expected="a modprobe.d directory or a file of it",
+            seen=str(error.strerror),
+            where=(str(path),),
         ),
     ) from None
 

@@ -73,7 +73,7 @@ def checked_name(name: str) -> str:
     # Behind a `:` a slash is part of an alias.
     if name.endswith(MODULE_SUFFIXES) or "/" in name.partition(":")[0]:
         raise BadInput(
-            f"{name!r} is a file, not a module's name",
+            f"{name!r} is a file, not the name of a module",
             Evidence(
                 expected="a name as modprobe takes it, without directory and .ko",
                 seen=name,

@@ -113,7 +113,7 @@ OPTIONS = (
     ),
     Option(
         "--kernelvm-source",
-        "take the kernels from there: tree:PATH, git:REPOSITORY@REF, … as for kernelvm build",
+        "where the kernels come from: tree:PATH, git:REPOSITORY@REF, … as for kernelvm build",
         "what each vm-config says",
         metavar="KIND:VALUE",
     ),

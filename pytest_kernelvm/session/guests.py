@@ -17,7 +17,7 @@ from pytest_kernelvm.session.cleanliness import GuestState, differences, guest_s
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.machine.saving import save_guest
-from pytest_kernelvm.vm.machine.start import Launched, begin_restore, boot_guest, tell_nobody
+from pytest_kernelvm.vm.machine.start import Launched, begin_restore, boot_guest, ignore_launch
 from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.snapshot import (
@@ -112,7 +112,7 @@ class Guests:
     def booted(
         self,
         bootable: Bootable,
-        launched: Launched = tell_nobody,
+        launched: Launched = ignore_launch,
         *,
         link: socket.socket | None = None,
     ) -> Iterator[Vm]:
@@ -144,7 +144,7 @@ class Guests:
     def restored(
         self,
         bootable: Bootable,
-        launched: Launched = tell_nobody,
+        launched: Launched = ignore_launch,
         *,
         link: socket.socket | None = None,
     ) -> Iterator[Vm]:
@@ -272,7 +272,7 @@ class Guests:
         if ahead:
             ahead.stack.close()
 
-    def shared(self, bootable: Bootable, launched: Launched = tell_nobody) -> Vm:
+    def shared(self, bootable: Bootable, launched: Launched = ignore_launch) -> Vm:
         """Return the guest that tests share; `give_back` must follow.
 
         It is restored, which raises what `restored` does, or it is the one that the test before

@@ -69,7 +69,7 @@ class Store:
         self.root = root
         self.progress = progress
         self._uses = Uses(root)
-        self._told_damaged: set[Path] = set()
+        self._reported_damaged: set[Path] = set()
         self._cleared = False
         self.found: set[tuple[str, str]] = set()
         self.made: set[tuple[str, str]] = set()
@@ -122,8 +122,8 @@ class Store:
             fault = f"{ENTRY}: {error.reason}"
         if not fault:
             return metadata
-        if path not in self._told_damaged:
-            self._told_damaged.add(path)
+        if path not in self._reported_damaged:
+            self._reported_damaged.add(path)
             self.progress.say(f"{kind}/{digest[:16]} in the store is damaged ({fault}): not used")
         return None
 
@@ -277,7 +277,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_tree(path)
         entry.rename(path)
-        self._told_damaged.discard(path)
+        self._reported_damaged.discard(path)
 
     def damage(self, kind: Kind, digest: Digest) -> tuple[str, ...]:
         """Return what is wrong with an entry, by the digests of its files.

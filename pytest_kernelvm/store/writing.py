@@ -126,7 +126,7 @@ def not_writable(root: Path, error: OSError) -> KernelvmError:
         f"the store is not writable: {error}",
         Evidence(
             where=(str(root),),
-            next_step="make it and all below it yours to write, or name another directory "
+            next_step="make it and all below it writable for you, or name another directory "
             f"with {STORE_VARIABLE}",
         ),
     )

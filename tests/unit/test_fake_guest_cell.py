@@ -65,7 +65,7 @@ def cell(tmp_path: Path) -> Cell:
     vars(made).update(
         kernel=kernel_in(tmp_path / "kernel"),
         programs=programs_in(tmp_path),
-        calibration=Calibration(factor=2.0, told="given"),
+        calibration=Calibration(factor=2.0, description="given"),
     )
     return made
 
@@ -79,8 +79,8 @@ def test_what_a_guest_is_made_of(cell: Cell) -> None:
     assert made.boot.initramfs.is_file()
     assert (made.limits.boot_s, made.limits.command_s) == (timeouts.boot_s, timeouts.command_s)
     assert made.limits.calibration.factor == 2.0
-    assert made.by_hand == f"kernelvm boot {cell.config.id}"
-    assert made.argv_by_hand.startswith("qemu-system-fake ")
+    assert made.boot_command == f"kernelvm boot {cell.config.id}"
+    assert made.quoted_argv.startswith("qemu-system-fake ")
 
 
 def test_guests_of_one_request_are_made_of_the_same(cell: Cell) -> None:
@@ -91,7 +91,7 @@ def test_guests_of_one_request_are_made_of_the_same(cell: Cell) -> None:
 
 def test_a_request_is_in_the_command_to_paste(cell: Cell) -> None:
     made = cell.bootable(cmdline="some=word", cookie=False, network="outside", modules=())
-    assert made.by_hand.endswith("--cmdline=some=word --no-cookie --network=outside")
+    assert made.boot_command.endswith("--cmdline=some=word --no-cookie --network=outside")
 
 
 def test_words_for_the_command_line(cell: Cell) -> None:

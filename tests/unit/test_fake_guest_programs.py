@@ -179,9 +179,9 @@ def test_a_splat_ends_the_wait_for_a_program(vm: Vm) -> None:
     """The program is killed when the guest is used again."""
     with pytest.raises(GuestSplat):
         vm.run("act", *WARNING, "run-on", timeout_s=60)
-    assert vm.control.transactions.owes_end
+    assert vm.control.transactions.program_pending
     assert vm.run("act", "output again").output == "again"
-    assert not vm.control.transactions.owes_end
+    assert not vm.control.transactions.program_pending
 
 
 def test_an_allowed_splat_ends_no_wait(vm: Vm) -> None:
@@ -202,7 +202,7 @@ def test_what_gives_a_terminal_says_nothing(tmp_path: Path) -> None:
     terminal = tmp_path / "terminal"
     terminal.write_bytes(b"a program")
     bootable = dataclasses.replace(fake_bootable(tmp_path), terminal=terminal)
-    with boot_guest(bootable, tmp_path) as vm, pytest.raises(HarnessError, match="did not say"):
+    with boot_guest(bootable, tmp_path) as vm, pytest.raises(HarnessError, match="did not report its end"):
         vm.run(ACTS_PROGRAM, tty=True)
 
 
@@ -319,7 +319,7 @@ def test_what_the_kernel_refuses(row: Failure, vm: Vm) -> None:
 
 
 def test_a_call_that_the_headers_do_not_know(vm: Vm) -> None:
-    with pytest.raises(HarnessError, match="know no system call 'nosuch'"):
+    with pytest.raises(HarnessError, match="have no system call 'nosuch'"):
         vm.syscall("nosuch")
     vm.ping()
 

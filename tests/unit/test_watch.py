@@ -169,7 +169,7 @@ def test_more_splats_than_are_looked_at_are_no_clean_test(guest: Guest) -> None:
         "too many splats",
         f"more than {MOST_SPLATS} splats: the later ones are not looked at",
     )
-    guest.watch.tell(TextSource.CONSOLE, guest.watch.refused)
+    guest.watch.mark_reported(TextSource.CONSOLE, guest.watch.refused)
     assert not guest.watch.refused
     guest.says(ALLOWED_WARN.replace("x.c:7", "other.c:8"))
     assert [each.kind for each in guest.watch.refused] == ["too many splats"]
@@ -211,7 +211,7 @@ def test_an_allowance_is_for_a_stretch_of_the_console(guest: Guest) -> None:
 def test_what_was_told_is_not_told_again(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.says(console("aarch64_warning"))
-    guest.watch.tell(TextSource.CONSOLE, guest.watch.splats)
+    guest.watch.mark_reported(TextSource.CONSOLE, guest.watch.splats)
     assert guest.trouble(0) is None
     guest.says(console("splat_atomic"))
     assert guest.trouble() is Trouble.SPLAT
@@ -222,7 +222,7 @@ def test_a_guest_that_spins_tells_so_again_and_again(guest: Guest) -> None:
     text = console("lkdtm_aarch64_soft_lockup")
     guest.says(text)
     assert guest.trouble() is Trouble.SPLAT
-    guest.watch.tell(TextSource.CONSOLE, guest.watch.splats)
+    guest.watch.mark_reported(TextSource.CONSOLE, guest.watch.splats)
     for seconds in ("26s", "48s"):
         guest.says(text.replace("stuck for 3s", f"stuck for {seconds}"))
     assert guest.watch.refused == ()
@@ -286,7 +286,7 @@ def test_one_event_is_told_once(guest: Guest) -> None:
     guest.log.add(log_of(0))
     assert len(guest.watch.splats) == 1
     refused = guest.watch.refused
-    guest.watch.tell(TextSource.LOG, refused)
+    guest.watch.mark_reported(TextSource.LOG, refused)
     assert [len(refused), len(guest.watch.refused)] == [1, 0]
 
 
@@ -295,7 +295,7 @@ def test_the_same_words_once_more_are_another_event(guest: Guest) -> None:
     for _time in range(2):
         guest.watch.find("log gap", "1 record of the kernel's log was lost")
         [refused] = guest.watch.refused
-        guest.watch.tell(TextSource.LOG, [refused])
+        guest.watch.mark_reported(TextSource.LOG, [refused])
         assert not guest.watch.refused
 
 

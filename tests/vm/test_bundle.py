@@ -154,7 +154,7 @@ def test_what_comes_otherwise_is_shown(cell: Cell, tmp_path: Path) -> None:
     again = project.kernelvm("replay", name, "--fast")
     assert again.status == 1
     assert "before: -13" in again.stdout
-    assert "1 commands end otherwise" in again.stdout
+    assert "1 commands end differently" in again.stdout
 
 
 def test_damaged_archives_are_refused(cell: Cell, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_damaged_archives_are_refused(cell: Cell, tmp_path: Path) -> None:
         image.write(b"damage")
     again = project.kernelvm("replay", str(unpacked))
     assert again.status == 2
-    assert "the bundle's image is another one by now" in again.stderr
+    assert "the bundle's image has changed since" in again.stderr
     (unpacked / "guest-0" / "image").unlink()
     shutil.rmtree(project.store)
     again = project.kernelvm("replay", str(unpacked), store=tmp_path / "other")

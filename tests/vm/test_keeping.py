@@ -130,11 +130,11 @@ def test_one_that_is_gone_cannot_be_kept(cell: Cell, tmp_path: Path) -> None:
     tests = "def test_dies(vm):\n    vm.kill()\n    vm.read('/proc/version')\n"
     project = make_project(tmp_path, cell, tests)
     failed = project.pytest("--kernelvm-keep=failed")
-    assert "not kept:   QEMU has ended" in failed.stdout
+    assert "not saved:  QEMU has ended" in failed.stdout
     [name] = project.left()
     refused = project.kernelvm("attach", name)
     assert refused.status == 2
-    assert "was not kept: QEMU has ended" in refused.stderr
+    assert "has no saved state: QEMU has ended" in refused.stderr
     assert "kernelvm replay" in refused.stderr
 
 

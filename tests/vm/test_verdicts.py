@@ -739,12 +739,12 @@ def test_a_test_answers_for_what_it_leaves(run: Run, cell: Cell, tmp_path: Path)
         cell, tmp_path, LEFT_BEHIND, f"--kernelvm-splats={run.mode}", f"--junit-xml={junit}"
     )
     assert re.search(rf"= {run.outcomes} in ", said), said
-    told = said.count("seen: WARNING while it was tested")
+    description = said.count("seen: WARNING while it was tested")
     if run.mode == "fail":
         assert re.search(r"test_inner\.py:\d+: GuestSplat", said)
         assert "ERROR at teardown of test_in_its_teardown" in said
         assert 'name="kernelvm_verdict" value="splat"' in junit.read_text()
-    assert told == {"fail": 4, "warn": 4, "off": 0}[run.mode], said
+    assert description == {"fail": 4, "warn": 4, "off": 0}[run.mode], said
 
 
 @pytest.mark.any_cell

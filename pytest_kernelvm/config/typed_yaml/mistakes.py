@@ -77,7 +77,7 @@ class Mistakes:
                 f"{self.file.name} has {count} mistake{'s' if count > 1 else ''}",
                 Evidence(
                     excerpt="\n".join(self._shown()),
-                    next_step="`kernelvm schema` prints all that such a file may say",
+                    next_step="`kernelvm schema` prints all that such a file may contain",
                 ),
             )
 

@@ -221,10 +221,10 @@ def _configure(store: Store, build: MakeRun, compiler: str) -> None:
     if changed:
         base = build.config.kernel.base
         store.progress.say(
-            f"{len(changed)} symbols of {base} came out otherwise; "
+            f"{len(changed)} symbols have other values than in {base}; "
             f"`kernelvm config diff {base} {build.config.id}` shows them"
         )
         for told in missing_tool_notes(changed):
             store.progress.say(told)
     for request in decision.dropped:
-        store.progress.say(f"{build.config.id} goes without {request}, {request.where}")
+        store.progress.say(f"{build.config.id} is built without {request}, {request.where}")

@@ -23,7 +23,7 @@ from pytest_kernelvm.process import run
 
 TOOL_TIMEOUT_S = 60.0
 # How many objections of each kind are shown, so that an error fits one screen.
-MOST_TOLD = 5
+MOST_NAMED = 5
 # Symbols that record versions of tools (init/Kconfig).
 _TOOL = re.compile(r"(?:GCC|CLANG|AS|LD|LLD|PAHOLE|RUSTC|RUSTC_LLVM)_VERSION")
 
@@ -175,9 +175,9 @@ def _shortened(found: Sequence[Objection]) -> Iterable[str]:
     """Give the first objections of each kind, and how many more there are."""
     for kind in dict.fromkeys(objection.kind for objection in found):
         same = [objection for objection in found if objection.kind == kind]
-        yield from map(str, same[:MOST_TOLD])
-        if len(same) > MOST_TOLD:
-            yield f"{kind}: {len(same) - MOST_TOLD} more"
+        yield from map(str, same[:MOST_NAMED])
+        if len(same) > MOST_NAMED:
+            yield f"{kind}: {len(same) - MOST_NAMED} more"
 
 
 def config_near(modules: Sequence[Path]) -> dict[str, str] | None:
@@ -289,8 +289,8 @@ def _exports_of(kernel: Kernel) -> Exports:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
-    return f"{', '.join(names[:MOST_TOLD])}{more}"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"
 
 
 def _magic_of(module: Path) -> str:

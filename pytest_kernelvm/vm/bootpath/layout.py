@@ -76,7 +76,7 @@ def lay_out(
                 Evidence(
                     expected=f"{sum(size for _name, size in sizes)} bytes and their pages fit",
                     seen=", ".join(map(str, (*placed, extent))),
-                    next_step="take less, or more memory",
+                    next_step="pass less data, or give the guest more memory",
                 ),
             )
         placed.append(extent)
@@ -101,7 +101,9 @@ def refuse_overlaps(extents: Sequence[Extent]) -> None:
     last: Extent | None = None
     for each in sorted(extents, key=lambda each: (each.address, each.end)):
         if last and _overlap(last, each):
-            raise BadInput(f"{last} and {each} overlap", Evidence(expected="each has its own"))
+            raise BadInput(
+                f"{last} and {each} overlap", Evidence(expected="ranges that do not overlap")
+            )
         if last is None or each.end > last.end:
             last = each
 

@@ -197,7 +197,7 @@ class Console:
             f"nothing fitting within {limit_s:g} s",
             Evidence(
                 expected=for_what,
-                facts=(f"waited: {deadline.told}",),
+                facts=(f"waited: {deadline.description}",),
                 excerpt=self.tail(),
                 where=(str(self.log),),
             ),

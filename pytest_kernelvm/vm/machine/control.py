@@ -159,14 +159,14 @@ class GuestControl:
         return self.bootable.boot.arch.endianness
 
     @property
-    def by_hand(self) -> str:
+    def boot_command(self) -> str:
         """The command that boots the same guest interactively."""
-        return self.bootable.by_hand
+        return self.bootable.boot_command
 
     @property
-    def argv_by_hand(self) -> str:
+    def quoted_argv(self) -> str:
         """The QEMU command that boots the same with its console on the terminal."""
-        return self.bootable.argv_by_hand
+        return self.bootable.quoted_argv
 
     @property
     def pid(self) -> int:
@@ -279,10 +279,10 @@ class GuestControl:
         if ask:
             self._go_on()
             self.transactions.end_program()
-        error = self.findings.conclude(for_what, ask=ask, aside=self.transactions.owes_end)
+        error = self.findings.conclude(for_what, ask=ask, aside=self.transactions.program_pending)
         self._looked_after = self.transactions.made
         # A flooded console fails even a test that caught the error which told of it.
-        is_flooded = self.collector.is_flooded and (ask or not self.collector.told_flood)
+        is_flooded = self.collector.is_flooded and (ask or not self.collector.reported_flood)
         if not error and is_flooded:
             return self.collector.flood_verdict(self.collector.deadline(0.0), for_what)
         return error
@@ -319,7 +319,7 @@ class GuestControl:
             self._go_on()
             self.findings.may_look()
 
-    def tell_before_end(self, what: str) -> None:
+    def report_before_end(self, what: str) -> None:
         """Raise what the kernel found wrong before the test ends it.
 
         Args:

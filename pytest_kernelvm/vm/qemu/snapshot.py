@@ -199,7 +199,7 @@ def _require_writable(path: Path) -> None:
             Evidence(
                 seen=f"{path / MEMORY} cannot be opened for writing, as QEMU does",
                 where=(str(path.parent.parent),),
-                next_step="make it and all below it yours to write, name another directory with "
+                next_step="make it and all below it writable for you, name another directory with "
                 "KERNELVM_STORE, or have each guest booted with --kernelvm-fresh=boot",
             ),
         )

@@ -66,7 +66,7 @@ def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
         return Calibration()
     return Calibration(
         factor=round(min(MOST_FACTOR, max(LEAST_FACTOR, spin.spins_per_s / spins_per_s)), 1),
-        told=f"{spins_per_s / 1e6:.0f} million loops a second here, "
+        description=f"{spins_per_s / 1e6:.0f} million loops a second here, "
         f"{spin.spins_per_s / 1e6:.0f} where limits were set",
     )
 

@@ -13,7 +13,7 @@ from pytest_kernelvm.vm.agent.channel import Channel, NoReply
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.qemu.streams import Streams
 from pytest_kernelvm.vm.verdict.allowance import Allowance, SourceOffsets, TextSource, allowance
-from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, Limits
+from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, TimeLimits
 from pytest_kernelvm.vm.verdict.log_reader import LogReader
 from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 from pytest_kernelvm.vm.verdict.watch import LONGEST_S, Trouble
@@ -49,7 +49,7 @@ class Findings:
         streams: Streams,
         copy: LogCopy,
         taint: int,
-        limits: Limits,
+        limits: TimeLimits,
     ) -> None:
         self.copy = copy
         self.reader = LogReader(streams, collector.watch, copy, taint)
@@ -240,13 +240,13 @@ class Findings:
                 look(deadline)
             except NoReply:
                 # A guest that hangs prints more splats, which tell nothing new.
-                if self._collector.has_told_why_silent:
+                if self._collector.has_explained_silence:
                     return None
                 return self._collector.verdict(deadline, f"an answer at {for_what}")
         self._collector.let_finish()
         if error := self._collector.log_verdict(for_what):
             return error
         # An error about a guest's end has told what led to it.
-        if self._watch.refused_on_console and not self._collector.has_told_end:
+        if self._watch.refused_on_console and not self._collector.has_reported_end:
             return self._collector.splat_verdict(self._collector.deadline(0.0), for_what)
         return None

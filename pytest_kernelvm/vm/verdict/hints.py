@@ -41,7 +41,7 @@ HINTS = tuple(
         ),
         (
             r"preinit: cannot find root=",
-            "the kernel did not heed the command line that says so: is the cookie on it?",
+            "the kernel did not obey the command line that has it: is the cookie on it?",
         ),
     )
 )
