@@ -13,7 +13,11 @@ from typing import Literal
 
 
 def struct_order(byteorder: Literal["big", "little"]) -> str:
-    """Return the character that stands for a byte order in the formats of the module `struct`."""
+    """Return the character that stands for a byte order in the formats of the module `struct`.
+
+    Args:
+        byteorder: As sys.byteorder and int.from_bytes have it.
+    """
     return ">" if byteorder == "big" else "<"
 
 

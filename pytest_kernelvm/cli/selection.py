@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def store_of(arguments: argparse.Namespace) -> Store:
-    """Return the store that the options name."""
+    """Return the store that the options name.
+
+    Args:
+        arguments: The parsed command line; `store` is None if no option names one.
+    """
     root = arguments.store.absolute() if arguments.store else default_store()
     return Store(root, StreamProgress())
 

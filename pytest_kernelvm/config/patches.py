@@ -24,7 +24,11 @@ _SUFFIXES = re.compile(r"(?:\.(?:patch|diff|gz|xz|bz2|zst))+$")
 
 
 def builtin_patch(name: str) -> Path:
-    """Return the path that a patch of this name has if it comes with the package."""
+    """Return the path that a patch of this name has if it comes with the package.
+
+    Args:
+        name: Without .patch.
+    """
     return BUILTIN_PATCHES / f"{name}.patch"
 
 

@@ -98,6 +98,9 @@ class Parameter:
     def fault(self, value: str) -> str:
         """Check a value, as the user writes it.
 
+        Args:
+            value: As the user writes it.
+
         Returns:
             What is expected instead, empty if the value is right.
         """
@@ -120,7 +123,11 @@ class Parameter:
         return ""
 
     def as_option(self, value: str) -> str:
-        """Return `parameter=value` as it stands in a line of modprobe.d."""
+        """Return `parameter=value` as it stands in a line of modprobe.d.
+
+        Args:
+            value: As the user writes it; it was checked with `fault`.
+        """
         text = _BOOLEANS[value] if self.kind == "boolean" else value
         quoted = f'"{text}"' if re.search(r"\s", text) else text
         return f"{self.sets.partition('.')[2]}={quoted}"

@@ -167,7 +167,11 @@ def source_as_written(keys: SourceKeys, context: CellContext) -> Source:
 
 
 def default_source(context: CellContext) -> Source:
-    """Return the source for a vm-config that names none: Debian's package of the version."""
+    """Return the source for a vm-config that names none: Debian's package of the version.
+
+    Args:
+        context: Has the kernel's version.
+    """
     return Source(kind="debian", value=f"linux-source-{context.version}", where=str(context.file))
 
 

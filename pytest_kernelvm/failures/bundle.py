@@ -276,6 +276,10 @@ def remove_bundle(store: Store, name: str) -> None:
     """Remove a bundle of the store and what it has of its guests; a damaged one can be removed.
 
     Raises BadInput if it is not there.
+
+    Args:
+        store: Where the bundle is.
+        name: The name of its directory, as `kernelvm kept` lists it.
     """
     store.discard(FAILURES, name, _stored(store, name))
 

@@ -105,6 +105,9 @@ class GuestNote:
 def check_files(directory: Path) -> None:
     """Refuse a directory with too many entries, or with others than files and directories.
 
+    Args:
+        directory: An unpacked bundle from anywhere.
+
     Raises:
         BadInput: It has such.
     """
@@ -311,7 +314,11 @@ def _ages(given: Fields) -> tuple[tuple[float, int], ...]:
 
 
 def shown_line(text: str) -> str:
-    """Return a text as one line that cannot command a terminal."""
+    """Return a text as one line that cannot command a terminal.
+
+    Args:
+        text: From a bundle; it may contain anything.
+    """
     return "".join(
         char if char.isprintable() else repr(char)[1:-1] for char in re.sub(r"\s+", " ", text)
     )

@@ -105,7 +105,11 @@ class BundleWriter:
             self._kept[id(vm)] = summary
 
     def command(self, verb: str) -> str:
-        """Return the command line of a verb of `kernelvm` for the bundle."""
+        """Return the command line of a verb of `kernelvm` for the bundle.
+
+        Args:
+            verb: Such as `replay`.
+        """
         assert self.bundle
         where: list[str | Path] = (
             [] if self._store.root == default_store() else ["--store", self._store.root]

@@ -48,7 +48,11 @@ def files_below(tree: Path) -> dict[str, os.stat_result]:
 
 
 def digests_below(tree: Path) -> dict[str, str]:
-    """Return digests of the files and links of a source by relative path."""
+    """Return digests of the files and links of a source by relative path.
+
+    Args:
+        tree: The root of the source.
+    """
     names = list(files_below(tree))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = pool.map(lambda name: content_digest(tree / name), names)

@@ -305,6 +305,9 @@ def add_log_read(batch: Batch, mark: bytes = b"", *, anew: bool = False) -> Step
 def without_log(reply: Reply) -> tuple[Reply, int, bytes]:
     """Part the reply to a batch of `with_log`.
 
+    Args:
+        reply: The reply of the agent.
+
     Returns:
         The reply to the batch itself, the result of reading the log, and what was read.
     """

@@ -211,7 +211,11 @@ def _with_links(root: Root, guest_files: Sequence[Entry], item: str) -> tuple[Ps
 
 
 def pseudofile_list(pseudofiles: Iterable[Pseudofile]) -> bytes:
-    """Return what `activate` reads (its format is in activate.c), directories first."""
+    """Return what `activate` reads (its format is in activate.c), directories first.
+
+    Args:
+        pseudofiles: In any order.
+    """
     by_path: dict[str, Pseudofile] = {}
     for each in pseudofiles:
         for above in each.above:

@@ -136,7 +136,11 @@ class ModulesDep(Mapping[str, ModuleFile]):
         return len(self._needed)
 
     def line_of(self, name: str) -> str:
-        """Return `PATH:LINE` of a module that has a line."""
+        """Return `PATH:LINE` of a module that has a line.
+
+        Args:
+            name: Normalised, with underscores.
+        """
         return f"{self._path}:{self._number_of(self._relative[name])}"
 
     def _number_of(self, file: str) -> int:

@@ -41,7 +41,11 @@ class KoFile:
     fields: tuple[tuple[str, str], ...]
 
     def values(self, key: str) -> list[str]:
-        """Return the values of one key, in their order."""
+        """Return the values of one key, in their order.
+
+        Args:
+            key: Of .modinfo, such as `depends` or `alias`.
+        """
         return [value for found, value in self.fields if found == key]
 
     @property

@@ -154,7 +154,11 @@ def is_pattern(text: str) -> bool:
 
 
 def literal_parts(pattern: str) -> list[str]:
-    """Return the texts between the wildcards of a pattern; a single one if it has none."""
+    """Return the texts between the wildcards of a pattern; a single one if it has none.
+
+    Args:
+        pattern: As fnmatch(3) takes it.
+    """
     return _WILD.split(pattern)
 
 

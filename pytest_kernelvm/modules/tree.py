@@ -220,7 +220,11 @@ class ModuleTree:
                 yield name, value
 
     def has_file(self, name: str) -> bool:
-        """Whether the file of a module in modules.dep exists and is readable."""
+        """Return whether the file of a module in modules.dep exists and is readable.
+
+        Args:
+            name: Normalised, with underscores.
+        """
         return self._presence.has_file(self.modules.relative(name))
 
     @cached_property
@@ -231,7 +235,11 @@ class ModuleTree:
         return FastLoadOrders(self.modules, excluded, self._presence)
 
     def line_of(self, name: str) -> str:
-        """Return `FILE:LINE` of a module in modules.dep."""
+        """Return `FILE:LINE` of a module in modules.dep.
+
+        Args:
+            name: Normalised, with underscores.
+        """
         return self.modules.line_of(name)
 
     def classify(self, name: str) -> Classification:

@@ -138,7 +138,12 @@ class Store:
         self._uses.add(kind, name, path)
 
     def in_use(self, kind: Kind, name: str) -> bool:
-        """Whether a process that lives, other than this one, uses something."""
+        """Return whether a process that lives, other than this one, uses something.
+
+        Args:
+            kind: What it is.
+            name: Which one: a digest or a file's name.
+        """
         return self._uses.by_others(kind, name)
 
     def last_use(self, kind: Kind, name: str, path: Path | None = None) -> float:
@@ -371,5 +376,12 @@ class Store:
         return lock(self.root, name, label, self.progress)
 
     def lock_if_free(self, name: str) -> AbstractContextManager[bool]:
-        """Hold the lock of a name if nobody has it; give whether it is held."""
+        """Hold the lock of a name if nobody has it.
+
+        Args:
+            name: Any name; equal names exclude each other.
+
+        Returns:
+            A context that gives whether the lock is held.
+        """
         return lock_if_free(self.root, name)

@@ -52,7 +52,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_checksummed(path: Path, data: bytes) -> None:
-    """Write a file as `write_whole`, with the digest of its bytes in the first line."""
+    """Write a file as `write_whole`, with the digest of its bytes in the first line.
+
+    Args:
+        path: Replaced as a whole.
+        data: Its content below the first line.
+    """
     write_whole(path, digest_of_bytes(data).encode() + b"\n" + data)
 
 

@@ -202,7 +202,10 @@ def test_what_gives_a_terminal_says_nothing(tmp_path: Path) -> None:
     terminal = tmp_path / "terminal"
     terminal.write_bytes(b"a program")
     bootable = dataclasses.replace(fake_bootable(tmp_path), terminal=terminal)
-    with boot_guest(bootable, tmp_path) as vm, pytest.raises(HarnessError, match="did not report its end"):
+    with (
+        boot_guest(bootable, tmp_path) as vm,
+        pytest.raises(HarnessError, match="did not report its end"),
+    ):
         vm.run(ACTS_PROGRAM, tty=True)
 
 

@@ -97,7 +97,14 @@ def _behind(
 
 
 def refuse_overlaps(extents: Sequence[Extent]) -> None:
-    """Raise BadInput, with both, for the first two extents that share a byte."""
+    """Refuse extents that overlap.
+
+    Args:
+        extents: In any order.
+
+    Raises:
+        BadInput: Two of them share a byte; the error names the first two.
+    """
     last: Extent | None = None
     for each in sorted(extents, key=lambda each: (each.address, each.end)):
         if last and _overlap(last, each):

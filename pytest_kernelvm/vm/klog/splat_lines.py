@@ -76,7 +76,11 @@ def _line(start: int, end: int, words: str, stamp: re.Match[str] | None) -> Line
 
 
 def guest_seconds(line: str) -> float | None:
-    """Return the time that a line of the kernel's carries, None if it carries none."""
+    """Return the time that a line of the kernel's carries, None if it carries none.
+
+    Args:
+        line: With its time stamp, if it has one.
+    """
     found = STAMP.match(line)
     return float(found["seconds"]) if found and found["seconds"] else None
 

@@ -137,7 +137,11 @@ class Console:
         return self._streams.arrival_of(self._streams.console_text.index(raw) + len(raw) - 1)
 
     def write(self, text: str) -> None:
-        """Type text on the console."""
+        """Type text on the console.
+
+        Args:
+            text: Sent as it is; a newline in it is the Enter key.
+        """
         self._typed(text)
         self._streams.send_console(text.encode(), Deadline(self._timeout_s))
 

@@ -60,7 +60,11 @@ class Qmp:
         return self.perform(self._execute(command, given), command)
 
     def monitor(self, line: str) -> str:
-        """Return what a line of QEMU's monitor for people, such as `info registers`, prints."""
+        """Return what a line of QEMU's monitor for people, such as `info registers`, prints.
+
+        Args:
+            line: As one types it at QEMU's monitor.
+        """
         answer: str = self.query("human-monitor-command", **{"command-line": line})
         return answer.replace("\r\n", "\n")
 

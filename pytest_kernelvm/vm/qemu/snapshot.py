@@ -140,7 +140,11 @@ def require_intact_boot(boot: Boot) -> None:
 
 
 def qemu_version(binary: str) -> str:
-    """Return the first line of `--version`; raises ToolMissing if this QEMU is not installed."""
+    """Return the first line of `--version`; raises ToolMissing if this QEMU is not installed.
+
+    Args:
+        binary: Its name in PATH, such as qemu-system-mipsel.
+    """
     path = find_program(binary)
     return _version_of(path, Path(path).stat().st_mtime_ns)
 
