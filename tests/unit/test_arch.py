@@ -212,7 +212,7 @@ def test_its_debian_packages_are_recognised() -> None:
     assert package.arch == "amd64"
 
 
-def test_what_is_not_known_of_it_is_said_or_left_out(
+def test_unknown_facts_of_an_arch_are_reported_or_skipped(
     cells: tuple[CellConfig, ...], x86_64: Arch, store: Store, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match="no U-Boot for x86_64"):

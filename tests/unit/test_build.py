@@ -36,5 +36,5 @@ ERROR: modpost: "nf_hook" [net/netfilter/y.ko] undefined!
     )
 
 
-def test_a_log_without_complaints() -> None:
+def test_a_log_without_diagnostics() -> None:
     assert compiler_diagnostics("  CC      lib/errseq.o\nmake: *** Error 2\n", TREE) == ()

@@ -103,7 +103,7 @@ def test_a_process_that_is_gone_does_not_keep_anybody_waiting(tmp_path: Path) ->
     assert deadline.uncounted_s == 0.0
 
 
-def test_what_is_told_stays_as_it_was_when_it_was_over() -> None:
+def test_the_description_of_a_passed_deadline_does_not_change() -> None:
     deadline = GuestDeadline(0.0, os.getpid())
     deadline.freeze()
     description = deadline.description

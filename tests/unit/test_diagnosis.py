@@ -367,7 +367,7 @@ def test_a_splat_that_ended_a_wait_names_itself_and_what_was_asked(tmp_path: Pat
     assert error.evidence.excerpt.splitlines()[-1].endswith("el0t_64_sync+0x14c/0x150")
 
 
-def test_of_several_splats_the_first_refused_one_is_told(tmp_path: Path) -> None:
+def test_of_several_splats_the_first_refused_one_is_reported(tmp_path: Path) -> None:
     text = console("aarch64_warning") + console("splat_atomic") + console("splat_rss")
     found = read_splats(text)
     error = diagnose(
@@ -423,7 +423,9 @@ def test_why_qemu_ended(reason: str, words: str, tmp_path: Path) -> None:
     assert f"QEMU: ended with status 0{cause}" in error.evidence.facts
 
 
-def test_a_silent_kernel_that_logged_is_told_from_one_that_never_ran(tmp_path: Path) -> None:
+def test_a_silent_kernel_that_logged_is_distinguished_from_one_that_never_ran(
+    tmp_path: Path,
+) -> None:
     ran = diagnose(
         symptoms(tmp_path, ready=False, text="", kernel_log="Linux version 6.12\nRun /init\n")
     )

@@ -49,7 +49,7 @@ def test_watchers_see_a_guest_before_it_is_ready(tmp_path: Path) -> None:
         assert vm.ready_s >= 0.3
 
 
-def test_who_wants_to_keep_a_failed_guest_has_it_alive(tmp_path: Path) -> None:
+def test_a_failed_guest_that_is_to_be_saved_stays_alive(tmp_path: Path) -> None:
     alive: list[bool] = []
 
     def launched(vm: Vm) -> None:
@@ -70,7 +70,7 @@ def test_a_guest_ends_with_its_block(tmp_path: Path) -> None:
         assert vm.control.conclude("the test", ask=True) is None
 
 
-def test_what_its_block_left_in_the_log_is_told(tmp_path: Path) -> None:
+def test_splats_in_the_log_at_the_blocks_end_are_reported(tmp_path: Path) -> None:
     with fake_guest(tmp_path) as vm:
         vm.control.answer_for(refuse=False)
         with vm:
@@ -79,7 +79,7 @@ def test_what_its_block_left_in_the_log_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["power_off", "reboot"])
-def test_ends_that_the_test_wants(end: str, tmp_path: Path) -> None:
+def test_the_test_may_end_the_guest(end: str, tmp_path: Path) -> None:
     with fake_guest(tmp_path) as vm:
         getattr(vm, end)()
         assert vm.wait_end(5) == 0

@@ -103,14 +103,14 @@ def test_a_program_is_looked_for_in_path(vm: Vm) -> None:
     assert vm.run("act", "output found").output == "found"
 
 
-def test_who_must_succeed_and_does_not(vm: Vm) -> None:
+def test_a_program_that_should_succeed_fails(vm: Vm) -> None:
     with pytest.raises(CommandFailed, match="act status 3 errors no failed") as failed:
         vm.succeed("act", "status 3", "errors no")
     assert failed.value.evidence.seen == "status 3"
     assert failed.value.evidence.excerpt == "no"
 
 
-def test_who_must_fail_and_does_not(vm: Vm) -> None:
+def test_a_program_that_should_fail_succeeds(vm: Vm) -> None:
     assert vm.fail("act", "status 3").status == 3
     with pytest.raises(CommandFailed, match="act output yes succeeded"):
         vm.fail("act", "output yes")
@@ -197,7 +197,7 @@ def test_a_file_that_a_program_needs_cannot_be_made(vm: Vm) -> None:
     assert failed.value.errno == errno.EROFS
 
 
-def test_what_gives_a_terminal_says_nothing(tmp_path: Path) -> None:
+def test_the_terminal_program_reports_no_end(tmp_path: Path) -> None:
     """As if it was killed: there is no word of how that which it ran ended."""
     terminal = tmp_path / "terminal"
     terminal.write_bytes(b"a program")

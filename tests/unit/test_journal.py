@@ -85,7 +85,7 @@ def test_what_is_no_exchange_comes_back() -> None:
     assert typed.at_s <= ordered.at_s <= signalled.at_s
 
 
-def test_times_count_from_where_one_wants() -> None:
+def test_times_are_relative_to_the_given_start() -> None:
     journal = Journal(Path("/nonexistent"))
     journal.typed("")
     [plain], [later] = again(journal), again(journal, since_s=10.0)

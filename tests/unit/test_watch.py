@@ -208,7 +208,7 @@ def test_an_allowance_is_for_a_stretch_of_the_console(guest: Guest) -> None:
     assert len(allowed.splats) == 1
 
 
-def test_what_was_told_is_not_told_again(guest: Guest) -> None:
+def test_a_reported_splat_is_not_reported_again(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.says(console("aarch64_warning"))
     guest.watch.mark_reported(TextSource.CONSOLE, guest.watch.splats)
@@ -217,7 +217,7 @@ def test_what_was_told_is_not_told_again(guest: Guest) -> None:
     assert guest.trouble() is Trouble.SPLAT
 
 
-def test_a_guest_that_spins_tells_so_again_and_again(guest: Guest) -> None:
+def test_repeated_lockup_reports_are_one_event(guest: Guest) -> None:
     guest.watch.refusing = True
     text = console("lkdtm_aarch64_soft_lockup")
     guest.says(text)
@@ -280,7 +280,7 @@ def test_what_only_the_console_shows_is_settled_by_the_log(guest: Guest) -> None
     assert guest.trouble() is Trouble.SPLAT
 
 
-def test_one_event_is_told_once(guest: Guest) -> None:
+def test_one_event_is_reported_once(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.says(SHOWN)
     guest.log.add(log_of(0))

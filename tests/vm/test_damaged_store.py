@@ -138,7 +138,7 @@ def test_a_file_that_changes_meanwhile(own: Cell, guests: Guests) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [MEMORY, STATE, CONSOLE, LOG])
-def test_a_changed_snapshot_is_told_and_made_anew(
+def test_a_changed_snapshot_is_reported_and_made_anew(
     name: str, own: Cell, guests: Guests, private: Store
 ) -> None:
     bootable = own.bootable(modules=[MODULE])

@@ -160,7 +160,7 @@ def test_a_corrupt_tree_is_a_panic_that_says_so(cell: Cell, tree: bytes, enter: 
 
 
 @pytest.mark.slow
-def test_what_is_placed_by_the_old_size(cell: Cell, base: bytes, enter: Enter) -> None:
+def test_an_image_placed_by_the_old_size_of_the_tree(cell: Cell, base: bytes, enter: Enter) -> None:
     """A tree grows over a page's end; what was placed behind it before is in its place then."""
     paths = with_device_tree(cell)
     room = -len(base) % PAGE_BYTES
