@@ -72,7 +72,7 @@ def _images(names: tuple[PlacedText, ...], context: CellContext) -> tuple[str, .
 
 
 def _llvm(text: str, _context: CellContext) -> str:
-    """Return what make is told as LLVM= (Documentation/kbuild/llvm.rst): 1, or a suffix."""
+    """Return the value of LLVM= for make (Documentation/kbuild/llvm.rst): 1, or a suffix."""
     return {"false": "", "true": "1"}.get(text, f"-{text}")
 
 

@@ -106,7 +106,7 @@ def _cookie_symbols(config: CellConfig) -> dict[str, str]:
 
 
 def _cookie_facts(config: CellConfig) -> CookieSupport:
-    """Return how the kernels of a cell's architecture are told a cookie.
+    """Return how a cookie is set in the kernels of a cell's architecture.
 
     Raises:
         BadInput: No patch of ours does that for this architecture.

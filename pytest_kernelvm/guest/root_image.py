@@ -28,7 +28,8 @@ IMAGE = "image"
 FORMAT = 2
 TOOL_TIMEOUT_S = 120.0
 
-# mkfs.jffs2 makes blocks of at least so many bytes, whatever it is told (mtd-utils, mkfs.jffs2.c).
+# mkfs.jffs2 makes blocks of at least so many bytes, whatever its options are (mtd-utils,
+# mkfs.jffs2.c).
 LEAST_JFFS2_ERASE_BYTES = 8 << 10
 # The kernel mounts no fewer (fs/jffs2/fs.c, jffs2_do_fill_super()).
 LEAST_JFFS2_BLOCKS = 5
@@ -334,6 +335,6 @@ def find_tool(kind: str, program: str = "") -> str:
 
 @functools.cache
 def _version(tool: str, flag: str) -> str:
-    """Return what tells one release of a tool from another."""
+    """Return what distinguishes one release of a tool from another."""
     done = run([tool, flag], timeout_s=TOOL_TIMEOUT_S, check=False)
     return (done.stdout or done.stderr).partition("\n")[0] or file_digest(Path(tool))

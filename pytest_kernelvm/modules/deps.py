@@ -18,7 +18,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleFile:
-    """A module that modules.dep lists. `ModuleTree.has_file` tells whether the file exists.
+    """A module that modules.dep lists. `ModuleTree.has_file` returns whether the file exists.
 
     Attributes:
         name: The module, normalised.

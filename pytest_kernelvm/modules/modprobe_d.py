@@ -1,4 +1,4 @@
-"""What modprobe.d and the kernel command line tell modprobe."""
+"""The settings of modprobe.d and of the kernel command line for modprobe."""
 
 from __future__ import annotations
 

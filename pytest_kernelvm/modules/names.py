@@ -118,7 +118,7 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
 
 
 def matcher(pattern: str) -> Matcher:
-    """Return a function that tells whether a text matches a pattern, as `pattern_regex` does.
+    """Return a function that returns whether a text matches a pattern, as `pattern_regex` does.
 
     A pattern with no other wildcards than stars needs no regular expression; these are slow to
     compile.

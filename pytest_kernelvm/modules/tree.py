@@ -229,7 +229,7 @@ class ModuleTree:
 
     @cached_property
     def fast_load_orders(self) -> FastLoadOrders:
-        """The load orders that modules.dep alone tells; none with weakdeps or aliases of users."""
+        """The load orders by modules.dep alone; none with weakdeps or aliases of users."""
         more_to_read = self.weakdeps or self.modprobe_d.aliases
         excluded = self.modules.keys() if more_to_read else self.softdeps.keys()
         return FastLoadOrders(self.modules, excluded, self._presence)

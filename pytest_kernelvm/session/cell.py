@@ -245,7 +245,7 @@ class Cell:
         Args:
             initramfs: The archive; None for a boot without one.
             cmdline: Words that are added to the command line of the vm-config.
-            cookie: Whether that command line has the cookie, which makes the kernel heed it.
+            cookie: Whether that command line has the cookie, which makes the kernel obey it.
             shared_console: Whether the agent talks on the console, as on machines without a second
                 serial port.
             network: The kind of network card as in Boot; empty for none.

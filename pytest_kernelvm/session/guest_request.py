@@ -144,7 +144,7 @@ class GuestRequest:
     cookie: bool = field(
         default=True,
         metadata=_about(
-            "whether the bootloader's command line has the cookie, which makes the kernel heed it",
+            "whether the bootloader's command line has the cookie, which makes the kernel obey it",
             boolean,
             option=CommandLineOption(
                 flag="--no-cookie", meaning="leave the cookie off the command line"

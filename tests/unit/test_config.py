@@ -1,4 +1,4 @@
-"""vm-configs: what is read, and what each mistake is told with."""
+"""vm-configs: what is read, and how each mistake is reported."""
 
 import json
 from pathlib import Path

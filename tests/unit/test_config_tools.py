@@ -156,7 +156,7 @@ def test_pahole_is_installed_after_the_error(programs: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("programs")
 def test_a_complete_config_of_6_12_loses_the_symbol_without_pahole(tmp_path: Path) -> None:
-    """conf drops it; that is told, as all that comes out otherwise than the base has it."""
+    """conf drops it; that is reported, as every value that differs from the base."""
     progress = RecordedProgress()
     kernel = build_kernel(
         Store(tmp_path / "store", progress), write_cell(tmp_path, EARLY, base=BASE)

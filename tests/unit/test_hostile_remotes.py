@@ -585,7 +585,7 @@ def answering(answer: Answer, directory: Path, *, notes: bool) -> Iterator[str]:
 
     class Server(http.server.ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            """Whoever asked may leave."""
+            """The client may close the connection."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads, server.block_on_close = True, False

@@ -91,7 +91,7 @@ class BuildDirectory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One case. number: its own. source: who met it, or where it is told."""
+    """One case. number: its own. source: who met it, or where it is described."""
 
     number: int
     source: str

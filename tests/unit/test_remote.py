@@ -31,7 +31,7 @@ FILES = {"vmlinux": b"\x7fELF" + bytes(100_000), "modules/lib/a.ko": b"module"}
 
 @dataclass
 class Place:
-    """A store in a directory, and what it was told."""
+    """A store in a directory, and the progress that it showed."""
 
     store: Store
     progress: RecordedProgress

@@ -356,7 +356,7 @@ def test_an_allowance_is_for_a_stretch_of_the_log(guest: Guest) -> None:
 def test_what_the_kernel_does_not_say_itself_is_found_in_its_place(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.log.add(log_of(0))
-    guest.watch.find("taint", "tainted, and no word of why: W (the kernel warned)")
+    guest.watch.find("taint", "tainted, and no log line explains it: W (the kernel warned)")
     assert [splat.kind for splat in guest.watch.refused] == ["atomic context", "taint"]
     guest.watch.allowances.append(allowance("tainted", "provoked"))
     assert [splat.kind for splat in guest.watch.refused] == ["atomic context"]

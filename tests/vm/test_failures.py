@@ -51,7 +51,7 @@ def no_process_is_left(kernelvm_guests: Guests) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.any_cell
 def test_lost_configuration(cell: Cell) -> None:
-    """USB_STORAGE needs USB and SCSI; a symbol that no kernel has is told from it."""
+    """USB_STORAGE needs USB and SCSI; a symbol that no kernel has is distinguished from it."""
     asked = tuple(
         Requested(name=name, value="y", where="test.yaml:7:3")
         for name in ("USB_STORAGE", "NO_SUCH_SYMBOL")

@@ -127,7 +127,7 @@ def base(vm: Vm) -> bytes:
 
 @pytest.mark.slow
 def test_a_property_of_the_passed_tree(cell: Cell, base: bytes, enter: Enter) -> None:
-    """It is in /proc, and the driver heeds it."""
+    """It is in /proc, and the driver obeys it."""
     paths = with_device_tree(cell)
     tree = set_property(base, "/", "model", "changed by a test")
     rtc = "/isa/rtc@70"

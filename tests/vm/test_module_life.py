@@ -109,7 +109,7 @@ class TestInitThatFails:
         assert names(vm) == {"wanting"}
 
     def test_an_init_that_returns_more_than_zero_succeeds(self, vm: Vm) -> None:
-        """The kernel grumbles and keeps the module (kernel/module/main.c, do_init_module)."""
+        """The kernel warns and keeps the module (kernel/module/main.c, do_init_module)."""
         with vm.allow_splats("suspiciously returned 1", reason="provoked") as allowed:
             vm.modprobe("failing", "error=1")
         assert [splat.kind for splat in allowed.splats] == ["call trace"]

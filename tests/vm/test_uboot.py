@@ -52,7 +52,7 @@ def enter(uboot: UBootBinary, tmp_path: Path) -> Iterator[Enter]:
 
 
 def test_a_property_that_uboot_changes(cell: Cell, vm: Vm, enter: Enter) -> None:
-    """It is in /proc, and the driver heeds it."""
+    """It is in /proc, and the driver obeys it."""
     paths = with_device_tree(cell)
     assert vm.exists("/sys/bus/platform/devices/70.rtc")
     changed = (*CHANGED, f"fdt set {RTC} status disabled")

@@ -330,7 +330,7 @@ class _Search:
         return _shortest([*left, *right]) if operator == AND else self._all([left, right])
 
     def _is_too_far(self, path: frozenset[Any]) -> bool:
-        """Count a step of the search; tell whether it has to end here."""
+        """Count a step of the search; return whether it has to end here."""
         self.steps += 1
         return self.steps > _STEPS or len(path) > _DEPTH
 

@@ -49,8 +49,8 @@ def objections(
 ) -> tuple[Objection, ...]:
     """Return why modules do not fit a kernel's image.
 
-    Where the kernel itself would refuse a module, that alone is told: symbols, CRCs and structures
-    of another kernel differ anyway.
+    Where the kernel itself would refuse a module, only that is reported: symbols, CRCs and
+    structures of another kernel differ anyway.
 
     Raises BadInput if a file is no module.
 
@@ -271,7 +271,7 @@ def _vermagic(kernel: Kernel, modules: Sequence[Path]) -> Iterable[Objection]:
 
 
 def _difference(magic: str, expected: str, release: str) -> tuple[str, str] | None:
-    """Return a module's vermagic and the kernel's where the kernel refuses it, to be told."""
+    """Return a module's vermagic and the kernel's where the kernel refuses it, for the error."""
     theirs, _, their_words = magic.partition(" ")
     ours, _, our_words = expected.partition(" ")
     if expected == release:

@@ -12,7 +12,7 @@ def echo_request(identifier: int, sequence: int) -> bytes:
     """Return an ICMP echo request (RFC 792).
 
     Args:
-        identifier: What tells our requests from others'.
+        identifier: What distinguishes our requests from others'.
         sequence: The request's number.
 
     Returns:

@@ -1,6 +1,6 @@
 """A guest's network card, set up and used by system calls; there is no shell in the guest.
 
-All is told to the kernel in rtnetlink messages (include/uapi/linux/rtnetlink.h, man 7 rtnetlink),
+Settings go to the kernel in rtnetlink messages (include/uapi/linux/rtnetlink.h, man 7 rtnetlink),
 which are the same on all architectures but for the byte order.
 """
 

@@ -49,7 +49,7 @@ class Bootables(Protocol):
 
         Args:
             cmdline: Words that are added to the command line.
-            cookie: Whether the kernel heeds that line.
+            cookie: Whether the kernel obeys that line.
 
         Returns:
             What it is made of.

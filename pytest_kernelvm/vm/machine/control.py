@@ -226,7 +226,7 @@ class GuestControl:
 
     @property
     def splats(self) -> tuple[Splat, ...]:
-        """What the kernel found wrong so far, allowed or not, as its log and console tell."""
+        """What the kernel found wrong so far, allowed or not, by its log and console."""
         self.launch.streams.drain()
         return self.collector.watch.splats
 
@@ -252,7 +252,7 @@ class GuestControl:
         Args:
             allowances: Those that the whole test has.
             boot: Whether splats of the boot count as well.
-            refuse: Whether each ends what is waited for; else they are only told by `conclude`.
+            refuse: Whether each ends what is waited for; else only `conclude` reports them.
         """
         self._answers = True
         self._taken = 0
@@ -263,7 +263,7 @@ class GuestControl:
         return self.readiness.is_ready and not self._has_ended and not self.journal.pending
 
     def conclude(self, for_what: str, *, ask: bool) -> KernelvmError | None:
-        """Return the error of what nobody was told of this guest yet.
+        """Return the error of what is wrong with this guest and was not reported yet.
 
         Args:
             for_what: The moment, in words.
@@ -281,14 +281,14 @@ class GuestControl:
             self.transactions.end_program()
         error = self.findings.conclude(for_what, ask=ask, aside=self.transactions.program_pending)
         self._looked_after = self.transactions.made
-        # A flooded console fails even a test that caught the error which told of it.
+        # A flooded console fails even a test that caught the error which reported it.
         is_flooded = self.collector.is_flooded and (ask or not self.collector.reported_flood)
         if not error and is_flooded:
             return self.collector.flood_verdict(self.collector.deadline(0.0), for_what)
         return error
 
     def _is_worth_asking(self) -> bool:
-        """Whether the guest can answer, and may have something to tell that was not asked yet."""
+        """Whether the guest can answer, and was not yet asked since its last request."""
         is_fresh = self._looked_after != self.transactions.made
         is_fresh = is_fresh or self.collector.trouble() is not None
         if self._is_let_go:

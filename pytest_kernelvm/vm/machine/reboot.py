@@ -26,7 +26,7 @@ LOUDEST = 8
 def _last_words(command: int, *, sync: bool) -> Batch:
     """Return the batch that ends a kernel; its last step is reboot(2)."""
     batch = Batch()
-    # From now on only the console tells what the kernel finds wrong: it must show all.
+    # From now on only the console shows what the kernel finds wrong: it must show all.
     batch.call("syslog", SYSLOG_ACTION_CONSOLE_LEVEL, 0, LOUDEST, always=True)
     if sync:
         batch.call("sync", always=True)

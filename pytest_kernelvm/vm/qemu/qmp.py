@@ -69,7 +69,7 @@ class Qmp:
         return answer.replace("\r\n", "\n")
 
     def perform(self, coroutine: Coroutine[Any, Any, T], command: str = "a command") -> T:
-        """Run a coroutine that speaks with QEMU and return what it returns.
+        """Run a coroutine that talks to QEMU and return what it returns.
 
         Args:
             coroutine: What is run.

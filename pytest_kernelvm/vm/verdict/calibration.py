@@ -38,7 +38,7 @@ LEAST_FACTOR, MOST_FACTOR = 1.0, 50.0
 def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
     """Return how fast this machine runs a kind of guest, measured unless the store has it.
 
-    What prevents the measurement will prevent a boot as well, and is told there.
+    What prevents the measurement will prevent a boot as well, and is reported there.
 
     Args:
         store: Has, or gets, the measurement.
@@ -72,7 +72,7 @@ def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
 
 
 def _host() -> str:
-    """Return what tells this machine from others that may share the store."""
+    """Return what distinguishes this machine from others that may share the store."""
     try:
         models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:

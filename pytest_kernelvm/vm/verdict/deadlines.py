@@ -146,7 +146,7 @@ class GuestDeadline(Deadline):
         return self.timeout_s
 
     def freeze(self) -> None:
-        """Take the figures as they are now for what is told later; it is over."""
+        """Take the figures as they are now for later messages; the deadline is over."""
         if self._frozen_at is None:
             self._look()
             self._frozen_at = time.monotonic()
@@ -238,7 +238,7 @@ class BootDeadline(GuestDeadline):
         self._silence.note(work)
 
     def freeze(self) -> None:
-        """Take the figures as they are now for what is told later; it is over."""
+        """Take the figures as they are now for later messages; the deadline is over."""
         super().freeze()
         self._silence.freeze()
 

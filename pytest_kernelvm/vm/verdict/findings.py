@@ -1,4 +1,4 @@
-"""What a guest's kernel finds wrong: read from its log, allowed by tests, told as errors."""
+"""What a guest's kernel finds wrong: read from its log, allowed by tests, reported as errors."""
 
 from __future__ import annotations
 
@@ -213,12 +213,12 @@ class Findings:
     # Telling
 
     def conclude(self, for_what: str, *, ask: bool, aside: bool = False) -> KernelvmError | None:
-        """Return the error of what the kernel found wrong and nobody allowed or was told yet.
+        """Return the error of what is wrong in the kernel, not allowed and not reported yet.
 
         Args:
             for_what: The moment, in words.
             ask: Whether the guest is asked a last time; that it does not answer is an error, too,
-                unless an error has told so already.
+                unless an error has reported that already.
             aside: Whether its agent waits for a program that nothing ends, and answers nothing but
                 requests for the log.
 
@@ -239,14 +239,14 @@ class Findings:
             try:
                 look(deadline)
             except NoReply:
-                # A guest that hangs prints more splats, which tell nothing new.
+                # A guest that hangs prints more splats, which show nothing new.
                 if self._collector.has_explained_silence:
                     return None
                 return self._collector.verdict(deadline, f"an answer at {for_what}")
         self._collector.let_finish()
         if error := self._collector.log_verdict(for_what):
             return error
-        # An error about a guest's end has told what led to it.
+        # An error about a guest's end has reported what led to it.
         if self._watch.refused_on_console and not self._collector.has_reported_end:
             return self._collector.splat_verdict(self._collector.deadline(0.0), for_what)
         return None

@@ -1,4 +1,4 @@
-"""What lines of a console mean for whoever has to mend what they tell of."""
+"""What lines of a console mean for whoever has to repair their cause."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ HINTS = tuple(
 
 
 def hints_in(console: str) -> list[str]:
-    """Return what lines of a console mean for whoever has to mend what they tell of.
+    """Return what lines of a console mean for whoever has to repair their cause.
 
     Args:
         console: Its text.

@@ -143,7 +143,7 @@ class LogReader:
         kinds = (splat.kind for splat in self._watch.log_splats)
         log = self._copy.text.decode(errors="replace")
         for flag in unexplained_taints(before, taint, kinds, log):
-            # The words that explain it may be among the lost records, which are told instead.
+            # The words that explain it may be among the lost records, which are reported instead.
             if not (flag.message and self._copy.gaps):
-                title = f"tainted, and no word of why: {flag.letter} ({flag.meaning})"
+                title = f"tainted, and no log line explains it: {flag.letter} ({flag.meaning})"
                 self._watch.find("taint", title)

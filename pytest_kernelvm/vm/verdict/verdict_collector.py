@@ -111,12 +111,12 @@ class VerdictCollector:
 
     @property
     def has_reported_end(self) -> bool:
-        """Whether a verdict told that the guest cannot go on."""
+        """Whether a verdict reported that the guest cannot go on."""
         return any(not isinstance(error, GuestSplat) for error in self.raised)
 
     @property
     def has_explained_silence(self) -> bool:
-        """Whether a verdict told that the guest cannot go on, or what may keep it silent."""
+        """Whether a verdict reported that the guest cannot go on, or what may keep it silent."""
         return self.has_reported_end or self.watch.has_reported_any(STOPPING)
 
     def boot_deadline(self, limits: TimeLimits) -> BootDeadline:
@@ -182,10 +182,10 @@ class VerdictCollector:
         return self.watch.refusing and self._launch.streams.now(lambda: self.watch.is_refused)
 
     def refused_at(self) -> int | None:
-        """Return where on the console the first splat is told that nobody allowed.
+        """Return where on the console the first splat is that nobody allowed.
 
         Returns:
-            The end of its telling line, as who waits for that line shall see it; None without a
+            The end of its title line, so that a wait for that line still succeeds; None without a
             splat.
         """
         streams = self._launch.streams
@@ -214,13 +214,13 @@ class VerdictCollector:
         return self._verdict(deadline, for_what, self.trouble() or Trouble.SPLAT)
 
     def log_verdict(self, for_what: str) -> KernelvmError | None:
-        """Return the error of what the kernel's log tells, whatever became of the guest since.
+        """Return the error of what the kernel's log shows, whatever became of the guest since.
 
         Args:
             for_what: The moment, in words.
 
         Returns:
-            The error; None if the log tells nothing.
+            The error; None if the log shows nothing.
         """
         refused = self.watch.refused_in_log
         return self._found_in_log(refused, for_what) if refused else None
@@ -297,7 +297,7 @@ class VerdictCollector:
         return trouble
 
     def _log_in_memory(self) -> str:
-        """Return what the kernel logged in its memory; for one whose console never spoke."""
+        """Return what the kernel logged in its memory; for one whose console stayed empty."""
         return kernel_log(self._qmp, self._image, self._launch.qemu_log.with_name("log_buf"))
 
     def is_paused(self) -> bool:
@@ -311,7 +311,7 @@ class VerdictCollector:
         return self._launch.streams.console.excerpt(*((each.start, each.end) for each in about))
 
     def _found_in_log(self, refused: tuple[Splat, ...], for_what: str) -> KernelvmError:
-        """Return the error of splats that the kernel's log tells of."""
+        """Return the error of splats that the kernel's log shows."""
         self.watch.mark_reported(TextSource.LOG, refused)
         shown = self._on_console(refused)
         in_log = (self.watch.console_splats, shown) if shown else (self.watch.log_splats, refused)

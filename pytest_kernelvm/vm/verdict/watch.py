@@ -79,7 +79,7 @@ class Watch:
         self._deadline: GuestDeadline | None = None
         self._reported: list[tuple[TextSource, Splat]] = []
         # Splats that are no failure. They stay so until `answer_for`: there are only more
-        # allowances and more that was told.
+        # allowances and more that was reported.
         self._fine: set[tuple[TextSource, int, int, str]] = set()
 
     @property
@@ -184,17 +184,17 @@ class Watch:
 
     @property
     def refused(self) -> tuple[Splat, ...]:
-        """The splats that nobody allowed and that no error has told yet, of log and console."""
+        """The splats that nobody allowed and that no error has reported yet, of log and console."""
         return (*self.refused_in_log, *self.refused_on_console)
 
     @property
     def refused_in_log(self) -> tuple[Splat, ...]:
-        """Those that the log tells of."""
+        """Those that the log shows."""
         return tuple(splat for splat in self.log_splats if not self._is_fine(TextSource.LOG, splat))
 
     @property
     def refused_on_console(self) -> tuple[Splat, ...]:
-        """Those that only the console tells of, where it counts."""
+        """Those that only the console shows, where it counts."""
         self._read()
         logged = self._log.splats
         return tuple(
@@ -226,7 +226,7 @@ class Watch:
         return any(is_same_event(splat, other) for other in others)
 
     def _is_fine(self, source: TextSource, splat: Splat) -> bool:
-        """Whether a splat is no failure, or none that is still to be told."""
+        """Whether a splat is no failure, or one that is reported already."""
         place = (source, splat.start, splat.end, splat.title)
         if place not in self._fine and self._is_allowed_or_reported(source, splat):
             self._fine.add(place)
@@ -247,7 +247,7 @@ class Watch:
     def _has_reported(
         self, source: TextSource, where: TextSource, reported: Splat, splat: Splat
     ) -> bool:
-        """Whether an error that showed one splat has told another one as well.
+        """Whether an error that showed one splat has reported another one as well.
 
         Args:
             source: Where the other one was read.
@@ -256,7 +256,7 @@ class Watch:
             splat: The other one.
 
         Returns:
-            Whether nobody needs to be told of the other one.
+            Whether the other one needs no report.
         """
         return (
             (source is where and reported.start <= splat.start < reported.end)
@@ -303,13 +303,13 @@ class Watch:
         self._reported += [(source, splat) for splat in splats]
 
     def has_reported_any(self, kinds: Collection[str]) -> bool:
-        """Whether an error has told a splat of some kinds.
+        """Whether an error has reported a splat of some kinds.
 
         Args:
             kinds: Of splats.
 
         Returns:
-            Whether one of them was told.
+            Whether one of them was reported.
         """
         return any(splat.kind in kinds for _source, splat in self._reported)
 
