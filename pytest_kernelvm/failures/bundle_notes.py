@@ -1,8 +1,8 @@
 """What a bundle says of its failure and its guests, as checked values.
 
 A bundle may be somebody else's. What it says decides which of the bundle's own files QEMU gets, how
-large a machine is and what its kernel's command line is. Which flags QEMU gets is decided here, from
-values that cannot be more than they are. Nothing in it is a path.
+large a machine is and what its kernel's command line is. Which flags QEMU gets is decided here,
+from values that cannot be more than they are. Nothing in it is a path.
 """
 
 from __future__ import annotations

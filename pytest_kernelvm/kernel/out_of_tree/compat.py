@@ -260,9 +260,9 @@ def _vermagic(kernel: Kernel, modules: Sequence[Path]) -> Iterable[Objection]:
     alike: dict[tuple[str, str], list[str]] = {}
     for module in modules:
         magic = _magic_of(module)
-        told = _difference(magic, expected, kernel.release)
-        if told:
-            alike.setdefault(told, []).append(module.name)
+        differing = _difference(magic, expected, kernel.release)
+        if differing:
+            alike.setdefault(differing, []).append(module.name)
     for (theirs, ours), names in alike.items():
         verb = "are" if len(names) > 1 else "is"
         yield Objection(

@@ -271,14 +271,14 @@ class Network:
             self._no_network()
         line = f"hostfwd_add {NETDEV} {protocol}:127.0.0.1:0-:{port}"
         self._guest.qmp.execute("human-monitor-command", command_line=line)
-        told = self._guest.qmp.monitor("info usernet")
+        shown = self._guest.qmp.monitor("info usernet")
         ports = [
             int(found[3])
-            for found in _FORWARDED.finditer(told)
+            for found in _FORWARDED.finditer(shown)
             if found[1].lower() == protocol and int(found[5]) == port
         ]
         if not ports:
-            raise HarnessError(f"QEMU does not forward to port {port}", Evidence(excerpt=told))
+            raise HarnessError(f"QEMU does not forward to port {port}", Evidence(excerpt=shown))
         return ports[-1]
 
     def ping(self, address: str, timeout_s: float = 10.0) -> float:

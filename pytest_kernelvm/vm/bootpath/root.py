@@ -94,8 +94,8 @@ def boot_into(
         return replace(boot, cmdline=line, root_words=words)
     if arch.first_stage:
         fixed = arch.fixed_initramfs.cmdline if arch.fixed_initramfs else ""
-        told = "" if fixed in builtin_cmdline else f"{fixed} "
-        boot = replace(boot, cmdline=f"{told}{boot.cmdline}")
+        parameter = "" if fixed in builtin_cmdline else f"{fixed} "
+        boot = replace(boot, cmdline=f"{parameter}{boot.cmdline}")
         return _with_passed_tree(store, boot, place, words)
     boot = replace(boot, cmdline=f"{boot.cmdline} {words}")
     return replace(boot, device_tree=_stored_tree(store, _reserved(_tree_of_qemu(boot), place)))

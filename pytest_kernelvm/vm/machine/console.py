@@ -218,6 +218,6 @@ class Console:
 
     def _refuse(self, deadline: GuestDeadline, for_what: str, before: int | None = None) -> None:
         """Raise what the kernel found wrong and printed above an offset of the console's text."""
-        told = self._collector.refused_at()
-        if told is not None and (before is None or told < before) and self._confirm():
+        refused_at = self._collector.refused_at()
+        if refused_at is not None and (before is None or refused_at < before) and self._confirm():
             raise self._collector.splat_verdict(deadline, for_what)

@@ -225,10 +225,10 @@ class Findings:
         Returns:
             The error; None if nothing is wrong.
         """
-        told = list(self._collector.raised)
+        raised = list(self._collector.raised)
         look = self.read_aside if aside else self.look
         error = self._concluded(for_what, look if ask else None)
-        self._collector.raised[:] = told
+        self._collector.raised[:] = raised
         return error
 
     def _concluded(
