@@ -44,7 +44,7 @@ def _section(
     yield ""
     yield f"{heading} `{command}`"
     yield ""
-    yield _cell(text[:1].upper() + text[1:]) + "."
+    yield _cell(text[:1].upper() + text[1:]).removesuffix(".") + "."
     yield ""
     yield from _arguments(parser)
 
