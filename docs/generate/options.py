@@ -35,7 +35,7 @@ def page() -> str:
 
 
 def _option(option: Option) -> str:
-    value = option.metavar or "|".join(option.choices)
+    value = option.metavar or f"{{{','.join(option.choices)}}}" if option.has_value else ""
     written = f"{option.name}={value}" if value else option.name
     return _row(f"`{written}`", option.meaning, option.default)
 

@@ -106,6 +106,8 @@ def _default(row: Row, record: Record[Any]) -> str:
         return f"{_escaped(row.default_text)}; {only}" if row.default_text else only
     if row.key not in record.one_of and not row.default_text and row.default in _NOTHING:
         return "none"
+    if isinstance(row.expected, Record) and not row.default_text and row.key not in record.one_of:
+        return "those of its keys"
     return _escaped(row.default_text)
 
 

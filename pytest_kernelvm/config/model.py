@@ -217,6 +217,7 @@ class CellConfig:
         SERVICES,
         convert=with_shipped,
         default_from=lambda _written, context: with_shipped({}, context),
+        default_text="those that come with the package",
     )
     cmdline: str = key(
         Text(
@@ -241,6 +242,7 @@ class CellConfig:
             bare="text",
         ),
         default=NO_COOKIE,
+        default_text="none",
     )
     guest: GuestConfig = section(GuestConfig, "What is in the initramfs besides agent and modules.")
     root: Root | None = key(ROOT, default=None)

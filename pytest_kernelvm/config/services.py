@@ -291,7 +291,7 @@ class WrittenService(Service):
 
 
 SERVICES = _by_name(
-    "Requirements with a name; one that is shipped may be given other defaults.",
+    "Sets of modules with a name and parameters; those of the package may get other defaults.",
     "SERVICE",
     _NAME,
     "a service's name",
