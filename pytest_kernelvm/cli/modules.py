@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def add_closure(verbs: Verbs) -> None:
     """Declare the verb `closure`."""
-    verb = verbs.add_parser("closure", help="show or write all that some modules need, and why")
+    text = "show or write all that some modules need, and why"
+    verb = verbs.add_parser("closure", help=text, description=text)
     verb.add_argument(
         "modules", nargs="+", metavar="MODULE", help="a module, or an alias as modprobe takes it"
     )
@@ -29,10 +30,10 @@ def add_closure(verbs: Verbs) -> None:
     where.add_argument(
         "--config",
         metavar="CELL",
-        help="resolve in this cell's kernel; default the first cell that is built",
+        help="in the kernel of this cell; default the first cell whose kernel is built",
     )
     where.add_argument(
-        "--tree", type=Path, metavar="DIR", help="resolve in this lib/modules/RELEASE"
+        "--tree", type=Path, metavar="DIR", help="in this directory lib/modules/RELEASE"
     )
     verb.add_argument(
         "--format",
@@ -44,7 +45,9 @@ def add_closure(verbs: Verbs) -> None:
     )
     _add_resolution(verb)
     verb.add_argument(
-        "--allow-empty", action="store_true", help="with --output: write even an empty closure"
+        "--allow-empty",
+        action="store_true",
+        help="with --output: write even if no module has to be loaded",
     )
     verb.add_argument(
         "--output",
@@ -62,7 +65,7 @@ def _add_resolution(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a name that may be missing",
+        help="a module that the kernel may lack",
     )
     verb.add_argument(
         "--modprobe-d",
@@ -70,36 +73,50 @@ def _add_resolution(verb: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="PATH",
-        help="a modprobe.d of the guest, or a file of it; the host's is never read by default",
+        help="a modprobe.d of the guest, or a file of one; default none: the host's is never read",
     )
     verb.add_argument(
-        "--firmware", type=Path, metavar="DIR", help="add the firmware of this directory"
+        "--firmware", type=Path, metavar="DIR", help="take firmware from this directory along"
     )
     verb.add_argument(
         "--missing-firmware",
         choices=("warning", "error"),
         default="warning",
-        help="how missing firmware is treated; default %(default)s",
+        help="what to do about firmware that is not there; default %(default)s",
     )
 
 
 def add_modules(verbs: Verbs) -> None:
     """Declare the verb `modules` with its action `diff`."""
-    verb = verbs.add_parser("modules", help="compare the modules of two kernels")
+    text = "compare the modules of two kernels"
+    verb = verbs.add_parser("modules", help=text, description=text)
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
-    diff = actions.add_parser("diff", help="which modules changed from A to B")
-    diff.add_argument("before", metavar="A", help="a cell, or a lib/modules/RELEASE")
-    diff.add_argument("after", metavar="B", help="another one")
-    diff.add_argument("--format", choices=("text", "json"), default="text", dest="form")
+    text = "show which modules of A are gone, new or changed in B"
+    diff = actions.add_parser("diff", help=text, description=text)
+    diff.add_argument("before", metavar="A", help="a cell, or a directory lib/modules/RELEASE")
+    diff.add_argument("after", metavar="B", help="another cell or directory")
     diff.add_argument(
-        "--closure", action="append", default=[], metavar="MODULE", help="compare its closure too"
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        dest="form",
+        help="default %(default)s",
+    )
+    diff.add_argument(
+        "--closure",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="compare the closure of this module too",
     )
     diff.add_argument(
         "--firmware",
         action="store_true",
-        help="compare the firmware that module files name; takes some seconds",
+        help="compare the firmware that the module files name too: takes some seconds",
     )
-    diff.add_argument("--all", action="store_true", help="do not shorten the text")
+    diff.add_argument(
+        "--all", action="store_true", help="list every module, however many there are"
+    )
     diff.set_defaults(verb=_diff)
 
 

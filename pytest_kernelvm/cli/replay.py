@@ -41,10 +41,18 @@ def add_replay(verbs: Verbs) -> None:
         "replay", help=help_text, description=f"{help_text}; 0 if it came out as before"
     )
     replay.add_argument("bundle", metavar="BUNDLE", help=BUNDLE)
-    replay.add_argument("--boot", action="store_true", help="boot, even if a snapshot is there")
-    replay.add_argument("--fast", action="store_true", help="do not wait where the test waited")
+    replay.add_argument(
+        "--boot",
+        action="store_true",
+        help="boot the guests, even if there is a snapshot to restore",
+    )
+    replay.add_argument(
+        "--fast", action="store_true", help="leave out the pauses that the test made"
+    )
     replay.add_argument("--console", action="store_true", help="show the console as it comes")
-    replay.add_argument("--shell", action="store_true", help="talk with the guest afterwards")
+    replay.add_argument(
+        "--shell", action="store_true", help="give a prompt in the guest afterwards"
+    )
     _add_allow(replay, list(ALLOWED))
     replay.set_defaults(verb=_replay)
 
@@ -52,9 +60,9 @@ def add_replay(verbs: Verbs) -> None:
     attach = verbs.add_parser("attach", help=help_text, description=help_text)
     attach.add_argument("bundle", metavar="ID", help=BUNDLE)
     attach.add_argument(
-        "--guest", metavar="GUEST", help="which of several guests: guest-0, guest-1, …"
+        "--guest", metavar="GUEST", help="which one, if the test had several: guest-0, guest-1, …"
     )
-    attach.add_argument("--paused", action="store_true", help="leave the guest stopped")
+    attach.add_argument("--paused", action="store_true", help="do not let the guest go on")
     attach.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb as well")
     _add_allow(attach, [name for name in ALLOWED if name != "qmp"])
     attach.set_defaults(verb=_attach)
@@ -62,13 +70,18 @@ def add_replay(verbs: Verbs) -> None:
     help_text = "write what a failed test left into one file, for another machine"
     export = verbs.add_parser("export", help=help_text, description=help_text)
     export.add_argument("bundle", metavar="ID", help=BUNDLE)
-    export.add_argument("file", type=Path, metavar="FILE", help="….tar.gz, .tar.zst or .tar.xz")
+    export.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="what to write; its name ends in .tar.gz, .tar.zst or .tar.xz",
+    )
     export.set_defaults(verb=_export)
 
     help_text = "list what failed tests left"
     kept = verbs.add_parser("kept", help=help_text, description=help_text)
     kept.add_argument(
-        "--end", nargs="*", metavar="ID", help="remove these bundles instead; default all"
+        "--end", nargs="*", metavar="ID", help="remove these bundles instead; without an ID all"
     )
     kept.set_defaults(verb=_kept)
 

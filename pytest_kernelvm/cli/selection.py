@@ -45,8 +45,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         metavar="KIND:VALUE",
-        help="where the kernel comes from: tree:PATH, git:REPOSITORY@REF, tarball:PATH, "
-        "tarball:URL@SHA256, debian:PACKAGE@SUITE, version:6.12.30, prebuilt:KERNEL",
+        help="take the kernel from there, whatever the vm-config says: tree:PATH, "
+        "git:REPOSITORY@REF, tarball:PATH, tarball:URL@SHA256, debian:PACKAGE@SUITE, "
+        "version:6.12.30, prebuilt:KERNEL",
     )
 
 

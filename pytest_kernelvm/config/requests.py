@@ -36,12 +36,14 @@ def versions_key() -> VersionRange:
 
 def optional_key() -> bool:
     """Declare the key that says whether something may be lost."""
-    return key(Flag(doc="May be lost in olddefconfig."), default=False)
+    return key(Flag(doc="Whether it may be lost in olddefconfig."), default=False)
 
 
 def force_key() -> bool:
     """Declare the key that says whether something wins against requests that do not force."""
-    return key(Flag(doc="Wins where another place asks for another value."), default=False)
+    return key(
+        Flag(doc="Whether it wins where another place asks for another value."), default=False
+    )
 
 
 def symbol_value(value: PlacedText) -> str:

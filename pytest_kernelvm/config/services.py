@@ -70,7 +70,7 @@ class Parameter:
 
     name: str = given(lambda _written, context: context.name)
     doc: str = key(Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"))
-    kind: str = key(Text(doc="Its type.", allowed=KINDS), name="type", default="text")
+    kind: str = key(Text(doc="The type of its values.", allowed=KINDS), name="type", default="text")
     default: str = key(
         placed("What it is if the user chooses nothing.", pattern=_VALUE, shape="one line"),
         convert=lambda default, _context: default.text,
@@ -298,7 +298,7 @@ class WrittenService(Service):
 
 
 SERVICES = _by_name(
-    "Requirements with a name; one that is shipped may be given other defaults.",
+    "Sets of modules with a name and parameters; those of the package may get other defaults.",
     "SERVICE",
     _NAME,
     "a service's name",

@@ -77,7 +77,7 @@ class SourceKeys:
     )
     version: PlacedText | None = key(
         placed(
-            "A version, looked for here, then among Debian's packages, then on kernel.org.",
+            "A version: an installed Debian package of it, else kernel.org's tarball.",
             pattern=rf"{VERSION_PATTERN}|\{{version\}}",
             shape="a version such as 6.12.30",
         ),
