@@ -14,6 +14,7 @@ from pytest_kernelvm.errors import (
     GuestPanic,
     GuestSplat,
     KernelvmError,
+    LaunchFailed,
     SyscallFailed,
 )
 from pytest_kernelvm.vm.machine.bootable import Bootable
@@ -59,6 +60,17 @@ def test_who_wants_to_keep_a_failed_guest_has_it_alive(tmp_path: Path) -> None:
     with pytest.raises(BootHang), boot_guest(bootable, tmp_path, launched):
         pass
     assert alive == [True]
+
+
+def test_a_guest_that_is_not_launched_leaves_no_descriptors(tmp_path: Path) -> None:
+    bootable = fake_bootable(tmp_path)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with (
+        pytest.raises(LaunchFailed, match="No such file or directory"),
+        boot_guest(bootable, tmp_path / "missing"),
+    ):
+        pass
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_a_guest_ends_with_its_block(tmp_path: Path) -> None:
