@@ -86,6 +86,7 @@ class Guests:
 
     Attributes:
         counts: What was done so far.
+        is_shared_lent: Whether a test has the shared guest, so that nobody else can.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Guests:
         self._console_limit_bytes = console_limit_bytes
         self._ahead: _AheadGuest | None = None
         self._shared: _SharedGuest | None = None
+        self.is_shared_lent = False
         self.counts = GuestCounts()
 
     @contextlib.contextmanager
@@ -273,7 +275,7 @@ class Guests:
             ahead.stack.close()
 
     def shared(self, bootable: Bootable, launched: Launched = ignore_launch) -> Vm:
-        """Return the guest that tests share; `give_back` must follow.
+        """Return the guest that tests share; `give_back` must follow before the next call.
 
         It is restored, which raises what `restored` does, or it is the one that the test before
         gave back.
@@ -285,6 +287,7 @@ class Guests:
         Returns:
             The guest.
         """
+        assert not self.is_shared_lent
         if self._shared is None or self._shared.bootable != bootable:
             self._end_shared()
             with contextlib.ExitStack() as stack:
@@ -295,6 +298,7 @@ class Guests:
         else:
             self.counts.shared += 1
             launched(self._shared.vm)
+        self.is_shared_lent = True
         return self._shared.vm
 
     def give_back(self, vm: Vm, *, usable: bool = True) -> None:
@@ -311,6 +315,7 @@ class Guests:
         """
         assert self._shared is not None
         assert self._shared.vm is vm
+        self.is_shared_lent = False
         if not usable:
             self._end_shared()
             return

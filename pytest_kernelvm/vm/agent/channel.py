@@ -43,6 +43,7 @@ class Channel:
         repeat_s: Seconds that a reply may take until the request is sent again.
 
     Attributes:
+        numbers: System calls by name; another kernel may have others.
         last_id: Of the requests that were made.
         boot_id: What the agent's hello said.
         began_anew: Whether another boot's agent said hello.
@@ -63,7 +64,7 @@ class Channel:
     ) -> None:
         self._streams = streams
         self._byteorder = arch.endianness
-        self._numbers = numbers
+        self.numbers = numbers
         self._gone = gone
         self._ids = itertools.count(last_id + 1)
         self._current = 0
@@ -271,7 +272,7 @@ class Channel:
         if request_id != HELLO_ID:
             self._late_replies[request_id] = self._late_replies.get(request_id, 0) + 1
         return encode_frame(
-            batch.encode(request_id, self._byteorder, self._numbers), self._byteorder
+            batch.encode(request_id, self._byteorder, self.numbers), self._byteorder
         )
 
     def _send(self, batch: Batch, request_id: int, deadline: Deadline) -> None:

@@ -214,6 +214,7 @@ class GuestControl:
         """
         self.collector.ready = True
         self.findings.begin_anew()
+        self.channel.numbers = second.abi.syscalls
         self.bootable = replace(
             self.bootable,
             boot=second.boot,
