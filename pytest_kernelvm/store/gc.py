@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from pytest_kernelvm.errors import BadInput, Evidence
 from pytest_kernelvm.store.digest import Digest
 from pytest_kernelvm.store.inventory import (
     Item,
@@ -25,6 +26,7 @@ from pytest_kernelvm.store.kinds import (
     DEVEL,
     INITRAMFS,
     KERNELS,
+    LOCKS,
     MODULE_TREES,
     PART,
     REQUESTS,
@@ -38,7 +40,20 @@ from pytest_kernelvm.store.kinds import (
 )
 from pytest_kernelvm.store.owners import used_by_others
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.store.writing import remove_tree
+from pytest_kernelvm.store.writing import STORE_VARIABLE, remove_tree
+
+
+def _require_store(store: Store) -> None:
+    """Refuse a directory in which no store ever was: its `git` or `logs` are somebody else's."""
+    has_been_used = any(store.place(kind).is_dir() for kind in (LOCKS, USES))
+    if directories(store.root) and not has_been_used:
+        raise BadInput(
+            f"{store.root} is no store",
+            Evidence(
+                expected=f"a directory with {LOCKS} or {USES} in it, as every store has",
+                next_step=f"name the store with --store or {STORE_VARIABLE}",
+            ),
+        )
 
 
 def collect_garbage(
@@ -48,7 +63,7 @@ def collect_garbage(
 
     What somebody uses or makes right now stays.
 
-    Raises BadInput if the store is not writable.
+    Raises BadInput if the store is not writable, or if it is none.
 
     Args:
         store: Where to remove.
@@ -58,6 +73,7 @@ def collect_garbage(
     Returns:
         What is gone.
     """
+    _require_store(store)
     limits = Limits(most_bytes=most_bytes, most_age_s=older_than_s)
     gone = _evict(store, items(store), limits)
     _forget_requests(store)
@@ -129,7 +145,7 @@ def _remove(store: Store, item: Item) -> bool:
 def remove_items(store: Store, found: Sequence[Item]) -> tuple[Item, ...]:
     """Remove those of some items that nobody uses.
 
-    Raises BadInput if the store is not writable.
+    Raises BadInput if the store is not writable, or if it is none.
 
     Args:
         store: Where they are.
@@ -138,6 +154,7 @@ def remove_items(store: Store, found: Sequence[Item]) -> tuple[Item, ...]:
     Returns:
         What stays, as somebody uses it.
     """
+    _require_store(store)
     return tuple(item for item in found if not _remove(store, item))
 
 
@@ -169,7 +186,7 @@ def _forget_uses(store: Store) -> None:
 def clean(store: Store, kinds: Sequence[Kind]) -> Iterator[tuple[Path, int]]:
     """Remove all of some kinds from a store that nobody uses.
 
-    Raises BadInput if the store is not writable.
+    Raises BadInput if the store is not writable, or if it is none.
 
     Args:
         store: Where to remove.
@@ -179,6 +196,7 @@ def clean(store: Store, kinds: Sequence[Kind]) -> Iterator[tuple[Path, int]]:
         The directory of each kind that was there, and how many things in it stay, as somebody uses
         them.
     """
+    _require_store(store)
     for kind in kinds:
         directory = store.place(kind)
         if directory.is_dir():

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_kernelvm.foreign.json_fields import Malformed
 from pytest_kernelvm.store.digest import Digest, NotADigest
-from pytest_kernelvm.store.kinds import BUILDS, Form, Kind, kind_of
+from pytest_kernelvm.store.kinds import BUILDS, KINDS, Form, Kind, kind_of
 from pytest_kernelvm.store.metadata import ENTRY
 from pytest_kernelvm.store.store import Store
 
@@ -90,10 +90,13 @@ def described(store: Store, item: Item) -> dict[str, Any]:
 
 
 def _entries(store: Store, kind: Kind) -> Iterator[Item]:
-    """Give all directories where entries are, those without a note too."""
+    """Give all directories where entries are."""
+    is_known = kind in KINDS
     for path in directories(store.place(kind)):
         digest = as_digest(path.name)
-        if digest or (path / ENTRY).exists():
+        has_metadata = (path / ENTRY).exists()
+        # Of an unknown kind, a directory without metadata may be somebody else's.
+        if (digest and has_metadata) or (is_known and (digest or has_metadata)):
             yield Item(
                 kind=kind,
                 digest=path.name,
