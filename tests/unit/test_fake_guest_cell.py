@@ -155,7 +155,7 @@ def test_a_second_guest_of_a_test_is_not_the_shared_one(cell: Cell, tmp_path: Pa
                     stack=stack,
                     guests=guests,
                     observer=Observer(),
-                    bundle_writer=BundleWriter(cell.store, keep=False),
+                    bundle_writer=BundleWriter(cell.store, saves_states=False),
                     splat_policy=SplatPolicy(test="test_two", mode="fail", markers=(), charged={}),
                 )
                 vms = [factory.new(), factory.new(), factory.new(cmdline="other")]
