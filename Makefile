@@ -78,23 +78,23 @@ help: ## show this list
 	echo "PYTEST_ARGS='-k modprobe -x' goes to pytest, PYTHON=/path/to/python3 makes .venv"
 
 .PHONY: vm
-vm: setup ## build the kernels that the store lacks, boot them, run the main job's tests
+vm: setup ## build the kernels that the store lacks, and run the main tests in guests
 	@$(BIN)/kernelvm build
 	$(BIN)/pytest -m 'vm and not slow' -n $$(nproc) $(PYTEST_ARGS)
 
 .PHONY: check
-check: libfdt for-tests lint ## everything: lint, unit tests, kernels, tests in guests
+check: libfdt for-tests lint ## run everything: lint, unit tests, kernels, tests in guests
 	@$(BIN)/pytest -m 'not vm' -n $$(nproc) $(PYTEST_ARGS)
 	$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $(IN_DEPTH) --spread $(PYTEST_ARGS)
 
 .PHONY: matrix
-matrix: libfdt for-tests ## all tests in guests on all cells; `make check` has each slow one on two
+matrix: libfdt for-tests ## run all tests in guests on all cells; `make check` runs each slow one on two
 	@$(BIN)/kernelvm build
 	$(BIN)/pytest -m vm -n $(IN_DEPTH) $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(INSTALLED) ## ruff, mypy, import contracts, the documentation's links
+lint: $(INSTALLED) ## run ruff, mypy, the import contracts, and check the documentation's links
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -102,7 +102,7 @@ lint: $(INSTALLED) ## ruff, mypy, import contracts, the documentation's links
 	$(BIN)/mkdocs build --strict
 
 .PHONY: docs
-docs: $(INSTALLED) ## show the documentation at http://127.0.0.1:8000, with each edit
+docs: $(INSTALLED) ## serve the documentation at http://127.0.0.1:8000, built anew at each edit
 	@$(BIN)/mkdocs serve
 
 .PHONY: reference
@@ -110,15 +110,15 @@ reference: $(INSTALLED) ## write the pages of docs/reference that are made from 
 	@$(BIN)/python -m docs.generate
 
 .PHONY: test
-test: setup ## the tests that boot nothing and take no time
+test: setup ## run the unit tests that boot nothing
 	@$(BIN)/pytest -m 'not vm and not slow' $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: setup ## the benchmarks
+bench: setup ## run the benchmarks
 	@$(BIN)/python -m benchmarks
 
 .PHONY: setup
-setup: $(INSTALLED) ## install what is missing here: .venv, Debian packages
+setup: $(INSTALLED) ## install what is missing: Debian packages, and Python's in .venv
 	@$(apt_install)
 	missing=$$($(BIN)/kernelvm doctor --packages apt)
 	[ -n "$$missing" ] || exit 0

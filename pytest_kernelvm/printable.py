@@ -34,14 +34,22 @@ def printable(text: str | bytes | bytearray) -> str:
 
 
 def printable_line(text: str | bytes) -> str:
-    """Return a text as `printable` does, in one line of at most LINE_CHARACTERS."""
+    """Return a text as `printable` does, in one line of at most LINE_CHARACTERS.
+
+    Args:
+        text: From a guest, a file or a program; it may contain anything.
+    """
     if not isinstance(text, str):
         text = text.decode(errors="surrogateescape")
     return printable(clipped(text)).replace("\n", "\\n")
 
 
 def printable_excerpt(text: str) -> list[str]:
-    """Return the lines of a text as `printable` does, cut where they are too long or too many."""
+    """Return the lines of a text as `printable` does, cut where they are too long or too many.
+
+    Args:
+        text: From a guest, a file or a program; it may contain anything.
+    """
     return [
         printable(clipped(line))
         for line in _without_middle(_END_OF_LINE.sub("\n", text).split("\n"))

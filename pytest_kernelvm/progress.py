@@ -13,10 +13,18 @@ class Progress(Protocol):
     """A listener for the messages of long work."""
 
     def say(self, text: str) -> None:
-        """Show one lasting line: a stage begins, has ended, or is waited for."""
+        """Show one lasting line: a stage begins, has ended, or is waited for.
+
+        Args:
+            text: One line without a newline.
+        """
 
     def update(self, text: str) -> None:
-        """Show how far the current stage is; may be dropped or overwritten."""
+        """Show how far the current stage is; may be dropped or overwritten.
+
+        Args:
+            text: One line without a newline.
+        """
 
 
 class Silent:
@@ -54,14 +62,22 @@ class StreamProgress:
         return time.monotonic() - self._last_update >= (0.1 if self._terminal else self.INTERVAL_S)
 
     def say(self, text: str) -> None:
-        """Write one lasting line."""
+        """Write one lasting line.
+
+        Args:
+            text: One line without a newline.
+        """
         self.clear()
         self._stream.write(f"kernelvm: {printable(text)}\n")
         self._stream.flush()
         self._last_update = time.monotonic()
 
     def update(self, text: str) -> None:
-        """Overwrite the current line, or write one line every ten seconds if not a terminal."""
+        """Overwrite the current line, or write one line every ten seconds if not a terminal.
+
+        Args:
+            text: One line without a newline.
+        """
         if not self.due:
             return
         if self._terminal:

@@ -48,7 +48,7 @@ from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.machine.start import boot_guest
 from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.argv import Boot
-from pytest_kernelvm.vm.verdict.deadlines import Limits
+from pytest_kernelvm.vm.verdict.deadlines import TimeLimits
 from tests.fake_qemu.agent import ACTS_FILE
 from tests.fake_qemu.agent import ACTS_PROGRAM as ACTS_PROGRAM
 from tests.fake_qemu.kernel import SYSCALLS
@@ -128,8 +128,8 @@ def fake_bootable(
         label="fake",
         boot=boot,
         abi=ABI,
-        limits=Limits(boot_s=boot_s, command_s=command_s),
-        by_hand="kernelvm boot fake",
+        limits=TimeLimits(boot_s=boot_s, command_s=command_s),
+        boot_command="kernelvm boot fake",
         services=ServiceCatalogue((), ModuleTree(directory / "6.12.0"), {}),
     )
 

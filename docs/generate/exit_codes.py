@@ -11,7 +11,8 @@ INTRODUCTION = """\
 # Exit codes
 
 `kernelvm` ends with the code of its verdict. Scripts may rely on these numbers. pytest has exit
-codes of its own: 1 if a test failed, whatever its verdict.
+codes of its own: 1 if a test failed, whatever its verdict. This page is generated: `make reference`
+writes it from `pytest_kernelvm/errors.py`.
 """
 
 

@@ -16,17 +16,21 @@ from pytest_kernelvm.session.guest_request import ARGUMENTS, default_of, signatu
 HEAD = """\
 # Marker and fixtures
 
-This page is generated: `make reference` writes it from `pytest_kernelvm/session/guest_request.py`
-and the docstrings in `pytest_kernelvm/plugin/fixtures.py`.
+What a test asks of its guest, and the fixtures that give it guests. How they are used:
+[What a test can do with a guest](guest.md). This page is generated: `make reference` writes it from
+`pytest_kernelvm/session/guest_request.py` and the docstrings in
+`pytest_kernelvm/plugin/fixtures.py`.
 
 ## The marker `kernelvm`
 
-It says what the guest of a test is. Markers of a class or module count for all of their tests; the
-nearest one takes precedence. A marker that is misused fails its test when it is collected.
+It says what the guest of a test is, as in `@pytest.mark.kernelvm(modules=["nft_ct"])`. Markers of a
+class or module count for all of their tests; the nearest one takes precedence. A marker with a
+wrong argument is an error of its test, before anything is built.
 """
 CALLS = """\
-Calls of `boot_vm`, `new_vm` and `vms` take nearly the same arguments, which override those of the
-marker; so does `cell.bootable`, which knows no marker. The last column has the option of
+Calls of `boot_vm`, `new_vm` and `vms` take most of these arguments, which override those of the
+marker. So does `cell.bootable`, which ignores the marker. The columns "marker" and "call" say where
+an argument may be given; in any other place it is a `TypeError`. The last column has the option of
 `kernelvm boot` and `kernelvm argv` that asks for the same.
 """
 OTHER_MARKERS = """\

@@ -10,8 +10,13 @@ from pytest_kernelvm.cli.main import command_parser
 INTRODUCTION = """\
 # Verbs of `kernelvm`
 
-`kernelvm VERB --help` shows the same on a terminal. The options of `kernelvm` itself stand before
-the verb. A CELL is one kernel on one machine, such as `malta-6.12`; `kernelvm list` shows them.
+All that the command `kernelvm` does. `kernelvm VERB --help` shows the same on a terminal. It
+ends with the [exit code](exit-codes.md) of its verdict. The [environment](options.md#environment)
+may name another store. This page is generated: `make reference` writes it from
+`pytest_kernelvm/cli/`.
+
+The options of `kernelvm` itself stand before the verb. A CELL is one kernel on one
+machine, such as `malta-6.12`; `kernelvm list` shows them.
 """
 
 
@@ -44,7 +49,7 @@ def _section(
     yield ""
     yield f"{heading} `{command}`"
     yield ""
-    yield _cell(text[:1].upper() + text[1:]) + "."
+    yield _cell(text[:1].upper() + text[1:]).removesuffix(".") + "."
     yield ""
     yield from _arguments(parser)
 

@@ -24,7 +24,7 @@ MEANING = {
         "Nothing.",
     ),
     Verdict.TEST_FAILED: (
-        "The guest is well, and something came out otherwise than the test demands: an assertion, "
+        "The guest is well, and something was not as the test demands: an assertion, "
         "a command's status, a system call's error.",
         "Read the test's assertion and the output of the command. `kernelvm replay NAME` does the "
         "same again ([A failed test](../how-to/failed-test.md)).",
@@ -65,7 +65,7 @@ MEANING = {
         "The message says how far the boot came ([A hang](../how-to/hang.md)).",
     ),
     Verdict.PANIC: (
-        "The guest's kernel panicked. The oops that led to it is told as well.",
+        "The guest's kernel panicked. The oops that led to it is shown as well.",
         "Read the text of the panic. Where the kernel did not find its root, look at the line of "
         "`preinit` above it ([A root file system](../how-to/root-file-system.md)).",
     ),

@@ -16,8 +16,10 @@ Sections = dict[str, Record[Any]]
 HEAD = """\
 # vm-config
 
-All keys of a vm-config. This page is generated: `make reference` writes it from the rows in
-`pytest_kernelvm/config/`. `kernelvm schema` prints the same as a JSON Schema, for editors.
+All keys of a vm-config: what each may be, its default and what it means.
+[Write a vm-config](../how-to/write-a-vm-config.md) has an example with most of them.
+`kernelvm schema` prints the same as a JSON Schema, for editors. This page is generated:
+`make reference` writes it from the rows in `pytest_kernelvm/config/`.
 
 A path such as `kernel.patches[].file` is the key `file` of each item of the list `patches` in
 `kernel`; a word in capitals stands for a name that you choose. `{version}` in paths, and in
@@ -28,6 +30,8 @@ NOTES = {
     "services.SERVICE": "The services that come with the package are described with these keys in "
     "`pytest_kernelvm/config/services.yaml`.",
 }
+# Defaults that YAML has no words for.
+_NOTHING = ((), "", None)
 
 
 def page() -> str:
@@ -61,14 +65,14 @@ def _section(path: str, record: Record[Any], sections: Sections) -> Iterator[str
         yield f"Exactly one of {', '.join(f'`{name}`' for name in record.one_of)}.\n"
     if path in NOTES:
         yield f"{NOTES[path]}\n"
-    yield "| key | value | default | |"
+    yield "| key | value | default | meaning |"
     yield "|---|---|---|---|"
     for row in record.rows.values():
         name = f"{path}.{row.key}".removeprefix(".")
         cells = (
             f'<a id="{anchor(name)}"></a>`{row.key}`',
             _value(name, row, sections),
-            _default(row),
+            _default(row, record),
             _escaped(row.expected.doc),
         )
         yield f"| {' | '.join(cells)} |"
@@ -94,12 +98,16 @@ def heading_anchor(path: str) -> str:
     return re.sub(r"[^a-z0-9_-]", "", path.lower())
 
 
-def _default(row: Row) -> str:
+def _default(row: Row, record: Record[Any]) -> str:
     if row.required:
         return "required"
     if row.beside:
         only = f"only beside `{row.beside}`"
         return f"{_escaped(row.default_text)}; {only}" if row.default_text else only
+    if row.key not in record.one_of and not row.default_text and row.default in _NOTHING:
+        return "none"
+    if isinstance(row.expected, Record) and not row.default_text and row.key not in record.one_of:
+        return "those of its keys"
     return _escaped(row.default_text)
 
 

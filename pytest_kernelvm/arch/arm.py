@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_kernelvm.arch.base import (
     Arch,
-    Cookie,
+    CookieSupport,
     FactsForTests,
     ImageMagic,
     Packages,
@@ -72,7 +72,7 @@ ROWS = (
         builtin_cmdline_symbols=("CMDLINE_FROM_BOOTLOADER",),
         # COMMAND_LINE_SIZE (arch/arm64/include/uapi/asm/setup.h).
         cmdline_bytes=2047,
-        cookie=Cookie(
+        cookie=CookieSupport(
             patch="of-cmdline-cookie",
             require_symbol="OF_BOOTARGS_REQUIRE_COOKIE",
             symbol="OF_BOOTARGS_COOKIE",

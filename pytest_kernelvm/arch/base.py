@@ -13,7 +13,11 @@ from typing import Literal
 
 
 def struct_order(byteorder: Literal["big", "little"]) -> str:
-    """Return the character that stands for a byte order in the formats of the module `struct`."""
+    """Return the character that stands for a byte order in the formats of the module `struct`.
+
+    Args:
+        byteorder: As sys.byteorder and int.from_bytes have it.
+    """
     return ">" if byteorder == "big" else "<"
 
 
@@ -65,8 +69,8 @@ class SpinLoop:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cookie:
-    """How a kernel is told the word without which it ignores the bootloader's command line.
+class CookieSupport:
+    """How a kernel gets the word without which it ignores the bootloader's command line.
 
     Attributes:
         patch: Its patch in kernel/patches/, without .patch.
@@ -89,7 +93,7 @@ class FixedInitramfs:
         address: Physical address.
         size_bytes: The size that is reserved; the kernel skips zero bytes behind the archive
             (init/initramfs.c, unpack_to_rootfs).
-        cmdline: The words of the built-in command line that tell the kernel.
+        cmdline: The words of the built-in command line that pass address and size.
     """
 
     address: int
@@ -223,7 +227,7 @@ class Arch:
         compact_cpus: The models for QEMU's -cpu that execute it.
         builtin_cmdline_symbols: Bool symbols that make CONFIG_CMDLINE count where the bootloader
             says nothing.
-        cookie: How a kernel is told the cookie; None where no patch of ours does that.
+        cookie: How a kernel gets the cookie; None where no patch of ours supports it.
         fixed_initramfs: Set where the initramfs' address travels on the command line.
         kexec_symbol: The symbol of the system call that loads another kernel; empty where we know
             no way to do that.
@@ -274,7 +278,7 @@ class Arch:
     compact_cflags: tuple[str, ...] = ()
     compact_cpus: tuple[str, ...] = ()
     builtin_cmdline_symbols: tuple[str, ...] = ()
-    cookie: Cookie | None = None
+    cookie: CookieSupport | None = None
     fixed_initramfs: FixedInitramfs | None = None
     kexec_symbol: str = ""
     first_stage: FirstStage | None = None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pytest_kernelvm.arch.base import (
     Arch,
-    Cookie,
+    CookieSupport,
     FactsForTests,
     FirstStage,
     FixedInitramfs,
@@ -92,7 +92,7 @@ _BIG = Arch(
     builtin_cmdline_symbols=("CMDLINE_BOOL", "MIPS_CMDLINE_FROM_BOOTLOADER"),
     # QEMU's bootloader has entries of 256 bytes for it (hw/mips/malta.c, ENVP_ENTRY_SIZE).
     cmdline_bytes=255,
-    cookie=Cookie(
+    cookie=CookieSupport(
         patch="mips-cmdline-cookie",
         require_symbol="MIPS_BOOTLOADER_CMDLINE_REQUIRE_COOKIE",
         symbol="MIPS_BOOTLOADER_CMDLINE_COOKIE",

@@ -32,16 +32,24 @@ def add_config(verbs: Verbs) -> None:
 
     help_text = "say what a symbol is in a cell, why, and what it would take to change it"
     explain = actions.add_parser("explain", help=help_text, description=help_text)
-    explain.add_argument("cell", metavar="CELL")
-    explain.add_argument("symbol", metavar="SYMBOL[=VALUE]", help="with what it should be")
+    explain.add_argument("cell", metavar="CELL", help="such as malta-6.12")
+    explain.add_argument(
+        "symbol",
+        metavar="SYMBOL[=VALUE]",
+        help="the symbol, with or without CONFIG_; a value asks what it takes to get it",
+    )
     explain.set_defaults(verb=_explain)
 
     help_text = "show what differs between two configurations"
     diff = actions.add_parser("diff", help=help_text, description=help_text)
     for which in ("one", "other"):
-        diff.add_argument(which, metavar="CELL|FILE|VERSION")
+        diff.add_argument(
+            which,
+            metavar="CELL|FILE|VERSION",
+            help="a cell, a .config file, or a version of a vm-config",
+        )
     diff.add_argument(
-        "--config", metavar="NAME", help="the vm-config that a VERSION is for, where several are"
+        "--config", metavar="NAME", help="the vm-config that a VERSION is for, if there are several"
     )
     diff.set_defaults(verb=_diff)
 
@@ -49,8 +57,13 @@ def add_config(verbs: Verbs) -> None:
         "change a cell's configuration with nconfig, then print the fragment that does the same"
     )
     edit = actions.add_parser("edit", help=help_text, description=help_text)
-    edit.add_argument("cell", metavar="CELL")
-    edit.add_argument("--output", type=Path, metavar="FILE", help="write the fragment there")
+    edit.add_argument("cell", metavar="CELL", help="such as malta-6.12")
+    edit.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the fragment there instead of printing it",
+    )
     edit.set_defaults(verb=_edit)
 
 
@@ -89,13 +102,13 @@ def _unknown(configuration: KconfigSession, decision: FinalConfig, name: str) ->
 
 
 def _described(
-    cell: CellConfig, decision: FinalConfig, symbol: Any, descriptions: SymbolDescriptions
+    config: CellConfig, decision: FinalConfig, symbol: Any, descriptions: SymbolDescriptions
 ) -> list[str]:
     from pytest_kernelvm.kernel.kconfig.menus import TYPES, prompts
 
     menus = descriptions.menus
     text = decision.values.get(symbol.name, "n")
-    lines = [f"{symbol.name} is {text} in {cell.id}"]
+    lines = [f"{symbol.name} is {text} in {config.id}"]
     kind = TYPES.get(symbol.orig_type, "untyped")
     for node in symbol.nodes:
         prompt = f' "{node.prompt[0]}"' if node.prompt else ", without a prompt"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def add_doctor(verbs: Verbs) -> None:
     """Declare `doctor`."""
-    verb = verbs.add_parser("doctor", help="say what this machine has and lacks")
+    text = "say what this machine has and lacks"
+    verb = verbs.add_parser("doctor", help=text, description=text)
     verb.add_argument(
         "--packages",
         choices=("apt", "dnf", "pacman", "nix", "brew"),

@@ -31,12 +31,14 @@ def add_boot(verbs: Verbs) -> None:
     ):
         parser = verbs.add_parser(name, help=meaning, description=meaning)
         which = parser.add_mutually_exclusive_group(required=True)
-        which.add_argument("cell", nargs="?", metavar="CELL")
+        which.add_argument(
+            "cell", nargs="?", metavar="CELL", help="the cell to boot, such as malta-6.12"
+        )
         which.add_argument(
             "--prebuilt",
             metavar="KERNEL",
-            help="a finished kernel instead: a directory, .deb files joined by commas, host:/boot, "
-            "or debian:PACKAGE[:ARCH][@SUITE] such as debian:linux-image-arm64",
+            help="a finished kernel instead: a directory, .deb or .rpm files joined by commas, "
+            "host:/boot, or debian:PACKAGE[:ARCH][@SUITE] such as debian:linux-image-arm64",
         )
         add_source(parser)
         _add_request(parser)
@@ -95,11 +97,16 @@ def _add_boot_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-snapshot",
         action="store_true",
-        help="restore it from the snapshot that tests use, made if need be",
+        help="restore it from the snapshot that tests use; "
+        "make the snapshot first if there is none",
     )
-    parser.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb")
     parser.add_argument(
-        "--wait", action="store_true", help="with --gdb: stand still until gdb lets it go on"
+        "--gdb",
+        action="store_true",
+        help="have QEMU listen for gdb, and print the line that starts gdb",
+    )
+    parser.add_argument(
+        "--wait", action="store_true", help="with --gdb: do not run until gdb continues the guest"
     )
 
 

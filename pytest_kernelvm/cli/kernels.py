@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def add_list(verbs: Verbs) -> None:
     """Declare `list`."""
-    verb = verbs.add_parser("list", help="list the cells and whether their kernels are built")
+    text = "list the cells and whether their kernels are built"
+    verb = verbs.add_parser("list", help=text, description=text)
     verb.set_defaults(verb=_list)
 
 
@@ -36,10 +37,18 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def add_build(verbs: Verbs) -> None:
     """Declare `build`."""
-    verb = verbs.add_parser("build", help="build the kernels of cells that are not built yet")
-    verb.add_argument("cells", nargs="*", metavar="CELL", help="malta or malta-6.12; default all")
+    text = "build the kernels of cells that are not built yet"
+    verb = verbs.add_parser("build", help=text, description=text)
+    verb.add_argument(
+        "cells",
+        nargs="*",
+        metavar="CELL",
+        help="a vm-config (malta) or a cell (malta-6.12); default all",
+    )
     add_source(verb)
-    verb.add_argument("-j", "--jobs", type=int, help="compilers at once, default one a core")
+    verb.add_argument(
+        "-j", "--jobs", type=int, help="how many compilers run at once, default one for each core"
+    )
     verb.set_defaults(verb=_build)
 
 

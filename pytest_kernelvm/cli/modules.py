@@ -21,15 +21,20 @@ if TYPE_CHECKING:
 
 def add_closure(verbs: Verbs) -> None:
     """Declare the verb `closure`."""
-    verb = verbs.add_parser("closure", help="show or write all that some modules need, and why")
+    text = "show or write all that some modules need, and why"
+    verb = verbs.add_parser("closure", help=text, description=text)
     verb.add_argument(
         "modules", nargs="+", metavar="MODULE", help="a module, or an alias as modprobe takes it"
     )
     where = verb.add_mutually_exclusive_group()
     where.add_argument(
-        "--config", metavar="CELL", help="in this cell's kernel; default the first that is built"
+        "--config",
+        metavar="CELL",
+        help="in the kernel of this cell; default the first cell whose kernel is built",
     )
-    where.add_argument("--tree", type=Path, metavar="DIR", help="in this lib/modules/RELEASE")
+    where.add_argument(
+        "--tree", type=Path, metavar="DIR", help="in this directory lib/modules/RELEASE"
+    )
     verb.add_argument(
         "--format",
         choices=("tree", "list", "json", "dot", "sh"),
@@ -40,7 +45,9 @@ def add_closure(verbs: Verbs) -> None:
     )
     _add_resolution(verb)
     verb.add_argument(
-        "--allow-empty", action="store_true", help="write a closure of nothing, with --output"
+        "--allow-empty",
+        action="store_true",
+        help="with --output: write even if no module has to be loaded",
     )
     verb.add_argument(
         "--output",
@@ -58,7 +65,7 @@ def _add_resolution(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a name that may be missing",
+        help="a module that the kernel may lack",
     )
     verb.add_argument(
         "--modprobe-d",
@@ -66,34 +73,50 @@ def _add_resolution(verb: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="PATH",
-        help="a modprobe.d of the guest, or a file of one; never the host's by itself",
+        help="a modprobe.d of the guest, or a file of one; default none: the host's is never read",
     )
     verb.add_argument(
-        "--firmware", type=Path, metavar="DIR", help="with firmware of this directory"
+        "--firmware", type=Path, metavar="DIR", help="take firmware from this directory along"
     )
     verb.add_argument(
         "--missing-firmware",
         choices=("warning", "error"),
         default="warning",
-        help="what firmware that is not there is; default %(default)s",
+        help="what to do about firmware that is not there; default %(default)s",
     )
 
 
 def add_modules(verbs: Verbs) -> None:
     """Declare the verb `modules` with its action `diff`."""
-    verb = verbs.add_parser("modules", help="compare the modules of two kernels")
+    text = "compare the modules of two kernels"
+    verb = verbs.add_parser("modules", help=text, description=text)
     actions = verb.add_subparsers(title="actions", required=True, metavar="ACTION")
-    diff = actions.add_parser("diff", help="what became of the modules from A to B")
-    diff.add_argument("before", metavar="A", help="a cell, or a lib/modules/RELEASE")
-    diff.add_argument("after", metavar="B", help="another one")
-    diff.add_argument("--format", choices=("text", "json"), default="text", dest="form")
+    text = "show which modules of A are gone, new or changed in B"
+    diff = actions.add_parser("diff", help=text, description=text)
+    diff.add_argument("before", metavar="A", help="a cell, or a directory lib/modules/RELEASE")
+    diff.add_argument("after", metavar="B", help="another cell or directory")
     diff.add_argument(
-        "--closure", action="append", default=[], metavar="MODULE", help="compare its closure too"
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        dest="form",
+        help="default %(default)s",
     )
     diff.add_argument(
-        "--firmware", action="store_true", help="compare what modules' files name: some seconds"
+        "--closure",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="compare the closure of this module too",
     )
-    diff.add_argument("--all", action="store_true", help="do not shorten the text")
+    diff.add_argument(
+        "--firmware",
+        action="store_true",
+        help="compare the firmware that the module files name too: takes some seconds",
+    )
+    diff.add_argument(
+        "--all", action="store_true", help="list every module, however many there are"
+    )
     diff.set_defaults(verb=_diff)
 
 

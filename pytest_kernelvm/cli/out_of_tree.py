@@ -33,19 +33,31 @@ def add_module(verbs: Verbs) -> None:
     actions = module.add_subparsers(required=True, metavar="ACTION")
     for name, what, help_text, verb in (
         ("build", "DIR", "build the modules of a directory; print the .ko files", _build),
-        ("try", "DIR|KO", "load them in a fresh guest, show its log, unload them", _try),
-        ("check", "KO", "say whether .ko files of elsewhere fit a kernel's image", _check),
+        (
+            "try",
+            "DIR|KO",
+            "build modules, load them in a fresh guest, show its log, unload them",
+            _try,
+        ),
+        ("check", "KO", "say whether .ko files that were built elsewhere fit a kernel", _check),
     ):
         parser = actions.add_parser(name, help=help_text, description=help_text)
         files = "+" if "KO" in what else None
         about_argument = " or ".join(ARGUMENTS[word] for word in what.split("|"))
         parser.add_argument("what", type=Path, metavar=what, nargs=files, help=about_argument)
-        parser.add_argument("--config", required=True, metavar="CELL", help="such as malta-6.12")
+        parser.add_argument(
+            "--config",
+            required=True,
+            metavar="CELL",
+            help="for the kernel of this cell, such as malta-6.12",
+        )
         add_source(parser)
         parser.set_defaults(verb=verb)
         if verb is not _check:
             parser.add_argument(
-                "--watch", action="store_true", help="again at each save, until Ctrl-C"
+                "--watch",
+                action="store_true",
+                help="do it again each time a file is saved, until Ctrl-C",
             )
         if verb is _try:
             parser.add_argument(
@@ -53,13 +65,13 @@ def add_module(verbs: Verbs) -> None:
                 action="append",
                 default=[],
                 metavar="MODULE:NAME=VALUE",
-                help="a module's parameters; repeatable",
+                help="a parameter of a module; repeatable",
             )
             parser.add_argument(
                 "--timeout",
                 type=float,
                 metavar="SECONDS",
-                help="that loading or unloading one may take, by default as any command",
+                help="how long loading or unloading a module may take; default timeouts.command_s",
             )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_kernelvm.cli.selection import Verbs
     from pytest_kernelvm.failures.bundle import Bundle, BundleGuest, Permissions
     from pytest_kernelvm.failures.replay import Comparison
-    from pytest_kernelvm.vm.agent.journal import Act
+    from pytest_kernelvm.vm.agent.journal import JournalEntry
     from pytest_kernelvm.vm.machine.vm import Vm
 
 BUNDLE = "a failure's name, its directory, or a file made by `kernelvm export`"
@@ -41,18 +41,28 @@ def add_replay(verbs: Verbs) -> None:
         "replay", help=help_text, description=f"{help_text}; 0 if it came out as before"
     )
     replay.add_argument("bundle", metavar="BUNDLE", help=BUNDLE)
-    replay.add_argument("--boot", action="store_true", help="boot, even if a snapshot is there")
-    replay.add_argument("--fast", action="store_true", help="do not wait where the test waited")
+    replay.add_argument(
+        "--boot",
+        action="store_true",
+        help="boot the guests, even if there is a snapshot to restore",
+    )
+    replay.add_argument(
+        "--fast", action="store_true", help="leave out the pauses that the test made"
+    )
     replay.add_argument("--console", action="store_true", help="show the console as it comes")
-    replay.add_argument("--shell", action="store_true", help="talk with the guest afterwards")
+    replay.add_argument(
+        "--shell", action="store_true", help="give a prompt in the guest afterwards"
+    )
     _add_allow(replay, list(ALLOWED))
     replay.set_defaults(verb=_replay)
 
     help_text = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
     attach = verbs.add_parser("attach", help=help_text, description=help_text)
     attach.add_argument("bundle", metavar="ID", help=BUNDLE)
-    attach.add_argument("--guest", metavar="GUEST", help="of several: guest-0, guest-1, …")
-    attach.add_argument("--paused", action="store_true", help="leave the guest stopped")
+    attach.add_argument(
+        "--guest", metavar="GUEST", help="which one, if the test had several: guest-0, guest-1, …"
+    )
+    attach.add_argument("--paused", action="store_true", help="do not let the guest go on")
     attach.add_argument("--gdb", action="store_true", help="have QEMU listen for gdb as well")
     _add_allow(attach, [name for name in ALLOWED if name != "qmp"])
     attach.set_defaults(verb=_attach)
@@ -60,12 +70,19 @@ def add_replay(verbs: Verbs) -> None:
     help_text = "write what a failed test left into one file, for another machine"
     export = verbs.add_parser("export", help=help_text, description=help_text)
     export.add_argument("bundle", metavar="ID", help=BUNDLE)
-    export.add_argument("file", type=Path, metavar="FILE", help="….tar.gz, .tar.zst or .tar.xz")
+    export.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="what to write; its name ends in .tar.gz, .tar.zst or .tar.xz",
+    )
     export.set_defaults(verb=_export)
 
     help_text = "list what failed tests left"
     kept = verbs.add_parser("kept", help=help_text, description=help_text)
-    kept.add_argument("--end", nargs="*", metavar="ID", help="remove these instead, by default all")
+    kept.add_argument(
+        "--end", nargs="*", metavar="ID", help="remove these bundles instead; without an ID all"
+    )
     kept.set_defaults(verb=_kept)
 
 
@@ -103,14 +120,14 @@ def _say(text: str) -> None:
 
 def _replay(arguments: argparse.Namespace) -> int:
     from pytest_kernelvm.failures.bundle import open_bundle
-    from pytest_kernelvm.failures.replay import acts_of, replay, replayed_guests
+    from pytest_kernelvm.failures.replay import recorded_entries, replay, replayed_guests
     from pytest_kernelvm.shell.shell import EXIT_HINT, GuestShell, interact
     from pytest_kernelvm.store.writing import remove_tree
 
     store = store_of(arguments)
     with open_bundle(store, arguments.bundle) as bundle, contextlib.ExitStack() as stack:
         allowed = _allowed(arguments)
-        acts = acts_of(bundle, allowed)
+        entries = recorded_entries(bundle, allowed)
         _introduce(bundle)
         _say_sandbox(bundle, allowed)
         directory = store.new_log_directory(bundle.name)
@@ -127,9 +144,9 @@ def _replay(arguments: argparse.Namespace) -> int:
         except KernelvmError as error:
             return _not_ready(bundle, error)
         _say_ready(guests)
-        if acts and not arguments.fast and acts[-1][1].at_s > LONG_PAUSE_S:
-            _say(f"its test took {acts[-1][1].at_s:.0f} s, and so does this without --fast")
-        comparison = replay(bundle, acts, guests, pauses=not arguments.fast, show=_show_act)
+        if entries and not arguments.fast and entries[-1][1].at_s > LONG_PAUSE_S:
+            _say(f"its test took {entries[-1][1].at_s:.0f} s, and so does this without --fast")
+        comparison = replay(bundle, entries, guests, pauses=not arguments.fast, show=_show_entry)
         if not comparison.error:
             # With an error the logs stay, as it names them.
             stack.callback(remove_tree, directory)
@@ -161,9 +178,11 @@ def _introduce(bundle: Bundle) -> None:
     note = bundle.note
     first = (note.error.splitlines() or [""])[0].removeprefix(f"{note.verdict}: ")
     _say(f"{shown_line(note.test)}: {shown_line(first)}")
-    _say(f"{note.verdict}, left on {note.at} by pytest-kernelvm {note.version}")
+    _say(f"{note.verdict}, written on {note.at} by pytest-kernelvm {note.version}")
     if note.version != package_version():
-        print(f"kernelvm: this is {package_version()}, which may do otherwise", file=sys.stderr)
+        print(
+            f"kernelvm: this is {package_version()}, which may behave differently", file=sys.stderr
+        )
 
 
 def _consoles(stack: contextlib.ExitStack) -> Callable[[Vm], None]:
@@ -196,20 +215,20 @@ def _not_ready(bundle: Bundle, error: KernelvmError) -> int:
     return 0
 
 
-def _show_act(vm: Vm, act: Act, word: str) -> None:
+def _show_entry(vm: Vm, entry: JournalEntry, word: str) -> None:
     from pytest_kernelvm.failures.bundle_notes import shown_line
     from pytest_kernelvm.vm.agent.journal import ConsoleInput, Exchange, QemuSignal, QmpCommand
 
-    match act:
+    match entry:
         case Exchange():
-            text = f"{shown_line(act.what):50}  {word}"
+            text = f"{shown_line(entry.what):50}  {word}"
         case ConsoleInput():
-            text = f"typed {act.text!r}"
+            text = f"typed {entry.text!r}"
         case QmpCommand():
-            text = f"QMP {act.command}"
+            text = f"QMP {entry.command}"
         case QemuSignal():
-            text = f"signal {act.number} to QEMU"
-    _say(f"{act.at_s:9.3f}  {vm.label}: {text}")
+            text = f"signal {entry.number} to QEMU"
+    _say(f"{entry.at_s:9.3f}  {vm.label}: {text}")
 
 
 def _conclude(bundle: Bundle, comparison: Comparison) -> int:
@@ -228,7 +247,7 @@ def _conclude(bundle: Bundle, comparison: Comparison) -> int:
     now = comparison.error.verdict.label if comparison.error else ""
     other_end = now and now != before and before != Verdict.TEST_FAILED.label
     if comparison.differing or other_end:
-        _say(f"otherwise than before: {counts}, {len(comparison.differing)} commands end otherwise")
+        _say(f"not as before: {counts}, {len(comparison.differing)} commands end differently")
         return comparison.error.verdict.exit_code if comparison.error else 1
     _say(f"as before: {counts}")
     return 0
@@ -285,7 +304,10 @@ def _export(arguments: argparse.Namespace) -> int:
     with open_bundle(store_of(arguments), arguments.bundle) as bundle:
         export_bundle(bundle.directory, arguments.file)
     size_mib = arguments.file.stat().st_size / (1 << 20)
-    _say(f"{arguments.file}: {size_mib:.1f} MiB; there: kernelvm replay {arguments.file.name}")
+    _say(
+        f"{arguments.file}: {size_mib:.1f} MiB; "
+        f"on another machine: kernelvm replay {arguments.file.name}"
+    )
     return 0
 
 

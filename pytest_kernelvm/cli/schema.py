@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def add_schema(verbs: Verbs) -> None:
     """Declare `schema`."""
-    verb = verbs.add_parser("schema", help="print the JSON Schema of a vm-config")
+    text = "print the JSON Schema of a vm-config"
+    verb = verbs.add_parser("schema", help=text, description=text)
     verb.set_defaults(verb=_schema)
 
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def store_of(arguments: argparse.Namespace) -> Store:
-    """Return the store that the options name."""
+    """Return the store that the options name.
+
+    Args:
+        arguments: The parsed command line; `store` is None if no option names one.
+    """
     root = arguments.store.absolute() if arguments.store else default_store()
     return Store(root, StreamProgress())
 
@@ -41,8 +45,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         metavar="KIND:VALUE",
-        help="take the kernel from there: tree:PATH, git:REPOSITORY@REF, tarball:PATH, "
-        "tarball:URL@SHA256, debian:PACKAGE@SUITE, version:6.12.30, prebuilt:KERNEL",
+        help="take the kernel from there, whatever the vm-config says: tree:PATH, "
+        "git:REPOSITORY@REF, tarball:PATH, tarball:URL@SHA256, debian:PACKAGE@SUITE, "
+        "version:6.12.30, prebuilt:KERNEL",
     )
 
 

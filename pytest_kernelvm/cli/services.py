@@ -18,10 +18,21 @@ if TYPE_CHECKING:
 
 def add_services(verbs: Verbs) -> None:
     """Declare `services`."""
-    verb = verbs.add_parser("services", help="list services, their parameters and modules")
-    verb.add_argument("names", nargs="*", metavar="SERVICE", help="default all")
-    verb.add_argument("--config", metavar="CELL", help="those of this cell; default the shipped")
-    verb.add_argument("--format", choices=("text", "json"), default="text", dest="form")
+    text = "list services, their parameters and modules"
+    verb = verbs.add_parser("services", help=text, description=text)
+    verb.add_argument("names", nargs="*", metavar="SERVICE", help="only these; default all")
+    verb.add_argument(
+        "--config",
+        metavar="CELL",
+        help="those of this cell; default those that come with the package",
+    )
+    verb.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        dest="form",
+        help="default %(default)s",
+    )
     verb.set_defaults(verb=_services)
 
 

@@ -68,7 +68,7 @@ def _clean(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option):
             commands.append(command)
             if arguments.cells:
-                raise BadInput(f"--{option} goes without a CELL: {option} are of no cell alone")
+                raise BadInput(f"--{option} takes no CELL: {option} belong to no single cell")
     if arguments.cells:
         return _clean_cells(store, cells_of(arguments, arguments.cells))
     # Only known directories: if the user names a wrong directory as the store, the rest stays.
@@ -111,9 +111,12 @@ def add_store(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     ls.set_defaults(verb=_ls)
-    path = actions.add_parser("path", help="print where a cell's kernel is, or one of its outputs")
-    path.add_argument("cell", metavar="CELL")
-    path.add_argument("output", nargs="?", metavar="OUTPUT", help="vmlinux, modules, devel, …")
+    text = "print where a cell's kernel is, or one of its outputs"
+    path = actions.add_parser("path", help=text, description=text)
+    path.add_argument("cell", metavar="CELL", help="such as malta-6.12")
+    path.add_argument(
+        "output", nargs="?", metavar="OUTPUT", help="one of its outputs: vmlinux, modules, devel, …"
+    )
     path.set_defaults(verb=_path)
     unverified = [kind for kind in KINDS if not kind.verified]
     text = "compare every file with its digest"
@@ -129,8 +132,18 @@ def add_store(verbs: Verbs) -> None:
     gc = actions.add_parser(
         "gc", help=text, description=f"{text}. It looks at {_names_of(collected)}."
     )
-    gc.add_argument("--older-than", metavar="AGE", type=_age, help="such as 30d or 12h")
-    gc.add_argument("--max-size", metavar="SIZE", type=_size, help="such as 20G; what may stay")
+    gc.add_argument(
+        "--older-than",
+        metavar="AGE",
+        type=_age,
+        help="not used for so long: a number with d, h, m or s, such as 30d",
+    )
+    gc.add_argument(
+        "--max-size",
+        metavar="SIZE",
+        type=_size,
+        help="how much may stay: a number with K, M, G or T (powers of 1024), such as 20G",
+    )
     gc.set_defaults(verb=_gc)
 
 

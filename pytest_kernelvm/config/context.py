@@ -27,5 +27,9 @@ class CellContext(Context):
         return self.file.parent
 
     def with_version(self, text: str) -> str:
-        """Return a text with the kernel's version in place of `{version}`."""
+        """Return a text with the kernel's version in place of `{version}`.
+
+        Args:
+            text: May contain `{version}`, such as a part of a path.
+        """
         return text.replace("{version}", self.version)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import stat
 from pathlib import Path
 
@@ -22,26 +21,28 @@ def existing_file(name: PlacedText, context: CellContext, what: str) -> Path:
         what: What messages call the file, such as `the patch`.
 
     Raises:
-        BadInput: There is no such file, or it is a directory or another special file.
+        BadInput: There is no such file, it is a directory or another special file, or its path
+            cannot be followed.
     """
     path = context.directory / context.with_version(name.text)
-    with contextlib.suppress(OSError):
+    place = str(name.place)
+    try:
         mode = path.stat().st_mode
-        # To read a FIFO or a device might never end.
-        if not stat.S_ISREG(mode):
-            raise BadInput(
-                f"{what} {path} is {file_kind(mode)}, no regular file",
-                Evidence(where=(str(name.place),)),
-            )
-    if not path.is_file():
+    except (FileNotFoundError, NotADirectoryError):
+        near = did_you_mean(
+            path.name, _file_names(path.parent), lambda found: str(path.parent / found)
+        )
         raise BadInput(
-            f"{what} {path} does not exist",
-            Evidence(
-                where=(str(name.place),),
-                next_step=did_you_mean(
-                    path.name, _file_names(path.parent), lambda near: str(path.parent / near)
-                ),
-            ),
+            f"{what} {path} does not exist", Evidence(where=(place,), next_step=near)
+        ) from None
+    except OSError as error:
+        raise BadInput(
+            f"{what} {path} cannot be read: {error.strerror}", Evidence(where=(place,))
+        ) from None
+    # To read a FIFO or a device might never end.
+    if not stat.S_ISREG(mode):
+        raise BadInput(
+            f"{what} {path} is {file_kind(mode)}, no regular file", Evidence(where=(place,))
         )
     return path
 

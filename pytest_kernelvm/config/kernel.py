@@ -72,7 +72,7 @@ def _images(names: tuple[PlacedText, ...], context: CellContext) -> tuple[str, .
 
 
 def _llvm(text: str, _context: CellContext) -> str:
-    """Return what make is told as LLVM= (Documentation/kbuild/llvm.rst): 1, or a suffix."""
+    """Return the value of LLVM= for make (Documentation/kbuild/llvm.rst): 1, or a suffix."""
     return {"false": "", "true": "1"}.get(text, f"-{text}")
 
 
@@ -169,7 +169,11 @@ class KernelConfig:
         return self.images[0]
 
     def patches_for(self, version: str) -> tuple[Patch, ...]:
-        """Return the patches that are for the source's own version."""
+        """Return the patches that are for the source's own version.
+
+        Args:
+            version: That of the source, with a suffix such as -rc1 if it has one.
+        """
         return tuple(patch for patch in self.patches if patch.versions.includes(version))
 
     @property
@@ -178,5 +182,9 @@ class KernelConfig:
         return tuple(dict.fromkeys(name for patch in self.patches for name in patch.features))
 
     def features_for(self, version: str) -> tuple[str, ...]:
-        """Return the features of the patches that are for the source's own version."""
+        """Return the features of the patches that are for the source's own version.
+
+        Args:
+            version: That of the source, with a suffix such as -rc1 if it has one.
+        """
         return replace(self, patches=self.patches_for(version)).features

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_kernelvm.arch.base import Cookie
+from pytest_kernelvm.arch.base import CookieSupport
 from pytest_kernelvm.arch.registry import ARCHES
 from pytest_kernelvm.config.context import CellContext
 from pytest_kernelvm.config.model import VM_CONFIG, CellConfig
@@ -105,18 +105,18 @@ def _cookie_symbols(config: CellConfig) -> dict[str, str]:
     return symbols
 
 
-def _cookie_facts(config: CellConfig) -> Cookie:
-    """Return how the kernels of a cell's architecture are told a cookie.
+def _cookie_facts(config: CellConfig) -> CookieSupport:
+    """Return how a cookie is set in the kernels of a cell's architecture.
 
     Raises:
         BadInput: No patch of ours does that for this architecture.
     """
     if not config.arch.cookie:
         raise BadInput(
-            f"a kernel for {config.arch.name} cannot be told a cookie",
+            f"a kernel for {config.arch.name} has no support for a cookie",
             Evidence(
                 where=(f"{config.file} (cookie)",),
-                next_step="leave out `cookie:`; the kernel heeds the bootloader's command line",
+                next_step="leave out `cookie:`; the kernel obeys the bootloader's command line",
             ),
         )
     return config.arch.cookie

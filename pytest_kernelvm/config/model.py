@@ -44,7 +44,7 @@ class ModprobeConfig:
 
     options: tuple[tuple[str, str], ...] = key(
         MapOf(
-            doc="Module parameters by module.",
+            doc="Parameters of modules, by the module's name.",
             key=_MODULE,
             placeholder="MODULE",
             item=Text(
@@ -57,7 +57,8 @@ class ModprobeConfig:
         default=(),
     )
     blacklist: tuple[str, ...] = key(
-        ListOf(doc="Modules that are not loaded for an alias.", item=_MODULE), default=()
+        ListOf(doc="Modules that modprobe does not load by their aliases.", item=_MODULE),
+        default=(),
     )
 
 
@@ -80,7 +81,7 @@ class Cookie:
         )
     )
     whole_word: bool = key(
-        Flag(doc="It must be a word of its own, not part of one."), default=False
+        Flag(doc="Whether it must be a word of its own, not part of one."), default=False
     )
 
     def __bool__(self) -> bool:
@@ -99,7 +100,10 @@ class GuestConfig:
     """
 
     userland: str = key(
-        Text(doc="Whose modprobe: ours (none), kmod's or busybox's.", allowed=USERLANDS),
+        Text(
+            doc="Whose modprobe the guest runs: ours (none), kmod's or busybox's.",
+            allowed=USERLANDS,
+        ),
         default="none",
     )
 
@@ -131,12 +135,16 @@ class Machine:
         default=128,
     )
     cpu: str = key(
-        Text(doc="QEMU's -cpu.", pattern=CPU_PATTERN, shape="a CPU model"),
+        Text(doc="The CPU model, as for QEMU's -cpu.", pattern=CPU_PATTERN, shape="a CPU model"),
         default_from=lambda _written, context: context.arch.cpu,
         default_text="the architecture's",
     )
-    fast_boot: bool = key(Flag(doc="Use QEMU flags that shorten the boot."), default=True)
-    sandbox: bool = key(Flag(doc="Use QEMU's seccomp filter (-sandbox)."), default=True)
+    fast_boot: bool = key(
+        Flag(doc="Whether QEMU gets options that shorten the boot."), default=True
+    )
+    sandbox: bool = key(
+        Flag(doc="Whether QEMU runs in its seccomp filter (-sandbox)."), default=True
+    )
 
 
 @yaml_mapping
@@ -149,9 +157,17 @@ class Timeouts:
         build_s: One kernel build.
     """
 
-    boot_s: float = key(Number(doc="Launch to ready.", least=0.1, most=3600), default=60.0)
-    command_s: float = key(Number(doc="One command.", least=0.1, most=3600), default=20.0)
-    build_s: float = key(Number(doc="One kernel build.", least=1, most=86400), default=7200.0)
+    boot_s: float = key(
+        Number(doc="Seconds from QEMU's launch until the agent answers.", least=0.1, most=3600),
+        default=60.0,
+    )
+    command_s: float = key(
+        Number(doc="Seconds of one request to the agent, such as a command.", least=0.1, most=3600),
+        default=20.0,
+    )
+    build_s: float = key(
+        Number(doc="Seconds of one kernel build.", least=1, most=86400), default=7200.0
+    )
 
 
 @yaml_mapping
@@ -201,6 +217,7 @@ class CellConfig:
         SERVICES,
         convert=with_shipped,
         default_from=lambda _written, context: with_shipped({}, context),
+        default_text="those that come with the package",
     )
     cmdline: str = key(
         Text(
@@ -225,11 +242,15 @@ class CellConfig:
             bare="text",
         ),
         default=NO_COOKIE,
+        default_text="none",
     )
     guest: GuestConfig = section(GuestConfig, "What is in the initramfs besides agent and modules.")
     root: Root | None = key(ROOT, default=None)
     machine: Machine = section(Machine, "What QEMU gives the guest.")
-    timeouts: Timeouts = section(Timeouts, "Seconds until we give up.")
+    timeouts: Timeouts = section(
+        Timeouts,
+        "Seconds until we give up. Those of a guest are its own time, longer on a slow machine.",
+    )
 
     @property
     def command_word(self) -> str:
@@ -254,4 +275,6 @@ class CellConfig:
         return " ".join(part for part in parts if part)
 
 
-VM_CONFIG = Record(cls=CellConfig, doc="A machine of pytest-kernelvm, with one or several kernels.")
+VM_CONFIG = Record(
+    cls=CellConfig, doc="A machine with one or several kernels, each of which makes a cell."
+)

@@ -24,7 +24,11 @@ _SUFFIXES = re.compile(r"(?:\.(?:patch|diff|gz|xz|bz2|zst))+$")
 
 
 def builtin_patch(name: str) -> Path:
-    """Return the path that a patch of this name has if it comes with the package."""
+    """Return the path that a patch of this name has if it comes with the package.
+
+    Args:
+        name: Without .patch.
+    """
     return BUILTIN_PATCHES / f"{name}.patch"
 
 
@@ -52,7 +56,7 @@ class Patch:
     """
 
     name: str = key(
-        Text(doc="For people.", pattern=r".+", shape="a name"),
+        Text(doc="What messages call it.", pattern=r".+", shape="a name"),
         default_from=_name_of_file,
         default_text="the file's name",
     )
@@ -80,7 +84,8 @@ class Patch:
         default=(),
     )
     fuzz: int = key(
-        WholeNumber(doc="Lines of context that may differ.", least=0, most=3), default=0
+        WholeNumber(doc="Lines of context that may differ, as patch --fuzz.", least=0, most=3),
+        default=0,
     )
 
 

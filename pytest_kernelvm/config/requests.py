@@ -36,16 +36,22 @@ def versions_key() -> VersionRange:
 
 def optional_key() -> bool:
     """Declare the key that says whether something may be lost."""
-    return key(Flag(doc="May be lost in olddefconfig."), default=False)
+    return key(Flag(doc="Whether it may be lost in olddefconfig."), default=False)
 
 
 def force_key() -> bool:
     """Declare the key that says whether something wins against requests that do not force."""
-    return key(Flag(doc="Wins where another place asks for another value."), default=False)
+    return key(
+        Flag(doc="Whether it wins where another place asks for another value."), default=False
+    )
 
 
 def symbol_value(value: PlacedText) -> str:
-    """Return the value of a symbol as .config spells it: texts are in quotes."""
+    """Return the value of a symbol as .config spells it: texts are in quotes.
+
+    Args:
+        value: As the vm-config has it: y, m, n, a number or a text without quotes.
+    """
     text = value.text
     unquoted = text in ("y", "m", "n") or text.removeprefix("-").isdecimal() or _is_hex(text)
     if unquoted and not value.quoted:
@@ -174,7 +180,11 @@ CONDITIONAL = MapOf(
 
 
 def all_requests(symbols: dict[str, tuple[Requested, ...]]) -> tuple[Requested, ...]:
-    """Return all requests of a `symbols` mapping, in the order of the file."""
+    """Return all requests of a `symbols` mapping, in the order of the file.
+
+    Args:
+        symbols: The requests by symbol, several where they are for different versions.
+    """
     return tuple(request for requests in symbols.values() for request in requests)
 
 

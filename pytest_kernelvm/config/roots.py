@@ -89,13 +89,17 @@ class Pseudofile:
     owner: int = key(_owner("owner"), default=0)
     group: int = key(_owner("group"), default=0)
     content: bytes = key(
-        Text(doc="What is in a file; it must have this key.", pattern=r"(?s:.*)", shape="a text"),
+        Text(
+            doc="The contents of a file, which must have this key; other kinds have none.",
+            pattern=r"(?s:.*)",
+            shape="a text",
+        ),
         convert=lambda text, _context: text.encode(),
         default=b"",
     )
     to: str = key(
         Text(
-            doc="Where a link leads; it must have this key.",
+            doc="Where a link leads, which must have this key; other kinds have none.",
             pattern=r"[^\n\r]+",
             shape="one line",
         ),
@@ -117,7 +121,7 @@ class Pseudofile:
             )
         if self.kind == "link" and not self.to:
             raise BadInput(
-                f"{self.path}: a link says less than it must: to",
+                f"{self.path}: a link lacks a required key: to",
                 Evidence(expected="to", where=_at(self.where).where),
             )
 
@@ -141,7 +145,7 @@ def _check_keys(pseudofile: Pseudofile, written: Written, context: Context) -> N
     wanted = _WITH.get(kind, ())
     for name in dict.fromkeys(name for names in _WITH.values() for name in names):
         if (name in written) != (name in wanted):
-            fault = "says more than it is" if name in written else "says less than it must"
+            fault = "has a key that it does not take" if name in written else "lacks a required key"
             raise BadInput(
                 f"{context.name}: a {kind} {fault}: {name}",
                 Evidence(
@@ -185,12 +189,16 @@ class Root:
         default_text="what suits kind and architecture",
     )
     store: str = key(
-        Text(doc="The directory that the image keeps.", pattern=_PATH.pattern, shape=_PATH.shape),
+        Text(
+            doc="The directory of the guest whose contents the image keeps.",
+            pattern=_PATH.pattern,
+            shape=_PATH.shape,
+        ),
         default="/nix/store",
     )
     contents: Path | None = key(
         Text(
-            doc="A directory, relative to this file, whose contents are put into the store.",
+            doc="A directory, relative to this file, whose contents are put into `store`.",
             pattern=r".+",
             shape="a path",
         ),
@@ -198,20 +206,27 @@ class Root:
         default=None,
     )
     erase_bytes: int = key(
-        WholeNumber(doc="A flash block in KiB.", least=4, most=1 << 20),
+        WholeNumber(doc="The size of an erase block of the flash, in KiB.", least=4, most=1 << 20),
         name="erase_kib",
         convert=lambda kib, _context: kib << 10,
         default=ERASE_BYTES,
         default_text=f"{ERASE_BYTES >> 10}",
     )
     free_bytes: int = key(
-        WholeNumber(doc="What is left to be written into in KiB.", least=0, most=1 << 20),
+        WholeNumber(
+            doc="Free space in the image for the guest to write into, in KiB.",
+            least=0,
+            most=1 << 20,
+        ),
         name="free_kib",
         convert=lambda kib, _context: kib << 10,
         default=FREE_BYTES,
         default_text=f"{FREE_BYTES >> 10}",
     )
-    options: str = key(Text(doc="For rootflags=.", pattern=r"[^\s]*", shape="one word"), default="")
+    options: str = key(
+        Text(doc="Mount options, passed as rootflags=.", pattern=r"[^\s]*", shape="one word"),
+        default="",
+    )
     pseudofiles: tuple[Pseudofile, ...] = key(
         MapOf(
             doc="What is made in the root at each boot, by path.",
@@ -234,7 +249,7 @@ class Root:
         for value, name, allowed in ((self.kind, "kind", KINDS), (self.by or BY[0], "by", BY)):
             if value not in allowed:
                 raise BadInput(
-                    f"{name}: {value!r} is none of a root file system",
+                    f"{name}: {value!r} is not allowed for a root file system",
                     Evidence(expected=f"one of {', '.join(allowed)}", where=_at(self.where).where),
                 )
         if fault := _fault_of_path(self.store):

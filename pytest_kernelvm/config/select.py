@@ -109,7 +109,12 @@ def prebuilt_cell(source: Source, arch: Arch) -> CellConfig:
 
 
 def with_source(configs: Iterable[CellConfig], source: Source) -> tuple[CellConfig, ...]:
-    """Return cells whose kernels come from another source."""
+    """Return cells whose kernels come from another source.
+
+    Args:
+        configs: The cells as their vm-configs have them.
+        source: Takes the place of each cell's own.
+    """
     return tuple(
         replace(config, kernel=replace(config.kernel, source=source)) for config in configs
     )

@@ -70,7 +70,7 @@ class Parameter:
 
     name: str = given(lambda _written, context: context.name)
     doc: str = key(Text(doc="What it is.", pattern=r"[^\n\r]+", shape="one line"))
-    kind: str = key(Text(doc="Its type.", allowed=KINDS), name="type", default="text")
+    kind: str = key(Text(doc="The type of its values.", allowed=KINDS), name="type", default="text")
     default: str = key(
         placed("What it is if the user chooses nothing.", pattern=_VALUE, shape="one line"),
         convert=lambda default, _context: default.text,
@@ -98,6 +98,9 @@ class Parameter:
     def fault(self, value: str) -> str:
         """Check a value, as the user writes it.
 
+        Args:
+            value: As the user writes it.
+
         Returns:
             What is expected instead, empty if the value is right.
         """
@@ -120,7 +123,11 @@ class Parameter:
         return ""
 
     def as_option(self, value: str) -> str:
-        """Return `parameter=value` as it stands in a line of modprobe.d."""
+        """Return `parameter=value` as it stands in a line of modprobe.d.
+
+        Args:
+            value: As the user writes it; it was checked with `fault`.
+        """
         text = _BOOLEANS[value] if self.kind == "boolean" else value
         quoted = f'"{text}"' if re.search(r"\s", text) else text
         return f"{self.sets.partition('.')[2]}={quoted}"
@@ -291,7 +298,7 @@ class WrittenService(Service):
 
 
 SERVICES = _by_name(
-    "Requirements with a name; one that is shipped may be given other defaults.",
+    "Sets of modules with a name and parameters; those of the package may get other defaults.",
     "SERVICE",
     _NAME,
     "a service's name",

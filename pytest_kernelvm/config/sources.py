@@ -77,7 +77,7 @@ class SourceKeys:
     )
     version: PlacedText | None = key(
         placed(
-            "A version, looked for here, then among Debian's packages, then on kernel.org.",
+            "A version: an installed Debian package of it, else kernel.org's tarball.",
             pattern=rf"{VERSION_PATTERN}|\{{version\}}",
             shape="a version such as 6.12.30",
         ),
@@ -167,7 +167,11 @@ def source_as_written(keys: SourceKeys, context: CellContext) -> Source:
 
 
 def default_source(context: CellContext) -> Source:
-    """Return the source for a vm-config that names none: Debian's package of the version."""
+    """Return the source for a vm-config that names none: Debian's package of the version.
+
+    Args:
+        context: Has the kernel's version.
+    """
     return Source(kind="debian", value=f"linux-source-{context.version}", where=str(context.file))
 
 

@@ -23,6 +23,9 @@ def is_version(text: str) -> bool:
 def leading_numbers(text: str) -> tuple[int, ...]:
     """Return the numbers at the beginning of a version or release.
 
+    Args:
+        text: Such as 6.12.30-rc1 or 6.1.0-28-amd64, of which this is (6, 12, 30) and (6, 1, 0).
+
     Returns:
         (6, 1, 0) for 6.1.0-10-arm64; empty if the text begins with no number.
     """
@@ -32,6 +35,9 @@ def leading_numbers(text: str) -> tuple[int, ...]:
 
 def numbers_of(version: str) -> tuple[int, ...]:
     """Return the numbers of a version, without a suffix such as -rc1.
+
+    Args:
+        version: Such as 6.12, 6.12.30 or 6.13-rc1.
 
     Raises:
         BadInput: The text does not begin with a number.
@@ -46,6 +52,9 @@ def series_of(version: str) -> str:
     """Return the series of a version: 6.12 for 6.12.30.
 
     BadInput is raised if it does not begin with a number.
+
+    Args:
+        version: Such as 6.12.30 or 6.13-rc1.
     """
     return ".".join(str(number) for number in numbers_of(version)[:2])
 
@@ -61,7 +70,11 @@ def begins_with(version: str, beginning: str) -> bool:
 
 
 def upstream_of(package_version: str) -> str:
-    """Return the kernel's version in a Debian package's version: 6.12.30 in 6.12.30-1~bpo12+1."""
+    """Return the kernel's version in a Debian package's version: 6.12.30 in 6.12.30-1~bpo12+1.
+
+    Args:
+        package_version: As dpkg shows it: epoch, upstream version and revision.
+    """
     # deb-version(7): behind a tilde is what release candidates and backports add, behind a minus
     # the package's own revision.
     return re.split(r"[-~+]", package_version)[0]

@@ -75,7 +75,11 @@ class Need:
 
 
 def general_needs(cells: Sequence[CellConfig]) -> tuple[Need, ...]:
-    """Return what every cell needs, and what all cells with wide configurations need."""
+    """Return what every cell needs, and what all cells with wide configurations need.
+
+    Args:
+        cells: The cells of all vm-configs; empty if there are none.
+    """
     ids = tuple(cell.id for cell in cells)
     python = Need(
         name="python",
@@ -123,7 +127,11 @@ def _wide_needs(wide: tuple[str, ...]) -> tuple[Need, ...]:
 
 
 def arch_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Yield what the architectures of some cells need: compilers and QEMU."""
+    """Yield what the architectures of some cells need: compilers and QEMU.
+
+    Args:
+        cells: The cells of all vm-configs; each architecture counts once.
+    """
     for arch in {cell.arch.name: cell.arch for cell in cells}.values():
         ids = tuple(cell.id for cell in cells if cell.arch.name == arch.name)
         compiler = f"{arch.toolchain_prefix}gcc"
@@ -209,7 +217,11 @@ def source_needs(cells: Sequence[CellConfig], debian_sources: Path) -> Iterable[
 
 
 def choice_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Yield the programs that only some sources, compilers and images need."""
+    """Yield the programs that only some sources, compilers and images need.
+
+    Args:
+        cells: The cells of all vm-configs.
+    """
     users: dict[Program, list[str]] = {}
     for cell in cells:
         for program in _chosen_programs(cell.kernel):
@@ -248,7 +260,11 @@ def _chosen_programs(kernel: KernelConfig) -> Iterable[Program]:
 
 
 def optional_needs(cells: Sequence[CellConfig]) -> Iterable[Need]:
-    """Yield what is useful and may be missing."""
+    """Yield what is useful and may be missing.
+
+    Args:
+        cells: The cells of all vm-configs.
+    """
     ids = tuple(cell.id for cell in cells)
     # Optional, because this program runs: there is a virtual environment, or none is needed.
     yield Need(

@@ -113,5 +113,9 @@ def _version_in(text: str) -> str | None:
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version, to be compared with those of another one."""
+    """Return the numbers of a version, to be compared with those of another one.
+
+    Args:
+        version: As a program prints it; all numbers in it count.
+    """
     return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -42,7 +42,12 @@ _SYSTEM_PROGRAMS: dict[System, str] = {
 
 
 def missing_packages(findings: Iterable[Finding], system: System) -> tuple[str, ...]:
-    """Return the packages of one system that contain what is required and missing."""
+    """Return the packages of one system that contain what is required and missing.
+
+    Args:
+        findings: Of all programs and files that were looked for.
+        system: The package system whose names are wanted.
+    """
     return _packages((f for f in findings if f.required and not f.satisfied), system)
 
 

@@ -33,7 +33,7 @@ from pytest_kernelvm.modules.tree import ModuleTree
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.store.kinds import FAILURES, KERNELS
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.agent.journal import Act, Exchange
+from pytest_kernelvm.vm.agent.journal import Exchange, JournalEntry
 from pytest_kernelvm.vm.agent.services import ServiceCatalogue
 from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.qemu.argv import Boot
@@ -45,7 +45,7 @@ from pytest_kernelvm.vm.qemu.snapshot import (
     qemu_version,
 )
 from pytest_kernelvm.vm.verdict.calibration import calibration_of
-from pytest_kernelvm.vm.verdict.deadlines import Limits
+from pytest_kernelvm.vm.verdict.deadlines import TimeLimits
 
 SNAPSHOT, SAVED = "snapshot", "left"
 
@@ -101,7 +101,7 @@ class BundleGuest:
         """
         return store.place(KERNELS) / (self.note.kernel or "unknown") / "vmlinux"
 
-    def acts(self, allowed: Permissions) -> tuple[Act, ...]:
+    def entries(self, allowed: Permissions) -> tuple[JournalEntry, ...]:
         """Return all that was done with it, in the order of its journal.
 
         Args:
@@ -112,21 +112,21 @@ class BundleGuest:
         """
         file = self.directory / JOURNAL
         try:
-            acts = read_journal(file, any_command=allowed.qmp)
+            entries = read_journal(file, any_command=allowed.qmp)
         except OSError as error:
             raise BadInput(
                 "a journal of the bundle cannot be read",
                 Evidence(seen=str(error.strerror), where=(str(file),)),
             ) from None
-        for act in acts:
-            steps = act.batch.steps if isinstance(act, Exchange) else ()
+        for entry in entries:
+            steps = entry.batch.steps if isinstance(entry, Exchange) else ()
             for step in steps:
                 if isinstance(step.call, str) and step.call not in self.note.abi.syscalls:
                     raise BadInput(
                         f"a journal of the bundle has an unknown system call {step.call!r}",
                         Evidence(expected="one of guest.json's abi", where=(str(file),)),
                     )
-        return acts
+        return entries
 
     def bootable(self, store: Store, allowed: Permissions) -> Bootable:
         """Return what it is made of.
@@ -145,8 +145,10 @@ class BundleGuest:
             label=note.label,
             boot=boot,
             abi=note.abi,
-            limits=Limits(boot_s=note.boot_s, command_s=note.command_s, calibration=calibration),
-            by_hand=f"{self.replay_command} --shell",
+            limits=TimeLimits(
+                boot_s=note.boot_s, command_s=note.command_s, calibration=calibration
+            ),
+            boot_command=f"{self.replay_command} --shell",
             # A replay makes system calls; services are only the host's names for some of them.
             services=ServiceCatalogue((), ModuleTree(self.directory), {}),
         )
@@ -178,7 +180,7 @@ class BundleGuest:
             ) from None
         if found != digest:
             raise BadInput(
-                f"the bundle's {name} is another one by now",
+                f"the bundle's {name} has changed since",
                 Evidence(where=(str(path),), expected=digest, seen=found),
             )
 
@@ -200,7 +202,7 @@ class BundleGuest:
         size = (directory / MEMORY).stat().st_size
         if size != self.note.boot.machine.memory_mib << 20:
             raise BadInput(
-                f"the memory of {self.label} is another one by now",
+                f"the memory of {self.label} has changed since",
                 Evidence(
                     expected=f"{self.note.boot.machine.memory_mib} MiB",
                     seen=f"{size} bytes",
@@ -217,17 +219,19 @@ class BundleGuest:
         about = self.note.saved
         if about is None:
             raise BadInput(
-                f"{self.label} was not kept: {self.note.why_not_saved}",
+                f"{self.label} has no saved state: {self.note.why_not_saved}",
                 Evidence(
-                    where=(str(self.directory),), next_step="`kernelvm replay` makes it do it again"
+                    where=(str(self.directory),), next_step="`kernelvm replay` repeats the test"
                 ),
             )
         version = qemu_version(self.note.boot.arch.qemu_binary)
         if version != self.note.qemu:
             raise BadInput(
-                f"{self.label} was kept by another QEMU",
+                f"{self.label} was saved by another QEMU",
                 Evidence(
-                    expected=self.note.qemu, seen=version, next_step="`kernelvm replay` boots"
+                    expected=self.note.qemu,
+                    seen=version,
+                    next_step="`kernelvm replay` boots the guest anew",
                 ),
             )
         directory = self.directory / SAVED
@@ -272,6 +276,10 @@ def remove_bundle(store: Store, name: str) -> None:
     """Remove a bundle of the store and what it has of its guests; a damaged one can be removed.
 
     Raises BadInput if it is not there.
+
+    Args:
+        store: Where the bundle is.
+        name: The name of its directory, as `kernelvm kept` lists it.
     """
     store.discard(FAILURES, name, _stored(store, name))
 
@@ -352,9 +360,11 @@ def read_bundle(directory: Path, named: str = "") -> Bundle:
             for name in note.guests
         )
     except Malformed as error:
-        raise BadInput(f"{directory} is no whole bundle: {error.summary}", error.evidence) from None
+        raise BadInput(
+            f"{directory} is not a complete bundle: {error.summary}", error.evidence
+        ) from None
     except OSError as error:
         raise BadInput(
-            f"{directory} is no whole bundle", Evidence(seen=str(error.strerror))
+            f"{directory} is not a complete bundle", Evidence(seen=str(error.strerror))
         ) from None
     return Bundle(directory=directory, named=named, note=note, guests=guests)

@@ -18,11 +18,11 @@ RULES = ArchiveRules(kinds=(*BASIC_KINDS, MemberKind.SPARSE_FILE))
 def export_bundle(directory: Path, file: Path) -> None:
     """Write a bundle into one file, for another machine.
 
-    Raises BadInput for a name that does not say how it is packed.
+    Raises BadInput for a name that has no suffix that names its compression.
 
     Args:
         directory: The bundle's.
-        file: Its name ends in .tar.gz, .tar.zst, .tar.xz or .tar, which says how it is packed.
+        file: Its name ends in .tar.gz, .tar.zst, .tar.xz or .tar, which names its compression.
     """
     _require_packer(file)
     packing = ["tar", "--sparse", "--format=gnu", "--hard-dereference", "--create"]
@@ -47,12 +47,12 @@ def _require_packer(file: Path) -> None:
     """Refuse a file that this machine cannot pack or unpack.
 
     Raises:
-        BadInput: Its name does not say how it is packed.
+        BadInput: Its name has no suffix that names its compression.
     """
     packers = {".tar": "tar", ".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
     if ".tar" not in file.suffixes[-2:] or file.suffix not in packers:
         raise BadInput(
-            f"{file} does not say how it is packed",
+            f"{file} has no suffix that names its compression",
             Evidence(expected="a name that ends in .tar.gz, .tar.zst, .tar.xz or .tar"),
         )
     find_program(packers[file.suffix], f"install {packers[file.suffix]}, or use .tar.gz")

@@ -1,8 +1,8 @@
 """What a bundle says of its failure and its guests, as checked values.
 
 A bundle may be somebody else's. What it says decides which of the bundle's own files QEMU gets, how
-large a machine is and what its kernel is told; which flags QEMU gets is decided here, from values
-that cannot be more than they are. Nothing in it is a path.
+large a machine is and what its kernel's command line is. Which flags QEMU gets is decided here,
+from values that cannot be more than they are. Nothing in it is a path.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ class GuestNote:
 
 def check_files(directory: Path) -> None:
     """Refuse a directory with too many entries, or with others than files and directories.
+
+    Args:
+        directory: An unpacked bundle from anywhere.
 
     Raises:
         BadInput: It has such.
@@ -311,7 +314,11 @@ def _ages(given: Fields) -> tuple[tuple[float, int], ...]:
 
 
 def shown_line(text: str) -> str:
-    """Return a text as one line that cannot command a terminal."""
+    """Return a text as one line that cannot command a terminal.
+
+    Args:
+        text: From a bundle; it may contain anything.
+    """
     return "".join(
         char if char.isprintable() else repr(char)[1:-1] for char in re.sub(r"\s+", " ", text)
     )

@@ -65,24 +65,24 @@ class BundleWriter:
 
     Args:
         store: Where the bundle is written.
-        keep: Whether the states are saved in which the failure leaves the guests.
+        saves_states: Whether the states are saved in which the failure leaves the guests.
 
     Attributes:
-        keep: As above.
+        saves_states: As above.
         bundle: The bundle, None as long as none was written.
     """
 
-    def __init__(self, store: Store, *, keep: bool) -> None:
+    def __init__(self, store: Store, *, saves_states: bool) -> None:
         self._store = store
-        self.keep = keep
+        self.saves_states = saves_states
         self._states: dict[int, Path] = {}
         self._kept: dict[int, dict[str, Any] | str] = {}
         self.bundle: Bundle | None = None
 
     def prepare_for_failure(self, vm: Vm) -> None:
         """Prepare a guest that was just launched for saving, should it panic or never get ready."""
-        if self.keep:
-            vm.control.readiness.on_failure = lambda: self.keep_state(vm)
+        if self.saves_states:
+            vm.control.readiness.on_failure = lambda: self.save_state(vm)
             vm.control.hold_panicked()
 
     def discard(self) -> None:
@@ -92,9 +92,9 @@ class BundleWriter:
             self._kept[number] = "its test was over"
         self._states.clear()
 
-    def keep_state(self, vm: Vm) -> None:
+    def save_state(self, vm: Vm) -> None:
         """Save the state of a guest, if that is wanted and possible; it goes on afterwards."""
-        if not self.keep or id(vm) in self._kept:
+        if not self.saves_states or id(vm) in self._kept:
             return
         try:
             directory = self._new_directory()
@@ -105,7 +105,11 @@ class BundleWriter:
             self._kept[id(vm)] = summary
 
     def command(self, verb: str) -> str:
-        """Return the command line of a verb of `kernelvm` for the bundle."""
+        """Return the command line of a verb of `kernelvm` for the bundle.
+
+        Args:
+            verb: Such as `replay`.
+        """
         assert self.bundle
         where: list[str | Path] = (
             [] if self._store.root == default_store() else ["--store", self._store.root]
@@ -127,7 +131,7 @@ class BundleWriter:
         if self.bundle or not guests:
             return self.bundle
         for vm in guests:
-            self.keep_state(vm)
+            self.save_state(vm)
         kind = self._store.place(FAILURES)
         kind.mkdir(parents=True, exist_ok=True)
         self._store.clear_abandoned()
@@ -191,9 +195,9 @@ def _write_guest(
         "files": {name: _take(path, directory / name) for name, path in _files_of(vm.boot)},
         "abi": asdict(vm.abi),
         "limits": {"boot_s": limits.boot_s, "command_s": limits.command_s},
-        "by_hand": vm.control.by_hand,
+        "by_hand": vm.control.boot_command,
         "qemu": qemu_version(vm.boot.arch.qemu_binary),
-        "argv": vm.control.argv_by_hand,
+        "argv": vm.control.quoted_argv,
         "kernel": kernel,
         "started_s": vm.control.started - first_launch,
         "ready_s": vm.ready_s,

@@ -23,7 +23,13 @@ from pytest_kernelvm.guest.protocol import (
     Step,
     StepResult,
 )
-from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
+from pytest_kernelvm.vm.agent.journal import (
+    ConsoleInput,
+    Exchange,
+    JournalEntry,
+    QemuSignal,
+    QmpCommand,
+)
 
 # A test that lasts longer than a day cannot be replayed.
 LONGEST_S = 86400.0
@@ -66,7 +72,7 @@ _MONITOR = re.compile(
 )
 
 
-def read_journal(file: Path, *, any_command: bool = False) -> tuple[Act, ...]:
+def read_journal(file: Path, *, any_command: bool = False) -> tuple[JournalEntry, ...]:
     """Return all entries of a journal.
 
     Raises OSError if it cannot be read.
@@ -78,7 +84,7 @@ def read_journal(file: Path, *, any_command: bool = False) -> tuple[Act, ...]:
     Raises:
         BadInput: A line is no entry, or too long, or there are too many; with the line.
     """
-    acts = []
+    entries = []
     with file.open("rb") as stream:
         size = 0
         for number, line in enumerate(_lines(stream, file), 1):
@@ -88,8 +94,8 @@ def read_journal(file: Path, *, any_command: bool = False) -> tuple[Act, ...]:
                     "a journal of a bundle is too large",
                     Evidence(expected=f"at most {MOST_BYTES >> 20} MiB", where=(str(file),)),
                 )
-            acts.append(read_act(line, f"{file}:{number}", any_command=any_command))
-    return tuple(acts)
+            entries.append(read_entry(line, f"{file}:{number}", any_command=any_command))
+    return tuple(entries)
 
 
 def _lines(stream: Any, file: Path) -> Iterator[bytes]:
@@ -102,7 +108,7 @@ def _lines(stream: Any, file: Path) -> Iterator[bytes]:
         yield line
 
 
-def read_act(line: bytes | str, where: str, *, any_command: bool = False) -> Act:
+def read_entry(line: bytes | str, where: str, *, any_command: bool = False) -> JournalEntry:
     """Return the entry in a line of a journal.
 
     Raises BadInput if it is none.
@@ -112,35 +118,35 @@ def read_act(line: bytes | str, where: str, *, any_command: bool = False) -> Act
         where: Its place, for the error.
         any_command: As of `read_journal`.
     """
-    act = Fields(parse_json(line, where), where)
-    at_s = act.number("at_s", -LONGEST_S, LONGEST_S)
-    found: Act
-    if act.has("typed"):
-        text = act.text("typed", pattern=r"(?s:.*)", shape="a text", most=MOST_LINE_BYTES)
-        found = ConsoleInput(at_s=at_s, text=_encodable(act, text))
-    elif act.has("qmp"):
-        found = _qmp_command(act, at_s, where, any_command=any_command)
-    elif act.has("signal"):
-        found = QemuSignal(at_s=at_s, number=act.whole("signal", 1, _MOST_SIGNAL))
+    entry = Fields(parse_json(line, where), where)
+    at_s = entry.number("at_s", -LONGEST_S, LONGEST_S)
+    found: JournalEntry
+    if entry.has("typed"):
+        text = entry.text("typed", pattern=r"(?s:.*)", shape="a text", most=MOST_LINE_BYTES)
+        found = ConsoleInput(at_s=at_s, text=_encodable(entry, text))
+    elif entry.has("qmp"):
+        found = _qmp_command(entry, at_s, where, any_command=any_command)
+    elif entry.has("signal"):
+        found = QemuSignal(at_s=at_s, number=entry.whole("signal", 1, _MOST_SIGNAL))
     else:
-        found = _exchange(act, at_s)
-    act.done()
+        found = _exchange(entry, at_s)
+    entry.done()
     return found
 
 
-def _encodable(act: Fields, text: str) -> str:
+def _encodable(entry: Fields, text: str) -> str:
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise act.refused("typed", "a text", ascii(text[:80])) from None
+        raise entry.refused("typed", "a text", ascii(text[:80])) from None
     return text
 
 
-def _qmp_command(act: Fields, at_s: float, where: str, *, any_command: bool) -> QmpCommand:
-    command = act.text("qmp", pattern=r"[A-Za-z0-9_.-]{1,80}", shape="a QMP command")
-    arguments = act.take("arguments")
+def _qmp_command(entry: Fields, at_s: float, where: str, *, any_command: bool) -> QmpCommand:
+    command = entry.text("qmp", pattern=r"[A-Za-z0-9_.-]{1,80}", shape="a QMP command")
+    arguments = entry.take("arguments")
     if not isinstance(arguments, dict):
-        raise act.refused("arguments", "an object", ascii(arguments)[:80])
+        raise entry.refused("arguments", "an object", ascii(arguments)[:80])
     if not any_command and not is_allowed(command, arguments):
         _refuse_command(command, arguments, where)
     return QmpCommand(at_s=at_s, command=command, arguments=arguments)
@@ -192,7 +198,7 @@ def _refuse_command(command: str, arguments: Mapping[str, Any], where: str) -> N
     raise BadInput(
         f"a bundle wants the QMP command {command}, which is not among those that do no harm",
         Evidence(
-            expected="a question, or what stop, reset and power buttons, keys and cables do",
+            expected="a query, or a command such as stop, reset, power button, key or cable",
             seen=ascii(dict(arguments))[:200],
             where=(where,),
             next_step="--allow=qmp, if you made the bundle or trust who did: it can have QEMU "
@@ -201,41 +207,41 @@ def _refuse_command(command: str, arguments: Mapping[str, Any], where: str) -> N
     )
 
 
-def _exchange(act: Fields, at_s: float) -> Exchange:
-    what = act.text("what", pattern=r"(?s:.*)", shape="a text", most=1 << 20)
+def _exchange(entry: Fields, at_s: float) -> Exchange:
+    what = entry.text("what", pattern=r"(?s:.*)", shape="a text", most=1 << 20)
     exchange = Exchange(
         at_s=at_s,
         what=what,
-        took_s=act.number("took_s", 0, LONGEST_S),
-        timeout_s=act.number("timeout_s", 0, LONGEST_S),
-        program=act.flag("program"),
+        took_s=entry.number("took_s", 0, LONGEST_S),
+        timeout_s=entry.number("timeout_s", 0, LONGEST_S),
+        program=entry.flag("program"),
         batch=Batch.from_parts(
-            [_step(step) for step in act.objects("steps", _MOST_STEPS)],
-            content=_bytes(act, "data", act.take("data")),
-            space_bytes=act.whole("space_bytes", 0, MEMORY_BYTES),
+            [_step(step) for step in entry.objects("steps", _MOST_STEPS)],
+            content=_bytes(entry, "data", entry.take("data")),
+            space_bytes=entry.whole("space_bytes", 0, MEMORY_BYTES),
         ),
-        reply=_reply(act),
+        reply=_reply(entry),
     )
     batch = exchange.batch
     # As Batch.encode() lays it out: a head, the steps, and the checksum, aligned.
     steps_bytes = sum(8 + 4 * len(step.args) for step in batch.steps)
     size = 8 + steps_bytes + 8 + batch.data_bytes + batch.space_bytes + 4
     if size > MEMORY_BYTES + 8:
-        raise act.refused("steps", f"a batch of at most {MEMORY_BYTES} bytes", f"{size} bytes")
+        raise entry.refused("steps", f"a batch of at most {MEMORY_BYTES} bytes", f"{size} bytes")
     return exchange
 
 
-def _reply(act: Fields) -> Reply | None:
-    if act.is_null("results"):
-        if act.take("outputs") is not None:
-            raise act.refused("outputs", "none, as there are no results", "some")
+def _reply(entry: Fields) -> Reply | None:
+    if entry.is_null("results"):
+        if entry.take("outputs") is not None:
+            raise entry.refused("outputs", "none, as there are no results", "some")
         return None
-    results = act.whole_numbers("results", -_WORDS[0], _WORDS[1] - 1, _MOST_STEPS)
-    outputs = act.items("outputs", _MOST_STEPS)
+    results = entry.whole_numbers("results", -_WORDS[0], _WORDS[1] - 1, _MOST_STEPS)
+    outputs = entry.items("outputs", _MOST_STEPS)
     return Reply(
         results=results,
         outputs=tuple(
-            _bytes(act, f"outputs[{number}]", each) for number, each in enumerate(outputs)
+            _bytes(entry, f"outputs[{number}]", each) for number, each in enumerate(outputs)
         ),
     )
 
@@ -279,7 +285,7 @@ def _argument(step: Fields, arg: Any) -> Argument:
     raise step.refused("args", "numbers of 32 bits, pointers and results", ascii(arg)[:80])
 
 
-def _bytes(act: Fields, name: str, data: Any) -> bytes:
+def _bytes(entry: Fields, name: str, data: Any) -> bytes:
     """Return bytes that are written as text or in base64."""
     try:
         if isinstance(data, str):
@@ -288,4 +294,4 @@ def _bytes(act: Fields, name: str, data: Any) -> bytes:
             return base64.b64decode(data["base64"], validate=True)
     except (ValueError, TypeError):
         pass
-    raise act.refused(name, "ASCII text, or base64", ascii(data)[:80])
+    raise entry.refused(name, "ASCII text, or base64", ascii(data)[:80])

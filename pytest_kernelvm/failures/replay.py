@@ -14,7 +14,13 @@ from pytest_kernelvm.errors import CommandFailed, KernelvmError
 from pytest_kernelvm.failures.bundle import Bundle, BundleGuest, Permissions
 from pytest_kernelvm.guest.protocol import Reply
 from pytest_kernelvm.store.store import Store
-from pytest_kernelvm.vm.agent.journal import Act, ConsoleInput, Exchange, QemuSignal, QmpCommand
+from pytest_kernelvm.vm.agent.journal import (
+    ConsoleInput,
+    Exchange,
+    JournalEntry,
+    QemuSignal,
+    QmpCommand,
+)
 from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.machine.start import boot_guest, restore_guest
 from pytest_kernelvm.vm.machine.vm import Vm
@@ -163,11 +169,11 @@ def _replayed_guest(
 
 def replay(
     bundle: Bundle,
-    acts: Sequence[tuple[int, Act]],
+    entries: Sequence[tuple[int, JournalEntry]],
     vms: Sequence[Vm],
     *,
     pauses: bool = True,
-    show: Callable[[Vm, Act, str], None],
+    show: Callable[[Vm, JournalEntry, str], None],
 ) -> Comparison:
     """Do with fresh guests what the bundle's journals say, in the same order.
 
@@ -175,10 +181,10 @@ def replay(
 
     Args:
         bundle: The bundle.
-        acts: Of `acts_of`.
+        entries: Of `recorded_entries`.
         vms: Of `replayed_guests`.
         pauses: Whether to wait where the test waited.
-        show: Called with each act's guest, the act, and a word for how its reply compares.
+        show: Called with each entry's guest, the entry, and a word for how its reply compares.
 
     Returns:
         How the replies compare.
@@ -186,24 +192,24 @@ def replay(
     comparison = Comparison()
     began = time.monotonic()
     first_s = max(kept.note.started_s + kept.note.ready_s for kept in bundle.guests)
-    for number, act in acts:
+    for number, entry in entries:
         if pauses:
-            ahead_s = act.at_s - first_s - (time.monotonic() - began)
+            ahead_s = entry.at_s - first_s - (time.monotonic() - began)
             if ahead_s > SHORTEST_PAUSE_S:
                 time.sleep(ahead_s)
         vm = vms[number]
-        if isinstance(act, Exchange):
-            goes_on = _repeat_exchange(vm, act, comparison)
-            show(vm, act, _comparison_word(comparison))
+        if isinstance(entry, Exchange):
+            goes_on = _repeat_exchange(vm, entry, comparison)
+            show(vm, entry, _comparison_word(comparison))
             if not goes_on:
                 break
         else:
-            show(vm, act, "")
-            _repeat_input(vm, act)
+            show(vm, entry, "")
+            _repeat_input(vm, entry)
     return comparison
 
 
-def acts_of(bundle: Bundle, allowed: Permissions) -> tuple[tuple[int, Act], ...]:
+def recorded_entries(bundle: Bundle, allowed: Permissions) -> tuple[tuple[int, JournalEntry], ...]:
     """Return the entries of all journals with their guests' numbers, in the order of the test.
 
     Raises BadInput for a damaged journal, or one that wants more than is allowed.
@@ -213,25 +219,27 @@ def acts_of(bundle: Bundle, allowed: Permissions) -> tuple[tuple[int, Act], ...]
         allowed: What the user lets the bundle do.
     """
     found = [
-        (number, act) for number, kept in enumerate(bundle.guests) for act in kept.acts(allowed)
+        (number, entry)
+        for number, kept in enumerate(bundle.guests)
+        for entry in kept.entries(allowed)
     ]
     return tuple(sorted(found, key=lambda pair: pair[1].at_s))
 
 
-def _repeat_exchange(vm: Vm, act: Exchange, comparison: Comparison) -> bool:
+def _repeat_exchange(vm: Vm, entry: Exchange, comparison: Comparison) -> bool:
     """Make an exchange again and compare; return whether there is a point in going on."""
     try:
-        reply = vm.control.transactions.repeat(act)
+        reply = vm.control.transactions.repeat(entry)
     except CommandFailed:
         # The program was killed when its time was up.
-        comparison.add(act.what, act.reply, None)
+        comparison.add(entry.what, entry.reply, None)
         return True
     except KernelvmError as error:
-        comparison.add(act.what, act.reply, None)
+        comparison.add(entry.what, entry.reply, None)
         comparison.error = error
-        return act.reply is None and not vm.control.ended
+        return entry.reply is None and not vm.control.ended
     comparison.error = None
-    comparison.add(act.what, act.reply, reply)
+    comparison.add(entry.what, entry.reply, reply)
     return True
 
 
@@ -243,13 +251,13 @@ def _comparison_word(comparison: Comparison) -> str:
     return "same"
 
 
-def _repeat_input(vm: Vm, act: Act) -> None:
+def _repeat_input(vm: Vm, entry: JournalEntry) -> None:
     """Do what has no reply; a QEMU that is gone is noticed by the next exchange."""
     with contextlib.suppress(KernelvmError, ProcessLookupError):
-        match act:
+        match entry:
             case ConsoleInput():
-                vm.console.write(act.text)
+                vm.console.write(entry.text)
             case QmpCommand():
-                vm.qmp.query(act.command, **act.arguments)
+                vm.qmp.query(entry.command, **entry.arguments)
             case QemuSignal():
-                os.kill(vm.pid, act.number)
+                os.kill(vm.pid, entry.number)

@@ -60,7 +60,7 @@ def fetch(
         if found != sha256:
             part.unlink()
             raise BadInput(
-                f"{name} is not the file that was meant",
+                f"{name} is not the expected file",
                 Evidence(
                     expected=f"sha256 {sha256}",
                     seen=f"sha256 {found}",

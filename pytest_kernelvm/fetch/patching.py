@@ -64,7 +64,11 @@ def _patch(tree: Path, file: Path, fuzz: int, *flags: str) -> Completed:
 
 
 def failed_hunks(said: str) -> tuple[str, ...]:
-    """Return what patch(1) could not do, as `FILE: hunk N, at line M`."""
+    """Return what patch(1) could not do, as `FILE: hunk N, at line M`.
+
+    Args:
+        said: Its output.
+    """
     file = ""
     found = []
     for line in said.splitlines():

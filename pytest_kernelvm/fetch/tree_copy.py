@@ -48,7 +48,11 @@ def files_below(tree: Path) -> dict[str, os.stat_result]:
 
 
 def digests_below(tree: Path) -> dict[str, str]:
-    """Return digests of the files and links of a source by relative path."""
+    """Return digests of the files and links of a source by relative path.
+
+    Args:
+        tree: The root of the source.
+    """
     names = list(files_below(tree))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = pool.map(lambda name: content_digest(tree / name), names)
@@ -113,7 +117,9 @@ def update_copy(
         if found != digests[name]:
             raise BadInput(
                 f"{source} changes while it is built",
-                Evidence(where=(str(source / name),), next_step="try again when all is saved"),
+                Evidence(
+                    where=(str(source / name),), next_step="try again after all files are saved"
+                ),
             )
     return tuple(sorted([*changed, *_remove(copy, before.keys() - digests.keys())]))
 

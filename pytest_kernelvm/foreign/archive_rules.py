@@ -126,7 +126,11 @@ def refuse_link(what: str, name: bytes, target: bytes, rules: ArchiveRules) -> N
 
 
 def shown(name: bytes) -> str:
-    """Return a name for messages: escaped, and shortened if it is long."""
+    """Return a name for messages: escaped, and shortened if it is long.
+
+    Args:
+        name: As the archive has it, in any encoding.
+    """
     text = repr(name)[1:]
     return text if len(text) <= 120 else f"{text[:100]}… ({len(name)} bytes)"
 

@@ -108,11 +108,19 @@ class ElfFile:
         self._section_bytes, self._section_count, self._names_index = fields[10:13]
 
     def has_section(self, name: str) -> bool:
-        """Whether the file has a section of some name."""
+        """Return whether the file has a section of some name.
+
+        Args:
+            name: Such as `.modinfo`.
+        """
         return any(found == name.encode() for found, _, _ in self._named_sections())
 
     def section(self, name: str) -> bytes | None:
-        """Return the content of the first section of some name, None without one."""
+        """Return the content of the first section of some name, None without one.
+
+        Args:
+            name: Such as `.modinfo`.
+        """
         for found, offset, size_bytes in self._named_sections():
             if found == name.encode():
                 return self._content(offset, size_bytes, "sections")

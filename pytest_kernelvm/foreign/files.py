@@ -55,7 +55,11 @@ def require_regular(path: Path) -> None:
 
 
 def refuse_special_files(tree: Path) -> None:
-    """Raise BadInput if something below a directory is, or leads to, a FIFO, socket or device."""
+    """Raise BadInput if something below a directory is, or leads to, a FIFO, socket or device.
+
+    Args:
+        tree: A directory; links in it are followed.
+    """
     for directory, names, files in os.walk(tree):
         for path in (Path(directory, name) for name in (*names, *files)):
             try:
@@ -124,7 +128,11 @@ def _refuse_unreadable(path: Path, error: OSError) -> NoReturn:
 
 
 def file_kind(mode: int) -> str:
-    """Return what kind of file has an st_mode, such as `a directory`."""
+    """Return what kind of file has an st_mode, such as `a directory`.
+
+    Args:
+        mode: The `st_mode` of stat(2).
+    """
     kinds = (
         (stat.S_ISDIR, "a directory"),
         (stat.S_ISFIFO, "a FIFO"),

@@ -89,6 +89,9 @@ def _refuse_constant(name: str) -> NoReturn:
 def relative_name(text: object) -> str:
     """Return a text that has to be the path of a file below a directory, without . and .. in it.
 
+    Args:
+        text: What a JSON file has there, of any type.
+
     Raises:
         Malformed: If it is no such path.
     """
@@ -104,6 +107,9 @@ def relative_name(text: object) -> str:
 
 def file_name(text: object) -> str:
     """Return a text that has to be the name of a file, printable and without a directory.
+
+    Args:
+        text: What a JSON file has there, of any type.
 
     Raises:
         Malformed: If it is no such name.

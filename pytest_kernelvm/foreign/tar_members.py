@@ -41,7 +41,11 @@ class Stream(Protocol):
     """What an archive is read from: a file, a pipe, or something that decompresses."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Read some bytes into a buffer; return how many, 0 at the end."""
+        """Read some bytes into a buffer; return how many, 0 at the end.
+
+        Args:
+            buffer: Its size is the most that is read.
+        """
 
 
 class TarMembers:
@@ -112,7 +116,11 @@ class TarMembers:
         return self._remaining <= self._end - self._at
 
     def read_content(self, most_bytes: int) -> bytes:
-        """Return the content of the last member, cut off after a number of bytes."""
+        """Return the content of the last member, cut off after a number of bytes.
+
+        Args:
+            most_bytes: Where the content is cut off.
+        """
         found = bytearray()
         while len(found) < most_bytes and (data := self.content(most_bytes - len(found))):
             found += data

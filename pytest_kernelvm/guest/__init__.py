@@ -1,1 +1,1 @@
-"""What runs in the guest: the agent, modprobe, their archive, and the words spoken with them."""
+"""What runs in the guest: the agent, modprobe, their archive, and the protocol with the host."""

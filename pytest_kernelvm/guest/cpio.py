@@ -37,7 +37,11 @@ def file(path: str, content: bytes, permissions: int = 0o644) -> Entry:
 
 
 def directory(path: str) -> Entry:
-    """Return a directory."""
+    """Return a directory.
+
+    Args:
+        path: Without a leading slash.
+    """
     return Entry(path=path, mode=stat.S_IFDIR | 0o755)
 
 
@@ -52,7 +56,11 @@ def link(path: str, text: str) -> Entry:
 
 
 def with_parents(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """Return entries sorted by path, with the directories that they need in front of them."""
+    """Return entries sorted by path, with the directories that they need in front of them.
+
+    Args:
+        entries: In any order; their directories may be absent.
+    """
     found: dict[str, Entry] = {}
     for entry in entries:
         parts = entry.path.split("/")
@@ -64,7 +72,11 @@ def with_parents(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """Return the archive: the same entries always give the same bytes."""
+    """Return the archive: the same entries always give the same bytes.
+
+    Args:
+        entries: In any order; directories that they need are added.
+    """
     out = bytearray()
     for inode, entry in enumerate(with_parents(entries), start=1):
         out += _record(inode, entry)
@@ -85,6 +97,9 @@ def _padded(data: bytes) -> bytes:
 
 def entries_of(data: bytes) -> Iterator[Entry]:
     """Yield the entries of an archive.
+
+    Args:
+        data: An uncompressed archive in the format newc.
 
     Raises:
         ValueError: If it is not one.

@@ -105,7 +105,11 @@ class FrameSplitter:
         self.damaged = 0
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Return the payloads of the frames that became complete, and the bytes that are text."""
+        """Return the payloads of the frames that became complete, and the bytes that are text.
+
+        Args:
+            data: What came next on the channel; frames may begin and end anywhere in it.
+        """
         payloads: list[bytes] = []
         text = bytearray()
         at = 0

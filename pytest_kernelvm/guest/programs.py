@@ -78,14 +78,22 @@ class Abi:
     ioctls: dict[str, int]
 
     def host_errno(self, number: int) -> int:
-        """Translate the guest's errno into the number that means the same here."""
+        """Return the number that means here what an errno means in the guest.
+
+        Args:
+            number: Of the guest's kernel.
+        """
         for name, value in self.errnos.items():
             if value == number and hasattr(errno, name):
                 return int(getattr(errno, name))
         return number
 
     def guest_open_flags(self, flags: int) -> int:
-        """Translate open(2) flags of Python's `os` module into the guest's."""
+        """Return the guest's flags of open(2) for those of Python's `os` module.
+
+        Args:
+            flags: Such as os.O_CREAT or os.O_APPEND, joined by |.
+        """
         found = flags & os.O_ACCMODE
         for name in _OPEN_FLAGS:
             if flags & getattr(os, name):

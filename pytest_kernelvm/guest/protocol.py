@@ -305,6 +305,9 @@ def add_log_read(batch: Batch, mark: bytes = b"", *, anew: bool = False) -> Step
 def without_log(reply: Reply) -> tuple[Reply, int, bytes]:
     """Part the reply to a batch of `with_log`.
 
+    Args:
+        reply: The reply of the agent.
+
     Returns:
         The reply to the batch itself, the result of reading the log, and what was read.
     """
@@ -315,7 +318,7 @@ def without_log(reply: Reply) -> tuple[Reply, int, bytes]:
 def _encode_step(step: Step, order: str, numbers: Mapping[str, int]) -> bytes:
     if isinstance(step.call, str):
         if step.call not in numbers:
-            raise HarnessError(f"this kernel's headers know no system call {step.call!r}")
+            raise HarnessError(f"the headers of this kernel have no system call {step.call!r}")
         number = numbers[step.call]
     else:
         number = step.call

@@ -28,7 +28,8 @@ IMAGE = "image"
 FORMAT = 2
 TOOL_TIMEOUT_S = 120.0
 
-# mkfs.jffs2 makes blocks of at least so many bytes, whatever it is told (mtd-utils, mkfs.jffs2.c).
+# mkfs.jffs2 makes blocks of at least so many bytes, whatever its options are (mtd-utils,
+# mkfs.jffs2.c).
 LEAST_JFFS2_ERASE_BYTES = 8 << 10
 # The kernel mounts no fewer (fs/jffs2/fs.c, jffs2_do_fill_super()).
 LEAST_JFFS2_BLOCKS = 5
@@ -143,12 +144,12 @@ def _image_digest(
 def _require_jffs2_blocks(root: Root, erase_bytes: int) -> None:
     if root.kind == "jffs2" and erase_bytes < LEAST_JFFS2_ERASE_BYTES:
         raise BadInput(
-            f"JFFS2 with erase blocks of {erase_bytes} bytes",
+            f"JFFS2 does not take erase blocks of {erase_bytes} bytes",
             Evidence(
-                expected=f"at least {LEAST_JFFS2_ERASE_BYTES}; phram gives a page to what a device "
+                expected=f"at least {LEAST_JFFS2_ERASE_BYTES}; phram uses a page for what a device "
                 "tree describes",
                 where=(root.where,) if root.where else (),
-                next_step="by: cmdline, which says how large they are",
+                next_step="use `by: cmdline`, which passes their size",
             ),
         )
 
@@ -211,7 +212,11 @@ def _with_links(root: Root, guest_files: Sequence[Entry], item: str) -> tuple[Ps
 
 
 def pseudofile_list(pseudofiles: Iterable[Pseudofile]) -> bytes:
-    """Return what `activate` reads (its format is in activate.c), directories first."""
+    """Return what `activate` reads (its format is in activate.c), directories first.
+
+    Args:
+        pseudofiles: In any order.
+    """
     by_path: dict[str, Pseudofile] = {}
     for each in pseudofiles:
         for above in each.above:
@@ -330,6 +335,6 @@ def find_tool(kind: str, program: str = "") -> str:
 
 @functools.cache
 def _version(tool: str, flag: str) -> str:
-    """Return what tells one release of a tool from another."""
+    """Return what distinguishes one release of a tool from another."""
     done = run([tool, flag], timeout_s=TOOL_TIMEOUT_S, check=False)
     return (done.stdout or done.stderr).partition("\n")[0] or file_digest(Path(tool))

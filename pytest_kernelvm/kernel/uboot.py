@@ -124,7 +124,9 @@ def _build(
     host = work.directory / "host"
     files = fetch_source(store, SOURCE, suite=SUITE)
     unpack_source(files, source)
-    told = unpack_packages(store, HOST_PACKAGES, arch=host_arch(), suite=SUITE, directory=host)
+    host_packages = unpack_packages(
+        store, HOST_PACKAGES, arch=host_arch(), suite=SUITE, directory=host
+    )
     objects.mkdir()
     argv = ["make", f"--directory={source}", f"O={objects}", f"-j{os.cpu_count() or 1}"]
     argv += [f"CROSS_COMPILE={arch.toolchain_prefix}", *_host_flags(host)]
@@ -140,12 +142,12 @@ def _build(
     final = parse_config(config.read_text())
     lost = [name for name, value in settings.items() if final.get(name, "n") != value]
     if lost:
-        raise HarnessError(f"U-Boot for {arch.name} is not configured as meant: {', '.join(lost)}")
+        raise HarnessError(f"U-Boot for {arch.name} lacks requested settings: {', '.join(lost)}")
     make(board.image, "tools")
     work.entry.mkdir(exist_ok=True)
     shutil.copy2(objects / board.image, work.entry / FIRMWARE)
     shutil.copy2(objects / "tools" / MKIMAGE, work.entry / MKIMAGE)
-    return [*(file.name for file in files), *told]
+    return [*(file.name for file in files), *host_packages]
 
 
 def _host_flags(host: Path) -> list[str]:

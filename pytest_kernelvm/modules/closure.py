@@ -89,7 +89,7 @@ class Closure:
     def without(self, name: str) -> Closure:
         """Return the closure without one module, though others may need it.
 
-        Its requirers stay, so that the kernel itself tells why they cannot be loaded.
+        Its requirers stay, so that the kernel itself reports why they cannot be loaded.
 
         Args:
             name: One of `modules`.

@@ -18,7 +18,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleFile:
-    """A module that modules.dep lists. `ModuleTree.has_file` tells whether the file exists.
+    """A module that modules.dep lists. `ModuleTree.has_file` returns whether the file exists.
 
     Attributes:
         name: The module, normalised.
@@ -136,7 +136,11 @@ class ModulesDep(Mapping[str, ModuleFile]):
         return len(self._needed)
 
     def line_of(self, name: str) -> str:
-        """Return `PATH:LINE` of a module that has a line."""
+        """Return `PATH:LINE` of a module that has a line.
+
+        Args:
+            name: Normalised, with underscores.
+        """
         return f"{self._path}:{self._number_of(self._relative[name])}"
 
     def _number_of(self, file: str) -> int:

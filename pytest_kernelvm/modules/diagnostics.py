@@ -37,7 +37,12 @@ def unknown_name(tree: ModuleTree, name: str) -> BadInput:
 
 
 def nothing_behind_alias(tree: ModuleTree, alias: Classification) -> BadInput:
-    """Return the error for an alias of modules that the tree does not have, such as `off`."""
+    """Return the error for an alias of modules that the tree does not have, such as `off`.
+
+    Args:
+        tree: The tree that was searched.
+        alias: The name, and what it is in the tree.
+    """
     targets = ", ".join(alias.targets)
     seen = (
         "it is switched off (`alias … off`)"
@@ -56,7 +61,12 @@ def nothing_behind_alias(tree: ModuleTree, alias: Classification) -> BadInput:
 
 
 def file_absent(tree: ModuleTree, module: ClosureModule) -> BadInput:
-    """Return the error for a module of modules.dep whose file is absent or unreadable."""
+    """Return the error for a module of modules.dep whose file is absent or unreadable.
+
+    Args:
+        tree: The tree that lists it.
+        module: The module, with the reason why it is needed.
+    """
     return BadInput(
         f"the file of module {module.name} is absent",
         Evidence(

@@ -53,7 +53,7 @@ class FastLoadOrders:
             name: Any name.
 
         Returns:
-            None if no line of modules.dep tells the load order, or if the line is in a wrong order.
+            None if no line of modules.dep has the load order, or if the line is in a wrong order.
         """
         order = self._orders.get(name, _ABSENT)
         if order is _ABSENT:

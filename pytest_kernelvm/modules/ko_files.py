@@ -41,7 +41,11 @@ class KoFile:
     fields: tuple[tuple[str, str], ...]
 
     def values(self, key: str) -> list[str]:
-        """Return the values of one key, in their order."""
+        """Return the values of one key, in their order.
+
+        Args:
+            key: Of .modinfo, such as `depends` or `alias`.
+        """
         return [value for found, value in self.fields if found == key]
 
     @property
@@ -147,7 +151,7 @@ def _needs(by_name: Mapping[str, KoFile], root: KoFile, where: Path) -> list[str
                 f"modules depend on each other: {' → '.join([*path, need])}",
                 Evidence(
                     expected="a module that can be loaded first",
-                    seen="a cycle in the module files' own words",
+                    seen="a cycle in the `depends` fields of the module files",
                     where=(str(where / by_name[need].relative),),
                 ),
             )

@@ -34,7 +34,11 @@ class Softdep:
     ignored: tuple[str, ...] = ()
 
     def joined(self, other: Softdep) -> Softdep:
-        """Return this softdep with the names of another one behind its own."""
+        """Return this softdep with the names of another one behind its own.
+
+        Args:
+            other: Another one of the same module.
+        """
         return Softdep(
             pre=self.pre + other.pre,
             post=self.post + other.post,
@@ -78,19 +82,35 @@ class Metadata:
         self._given = given
 
     def path(self, name: str) -> Path:
-        """Return where a file is, or would be, for errors."""
+        """Return where a file is, or would be, for errors.
+
+        Args:
+            name: Such as `modules.dep`.
+        """
         return self.directory / name
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file, readable or not."""
+        """Return whether there is such a file, readable or not.
+
+        Args:
+            name: Such as `modules.dep`.
+        """
         return self.path(name).exists() if self._given is None else name in self._given
 
     def data(self, name: str) -> bytes:
-        """Return the content of a file, empty without it. Raises BadInput if it is unreadable."""
+        """Return the content of a file, empty without it. Raises BadInput if it is unreadable.
+
+        Args:
+            name: Such as `modules.dep.bin`.
+        """
         return read_bytes(self.path(name)) if self._given is None else self._given.get(name, b"")
 
     def text(self, name: str) -> str:
-        """Return the content of a text file, empty without it; see `checked_text`."""
+        """Return the content of a text file, empty without it; see `checked_text`.
+
+        Args:
+            name: Such as `modules.dep`.
+        """
         return checked_text(self.path(name), self.data(name))
 
 

@@ -90,13 +90,13 @@ class SkippedName:
 
     Attributes:
         name: As it was found.
-        why: A sentence.
+        explanation: A sentence.
         requirer: The module that requires it, empty for the user.
         error: Whether modprobe prints an error about it.
     """
 
     name: str
-    why: str
+    explanation: str
     requirer: str = ""
     error: bool = False
 
@@ -198,16 +198,18 @@ class ModprobeWalk(Walk[ProbedModule, ProbedModule]):
         self._order: list[ProbedModule] = []
         self.skipped: dict[SkippedName, None] = {}
 
-    def skip(self, name: str, why: str, requirer: str = "", *, error: bool = False) -> None:
+    def skip(self, name: str, explanation: str, requirer: str = "", *, error: bool = False) -> None:
         """Add a name to what was skipped.
 
         Args:
             name: The name.
-            why: A sentence.
+            explanation: A sentence.
             requirer: The module that requires it, empty for the user.
             error: Whether modprobe prints an error about it.
         """
-        self.skipped[SkippedName(name=name, why=why, requirer=requirer, error=error)] = None
+        self.skipped[
+            SkippedName(name=name, explanation=explanation, requirer=requirer, error=error)
+        ] = None
 
     def lookup(self, name: str) -> list[ProbedModule]:
         """Return what a name stands for, none if it is unknown; a module may come twice.

@@ -1,4 +1,4 @@
-"""What modprobe.d and the kernel command line tell modprobe."""
+"""The settings of modprobe.d and of the kernel command line for modprobe."""
 
 from __future__ import annotations
 
@@ -140,7 +140,9 @@ def _refuse_unreadable(path: Path, error: OSError) -> NoReturn:
     raise BadInput(
         f"cannot read {path.name}",
         Evidence(
-            expected="a modprobe.d or a file of it", seen=str(error.strerror), where=(str(path),)
+            expected="a modprobe.d directory or a file of it",
+            seen=str(error.strerror),
+            where=(str(path),),
         ),
     ) from None
 

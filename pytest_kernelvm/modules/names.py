@@ -73,7 +73,7 @@ def checked_name(name: str) -> str:
     # Behind a `:` a slash is part of an alias.
     if name.endswith(MODULE_SUFFIXES) or "/" in name.partition(":")[0]:
         raise BadInput(
-            f"{name!r} is a file, not a module's name",
+            f"{name!r} is a file, not the name of a module",
             Evidence(
                 expected="a name as modprobe takes it, without directory and .ko",
                 seen=name,
@@ -118,7 +118,7 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
 
 
 def matcher(pattern: str) -> Matcher:
-    """Return a function that tells whether a text matches a pattern, as `pattern_regex` does.
+    """Return a function that returns whether a text matches a pattern, as `pattern_regex` does.
 
     A pattern with no other wildcards than stars needs no regular expression; these are slow to
     compile.
@@ -154,7 +154,11 @@ def is_pattern(text: str) -> bool:
 
 
 def literal_parts(pattern: str) -> list[str]:
-    """Return the texts between the wildcards of a pattern; a single one if it has none."""
+    """Return the texts between the wildcards of a pattern; a single one if it has none.
+
+    Args:
+        pattern: As fnmatch(3) takes it.
+    """
     return _WILD.split(pattern)
 
 

@@ -155,7 +155,11 @@ class LoadedServices:
         return LoadedServices(closures=closures, inserted=inserted), gone
 
     def with_unremoved(self, names: Iterable[str]) -> LoadedServices:
-        """Return the same with modules that could not be removed; a later unload removes them."""
+        """Return the same with modules that could not be removed; a later unload removes them.
+
+        Args:
+            names: Of modules, normalised.
+        """
         more = set(names) - set(self.inserted)
         return replace(self, inserted=(*self.inserted, *sorted(more)))
 

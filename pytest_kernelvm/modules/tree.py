@@ -21,7 +21,7 @@ from pytest_kernelvm.modules.presence import Presence
 _SoftdepLine = tuple[int, str, Softdep]
 
 
-class Kind(enum.Enum):
+class NameKind(enum.Enum):
     """What a name is in a tree."""
 
     LOADABLE = "loadable"
@@ -46,7 +46,7 @@ class Classification:
     """
 
     name: str
-    kind: Kind
+    kind: NameKind
     targets: tuple[str, ...]
 
     @property
@@ -220,18 +220,26 @@ class ModuleTree:
                 yield name, value
 
     def has_file(self, name: str) -> bool:
-        """Whether the file of a module in modules.dep exists and is readable."""
+        """Return whether the file of a module in modules.dep exists and is readable.
+
+        Args:
+            name: Normalised, with underscores.
+        """
         return self._presence.has_file(self.modules.relative(name))
 
     @cached_property
     def fast_load_orders(self) -> FastLoadOrders:
-        """The load orders that modules.dep alone tells; none with weakdeps or aliases of users."""
+        """The load orders by modules.dep alone; none with weakdeps or aliases of users."""
         more_to_read = self.weakdeps or self.modprobe_d.aliases
         excluded = self.modules.keys() if more_to_read else self.softdeps.keys()
         return FastLoadOrders(self.modules, excluded, self._presence)
 
     def line_of(self, name: str) -> str:
-        """Return `FILE:LINE` of a module in modules.dep."""
+        """Return `FILE:LINE` of a module in modules.dep.
+
+        Args:
+            name: Normalised, with underscores.
+        """
         return self.modules.line_of(name)
 
     def classify(self, name: str) -> Classification:
@@ -248,23 +256,25 @@ class ModuleTree:
             try:
                 self._classified[name] = self._classify(normalise(name))
             except OpenBracket:
-                self._classified[name] = Classification(name=name, kind=Kind.MISSING, targets=())
+                self._classified[name] = Classification(
+                    name=name, kind=NameKind.MISSING, targets=()
+                )
         return self._classified[name]
 
     def _classify(self, name: str) -> Classification:
         if name in self.modules and not self._users_targets(name):
-            kind = Kind.LOADABLE if self.has_file(name) else Kind.FILE_ABSENT
+            kind = NameKind.LOADABLE if self.has_file(name) else NameKind.FILE_ABSENT
             if name in self.modprobe_d.blacklist:
-                kind = Kind.BLACKLISTED
+                kind = NameKind.BLACKLISTED
             return Classification(name=name, kind=kind, targets=(name,))
         index = self.symbols if name.startswith("symbol:") else self.aliases
         if targets := self._users_targets(name) or index.lookup(name):
             return Classification(name=name, kind=self._kind_of_alias(targets), targets=targets)
         if name in self.builtin:
-            return Classification(name=name, kind=Kind.BUILTIN, targets=(name,))
+            return Classification(name=name, kind=NameKind.BUILTIN, targets=(name,))
         if targets := self.builtin_aliases.lookup(name):
-            return Classification(name=name, kind=Kind.ALIAS, targets=targets)
-        return Classification(name=name, kind=Kind.MISSING, targets=())
+            return Classification(name=name, kind=NameKind.ALIAS, targets=targets)
+        return Classification(name=name, kind=NameKind.MISSING, targets=())
 
     def _users_targets(self, name: str) -> tuple[str, ...]:
         """Return what modprobe.d's aliases say a name stands for."""
@@ -275,15 +285,15 @@ class ModuleTree:
             )
         )
 
-    def _kind_of_alias(self, targets: tuple[str, ...]) -> Kind:
+    def _kind_of_alias(self, targets: tuple[str, ...]) -> NameKind:
         if all(target in self.modprobe_d.blacklist for target in targets):
-            return Kind.BLACKLISTED
+            return NameKind.BLACKLISTED
         # modprobe.d's way to switch an alias off; kmod looks for a module of that name.
         if all(target in ("off", "null") for target in targets) and not any(
             target in self.modules for target in targets
         ):
-            return Kind.OFF
-        return Kind.ALIAS
+            return NameKind.OFF
+        return NameKind.ALIAS
 
     @cached_property
     def _builtin_fields(self) -> tuple[tuple[str, str, str], ...]:

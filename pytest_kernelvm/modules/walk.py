@@ -78,7 +78,11 @@ class Walk(abc.ABC, Generic[M, R]):
 
 
 def run_steps(first: Step) -> None:
-    """Run a step with all steps that it yields, however deep."""
+    """Run a step with all steps that it yields, however deep.
+
+    Args:
+        first: A generator that yields the steps that have to run before it goes on.
+    """
     stack = [first]
     while stack:
         step = next(stack[-1], None)

@@ -54,7 +54,7 @@ def kernelvm_cell(request: pytest.FixtureRequest, kernelvm_store: Store) -> Cell
 
     if not hasattr(request, "param"):
         raise BadInput(
-            "a test asks for a kernel's fixture only when it runs already",
+            "a test requests a fixture of a kernel while it runs",
             Evidence(
                 expected="the fixture among the test's arguments, or in usefixtures",
                 next_step="a test runs once a cell, which must be known when it is collected",
@@ -141,8 +141,8 @@ def kernelvm_guest_factory(
     from pytest_kernelvm.failures.bundle_writer import BundleWriter
     from pytest_kernelvm.plugin.guest_factory import GuestFactory
 
-    keep = request.config.getoption("--kernelvm-keep") == "failed"
-    bundle_writer = BundleWriter(kernelvm_cell.store, keep=keep)
+    saves_states = request.config.getoption("--kernelvm-keep") == "failed"
+    bundle_writer = BundleWriter(kernelvm_cell.store, saves_states=saves_states)
     with contextlib.ExitStack() as stack:
         stack.callback(bundle_writer.discard)
         factory = GuestFactory(

@@ -92,7 +92,8 @@ class GuestFactory:
         match self._way(request):
             case "boot":
                 return self._add(self.guests.booted(bootable, self._launched))
-            case "share":
+            # The second guest of a test is another one than the first.
+            case "share" if not self.guests.is_shared_lent:
                 vm = self.guests.shared(bootable, self._launched)
                 self.stack.callback(lambda: self.guests.give_back(vm, usable=not self.failed))
                 self.splat_policy.watch_over(vm)

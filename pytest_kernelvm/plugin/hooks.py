@@ -197,7 +197,12 @@ def pytest_report_collectionfinish(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
-    """Print these lines when the first worker has collected its tests."""
+    """Print these lines when the first worker has collected its tests.
+
+    Args:
+        node: The worker's.
+        ids: Of the tests that it has collected.
+    """
     config = node.config
     if CELLS not in config.stash or RUN in config.stash:
         return

@@ -113,7 +113,7 @@ OPTIONS = (
     ),
     Option(
         "--kernelvm-source",
-        "take the kernels from there: tree:PATH, git:REPOSITORY@REF, … as for kernelvm build",
+        "where the kernels come from: tree:PATH, git:REPOSITORY@REF, … as for kernelvm build",
         "what each vm-config says",
         metavar="KIND:VALUE",
     ),
@@ -168,7 +168,7 @@ VALUED = tuple(option.name for option in OPTIONS if option.has_value)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options; in a run without guests the plugin does nothing else."""
-    group = parser.getgroup("kernelvm", "kernels in virtual machines")
+    group = parser.getgroup("kernelvm", "kernelvm: kernels in virtual machines")
     for option in OPTIONS:
         group.addoption(option.name, **option.keywords)
     for ini in INI_OPTIONS:

@@ -78,10 +78,10 @@ class SplatPolicy:
 
     def _answers_for(self, snapshot: Path) -> bool:
         """Whether the boot behind a snapshot counts for this test; if so, it is noted."""
-        told_by = self.charged.get(snapshot)
-        if told_by is None and not self.markers:
+        reported_by = self.charged.get(snapshot)
+        if reported_by is None and not self.markers:
             self.charged[snapshot] = self.test
-        return told_by in (None, self.test)
+        return reported_by in (None, self.test)
 
     def errors(self, for_what: str, *, ask: bool, is_over: bool) -> list[KernelvmError]:
         """Return what is wrong with the guests of the test and was not reported yet.

@@ -289,7 +289,14 @@ class Spawned:
         return self._child.poll()
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait up to `timeout_s` seconds; return the exit status, or None if it still runs."""
+        """Wait up to `timeout_s` seconds for its end.
+
+        Args:
+            timeout_s: 0 only looks.
+
+        Returns:
+            The exit status, or None if it still runs.
+        """
         try:
             return self._child.wait(timeout_s)
         except subprocess.TimeoutExpired:

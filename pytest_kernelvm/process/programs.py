@@ -47,7 +47,11 @@ def find_program(name: str, install_hint: str = "", *, places: Sequence[str] = (
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of children: ours without make's, in the C locale, plus `extra`."""
+    """Return the environment of children: ours without make's, in the C locale, plus `extra`.
+
+    Args:
+        extra: Wins over what our environment has; None for nothing.
+    """
     env = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
     env["LC_ALL"] = "C"
     env.update(extra or {})

@@ -51,8 +51,8 @@ def describe_failure(
             f"verdict:    {verdict}",
             f"console:    {log}",
             f"QEMU's log: {qemu_log}",
-            f"boot it:    {guest.control.by_hand}",
-            f"or bare:    {guest.control.argv_by_hand}",
+            f"boot it:    {guest.control.boot_command}",
+            f"or bare:    {guest.control.quoted_argv}",
             *([f"packets:    {guest.network.capture}"] if guest.boot.network else []),
             *bundle_lines.get(guest, ()),
         ]
@@ -81,8 +81,8 @@ def _bundle_lines(
             if len(guests) > 1:
                 line += f" --guest {kept.directory.name}"
             lines.setdefault(vm, []).append(line)
-        elif bundle_writer.keep:
-            lines.setdefault(vm, []).append(f"not kept:   {kept.note.why_not_saved}")
+        elif bundle_writer.saves_states:
+            lines.setdefault(vm, []).append(f"not saved:  {kept.note.why_not_saved}")
     return lines
 
 

@@ -35,13 +35,21 @@ class TerminalProgress:
             self._reporter.ensure_newline()
 
     def say(self, text: str) -> None:
-        """Show one lasting line."""
+        """Show one lasting line.
+
+        Args:
+            text: One line without a newline.
+        """
         with self._uncaptured():
             self._own_line()
             self._stream.say(text)
 
     def update(self, text: str) -> None:
-        """Show how far the current stage is."""
+        """Show how far the current stage is.
+
+        Args:
+            text: One line without a newline.
+        """
         if not self._stream.due:
             return
         with self._uncaptured():

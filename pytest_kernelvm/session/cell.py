@@ -34,7 +34,7 @@ from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.qemu.argv import Boot
 from pytest_kernelvm.vm.qemu.snapshot import require_intact_boot
 from pytest_kernelvm.vm.verdict.calibration import calibration_of
-from pytest_kernelvm.vm.verdict.deadlines import Calibration, Limits
+from pytest_kernelvm.vm.verdict.deadlines import Calibration, TimeLimits
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -245,7 +245,7 @@ class Cell:
         Args:
             initramfs: The archive; None for a boot without one.
             cmdline: Words that are added to the command line of the vm-config.
-            cookie: Whether that command line has the cookie, which makes the kernel heed it.
+            cookie: Whether that command line has the cookie, which makes the kernel obey it.
             shared_console: Whether the agent talks on the console, as on machines without a second
                 serial port.
             network: The kind of network card as in Boot; empty for none.
@@ -323,10 +323,10 @@ class Cell:
             boot=boot,
             abi=self.programs.abi,
             terminal=self.programs.terminal,
-            limits=Limits(
+            limits=TimeLimits(
                 boot_s=boot_s, command_s=timeouts.command_s, calibration=self.calibration
             ),
-            by_hand=self._by_hand(chosen, request),
+            boot_command=self._boot_command(chosen, request),
             services=self.services,
         )
 
@@ -364,7 +364,7 @@ class Cell:
         own = self.kernel.config.get("CMDLINE", "")
         return boot_into(self.store, boot, root, image, builtin_cmdline=own)
 
-    def _by_hand(self, closure: Closure, request: GuestRequest) -> str:
+    def _boot_command(self, closure: Closure, request: GuestRequest) -> str:
         """Return the command that boots such a guest by hand, as far as a command line can."""
         config = self.config
         same = replace(

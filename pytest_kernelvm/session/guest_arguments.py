@@ -95,7 +95,11 @@ boolean = instance_of(bool, "True or False")
 
 
 def optional(check: Check) -> Check:
-    """Return a check that also takes None."""
+    """Return a check that also takes None.
+
+    Args:
+        check: The check of any other value.
+    """
     return lambda name, value: None if value is None else check(name, value)
 
 
@@ -117,7 +121,18 @@ def one_of(*words: str, none: str | None = None) -> Check:
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """Check names of modules."""
+    """Check names of modules.
+
+    Args:
+        name: Of the argument, for messages.
+        value: Whatever a test gave.
+
+    Returns:
+        The names.
+
+    Raises:
+        TypeError: It is no list of texts.
+    """
     if isinstance(value, str | bytes):
         raise TypeError(f"{name} is a list of names, not the text {value!r}")
     if value is None:
@@ -149,12 +164,27 @@ def mapping_to(kind: type, words: str, example: str = "") -> Check:
 
 
 def none_is_empty(check: Check) -> Check:
-    """Return a check for mappings that takes None for an empty one."""
+    """Return a check for mappings that takes None for an empty one.
+
+    Args:
+        check: The check of any other value.
+    """
     return lambda name, value: {} if value is None else check(name, value)
 
 
 def seconds(name: str, value: Any) -> Any:
-    """Check a duration."""
+    """Check a duration.
+
+    Args:
+        name: Of the argument, for messages.
+        value: Whatever a test gave.
+
+    Returns:
+        The seconds.
+
+    Raises:
+        TypeError: It is no number above 0.
+    """
     if not isinstance(value, int | float):
         raise TypeError(f"{name} is a number of seconds, not {value!r}")
     # True is an int in Python, but nobody means one second by it.

@@ -84,7 +84,8 @@ class GuestRequest:
     userland: str | None = field(
         default=None,
         metadata=_about(
-            "whose tools the guest has beside ours; default that of the vm-config",
+            "whose tools the guest has beside ours: none, kmod or busybox; default that of the "
+            "vm-config",
             optional(one_of(*USERLANDS)),
             option=CommandLineOption(flag="--userland", choices=USERLANDS),
         ),
@@ -129,7 +130,7 @@ class GuestRequest:
     files: Mapping[str, bytes] = field(
         default_factory=dict,
         metadata=_about(
-            "further files: contents by path",
+            "further files: contents as bytes by absolute path",
             none_is_empty(mapping_to(bytes, "bytes by path")),
         ),
     )
@@ -144,7 +145,7 @@ class GuestRequest:
     cookie: bool = field(
         default=True,
         metadata=_about(
-            "whether the bootloader's command line has the cookie, which makes the kernel heed it",
+            "whether the bootloader's command line has the cookie, which makes the kernel obey it",
             boolean,
             option=CommandLineOption(
                 flag="--no-cookie", meaning="leave the cookie off the command line"
@@ -173,14 +174,15 @@ class GuestRequest:
     boot_timeout_s: float | None = field(
         default=None,
         metadata=_about(
-            "seconds that the boot may take; default those of the vm-config",
+            "seconds of the guest's time that the boot may take; default those of the vm-config",
             optional(seconds),
         ),
     )
     fresh: str | None = field(
         default=None,
         metadata=_about(
-            "how the guest gets its state right after boot; default as --kernelvm-fresh says",
+            "how the guest gets its state right after boot: restore, boot or share; default as "
+            "--kernelvm-fresh says",
             optional(one_of(*FRESH)),
             by_call=False,
         ),

@@ -17,7 +17,7 @@ from pytest_kernelvm.session.cleanliness import GuestState, differences, guest_s
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.machine.saving import save_guest
-from pytest_kernelvm.vm.machine.start import Launched, begin_restore, boot_guest, tell_nobody
+from pytest_kernelvm.vm.machine.start import Launched, begin_restore, boot_guest, ignore_launch
 from pytest_kernelvm.vm.machine.vm import Vm
 from pytest_kernelvm.vm.qemu.bounded_text import CONSOLE_LIMIT_MIB
 from pytest_kernelvm.vm.qemu.snapshot import (
@@ -86,6 +86,7 @@ class Guests:
 
     Attributes:
         counts: What was done so far.
+        is_shared_lent: Whether a test has the shared guest, so that nobody else can.
     """
 
     def __init__(
@@ -106,13 +107,14 @@ class Guests:
         self._console_limit_bytes = console_limit_bytes
         self._ahead: _AheadGuest | None = None
         self._shared: _SharedGuest | None = None
+        self.is_shared_lent = False
         self.counts = GuestCounts()
 
     @contextlib.contextmanager
     def booted(
         self,
         bootable: Bootable,
-        launched: Launched = tell_nobody,
+        launched: Launched = ignore_launch,
         *,
         link: socket.socket | None = None,
     ) -> Iterator[Vm]:
@@ -144,7 +146,7 @@ class Guests:
     def restored(
         self,
         bootable: Bootable,
-        launched: Launched = tell_nobody,
+        launched: Launched = ignore_launch,
         *,
         link: socket.socket | None = None,
     ) -> Iterator[Vm]:
@@ -272,8 +274,8 @@ class Guests:
         if ahead:
             ahead.stack.close()
 
-    def shared(self, bootable: Bootable, launched: Launched = tell_nobody) -> Vm:
-        """Return the guest that tests share; `give_back` must follow.
+    def shared(self, bootable: Bootable, launched: Launched = ignore_launch) -> Vm:
+        """Return the guest that tests share; `give_back` must follow before the next call.
 
         It is restored, which raises what `restored` does, or it is the one that the test before
         gave back.
@@ -285,6 +287,7 @@ class Guests:
         Returns:
             The guest.
         """
+        assert not self.is_shared_lent
         if self._shared is None or self._shared.bootable != bootable:
             self._end_shared()
             with contextlib.ExitStack() as stack:
@@ -295,6 +298,7 @@ class Guests:
         else:
             self.counts.shared += 1
             launched(self._shared.vm)
+        self.is_shared_lent = True
         return self._shared.vm
 
     def give_back(self, vm: Vm, *, usable: bool = True) -> None:
@@ -311,6 +315,7 @@ class Guests:
         """
         assert self._shared is not None
         assert self._shared.vm is vm
+        self.is_shared_lent = False
         if not usable:
             self._end_shared()
             return

@@ -294,6 +294,6 @@ def _tests_failed(
             facts=(str(error.summary), *error.evidence.facts) if error else (),
             where=error.evidence.where if error else (),
             excerpt="\n".join(first_lines(results, MOST_LINES)),
-            next_step="tests that take long want a longer --timeout" if error else "",
+            next_step="give a longer --timeout for tests that take long" if error else "",
         ),
     )

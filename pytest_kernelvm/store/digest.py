@@ -61,7 +61,11 @@ _known: dict[tuple[Path, bool], tuple[Stamp, Digest]] = {}
 
 
 def digest_of(value: Any) -> Digest:
-    """Return the sha256 of a JSON value; the order of keys does not matter."""
+    """Return the sha256 of a JSON value; the order of keys does not matter.
+
+    Args:
+        value: All that json.dumps takes.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return digest_of_bytes(text.encode())
 

@@ -70,7 +70,11 @@ def directories(path: Path) -> list[Path]:
 
 
 def as_digest(name: str) -> Digest | None:
-    """Return a name as the digest that it is; None if it is none."""
+    """Return a name as the digest that it is; None if it is none.
+
+    Args:
+        name: Of a file or directory.
+    """
     try:
         return Digest(name)
     except NotADigest:

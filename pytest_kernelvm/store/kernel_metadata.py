@@ -128,7 +128,12 @@ def stored_kernel(store: Store, digest: Digest) -> tuple[Path, KernelMetadata] |
 
 
 def stored_metadata(store: Store, name: str) -> KernelMetadata | None:
-    """Return the metadata of a kernel by its directory's name; None if it is no whole one."""
+    """Return the metadata of a kernel by its directory's name; None if it is no whole one.
+
+    Args:
+        store: Where the kernel is.
+        name: The kernel's digest.
+    """
     try:
         found = stored_kernel(store, Digest(name))
     except BadInput:

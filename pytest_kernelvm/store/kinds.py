@@ -103,7 +103,7 @@ class Kind:
         return ", ".join(
             words
             for words in (
-                f"limit: {self.limits}" if str(self.limits) else "",
+                f"its limit ({self.limits})" if str(self.limits) else "",
                 "store gc" if self.collected else "",
                 self.clean.value,
             )

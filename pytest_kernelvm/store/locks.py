@@ -1,4 +1,4 @@
-"""Locks of a store: one file for each name. Who waits for a lock is told which process has it."""
+"""Locks of a store: one file for each name. Who waits for a lock sees which process has it."""
 
 from __future__ import annotations
 

@@ -181,7 +181,11 @@ def noted_digest(text: object) -> Digest:
 
 
 def files_below(entry: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Give the regular files of an entry but entry.json, with their paths below it."""
+    """Yield the regular files of an entry but entry.json, with their paths below it.
+
+    Args:
+        entry: The directory of the entry.
+    """
     for directory, _names, files in os.walk(entry):
         for name in files:
             path = Path(directory, name)
@@ -191,7 +195,12 @@ def files_below(entry: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def missing_or_resized(entry: Path, metadata: EntryMetadata) -> str:
-    """Return which recorded file is not there with its size, and why; empty if all are."""
+    """Return which recorded file is not there with its size, and why; empty if all are.
+
+    Args:
+        entry: The directory of the entry.
+        metadata: What was recorded when it was made.
+    """
     for name, size in metadata.sizes.items():
         fault = size_fault(entry / name, size)
         if fault:
@@ -200,7 +209,12 @@ def missing_or_resized(entry: Path, metadata: EntryMetadata) -> str:
 
 
 def size_fault(path: Path, size_bytes: int) -> str:
-    """Return why a path is not a regular file of a size; empty if it is."""
+    """Return why a path is not a regular file of a size; empty if it is.
+
+    Args:
+        path: It need not be there.
+        size_bytes: The recorded size.
+    """
     try:
         status = path.lstat()
     except OSError as error:
@@ -213,7 +227,12 @@ def size_fault(path: Path, size_bytes: int) -> str:
 
 
 def damage_of(entry: Path, metadata: EntryMetadata) -> tuple[str, ...]:
-    """Return what is wrong with an entry's files, by their digests; nothing if it is whole."""
+    """Return what is wrong with an entry's files, by their digests; nothing if it is whole.
+
+    Args:
+        entry: The directory of the entry.
+        metadata: What was recorded when it was made.
+    """
     content = sparse_digest if metadata.sparse else file_digest
     found = []
     for name, size in metadata.sizes.items():

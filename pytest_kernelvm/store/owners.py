@@ -53,7 +53,11 @@ def may_live(user: Path) -> bool:
 
 @contextlib.contextmanager
 def owned(directory: Path) -> Iterator[None]:
-    """Make a directory and hold its lock, which ends with this process however that ends."""
+    """Make a directory and hold its lock, which ends with this process however that ends.
+
+    Args:
+        directory: Made if it does not exist.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     while True:
         directory.mkdir(exist_ok=True)
@@ -79,7 +83,14 @@ def _is_same(directory: Path, descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def locked_if_free(directory: Path) -> Iterator[bool | None]:
-    """Hold the lock of a directory if nobody has it; give whether it is held, None if unknown."""
+    """Hold the lock of a directory if nobody has it.
+
+    Args:
+        directory: It must exist.
+
+    Yields:
+        Whether it is held; None if unknown.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         try:
@@ -95,7 +106,11 @@ def locked_if_free(directory: Path) -> Iterator[bool | None]:
 
 
 def holder(path: Path) -> str:
-    """Return who holds a lock, in words, by what its file says."""
+    """Return who holds a lock, in words, by what its file says.
+
+    Args:
+        path: The file of the lock.
+    """
     try:
         said = json.loads(path.read_text())
         return f"being made by pid {said['pid']} on {said['host']}"
@@ -115,7 +130,12 @@ class Uses:
         self._noted: set[str] = set()
 
     def directory(self, kind: Kind, name: str) -> Path:
-        """Return where uses of something are recorded."""
+        """Return where uses of something are recorded.
+
+        Args:
+            kind: What it is.
+            name: Which one: a digest or a file's name.
+        """
         return self._root / USES.name / f"{kind}-{name}"
 
     def add(self, kind: Kind, name: str, path: Path) -> None:
@@ -141,16 +161,30 @@ class Uses:
                     user.unlink(missing_ok=True)
 
     def forget(self, kind: Kind, name: str) -> None:
-        """Have the next use of something recorded again."""
+        """Have the next use of something recorded again.
+
+        Args:
+            kind: What it is.
+            name: Which one: a digest or a file's name.
+        """
         self._noted.discard(self.directory(kind, name).name)
 
     def by_others(self, kind: Kind, name: str) -> bool:
-        """Whether a process that lives, other than this one, uses something."""
+        """Return whether a process that lives, other than this one, uses something.
+
+        Args:
+            kind: What it is.
+            name: Which one: a digest or a file's name.
+        """
         return used_by_others(self.directory(kind, name))
 
 
 def used_by_others(users: Path) -> bool:
-    """Whether a process that lives, other than this one, has recorded a use in a directory."""
+    """Return whether a process that lives, other than this one, has recorded a use in a directory.
+
+    Args:
+        users: The directory of its uses, as `Uses.directory` gives it.
+    """
     with contextlib.suppress(OSError):
         return any(may_live(user) for user in users.iterdir() if user.name != this_process())
     return False

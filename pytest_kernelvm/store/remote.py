@@ -135,7 +135,7 @@ class Remote:
             self._files, self._root = fsspec.core.url_to_fs(url.rstrip("/"), **given)
         except (ValueError, ImportError) as error:
             raise BadInput(
-                f"{self.url!r} is no place for a remote store: {error}",
+                f"{self.url!r} is not the address of a remote store: {error}",
                 Evidence(expected="file://, http://, https://, s3:// or ssh://"),
             ) from None
 

@@ -79,6 +79,11 @@ def checked_entry(entry: Path, kind: Kind, digest: Digest) -> dict[str, Any]:
 
     Its entry.json is removed, as the store writes its own.
 
+    Args:
+        entry: The unpacked archive.
+        kind: What was requested.
+        digest: Which one was requested.
+
     Raises:
         Malformed: Something in it is not what it says.
     """

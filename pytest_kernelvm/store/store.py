@@ -69,7 +69,7 @@ class Store:
         self.root = root
         self.progress = progress
         self._uses = Uses(root)
-        self._told_damaged: set[Path] = set()
+        self._reported_damaged: set[Path] = set()
         self._cleared = False
         self.found: set[tuple[str, str]] = set()
         self.made: set[tuple[str, str]] = set()
@@ -122,8 +122,8 @@ class Store:
             fault = f"{ENTRY}: {error.reason}"
         if not fault:
             return metadata
-        if path not in self._told_damaged:
-            self._told_damaged.add(path)
+        if path not in self._reported_damaged:
+            self._reported_damaged.add(path)
             self.progress.say(f"{kind}/{digest[:16]} in the store is damaged ({fault}): not used")
         return None
 
@@ -138,7 +138,12 @@ class Store:
         self._uses.add(kind, name, path)
 
     def in_use(self, kind: Kind, name: str) -> bool:
-        """Whether a process that lives, other than this one, uses something."""
+        """Return whether a process that lives, other than this one, uses something.
+
+        Args:
+            kind: What it is.
+            name: Which one: a digest or a file's name.
+        """
         return self._uses.by_others(kind, name)
 
     def last_use(self, kind: Kind, name: str, path: Path | None = None) -> float:
@@ -277,7 +282,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_tree(path)
         entry.rename(path)
-        self._told_damaged.discard(path)
+        self._reported_damaged.discard(path)
 
     def damage(self, kind: Kind, digest: Digest) -> tuple[str, ...]:
         """Return what is wrong with an entry, by the digests of its files.
@@ -371,5 +376,12 @@ class Store:
         return lock(self.root, name, label, self.progress)
 
     def lock_if_free(self, name: str) -> AbstractContextManager[bool]:
-        """Hold the lock of a name if nobody has it; give whether it is held."""
+        """Hold the lock of a name if nobody has it.
+
+        Args:
+            name: Any name; equal names exclude each other.
+
+        Returns:
+            A context that gives whether the lock is held.
+        """
         return lock_if_free(self.root, name)

@@ -52,7 +52,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_checksummed(path: Path, data: bytes) -> None:
-    """Write a file as `write_whole`, with the digest of its bytes in the first line."""
+    """Write a file as `write_whole`, with the digest of its bytes in the first line.
+
+    Args:
+        path: Replaced as a whole.
+        data: Its content below the first line.
+    """
     write_whole(path, digest_of_bytes(data).encode() + b"\n" + data)
 
 
@@ -126,7 +131,7 @@ def not_writable(root: Path, error: OSError) -> KernelvmError:
         f"the store is not writable: {error}",
         Evidence(
             where=(str(root),),
-            next_step="make it and all below it yours to write, or name another directory "
+            next_step="make it and all below it writable for you, or name another directory "
             f"with {STORE_VARIABLE}",
         ),
     )

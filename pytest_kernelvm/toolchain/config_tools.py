@@ -106,7 +106,11 @@ def require_tools(
 
 
 def lacks_program(symbol: str) -> bool:
-    """Return whether a symbol cannot be y because the program that it needs is not installed."""
+    """Return whether a symbol cannot be y because the program that it needs is not installed.
+
+    Args:
+        symbol: Without CONFIG_.
+    """
     return any(tool.symbol == symbol and not _version_text(tool) for tool in CONFIG_TOOLS)
 
 

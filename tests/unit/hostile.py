@@ -228,7 +228,7 @@ def good_about() -> Json:
     }
 
 
-def good_act() -> Json:
+def good_entry() -> Json:
     return {
         "at_s": 1.5,
         "what": "read /proc/version",
@@ -260,7 +260,7 @@ class Draft:
 
 def draft() -> Draft:
     """Return a bundle with nothing wrong."""
-    return Draft(about=good_about(), guest=good_guest(), acts=[good_act()])
+    return Draft(about=good_about(), guest=good_guest(), acts=[good_entry()])
 
 
 def write_bundle(directory: Path, made: Draft) -> Path:

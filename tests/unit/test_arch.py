@@ -92,14 +92,14 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", Silent())
 
 
-def boot(cell: CellConfig, directory: Path) -> Boot:
+def boot(config: CellConfig, directory: Path) -> Boot:
     (directory / "initramfs").write_bytes(b"archive")
     return Boot(
-        arch=cell.arch,
-        machine=cell.machine,
-        image=directory / cell.kernel.image,
+        arch=config.arch,
+        machine=config.machine,
+        image=directory / config.kernel.image,
         initramfs=directory / "initramfs",
-        cmdline=cell.bootloader_cmdline(),
+        cmdline=config.bootloader_cmdline(),
         network="user",
     )
 
@@ -137,7 +137,7 @@ def test_vm_configs_may_name_it(cells: tuple[CellConfig, ...], x86_64: Arch) -> 
     [
         ("arch: x86_64\nkernel: {version: 6.12, image: Image}\n", "no image target 'Image'"),
         ("arch: x86_64\nkernel: {version: 6.12}\nmachine: {memory_mib: 4096}\n", "at most 2048"),
-        ("arch: x86_64\nkernel: {version: 6.12}\ncookie: liminix\n", "cannot be told a cookie"),
+        ("arch: x86_64\nkernel: {version: 6.12}\ncookie: liminix\n", "has no support for a cookie"),
         ("arch: x86-64\nkernel: {version: 6.12}\n", "did you mean 'x86_64'"),
     ],
 )
@@ -212,7 +212,7 @@ def test_its_debian_packages_are_recognised() -> None:
     assert package.arch == "amd64"
 
 
-def test_what_is_not_known_of_it_is_said_or_left_out(
+def test_unknown_facts_of_an_arch_are_reported_or_skipped(
     cells: tuple[CellConfig, ...], x86_64: Arch, store: Store, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match="no U-Boot for x86_64"):

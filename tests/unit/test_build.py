@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pytest_kernelvm.kernel.build.make import compiler_complaints
+from pytest_kernelvm.kernel.build.make import compiler_diagnostics
 
 TREE = Path("/store/tree")
 LOG = """\
@@ -18,7 +18,7 @@ make: *** [Makefile:236: __sub-make] Error 2
 
 
 def test_errors_of_the_compiler_come_first() -> None:
-    assert compiler_complaints(LOG, TREE) == (
+    assert compiler_diagnostics(LOG, TREE) == (
         "init/main.c:1:2: error: #error boom",
         "    1 | #error boom",
         "      |  ^~~~~",
@@ -30,11 +30,11 @@ def test_errors_of_linker_and_modpost() -> None:
 /store/tree/net/core/x.c:10: undefined reference to `nf_hook'
 ERROR: modpost: "nf_hook" [net/netfilter/y.ko] undefined!
 """
-    assert compiler_complaints(log, TREE) == (
+    assert compiler_diagnostics(log, TREE) == (
         "net/core/x.c:10: undefined reference to `nf_hook'",
         'ERROR: modpost: "nf_hook" [net/netfilter/y.ko] undefined!',
     )
 
 
-def test_a_log_without_complaints() -> None:
-    assert compiler_complaints("  CC      lib/errseq.o\nmake: *** Error 2\n", TREE) == ()
+def test_a_log_without_diagnostics() -> None:
+    assert compiler_diagnostics("  CC      lib/errseq.o\nmake: *** Error 2\n", TREE) == ()

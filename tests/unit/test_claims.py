@@ -321,7 +321,7 @@ def test_a_fixture_asked_for_while_the_test_runs(pytester: pytest.Pytester) -> N
     result = pytester.runpytest_subprocess("-rA")
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
-        ["*bad-input: a test asks for a kernel's fixture only when it runs already", "*next: *"]
+        ["*bad-input: a test requests a fixture of a kernel while it runs", "*next: *"]
     )
 
 

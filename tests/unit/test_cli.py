@@ -42,8 +42,8 @@ SCREEN_LINES = 24
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command ended with and said."""
+class CommandResult:
+    """The exit status of a command and what it printed."""
 
     status: int
     output: str
@@ -70,10 +70,10 @@ class Command:
 
     capsys: pytest.CaptureFixture[str]
 
-    def __call__(self, *argv: str | Path) -> Said:
+    def __call__(self, *argv: str | Path) -> CommandResult:
         status = main([str(word) for word in argv])
         captured = self.capsys.readouterr()
-        return Said(status, captured.out, captured.err)
+        return CommandResult(status, captured.out, captured.err)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def kernelvm(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def child(program: str, *argv: str) -> Said:
+def child(program: str, *argv: str) -> CommandResult:
     """Run Python in a process of its own, its standard output buffered as in a pipeline."""
     done = run(
         [sys.executable, "-c", program, *argv],
@@ -89,10 +89,12 @@ def child(program: str, *argv: str) -> Said:
         timeout_s=60,
         check=False,
     )
-    return Said(done.status, done.stdout, done.stderr)
+    return CommandResult(done.status, done.stdout, done.stderr)
 
 
-def assert_refused(said: Said, *words: str, status: int = Verdict.BAD_INPUT.exit_code) -> None:
+def assert_refused(
+    said: CommandResult, *words: str, status: int = Verdict.BAD_INPUT.exit_code
+) -> None:
     assert said.status == status
     assert said.output == ""
     assert said.errors.startswith("kernelvm: ")
@@ -286,7 +288,7 @@ def test_closure_as_a_tree(kernelvm: Command, tree: Path) -> None:
 
 def test_closure_as_a_list(kernelvm: Command, tree: Path) -> None:
     said = kernelvm("closure", "nft_ct", "fuse", "--tree", tree, "--format=list")
-    assert said == Said(0, "nf_tables\nnf_conntrack\nnft_ct\n", "")
+    assert said == CommandResult(0, "nf_tables\nnf_conntrack\nnft_ct\n", "")
 
 
 def test_closure_as_json(kernelvm: Command, tree: Path) -> None:
@@ -350,7 +352,7 @@ def test_closure_in_a_tree_and_in_a_cell_at_once(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("project")
 def test_clean_of_an_empty_store(kernelvm: Command, tmp_path: Path) -> None:
-    assert kernelvm("clean") == Said(0, "", "")
+    assert kernelvm("clean") == CommandResult(0, "", "")
     assert not (tmp_path / "store").exists()
 
 
@@ -386,7 +388,7 @@ def test_the_process_ends_with_the_exit_code_of_the_verdict(tmp_path: Path) -> N
 def test_a_reader_that_closes_the_pipe_is_no_error() -> None:
     """As in `kernelvm schema | head -1`; what stays in the buffer must not complain at exit."""
     closed_pipe = "import os; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 1)\n"
-    assert child(closed_pipe + COMMAND, "schema") == Said(0, "", "")
+    assert child(closed_pipe + COMMAND, "schema") == CommandResult(0, "", "")
 
 
 # Sources
@@ -445,7 +447,7 @@ def test_store_gc_without_a_limit_is_refused(kernelvm: Command, tmp_path: Path) 
 def test_store_verify(kernelvm: Command, tmp_path: Path) -> None:
     root = tmp_path / "store"
     fill(root, "one")
-    assert kernelvm("--store", root, "store", "verify") == Said(0, "all is whole\n", "")
+    assert kernelvm("--store", root, "store", "verify") == CommandResult(0, "all is whole\n", "")
     (root / "kernels" / named("one") / "below/image").chmod(0o644)
     (root / "kernels" / named("one") / "below/image").write_text("short")
     said = kernelvm("--store", root, "store", "verify")
@@ -463,11 +465,11 @@ def test_store_verify(kernelvm: Command, tmp_path: Path) -> None:
 def test_no_bundle_is_refused(verb: str, kernelvm: Command, project: Path, tmp_path: Path) -> None:
     assert_refused(kernelvm(verb, "nosuch"), "no bundle is called 'nosuch'", "kernelvm kept")
     (project / "bundle.json").write_text("{}")
-    assert_refused(kernelvm(verb, project), f"{project} is no whole bundle", "format")
+    assert_refused(kernelvm(verb, project), f"{project} is not a complete bundle", "format")
     (project / "bundle.json").write_text('{"format": 0, "guests": []}')
     assert_refused(kernelvm(verb, project), "a bundle of another version", "seen: format 0")
     for name, words in (
-        ("it.zip", "does not say how it is packed"),
+        ("it.zip", "has no suffix that names its compression"),
         ("it.tar.gz", "cannot be unpacked"),
     ):
         file = tmp_path / name
@@ -477,6 +479,6 @@ def test_no_bundle_is_refused(verb: str, kernelvm: Command, project: Path, tmp_p
 
 def test_kept_prints_nothing_where_no_test_failed(kernelvm: Command, project: Path) -> None:
     assert (project / "vm-configs").is_dir()
-    assert kernelvm("kept") == Said(0, "", "")
-    assert kernelvm("kept", "--end") == Said(0, "", "")
+    assert kernelvm("kept") == CommandResult(0, "", "")
+    assert kernelvm("kept", "--end") == CommandResult(0, "", "")
     assert_refused(kernelvm("kept", "--end", "nosuch"), "no bundle is called 'nosuch'")

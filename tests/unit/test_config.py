@@ -1,4 +1,4 @@
-"""vm-configs: what is read, and what each mistake is told with."""
+"""vm-configs: what is read, and how each mistake is reported."""
 
 import json
 from pathlib import Path
@@ -217,6 +217,10 @@ def test_versions_make_cells(write: Path) -> None:
         (
             "arch: mips\nkernel: {version: 6.1, base: ./defconfig}\n",
             "defconfig does not exist",
+        ),
+        (
+            f"arch: mips\nkernel: {{version: 6.1, fragments: [{'x' * 300}]}}\n",
+            "cannot be read: File name too long",
         ),
         ("arch: [\n", "not YAML"),
         ("", "is empty"),

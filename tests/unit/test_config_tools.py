@@ -15,7 +15,7 @@ from pytest_kernelvm.kernel.build.build import build_kernel
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.store import Store
 from tests.unit.small_kernel import MAKEFILE, write_small_kernel
-from tests.unit.test_source import Told
+from tests.unit.test_source import RecordedProgress
 
 # As lib/Kconfig.debug and scripts/link-vmlinux.sh of 6.1 have it: the symbol depends on nothing,
 # and what makes the image asks for the program last of all.
@@ -156,22 +156,26 @@ def test_pahole_is_installed_after_the_error(programs: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("programs")
 def test_a_complete_config_of_6_12_loses_the_symbol_without_pahole(tmp_path: Path) -> None:
-    """conf drops it; that is told, as all that comes out otherwise than the base has it."""
-    told = Told()
-    kernel = build_kernel(Store(tmp_path / "store", told), write_cell(tmp_path, EARLY, base=BASE))
+    """conf drops it; that is reported, as every value that differs from the base."""
+    progress = RecordedProgress()
+    kernel = build_kernel(
+        Store(tmp_path / "store", progress), write_cell(tmp_path, EARLY, base=BASE)
+    )
     assert "DEBUG_INFO_BTF" not in kernel.config
     assert kernel.config["OTHER"] == "y"
     line = "DEBUG_INFO_BTF is off as pahole is not installed (apt-get install dwarves)"
-    assert line in told.lines
+    assert line in progress.lines
 
 
 @pytest.mark.usefixtures("programs")
 def test_an_optional_symbol_is_dropped_without_its_program(tmp_path: Path) -> None:
-    told = Told()
+    progress = RecordedProgress()
     cell = write_cell(tmp_path, LATE, symbols="DEBUG_INFO_BTF: {value: y, optional: true}")
-    kernel = build_kernel(Store(tmp_path / "store", told), cell)
+    kernel = build_kernel(Store(tmp_path / "store", progress), cell)
     assert "DEBUG_INFO_BTF" not in kernel.config
-    assert any("goes without DEBUG_INFO_BTF=y" in line for line in told.lines), told.lines
+    assert any("is built without DEBUG_INFO_BTF=y" in line for line in progress.lines), (
+        progress.lines
+    )
 
 
 @pytest.mark.parametrize("version", ["v1.15", "what?"])

@@ -26,7 +26,7 @@ from pytest_kernelvm.store.intact import DamagedStore, require_intact, require_i
 from pytest_kernelvm.store.kinds import DEVEL, KERNELS, Form, kind_of
 from pytest_kernelvm.store.metadata import ENTRY, EntryMetadata
 from pytest_kernelvm.store.store import StagingDirectory, Store
-from tests.unit.test_source import Told
+from tests.unit.test_source import RecordedProgress
 
 KINDS = tuple(kind.name for kind in kinds.KINDS if kind.form is Form.ENTRY)
 UNSIZED = tuple(kind.name for kind in kinds.KINDS if not kind.sized)
@@ -50,7 +50,7 @@ def make(work: StagingDirectory) -> dict[str, Any]:
 
 def fill(root: Path, kind: str, digest: Digest = DIGEST) -> Path:
     """Make an entry as its maker does: many files are not sized, snapshots may change."""
-    return Store(root, Told()).obtain(kind_of(kind), digest, make, label="")
+    return Store(root, RecordedProgress()).obtain(kind_of(kind), digest, make, label="")
 
 
 @pytest.fixture
@@ -157,10 +157,10 @@ def test_damaged_metadata(
     entry = fill(root, kind)
     fill(root, "guests")
     DAMAGES[damage](entry / ENTRY)
-    told = Told()
-    store = Store(root, told)
+    progress = RecordedProgress()
+    store = Store(root, progress)
     assert store.find(kind_of(kind), DIGEST) is None
-    (line,) = told.lines
+    (line,) = progress.lines
     assert line.startswith(f"{kind}/{DIGEST[:16]} in the store is damaged (")
     status, said = kernelvm(capsys, root, "store", "verify")
     assert status == Verdict.HARNESS_ERROR.exit_code
@@ -260,7 +260,7 @@ def test_a_damaged_file_of_each_kind(
     status, said = kernelvm(capsys, root, "store", "verify")
     assert status == Verdict.HARNESS_ERROR.exit_code
     assert name in said or kind in UNSIZED
-    found = Store(root, Told()).find(kind_of(kind), DIGEST)
+    found = Store(root, RecordedProgress()).find(kind_of(kind), DIGEST)
     if found is None or (kind in UNSIZED and how is changed_in_secret) or kind == "snapshots":
         # Snapshots have a check of their own (tests/vm/test_restore.py).
         return
@@ -367,10 +367,10 @@ def test_metadata_of_earlier_versions_are_read(
     entry = fill(root, "kernels")
     sizes = {name: len(content) for name, content in FILES.items()}
     (entry / ENTRY).write_text(json.dumps({"about": ABOUT, "sizes": sizes, "sha256": {}}))
-    assert Store(root, Told()).find(KERNELS, DIGEST) == entry
+    assert Store(root, RecordedProgress()).find(KERNELS, DIGEST) == entry
     devel = fill(root, "devel")
     (devel / ENTRY).write_text(json.dumps({"about": {}, "sizes": {}, "sha256": {}}))
-    assert Store(root, Told()).find(DEVEL, DIGEST) == devel
+    assert Store(root, RecordedProgress()).find(DEVEL, DIGEST) == devel
     assert kernelvm(capsys, root, "store", "verify") == (0, "all is whole\n")
 
 

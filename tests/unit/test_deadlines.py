@@ -90,8 +90,8 @@ def test_a_starving_guest_gets_its_time(tmp_path: Path) -> None:
         assert deadline.uncounted_s > 0
         # The kernel counts a thread's turn in the queue when it is over.
         assert deadline.elapsed_s - deadline.uncounted_s >= 0.3
-        assert "got no processor and do not count" in deadline.told
-        assert deadline.told.endswith("limit: 0.5 s")
+        assert "got no processor and do not count" in deadline.description
+        assert deadline.description.endswith("limit: 0.5 s")
 
 
 def test_a_process_that_is_gone_does_not_keep_anybody_waiting(tmp_path: Path) -> None:
@@ -103,20 +103,20 @@ def test_a_process_that_is_gone_does_not_keep_anybody_waiting(tmp_path: Path) ->
     assert deadline.uncounted_s == 0.0
 
 
-def test_what_is_told_stays_as_it_was_when_it_was_over() -> None:
+def test_the_description_of_a_passed_deadline_does_not_change() -> None:
     deadline = GuestDeadline(0.0, os.getpid())
     deadline.freeze()
-    told = deadline.told
+    description = deadline.description
     time.sleep(0.15)
     deadline.freeze()
-    assert deadline.told == told
+    assert deadline.description == description
 
 
 def test_a_boot_without_a_sign_of_life_is_given_up_early() -> None:
     deadline = BootDeadline(60.0, os.getpid(), lambda: 0.0, "60 s")
     assert 0.0 < deadline.remaining_s <= 10.0
     assert deadline.waited_s == 10.0
-    assert "limit: 10 s without a sign of life (60 s in all)" in deadline.told
+    assert "limit: 10 s without a sign of life (60 s in all)" in deadline.description
 
 
 def test_each_sign_of_life_gives_a_boot_new_time() -> None:
@@ -131,4 +131,4 @@ def test_a_short_boot_limit_is_the_whole_limit() -> None:
     deadline = BootDeadline(0.1, os.getpid(), lambda: 0.0, "0.1 s")
     # This process is the guest here: where it is kept from running, its limit moves on.
     until(lambda: deadline.passed and deadline.waited_s == 0.1)
-    assert deadline.told.endswith("limit: 0.1 s")
+    assert deadline.description.endswith("limit: 0.1 s")

@@ -56,7 +56,7 @@ def symptoms(
         shutdown="",
         paused=False,
         waited_s=60.0,
-        told="61.2 s; limit: 60 s",
+        description="61.2 s; limit: 60 s",
         for_what="read /proc/version",
         cpu="",
         kernel_log="",
@@ -64,7 +64,7 @@ def symptoms(
         began_anew=False,
         log_trouble="",
         console_limit_bytes=48 << 20,
-        by_hand="kernelvm boot malta-6.12",
+        boot_command="kernelvm boot malta-6.12",
         argv="qemu-system-mips -M malta",
     )
     return dataclasses.replace(found, **known)
@@ -367,7 +367,7 @@ def test_a_splat_that_ended_a_wait_names_itself_and_what_was_asked(tmp_path: Pat
     assert error.evidence.excerpt.splitlines()[-1].endswith("el0t_64_sync+0x14c/0x150")
 
 
-def test_of_several_splats_the_first_refused_one_is_told(tmp_path: Path) -> None:
+def test_of_several_splats_the_first_refused_one_is_reported(tmp_path: Path) -> None:
     text = console("aarch64_warning") + console("splat_atomic") + console("splat_rss")
     found = read_splats(text)
     error = diagnose(
@@ -423,7 +423,9 @@ def test_why_qemu_ended(reason: str, words: str, tmp_path: Path) -> None:
     assert f"QEMU: ended with status 0{cause}" in error.evidence.facts
 
 
-def test_a_silent_kernel_that_logged_is_told_from_one_that_never_ran(tmp_path: Path) -> None:
+def test_a_silent_kernel_that_logged_is_distinguished_from_one_that_never_ran(
+    tmp_path: Path,
+) -> None:
     ran = diagnose(
         symptoms(tmp_path, ready=False, text="", kernel_log="Linux version 6.12\nRun /init\n")
     )
@@ -436,19 +438,19 @@ def test_a_silent_kernel_that_logged_is_told_from_one_that_never_ran(tmp_path: P
 
 
 def test_the_limit_and_what_did_not_count_are_told(tmp_path: Path) -> None:
-    told = "74.4 s, 57.3 s of which QEMU got no processor and do not count; limit: 12 s"
+    description = "74.4 s, 57.3 s of which QEMU got no processor and do not count; limit: 12 s"
     error = diagnose(
         symptoms(
             tmp_path,
             ready=True,
             text=console("malta_ready"),
-            told=told,
+            description=description,
             waited_s=12.0,
             cpu="sleeps (QEMU ran 0.1 s of 17.1 s that it could), at r4k_wait+0x20",
         )
     )
     assert error.summary == "malta-6.12: no answer within 12 s"
-    assert f"waited: {told}" in error.evidence.facts
+    assert f"waited: {description}" in error.evidence.facts
     assert "CPU: sleeps (QEMU ran 0.1 s of 17.1 s that it could), at r4k_wait+0x20" in str(error)
 
 

@@ -322,7 +322,7 @@ def test_nothing_missing_means_no_command(lacking: tuple[Finding, ...]) -> None:
         ("dnf", "linux-source-6.12 is a package of Debian; give the vm-config a kernel.source"),
     ],
 )
-def test_what_packages_do_not_solve_is_said(
+def test_needs_without_a_package_are_reported(
     lacking: tuple[Finding, ...], system: System, words: str
 ) -> None:
     assert any(note.startswith(words) for note in notes(lacking, system))

@@ -71,6 +71,15 @@ def test_commands_stand_on_pages_that_are_followed(page: Path) -> None:
     assert page in FOLLOWED or lines == []
 
 
+def test_the_example_of_a_fake_guest_passes(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = (block for block in blocks((DOCS / "architecture.md").read_text()) if block.title)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(test_my_fault=example.text)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
 def test_the_links_outside_of_the_site_lead_somewhere(file: str) -> None:
     targets = _LINK.findall((ROOT / file).read_text())

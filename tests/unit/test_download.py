@@ -18,7 +18,7 @@ from pytest_kernelvm.kernel.source.version import resolve
 from pytest_kernelvm.progress import Silent
 from pytest_kernelvm.store.store import Store
 from tests.unit.serving import Served, serving
-from tests.unit.test_source import FILES, Told, make_tarball
+from tests.unit.test_source import FILES, RecordedProgress, make_tarball
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -89,7 +89,7 @@ def test_a_missing_file_is_not_asked_for_again(store: Store, served: Served) -> 
 
 
 def test_a_file_with_another_digest_is_refused(store: Store, served: Served) -> None:
-    with pytest.raises(BadInput, match="is not the file that was meant") as bad:
+    with pytest.raises(BadInput, match="is not the expected file") as bad:
         get(store, served, sha256="0" * 64)
     assert bad.value.evidence.expected == f"sha256 {'0' * 64}"
     assert bad.value.evidence.seen == f"sha256 {SHA256}"
@@ -102,7 +102,7 @@ def test_a_file_that_changes_between_attempts(store: Store, served: Served) -> N
         get(store, served)
     other = CONTENT[::-1]
     (served.directory / "file.bin").write_bytes(other)
-    with pytest.raises(BadInput, match="is not the file that was meant"):
+    with pytest.raises(BadInput, match="is not the expected file"):
         get(store, served)
     (served.directory / "file.bin").write_bytes(CONTENT)
     assert get(store, served).read_bytes() == CONTENT
@@ -147,8 +147,8 @@ def test_a_version_of_kernel_org(
     sums = f"-----BEGIN PGP SIGNED MESSAGE-----\n{tarball.digest}  linux-6.99.30.tar.xz\n"
     (served.directory / "v6.x" / "sha256sums.asc").write_text(sums)
     monkeypatch.setenv("KERNELVM_KERNEL_ORG", f"{served.url}/")
-    told = Told()
-    telling = Store(store.root, told)
+    progress = RecordedProgress()
+    telling = Store(store.root, progress)
     source = Source(kind="version", value="6.99.30", where="m.yaml:3:5")
     found = resolve(telling, source)
     assert found == replace(
@@ -157,7 +157,7 @@ def test_a_version_of_kernel_org(
         value=f"{served.url}/v6.x/linux-6.99.30.tar.xz",
         sha256=tarball.digest,
     )
-    assert told.lines == [f"version 6.99.30: {found.value}"]
+    assert progress.lines == [f"version 6.99.30: {found.value}"]
     assert kernel_version(unpacked(telling, locate(telling, source))) == "6.12.30"
     asked = len(served.asked)
     assert resolve(telling, source) == found

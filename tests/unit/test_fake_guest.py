@@ -209,7 +209,7 @@ COMMANDS = [
         name="a taint that nothing explains",
         acts=("taint 512",),
         error=GuestSplat,
-        summary="tainted, and no word of why: W",
+        summary="tainted, and no log line explains it: W",
     ),
 ]
 
@@ -260,7 +260,7 @@ def test_verdicts_on_commands(row: Row, tmp_path: Path) -> None:
         except KernelvmError as raised:
             error = raised
         check(row, error)
-        # Nothing is told twice.
+        # Nothing is reported twice.
         assert vm.control.conclude("the test", ask=not error) is None
 
 

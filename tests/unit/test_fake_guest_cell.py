@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
 
 from pytest_kernelvm.config.load import read_config
 from pytest_kernelvm.errors import BadInput
+from pytest_kernelvm.failures.bundle_writer import BundleWriter
 from pytest_kernelvm.guest.programs import GuestPrograms
 from pytest_kernelvm.guest.protocol import SHARED_CONSOLE
 from pytest_kernelvm.kernel.build.build import Kernel
+from pytest_kernelvm.plugin.guest_factory import GuestFactory
+from pytest_kernelvm.plugin.splat_policy import SplatPolicy
 from pytest_kernelvm.progress import Silent
+from pytest_kernelvm.report.observer import Observer
 from pytest_kernelvm.session.cell import Cell
+from pytest_kernelvm.session.guest_request import GuestRequest
+from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.store.digest import Digest
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.machine.start import boot_guest
@@ -65,7 +73,7 @@ def cell(tmp_path: Path) -> Cell:
     vars(made).update(
         kernel=kernel_in(tmp_path / "kernel"),
         programs=programs_in(tmp_path),
-        calibration=Calibration(factor=2.0, told="given"),
+        calibration=Calibration(factor=2.0, description="given"),
     )
     return made
 
@@ -79,8 +87,8 @@ def test_what_a_guest_is_made_of(cell: Cell) -> None:
     assert made.boot.initramfs.is_file()
     assert (made.limits.boot_s, made.limits.command_s) == (timeouts.boot_s, timeouts.command_s)
     assert made.limits.calibration.factor == 2.0
-    assert made.by_hand == f"kernelvm boot {cell.config.id}"
-    assert made.argv_by_hand.startswith("qemu-system-fake ")
+    assert made.boot_command == f"kernelvm boot {cell.config.id}"
+    assert made.quoted_argv.startswith("qemu-system-fake ")
 
 
 def test_guests_of_one_request_are_made_of_the_same(cell: Cell) -> None:
@@ -91,7 +99,7 @@ def test_guests_of_one_request_are_made_of_the_same(cell: Cell) -> None:
 
 def test_a_request_is_in_the_command_to_paste(cell: Cell) -> None:
     made = cell.bootable(cmdline="some=word", cookie=False, network="outside", modules=())
-    assert made.by_hand.endswith("--cmdline=some=word --no-cookie --network=outside")
+    assert made.boot_command.endswith("--cmdline=some=word --no-cookie --network=outside")
 
 
 def test_words_for_the_command_line(cell: Cell) -> None:
@@ -125,3 +133,33 @@ def test_it_boots(cell: Cell, tmp_path: Path) -> None:
     with boot_guest(made, tmp_path) as vm:
         assert vm.label == cell.config.id
         assert vm.read("/proc/version").startswith("Linux version")
+
+
+def test_a_second_guest_of_a_test_is_not_the_shared_one(cell: Cell, tmp_path: Path) -> None:
+    """It would be the first guest once more, or that would end under the test."""
+    directories = (tmp_path / f"guest-{number}" for number in itertools.count())
+
+    def new_directory() -> Path:
+        made = next(directories)
+        made.mkdir()
+        return made
+
+    with contextlib.closing(Guests(cell.store, new_directory)) as guests:
+        for _test in range(2):
+            with contextlib.ExitStack() as stack:
+                factory = GuestFactory(
+                    test="test_two",
+                    cell=cell,
+                    request=GuestRequest(clean=True),
+                    fresh="share",
+                    stack=stack,
+                    guests=guests,
+                    observer=Observer(),
+                    bundle_writer=BundleWriter(cell.store, saves_states=False),
+                    splat_policy=SplatPolicy(test="test_two", mode="fail", markers=(), charged={}),
+                )
+                vms = [factory.new(), factory.new(), factory.new(cmdline="other")]
+                assert len({vm.pid for vm in vms}) == 3
+                for vm in vms:
+                    vm.ping()
+        assert guests.counts.shared == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from pytest_kernelvm.errors import (
     GuestPanic,
     GuestSplat,
     KernelvmError,
+    LaunchFailed,
     SyscallFailed,
 )
+from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.machine.start import boot_guest
 from pytest_kernelvm.vm.machine.vm import Vm
 from tests.fake_guest import (
+    ABI,
     BOOT,
     PANIC,
     WARNING,
@@ -29,6 +33,7 @@ from tests.fake_guest import (
     logged,
 )
 from tests.fake_guest import fake_qemu as fake_qemu
+from tests.fake_qemu.kernel import SYSCALLS
 
 pytestmark = pytest.mark.usefixtures("fake_qemu")
 
@@ -49,7 +54,7 @@ def test_watchers_see_a_guest_before_it_is_ready(tmp_path: Path) -> None:
         assert vm.ready_s >= 0.3
 
 
-def test_who_wants_to_keep_a_failed_guest_has_it_alive(tmp_path: Path) -> None:
+def test_a_failed_guest_that_is_to_be_saved_stays_alive(tmp_path: Path) -> None:
     alive: list[bool] = []
 
     def launched(vm: Vm) -> None:
@@ -61,6 +66,17 @@ def test_who_wants_to_keep_a_failed_guest_has_it_alive(tmp_path: Path) -> None:
     assert alive == [True]
 
 
+def test_a_guest_that_is_not_launched_leaves_no_descriptors(tmp_path: Path) -> None:
+    bootable = fake_bootable(tmp_path)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with (
+        pytest.raises(LaunchFailed, match="No such file or directory"),
+        boot_guest(bootable, tmp_path / "missing"),
+    ):
+        pass
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_a_guest_ends_with_its_block(tmp_path: Path) -> None:
     with fake_guest(tmp_path) as vm:
         with vm:
@@ -70,7 +86,7 @@ def test_a_guest_ends_with_its_block(tmp_path: Path) -> None:
         assert vm.control.conclude("the test", ask=True) is None
 
 
-def test_what_its_block_left_in_the_log_is_told(tmp_path: Path) -> None:
+def test_splats_in_the_log_at_the_blocks_end_are_reported(tmp_path: Path) -> None:
     with fake_guest(tmp_path) as vm:
         vm.control.answer_for(refuse=False)
         with vm:
@@ -79,7 +95,7 @@ def test_what_its_block_left_in_the_log_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["power_off", "reboot"])
-def test_ends_that_the_test_wants(end: str, tmp_path: Path) -> None:
+def test_the_test_may_end_the_guest(end: str, tmp_path: Path) -> None:
     with fake_guest(tmp_path) as vm:
         getattr(vm, end)()
         assert vm.wait_end(5) == 0
@@ -128,10 +144,11 @@ class OtherKernel:
     """What a guest enters by kexec."""
 
     directory: Path
+    abi: Abi = ABI
 
     def bootable(self, *, cmdline: str = "", cookie: bool = True) -> Bootable:
         assert (cmdline, cookie) == ("said.by=kexec", True)
-        return fake_bootable(self.directory)
+        return dataclasses.replace(fake_bootable(self.directory), abi=self.abi)
 
 
 def test_another_kernel_is_entered(tmp_path: Path) -> None:
@@ -142,6 +159,13 @@ def test_another_kernel_is_entered(tmp_path: Path) -> None:
         assert vm.boot.image == other / "Image"
         assert vm.read("/proc/version")
         assert "Linux version 6.12.1" in vm.console.text
+
+
+def test_another_kernel_has_other_system_calls(tmp_path: Path) -> None:
+    newer = dataclasses.replace(ABI, syscalls={**SYSCALLS, "newer": SYSCALLS["getpid"]})
+    with fake_guest(tmp_path) as vm:
+        vm.kexec(OtherKernel(directory=tmp_path, abi=newer), cmdline="said.by=kexec")
+        assert vm.syscall("newer") == vm.syscall("getpid")
 
 
 def test_a_kernel_that_has_no_kexec(tmp_path: Path) -> None:

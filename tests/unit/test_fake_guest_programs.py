@@ -103,14 +103,14 @@ def test_a_program_is_looked_for_in_path(vm: Vm) -> None:
     assert vm.run("act", "output found").output == "found"
 
 
-def test_who_must_succeed_and_does_not(vm: Vm) -> None:
+def test_a_program_that_should_succeed_fails(vm: Vm) -> None:
     with pytest.raises(CommandFailed, match="act status 3 errors no failed") as failed:
         vm.succeed("act", "status 3", "errors no")
     assert failed.value.evidence.seen == "status 3"
     assert failed.value.evidence.excerpt == "no"
 
 
-def test_who_must_fail_and_does_not(vm: Vm) -> None:
+def test_a_program_that_should_fail_succeeds(vm: Vm) -> None:
     assert vm.fail("act", "status 3").status == 3
     with pytest.raises(CommandFailed, match="act output yes succeeded"):
         vm.fail("act", "output yes")
@@ -179,9 +179,9 @@ def test_a_splat_ends_the_wait_for_a_program(vm: Vm) -> None:
     """The program is killed when the guest is used again."""
     with pytest.raises(GuestSplat):
         vm.run("act", *WARNING, "run-on", timeout_s=60)
-    assert vm.control.transactions.owes_end
+    assert vm.control.transactions.program_pending
     assert vm.run("act", "output again").output == "again"
-    assert not vm.control.transactions.owes_end
+    assert not vm.control.transactions.program_pending
 
 
 def test_an_allowed_splat_ends_no_wait(vm: Vm) -> None:
@@ -197,12 +197,15 @@ def test_a_file_that_a_program_needs_cannot_be_made(vm: Vm) -> None:
     assert failed.value.errno == errno.EROFS
 
 
-def test_what_gives_a_terminal_says_nothing(tmp_path: Path) -> None:
+def test_the_terminal_program_reports_no_end(tmp_path: Path) -> None:
     """As if it was killed: there is no word of how that which it ran ended."""
     terminal = tmp_path / "terminal"
     terminal.write_bytes(b"a program")
     bootable = dataclasses.replace(fake_bootable(tmp_path), terminal=terminal)
-    with boot_guest(bootable, tmp_path) as vm, pytest.raises(HarnessError, match="did not say"):
+    with (
+        boot_guest(bootable, tmp_path) as vm,
+        pytest.raises(HarnessError, match="did not report its end"),
+    ):
         vm.run(ACTS_PROGRAM, tty=True)
 
 
@@ -319,7 +322,7 @@ def test_what_the_kernel_refuses(row: Failure, vm: Vm) -> None:
 
 
 def test_a_call_that_the_headers_do_not_know(vm: Vm) -> None:
-    with pytest.raises(HarnessError, match="know no system call 'nosuch'"):
+    with pytest.raises(HarnessError, match="have no system call 'nosuch'"):
         vm.syscall("nosuch")
     vm.ping()
 

@@ -173,7 +173,7 @@ def test_one_is_restored_while_another_is_tested(guests: Guests, bootable: Boota
     assert not is_alive(vm.pid)
 
 
-def test_one_that_nobody_takes_ends_with_the_session(
+def test_an_unused_restored_guest_ends_with_the_session(
     guests: Guests, bootable: Bootable, tmp_path: Path
 ) -> None:
     with guests.restored(bootable):
@@ -245,7 +245,7 @@ def kept(vm: Vm, directory: Path) -> Snapshot:
     return Snapshot.from_note(directory, save_guest(vm, directory))
 
 
-def test_a_kept_guest_is_as_it_was(tmp_path: Path, bootable: Bootable) -> None:
+def test_a_saved_guest_is_restored_unchanged(tmp_path: Path, bootable: Bootable) -> None:
     with fake_guest(tmp_path) as vm:
         vm.write("/file", "kept")
         snapshot = kept(vm, tmp_path / "state")
@@ -265,7 +265,7 @@ def test_a_kept_guest_that_is_not_let_run(tmp_path: Path) -> None:
         assert "the guest is at its end" in error.summary
 
 
-def test_a_guest_that_has_ended_is_not_kept(tmp_path: Path) -> None:
+def test_a_guest_that_has_ended_is_not_saved(tmp_path: Path) -> None:
     with fake_guest(tmp_path) as vm:
         vm.kill()
         vm.wait_end(5)
@@ -273,7 +273,7 @@ def test_a_guest_that_has_ended_is_not_kept(tmp_path: Path) -> None:
             save_guest(vm, tmp_path)
 
 
-def test_a_kept_state_that_is_none(tmp_path: Path, bootable: Bootable) -> None:
+def test_a_saved_state_that_is_damaged(tmp_path: Path, bootable: Bootable) -> None:
     with fake_guest(tmp_path) as vm:
         snapshot = kept(vm, tmp_path / "state")
     snapshot.state.write_bytes(b"nothing")

@@ -16,7 +16,7 @@ from tests.unit.hostile import (
     Change,
     Scratch,
     draft,
-    good_act,
+    good_entry,
     make_scratch,
     refused,
     write_bundle,
@@ -68,7 +68,7 @@ def put(*place: str, value: object) -> Change:
 
 
 def act(**changes: object) -> Change:
-    return lambda made: made.acts.append(good_act() | changes)
+    return lambda made: made.acts.append(good_entry() | changes)
 
 
 def line(text: str) -> Change:
@@ -101,7 +101,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "file-named-up": (put("guest", "files", value={"../../canary": "0" * 64}), "files"),
     "digest-is-a-path": (put("guest", "files", "image", value="/etc/passwd"), "files.image"),
-    "another-image": (put("guest", "files", "image", value="0" * 64), "is another one by now"),
+    "another-image": (put("guest", "files", "image", value="0" * 64), "has changed since"),
     "kernel-is-a-path": (put("guest", "kernel", value="../../../outside"), "kernel"),
     "guests-elsewhere": (put("about", "guests", value=["../../outside"]), "guests[0]"),
     "guest-absolute": (put("about", "guests", value=["/etc"]), "guests[0]"),

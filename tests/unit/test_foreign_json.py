@@ -1,4 +1,4 @@
-"""JSON of others: what it may say, and how it is told what it may not."""
+"""JSON of others: what it may say, and how mistakes in it are reported."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from pytest_kernelvm.store.remote_archives import RULES, unpack_entry
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.serving import serving
 from tests.unit.small_kernel import kernelvm_build, write_cell, write_small_kernel
-from tests.unit.test_source import Told
+from tests.unit.test_source import RecordedProgress
 
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
@@ -70,10 +70,10 @@ class Scene:
         self.outside = root / "outside"
         self.outside.mkdir()
         (self.outside / "precious").write_text("mine")
-        self.told = Told()
-        self.store = Store(root / "store", self.told)
+        self.progress = RecordedProgress()
+        self.store = Store(root / "store", self.progress)
         self.store.obtain(KERNELS, OTHER, make_kernel, label="")
-        mine = Store(root / "mine", Told())
+        mine = Store(root / "mine", RecordedProgress())
         mine.obtain(DEVEL, DIGEST, make_kernel, label="")
         mine.obtain(KERNELS, DIGEST, make_kernel, label="")
         Remote(f"file://{self.remote}", writable=True).put(mine, REQUEST, DIGEST, "malta-6.12")
@@ -391,7 +391,7 @@ def watched(scene: Scene) -> Iterator[None]:
 def assert_refused(scene: Scene, url: str) -> None:
     with watched(scene):
         assert Remote(url, writable=False, limits=LIMITS).fetch(scene.store, REQUEST) is None
-    (line,) = scene.told.lines
+    (line,) = scene.progress.lines
     assert line.startswith(f"nothing is taken from the remote store {url}: ")
     assert line.isprintable()
     assert len(line) < 400
@@ -585,7 +585,7 @@ def answering(answer: Answer, directory: Path, *, notes: bool) -> Iterator[str]:
 
     class Server(http.server.ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            """Whoever asked may leave."""
+            """The client may close the connection."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads, server.block_on_close = True, False
@@ -611,8 +611,8 @@ def test_a_server_that_breaks_http(answer: Answer, notes: bool, scene: Scene) ->
 def test_a_secret_in_the_url_is_not_shown(scene: Scene) -> None:
     remote = Remote("http://me:secret@127.0.0.1:9/store", writable=False)
     assert remote.fetch(scene.store, REQUEST) is None
-    assert "secret" not in "".join(scene.told.lines)
-    assert "http://127.0.0.1:9/store" in scene.told.lines[0]
+    assert "secret" not in "".join(scene.progress.lines)
+    assert "http://127.0.0.1:9/store" in scene.progress.lines[0]
 
 
 def test_a_kernel_is_built_all_the_same(

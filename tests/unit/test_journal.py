@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kernelvm.errors import BadInput
-from pytest_kernelvm.failures.journal_reading import read_act
+from pytest_kernelvm.failures.journal_reading import read_entry
 from pytest_kernelvm.guest.protocol import Batch, DataPointer, Reply, Step, StepResult
 from pytest_kernelvm.vm.agent.journal import (
     HELD_BYTES,
-    Act,
     ConsoleInput,
     Exchange,
     Journal,
+    JournalEntry,
     QemuSignal,
     QmpCommand,
 )
@@ -42,8 +42,8 @@ replies = st.builds(
 )
 
 
-def again(journal: Journal, since_s: float = 0.0) -> list[Act]:
-    return [read_act(line, "journal:1", any_command=True) for line in journal.lines(since_s)]
+def again(journal: Journal, since_s: float = 0.0) -> list[JournalEntry]:
+    return [read_entry(line, "journal:1", any_command=True) for line in journal.lines(since_s)]
 
 
 @settings(deadline=None)
@@ -85,7 +85,7 @@ def test_what_is_no_exchange_comes_back() -> None:
     assert typed.at_s <= ordered.at_s <= signalled.at_s
 
 
-def test_times_count_from_where_one_wants() -> None:
+def test_times_are_relative_to_the_given_start() -> None:
     journal = Journal(Path("/nonexistent"))
     journal.typed("")
     [plain], [later] = again(journal), again(journal, since_s=10.0)
@@ -101,13 +101,13 @@ def test_what_is_too_much_for_memory_goes_into_the_file(tmp_path: Path) -> None:
         batch.data(data)
         journal.end(journal.begin(batch, f"{number}", 1.0, program=False), None)
     assert journal.file.exists()
-    assert len(journal._acts) < exchanges
+    assert len(journal._entries) < exchanges
     assert journal.exchanges == exchanges
-    acts = again(journal, since_s=5.0)
-    assert [act.what for act in acts if isinstance(act, Exchange)] == [
+    entries = again(journal, since_s=5.0)
+    assert [entry.what for entry in entries if isinstance(entry, Exchange)] == [
         str(n) for n in range(exchanges)
     ]
-    assert [act.at_s for act in acts] == sorted(act.at_s for act in acts)
+    assert [entry.at_s for entry in entries] == sorted(entry.at_s for entry in entries)
 
 
 def test_text_can_be_read_by_people() -> None:
@@ -122,5 +122,5 @@ def test_text_can_be_read_by_people() -> None:
 @pytest.mark.parametrize("line", ["", "{}", '{"at_s": 1}', "nonsense", '{"at_s": 1, "what": 2}'])
 def test_nonsense_is_refused(line: str) -> None:
     with pytest.raises(BadInput) as bad:
-        read_act(line, "journal.jsonl:7")
+        read_entry(line, "journal.jsonl:7")
     assert bad.value.evidence.where == ("journal.jsonl:7",)

@@ -52,14 +52,14 @@ def test_what_programs_wrote_is_not_in_the_text() -> None:
     assert (copy.gaps, copy.marks) == ([], 0)
 
 
-def test_a_mark_of_ours_is_known() -> None:
+def test_our_mark_is_recognised() -> None:
     """The agent hands over no words of programs."""
     copy = copy_of(FIRST, WARNING, BY_A_PROGRAM, b"191,6,4000000,-;\n")
     assert (copy.gaps, copy.marks) == ([], 1)
     assert MARK_RECORD.startswith(b"<191>")
 
 
-def test_records_that_are_known_are_passed_over() -> None:
+def test_known_records_are_skipped() -> None:
     copy = copy_of(FIRST, FIRST + WARNING, WARNING)
     assert copy.text == copy_of(FIRST, WARNING).text
     assert copy.raw == FIRST + WARNING

@@ -154,8 +154,8 @@ def test_changes_that_do_not_change_the_request(
 
 
 def test_the_place_of_a_request_does_not_matter(project: Path) -> None:
-    cell: CellConfig
-    (cell,) = read_config(project / "m.yaml")
-    moved = tuple(replace(each, where="elsewhere") for each in cell.kernel.symbols)
-    other = replace(cell, id="other", kernel=replace(cell.kernel, symbols=moved))
-    assert request_key(cell, "s", "c") == request_key(other, "s", "c")
+    config: CellConfig
+    (config,) = read_config(project / "m.yaml")
+    moved = tuple(replace(each, where="elsewhere") for each in config.kernel.symbols)
+    other = replace(config, id="other", kernel=replace(config.kernel, symbols=moved))
+    assert request_key(config, "s", "c") == request_key(other, "s", "c")

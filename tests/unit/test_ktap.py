@@ -11,7 +11,7 @@ from pytest_kernelvm.vm.klog.ktap import first_lines, read_results, without_time
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """counts: passed, failed, skipped. problems: what is told; None where there are no tests."""
+    """counts: passed, failed, skipped. problems: of the report; None where there are no tests."""
 
     name: str
     text: str
@@ -339,7 +339,7 @@ def test_results(log: Log) -> None:
 
 
 def test_a_log_may_end_anywhere() -> None:
-    """Whatever a passing log lacks at its end is told, until its last result is there."""
+    """Whatever a passing log lacks at its end is reported, until its last result is there."""
     lines = LOGS[0].text.splitlines()
     last = max(number for number, line in enumerate(lines) if line == "ok 1 example")
     for end in range(1, last):

@@ -66,7 +66,7 @@ def test_overlaps_are_refused_and_nothing_else(extents: list[Extent]) -> None:
         refuse_overlaps(extents)
 
 
-def test_it_says_what_does_not_fit() -> None:
+def test_the_error_names_what_does_not_fit() -> None:
     room = Extent(name="RAM", address=0x1000, size_bytes=0x3000)
     with pytest.raises(BadInput, match="kernel 0x3000-0x4001 is not in RAM 0x1000-0x4000"):
         lay_out(room, [("rootfs", 0x1001), ("kernel", 0x1001)])

@@ -336,7 +336,7 @@ def test_a_text_is_no_list_of_names(tmp_path: Path, call: Callable[[ModuleTree],
     assert error.value.evidence.expected == "['abc']"
 
 
-def test_nothing_wanted_needs_no_tree(tmp_path: Path) -> None:
+def test_an_empty_request_needs_no_tree(tmp_path: Path) -> None:
     closure = resolve_closure(ModuleTree(tmp_path / "none"), ())
     assert (closure.modules, closure.files, closure.size_bytes) == ((), (), 0)
 

@@ -25,7 +25,7 @@ from pytest_kernelvm.modules.modprobe import ModprobeResult, simulate_modprobe
 from pytest_kernelvm.modules.modprobe_d import read_modprobe_d
 from pytest_kernelvm.modules.pruned_tree import write_pruned_tree
 from pytest_kernelvm.modules.rendering import load_script, unload_script
-from pytest_kernelvm.modules.tree import Kind, ModuleTree
+from pytest_kernelvm.modules.tree import ModuleTree, NameKind
 from pytest_kernelvm.process import run
 from tests.unit.test_modules_depmod import RELEASE, Source, install, show_depends
 from tests.unit.test_modules_modinfo import KINDS, make_module
@@ -91,7 +91,7 @@ class BuildDirectory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One case. number: its own. source: who met it, or where it is told."""
+    """One case. number: its own. source: who met it, or where it is described."""
 
     number: int
     source: str
@@ -117,7 +117,7 @@ def file_of(build_directory: BuildDirectory, name: str) -> Path:
 
 def skipped(found: ModprobeResult) -> dict[str, str]:
     """Return name → why of what modprobe passed over."""
-    return {each.name: each.why for each in found.skipped}
+    return {each.name: each.explanation for each in found.skipped}
 
 
 # Dependencies and softdeps
@@ -364,7 +364,7 @@ def alias_off(build_directory: BuildDirectory) -> None:
     found = build_directory.modprobe("net-pf-10")
     assert (found.found, found.actions) == (True, ())
     assert skipped(found)["off"] == "the alias net_pf_10 is switched off"
-    assert build_directory.tree.classify("net-pf-10").kind is Kind.OFF
+    assert build_directory.tree.classify("net-pf-10").kind is NameKind.OFF
     with pytest.raises(BadInput, match="leads to no module") as error:
         build_directory.closure("net-pf-10")
     assert "switched off" in error.value.evidence.seen
@@ -404,7 +404,7 @@ def module_without_a_file(build_directory: BuildDirectory) -> None:
     file_of(build_directory, "a").unlink()
     build_directory.reread()
     assert build_directory.modprobe("a").load_order == ("a",)
-    assert build_directory.tree.classify("a").kind is Kind.FILE_ABSENT
+    assert build_directory.tree.classify("a").kind is NameKind.FILE_ABSENT
     with pytest.raises(BadInput, match="the file of module a is absent"):
         build_directory.closure("a")
 
@@ -423,7 +423,7 @@ def builtin(build_directory: BuildDirectory) -> None:
 @case(24, "a tree without modules.builtin cannot tell builtin from missing")
 def no_modules_builtin(build_directory: BuildDirectory) -> None:
     build_directory.install({"a": NONE}, builtin=["zram"])
-    assert build_directory.tree.classify("zram").kind is Kind.BUILTIN
+    assert build_directory.tree.classify("zram").kind is NameKind.BUILTIN
     (build_directory.tree.directory / "modules.builtin").unlink()
     (build_directory.tree.directory / "modules.builtin.bin").unlink()
     build_directory.reread()
@@ -465,7 +465,7 @@ def blacklist(build_directory: BuildDirectory) -> None:
     assert (
         build_directory.tree.classify("a").kind
         is build_directory.tree.classify("x").kind
-        is Kind.BLACKLISTED
+        is NameKind.BLACKLISTED
     )
     assert build_directory.closure("x").load_order == ("a",)
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_kernelvm.errors import BadInput
 from pytest_kernelvm.modules.metadata import Softdep
-from pytest_kernelvm.modules.tree import Classification, Kind, ModuleTree
+from pytest_kernelvm.modules.tree import Classification, ModuleTree, NameKind
 
 RELEASE = "6.12.0-test"
 
@@ -87,7 +87,7 @@ def test_a_tree_reads_only_what_is_asked_for(tmp_path: Path) -> None:
     tree = make_tree(tmp_path, {"m": []}, builtin=["b"])
     (tree.directory / "modules.alias").write_bytes(b"\xff\n")
     assert "m" in tree.modules
-    assert tree.classify("m").kind is Kind.LOADABLE
+    assert tree.classify("m").kind is NameKind.LOADABLE
     with pytest.raises(BadInput, match=r"modules\.alias is damaged"):
         tree.classify("b")
 
@@ -95,21 +95,21 @@ def test_a_tree_reads_only_what_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "targets"),
     [
-        pytest.param("cmac", Kind.LOADABLE, ("cmac",), id="case14-module-before-alias"),
-        pytest.param("fs-ext4", Kind.ALIAS, ("ext4",), id="case04-alias"),
-        pytest.param("sha256", Kind.ALIAS, ("sha_a", "sha_b"), id="case17-alias-of-several"),
-        pytest.param("zram", Kind.BUILTIN, ("zram",), id="case23-builtin"),
-        pytest.param("loop-alias", Kind.ALIAS, ("loop",), id="case05-alias-of-builtin"),
-        pytest.param("symbol:crc32c", Kind.ALIAS, ("libcrc32c",), id="case18-symbol"),
-        pytest.param("symbol:none", Kind.MISSING, (), id="case18-unknown-symbol"),
-        pytest.param("switched-off", Kind.OFF, ("off",), id="case19-off"),
-        pytest.param("gone", Kind.FILE_ABSENT, ("gone",), id="case22-file-absent"),
-        pytest.param("CMAC", Kind.MISSING, (), id="case20-upper-case"),
-        pytest.param("a[b", Kind.MISSING, (), id="open-bracket"),
-        pytest.param("nosuch", Kind.MISSING, (), id="missing"),
+        pytest.param("cmac", NameKind.LOADABLE, ("cmac",), id="case14-module-before-alias"),
+        pytest.param("fs-ext4", NameKind.ALIAS, ("ext4",), id="case04-alias"),
+        pytest.param("sha256", NameKind.ALIAS, ("sha_a", "sha_b"), id="case17-alias-of-several"),
+        pytest.param("zram", NameKind.BUILTIN, ("zram",), id="case23-builtin"),
+        pytest.param("loop-alias", NameKind.ALIAS, ("loop",), id="case05-alias-of-builtin"),
+        pytest.param("symbol:crc32c", NameKind.ALIAS, ("libcrc32c",), id="case18-symbol"),
+        pytest.param("symbol:none", NameKind.MISSING, (), id="case18-unknown-symbol"),
+        pytest.param("switched-off", NameKind.OFF, ("off",), id="case19-off"),
+        pytest.param("gone", NameKind.FILE_ABSENT, ("gone",), id="case22-file-absent"),
+        pytest.param("CMAC", NameKind.MISSING, (), id="case20-upper-case"),
+        pytest.param("a[b", NameKind.MISSING, (), id="open-bracket"),
+        pytest.param("nosuch", NameKind.MISSING, (), id="missing"),
     ],
 )
-def test_classify(tmp_path: Path, name: str, kind: Kind, targets: tuple[str, ...]) -> None:
+def test_classify(tmp_path: Path, name: str, kind: NameKind, targets: tuple[str, ...]) -> None:
     tree = make_tree(
         tmp_path,
         {"cmac": [], "ext4": [], "sha_a": [], "sha_b": [], "libcrc32c": [], "gone": []},

@@ -25,7 +25,7 @@ from pytest_kernelvm.process import run
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.kinds import KERNELS
 from pytest_kernelvm.store.store import StagingDirectory, Store
-from tests.unit.test_source import Told
+from tests.unit.test_source import RecordedProgress
 
 RELEASE = "6.1.0-9-arm64"
 ARM64 = b"MZ" + bytes(54) + b"ARM\x64" + b"code Linux version 6.1.0-9-arm64 (gcc)" + bytes(60)
@@ -34,14 +34,14 @@ ZBOOT = b"MZ\0\0zimg" + struct.pack("<II", 64, len(gzip.compress(ARM64, mtime=0)
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def progress() -> RecordedProgress:
+    return RecordedProgress()
 
 
 @pytest.fixture
-def store(tmp_path: Path, told: Told) -> Store:
+def store(tmp_path: Path, progress: RecordedProgress) -> Store:
     """A store with a kernel that can lend its headers."""
-    store = Store(tmp_path / "store", told)
+    store = Store(tmp_path / "store", progress)
     lend(store, "6.1.50", "aarch64")
     return store
 
@@ -239,7 +239,7 @@ def test_packages(store: Store, tmp_path: Path) -> None:
 
 def test_a_package_of_another_architecture(store: Store, tmp_path: Path) -> None:
     path = deb(write_root(tmp_path / "root"), tmp_path / "k.deb", arch="riscv64")
-    with pytest.raises(BadInput, match="of the architecture riscv64, which is none of ours"):
+    with pytest.raises(BadInput, match="of the architecture riscv64, which is not supported"):
         arch_of(store, cell_of(str(path)).kernel.source)
 
 
@@ -353,7 +353,7 @@ def test_wrong_names_of_packages(text: str) -> None:
 
 
 def test_headers_of_the_newest_older_kernel_are_lent(
-    store: Store, told: Told, tmp_path: Path
+    store: Store, progress: RecordedProgress, tmp_path: Path
 ) -> None:
     for release in ("6.12.1", "5.10.3", "6.1.9"):
         lend(store, release, "aarch64")
@@ -361,7 +361,7 @@ def test_headers_of_the_newest_older_kernel_are_lent(
     root = write_root(tmp_path / "root", release="6.1.20-arm64")
     kernel = imported(store, str(root))
     assert (kernel.headers / "of.h").read_text() == "6.1.9"
-    assert "the agent is compiled with the headers of 6.1.9" in told.lines
+    assert "the agent is compiled with the headers of 6.1.9" in progress.lines
 
 
 def test_headers_of_the_oldest_newer_kernel_are_lent(store: Store, tmp_path: Path) -> None:
@@ -370,11 +370,13 @@ def test_headers_of_the_oldest_newer_kernel_are_lent(store: Store, tmp_path: Pat
     assert (imported(store, str(root)).headers / "of.h").read_text() == "6.1.50"
 
 
-def test_no_headers_to_lend(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_headers_to_lend(
+    tmp_path: Path, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lent_headers, "DEBIAN_SOURCES", tmp_path)
     root = write_root(tmp_path / "root")
     with pytest.raises(ToolMissing, match="no headers to compile the agent with") as missing:
-        build_kernel(Store(tmp_path / "store", told), cell_of(str(root)))
+        build_kernel(Store(tmp_path / "store", progress), cell_of(str(root)))
     assert missing.value.evidence.next_step == "apt-get install linux-source"
 
 

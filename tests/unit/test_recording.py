@@ -32,8 +32,8 @@ BEFORE = b"[    0.000000] Linux version 6.12\r\n[    0.1"
 @dataclass(kw_only=True)
 class Unlabelled:
     label: str = ""
-    by_hand: str = ""
-    argv_by_hand: str = ""
+    boot_command: str = ""
+    quoted_argv: str = ""
 
 
 class Line:

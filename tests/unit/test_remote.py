@@ -20,7 +20,7 @@ from pytest_kernelvm.store.remote import Remote, remote_of_environment
 from pytest_kernelvm.store.store import StagingDirectory, Store
 from tests.unit.serving import Served, serving
 from tests.unit.test_process import wait_until
-from tests.unit.test_source import Told
+from tests.unit.test_source import RecordedProgress
 
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
@@ -31,10 +31,10 @@ FILES = {"vmlinux": b"\x7fELF" + bytes(100_000), "modules/lib/a.ko": b"module"}
 
 @dataclass
 class Place:
-    """A store in a directory, and what it was told."""
+    """A store in a directory, and the progress that it showed."""
 
     store: Store
-    told: Told
+    progress: RecordedProgress
 
     def files(self, kind: str) -> dict[str, bytes]:
         entry = self.store.find(kind_of(kind), DIGEST)
@@ -48,8 +48,8 @@ class Place:
 
 
 def place(root: Path) -> Place:
-    told = Told()
-    return Place(Store(root, told), told)
+    progress = RecordedProgress()
+    return Place(Store(root, progress), progress)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def directory(tmp_path: Path, built: Place) -> Path:
     """A remote store in a directory, with the kernel."""
     path = tmp_path / "remote"
     Remote(f"file://{path}", writable=True).put(built.store, REQUEST, DIGEST, "malta-6.12")
-    assert built.told.lines == [f"put malta-6.12 into file://{path}"]
+    assert built.progress.lines == [f"put malta-6.12 into file://{path}"]
     return path
 
 
@@ -102,7 +102,7 @@ def assert_taken(here: Place, remote: Remote) -> None:
 def assert_not_taken(here: Place, remote: Remote, why: str) -> None:
     assert remote.fetch(here.store, REQUEST) is None
     assert here.files("kernels") == {}
-    assert why in here.told.lines[-1]
+    assert why in here.progress.lines[-1]
     assert not list(here.store.root.glob("tmp/*"))
 
 
@@ -117,7 +117,7 @@ def test_fetch_from_a_web_server(served: Served, empty: Place) -> None:
 
 def test_an_unknown_request(served: Served, empty: Place) -> None:
     assert Remote(served.url, writable=False).fetch(empty.store, Digest("0" * 64)) is None
-    assert empty.told.lines == []
+    assert empty.progress.lines == []
 
 
 def test_a_read_only_one_is_not_written_to(tmp_path: Path, built: Place) -> None:
@@ -165,11 +165,11 @@ def test_no_server(empty: Place) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path, built: Place) -> None:
     (tmp_path / "file").write_text("")
     Remote(f"file://{tmp_path}/file", writable=True).put(built.store, REQUEST, DIGEST, "malta")
-    assert "nothing is put into the remote store" in built.told.lines[-1]
+    assert "nothing is put into the remote store" in built.progress.lines[-1]
 
 
 def test_a_url_that_is_no_store() -> None:
-    with pytest.raises(BadInput, match="is no place for a remote store"):
+    with pytest.raises(BadInput, match="is not the address of a remote store"):
         Remote("gopher://host", writable=False)
 
 
@@ -206,7 +206,7 @@ def test_fetch_and_put_over_s3(built: Place, empty: Place) -> None:
         remote = Remote("s3://bucket/kernels", writable=True, options=options)
         remote._files.call_s3("create_bucket", Bucket="bucket")
         remote.put(built.store, REQUEST, DIGEST, "malta-6.12")
-        assert built.told.lines == ["put malta-6.12 into s3://bucket/kernels"]
+        assert built.progress.lines == ["put malta-6.12 into s3://bucket/kernels"]
         fresh = Remote("s3://bucket/kernels", writable=False, options=options)
         fresh._files.invalidate_cache()
         assert_taken(empty, fresh)
@@ -248,6 +248,6 @@ def test_fetch_and_put_over_ssh(built: Place, empty: Place, tmp_path: Path) -> N
         url = f"ssh://127.0.0.1:{port}{tmp_path}/there"
         remote = Remote(url, writable=True, options=options)
         remote.put(built.store, REQUEST, DIGEST, "malta-6.12")
-        assert built.told.lines == [f"put malta-6.12 into {url}"]
+        assert built.progress.lines == [f"put malta-6.12 into {url}"]
         assert (tmp_path / "there" / "kernels" / f"{DIGEST}.tar.gz").is_file()
         assert_taken(empty, Remote(url, writable=False, options=options))

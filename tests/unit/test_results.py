@@ -122,7 +122,7 @@ def test_escapes_stand_for_bytes_of_utf8() -> None:
     "text",
     ["", "\n", " KEY=value\n", "no record\n", "6,1,0;a field is missing\n", "six,1,0,-;text\n"],
 )
-def test_what_is_no_record_is_left_out(text: str) -> None:
+def test_text_that_is_no_record_is_skipped(text: str) -> None:
     assert parse_kmsg(text).records == ()
     both = [record.text for record in parse_kmsg(f"{text}6,2,0,-;record\n")]
     assert both == ["record"]

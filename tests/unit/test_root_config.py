@@ -93,14 +93,14 @@ def test_contents_are_relative_to_the_vm_config(tmp_path: Path) -> None:
         ("root: {kind: ext4, contents: nowhere}", "nowhere is no directory"),
         ("root: {kind: ext4, options: a b}", "expected one word"),
         ("root: {kind: ext4, pseudofiles: {/a: file}}", "'file': allowed: directory, fifo"),
-        ("root: {kind: ext4, pseudofiles: {/a: {kind: link}}}", "/a: a link says less"),
+        ("root: {kind: ext4, pseudofiles: {/a: {kind: link}}}", "/a: a link lacks"),
         (
             "root: {kind: ext4, pseudofiles: {/a: {kind: fifo, to: b}}}",
-            "/a: a fifo says more than it is: to",
+            "/a: a fifo has a key that it does not take: to",
         ),
         (
             "root: {kind: ext4, pseudofiles: {/a: {kind: block, major: 1}}}",
-            "/a: a block says less than it must: minor",
+            "/a: a block lacks a required key: minor",
         ),
         (
             "root: {kind: ext4, pseudofiles: {/a: {kind: directory, mode: 0o755}}}",

@@ -285,7 +285,7 @@ def test_the_first_tree_in_an_image() -> None:
 
 
 def test_what_is_behind_an_archive_is_zero(tmp_path: Path) -> None:
-    """The line tells of 2 MiB, and memory that was used before is not empty."""
+    """The line announces 2 MiB, and memory that was used before is not empty."""
     boot = dataclasses.replace(a_boot(tmp_path, "mips"), fixed_initramfs=True)
     head = struct.pack(">4sBBB9xHHIIII", b"\x7fELF", 1, 2, 1, 2, 8, 1, 0x80100000, 52, 0)
     head += struct.pack(">IHHHHHH", 0, 52, 32, 1, 0, 0, 0)

@@ -50,8 +50,8 @@ FILES = {
 
 
 @dataclass
-class Told:
-    """Keeps the lines that are said."""
+class RecordedProgress:
+    """Keeps the lines of progress."""
 
     lines: list[str] = field(default_factory=list)
 
@@ -63,13 +63,13 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def progress() -> RecordedProgress:
+    return RecordedProgress()
 
 
 @pytest.fixture
-def store(tmp_path: Path, told: Told) -> Store:
-    return Store(tmp_path / "store", told)
+def store(tmp_path: Path, progress: RecordedProgress) -> Store:
+    return Store(tmp_path / "store", progress)
 
 
 def make_tarball(path: Path, files: dict[str, str]) -> Tarball:
@@ -151,7 +151,9 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(store: Stor
     assert missing.value.evidence.where == ("malta.yaml:4:7",)
 
 
-def test_a_tarball_is_unpacked_once(store: Store, tarball: Tarball, told: Told) -> None:
+def test_a_tarball_is_unpacked_once(
+    store: Store, tarball: Tarball, progress: RecordedProgress
+) -> None:
     tree = unpacked(store, tarball)
     assert tree == store.path(SOURCES, Digest(tarball.digest)) / "tree"
     assert {
@@ -159,7 +161,7 @@ def test_a_tarball_is_unpacked_once(store: Store, tarball: Tarball, told: Told) 
     } == FILES
     assert kernel_version(tree) == "6.12.30"
     assert unpacked(store, tarball) == tree
-    assert told.lines == ["unpacking linux-6.12.30.tar.xz"]
+    assert progress.lines == ["unpacking linux-6.12.30.tar.xz"]
     assert entries(store) == [f"sources/{tarball.digest}"]
 
 

@@ -403,7 +403,7 @@ HARMLESS = [
     "8<--- cut here ---",
     "------------[ cut here ]------------",
     "---[ end trace 0000000000000000 ]---",
-    # What stands in splats and tells none.
+    # Lines that stand in splats and begin none.
     "Showing all locks held in the system:",
     "CPU: 0 PID: 61 Comm: insmod Not tainted 6.1.140 #1",
     "Tainted: G        W          6.1.140 #1",

@@ -33,7 +33,7 @@ def console(name: str) -> str:
 class Row:
     """A console with one splat: its kind, how its title begins, how its first and last line end.
 
-    told_by: what tells it where the title stands above that.
+    reported_by: what tells it where the title stands above that.
     """
 
     console: str
@@ -42,7 +42,7 @@ class Row:
     first: str = ""
     last: str
     complete: bool = True
-    told_by: str = ""
+    reported_by: str = ""
 
 
 TRACE_END = "el0t_64_sync+0x14c/0x150"
@@ -255,7 +255,7 @@ ROWS = [
         kind="call trace",
         title="CPU: 0 UID: 0 PID: 61 Comm: insmod Not tainted",
         last=TRACE_END,
-        told_by="Call trace:",
+        reported_by="Call trace:",
     ),
     Row(
         console="splat_locks_held",
@@ -282,7 +282,7 @@ ROWS = [
         kind="oops",
         title="Data bus error, epc == 803a1d38, ra == c00a2044",
         last=END_MARK,
-        told_by="Oops[#1]:",
+        reported_by="Oops[#1]:",
     ),
     Row(
         console="splat_x86_protection",
@@ -352,7 +352,7 @@ ROWS = [
         title="Unhandled fault: imprecise external abort (0x1406)",
         first="8<--- cut here ---",
         last=END_MARK,
-        told_by="Internal error: ",
+        reported_by="Internal error: ",
     ),
     Row(
         console="splat_loongarch_fault",
@@ -428,7 +428,7 @@ def test_what_a_program_left_unfinished_hides_nothing(row: Row) -> None:
     """In front of the first line, and of the title line."""
     text = console(row.console)
     [alone] = read_splats(text)
-    told = text.index(row.told_by or alone.title)
+    told = text.index(row.reported_by or alone.title)
     told = text.rindex("\n", 0, told) + 1 if "\n" in text[:told] else 0
     for unfinished in UNFINISHED:
         before = text[: alone.start] + unfinished + text[alone.start :]
@@ -460,7 +460,7 @@ def test_a_splat_that_is_being_printed_is_found_and_goes_on(row: Row) -> None:
     """Whatever part of it has come: what is complete later was found at the same place before."""
     text = console(row.console)
     [whole] = read_splats(text)
-    title = text.index(row.told_by or whole.title)
+    title = text.index(row.reported_by or whole.title)
     lines = text.splitlines(keepends=True)
     at = 0
     for line in lines:

@@ -65,8 +65,8 @@ ENDED = "QEMU: ended with status 0, SHUTDOWN guest-reset"
 
 class Named:
     label = "guest"
-    by_hand = "kernelvm boot guest"
-    argv_by_hand = "qemu-system-mips"
+    boot_command = "kernelvm boot guest"
+    quoted_argv = "qemu-system-mips"
 
 
 @contextlib.contextmanager

@@ -169,7 +169,7 @@ def test_more_splats_than_are_looked_at_are_no_clean_test(guest: Guest) -> None:
         "too many splats",
         f"more than {MOST_SPLATS} splats: the later ones are not looked at",
     )
-    guest.watch.tell(TextSource.CONSOLE, guest.watch.refused)
+    guest.watch.mark_reported(TextSource.CONSOLE, guest.watch.refused)
     assert not guest.watch.refused
     guest.says(ALLOWED_WARN.replace("x.c:7", "other.c:8"))
     assert [each.kind for each in guest.watch.refused] == ["too many splats"]
@@ -208,21 +208,21 @@ def test_an_allowance_is_for_a_stretch_of_the_console(guest: Guest) -> None:
     assert len(allowed.splats) == 1
 
 
-def test_what_was_told_is_not_told_again(guest: Guest) -> None:
+def test_a_reported_splat_is_not_reported_again(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.says(console("aarch64_warning"))
-    guest.watch.tell(TextSource.CONSOLE, guest.watch.splats)
+    guest.watch.mark_reported(TextSource.CONSOLE, guest.watch.splats)
     assert guest.trouble(0) is None
     guest.says(console("splat_atomic"))
     assert guest.trouble() is Trouble.SPLAT
 
 
-def test_a_guest_that_spins_tells_so_again_and_again(guest: Guest) -> None:
+def test_repeated_lockup_reports_are_one_event(guest: Guest) -> None:
     guest.watch.refusing = True
     text = console("lkdtm_aarch64_soft_lockup")
     guest.says(text)
     assert guest.trouble() is Trouble.SPLAT
-    guest.watch.tell(TextSource.CONSOLE, guest.watch.splats)
+    guest.watch.mark_reported(TextSource.CONSOLE, guest.watch.splats)
     for seconds in ("26s", "48s"):
         guest.says(text.replace("stuck for 3s", f"stuck for {seconds}"))
     assert guest.watch.refused == ()
@@ -280,13 +280,13 @@ def test_what_only_the_console_shows_is_settled_by_the_log(guest: Guest) -> None
     assert guest.trouble() is Trouble.SPLAT
 
 
-def test_one_event_is_told_once(guest: Guest) -> None:
+def test_one_event_is_reported_once(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.says(SHOWN)
     guest.log.add(log_of(0))
     assert len(guest.watch.splats) == 1
     refused = guest.watch.refused
-    guest.watch.tell(TextSource.LOG, refused)
+    guest.watch.mark_reported(TextSource.LOG, refused)
     assert [len(refused), len(guest.watch.refused)] == [1, 0]
 
 
@@ -295,7 +295,7 @@ def test_the_same_words_once_more_are_another_event(guest: Guest) -> None:
     for _time in range(2):
         guest.watch.find("log gap", "1 record of the kernel's log was lost")
         [refused] = guest.watch.refused
-        guest.watch.tell(TextSource.LOG, [refused])
+        guest.watch.mark_reported(TextSource.LOG, [refused])
         assert not guest.watch.refused
 
 
@@ -356,7 +356,7 @@ def test_an_allowance_is_for_a_stretch_of_the_log(guest: Guest) -> None:
 def test_what_the_kernel_does_not_say_itself_is_found_in_its_place(guest: Guest) -> None:
     guest.watch.refusing = True
     guest.log.add(log_of(0))
-    guest.watch.find("taint", "tainted, and no word of why: W (the kernel warned)")
+    guest.watch.find("taint", "tainted, and no log line explains it: W (the kernel warned)")
     assert [splat.kind for splat in guest.watch.refused] == ["atomic context", "taint"]
     guest.watch.allowances.append(allowance("tainted", "provoked"))
     assert [splat.kind for splat in guest.watch.refused] == ["atomic context"]

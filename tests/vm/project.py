@@ -64,10 +64,10 @@ def make_project(directory: Path, cell: Cell, tests: str) -> Project:
     return Project(directory=directory, cell=cell, store=own_store(directory, cell))
 
 
-def unpacked_source(store: Store, cell: CellConfig) -> Path:
-    """Return a cell's source, without patches; skips where it is missing."""
+def unpacked_source(store: Store, config: CellConfig) -> Path:
+    """Return a config's source, without patches; skips where it is missing."""
     try:
-        return unpacked(store, locate(store, cell.kernel.source))
+        return unpacked(store, locate(store, config.kernel.source))
     except ToolMissing as error:
         pytest.skip(error.summary)
 

@@ -11,7 +11,7 @@ from pytest_kernelvm import Cell, Vm
 from pytest_kernelvm.vm.machine.bootable import Bootable
 from pytest_kernelvm.vm.machine.start import boot_guest
 from pytest_kernelvm.vm.qemu.argv import Boot
-from pytest_kernelvm.vm.verdict.deadlines import Limits, work_of
+from pytest_kernelvm.vm.verdict.deadlines import TimeLimits, work_of
 
 CRASH = "/sys/kernel/debug/provoke-crash/DIRECT"
 
@@ -55,8 +55,8 @@ def bare(
         label=cell.config.id,
         boot=boot,
         abi=cell.programs.abi,
-        limits=Limits(boot_s=boot_s, command_s=5.0),
-        by_hand=f"kernelvm boot {cell.config.id}",
+        limits=TimeLimits(boot_s=boot_s, command_s=5.0),
+        boot_command=f"kernelvm boot {cell.config.id}",
         services=cell.services,
     )
     return boot_guest(bootable, directory)

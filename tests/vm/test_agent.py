@@ -141,7 +141,7 @@ def test_input_and_output_of_programs(guest: Vm, size: int) -> None:
 
 
 @pytest.mark.slow
-def test_long_output_comes_whole(guest: Vm, program: bytes) -> None:
+def test_long_output_is_complete(guest: Vm, program: bytes) -> None:
     """Longer than the protocol's memory, and than what a request may bring along as input."""
     copies = 100_000 // len(program) + 1
     content = program * copies

@@ -149,7 +149,7 @@ def test_gdb_itself(project: Project) -> None:
     child.close(force=True)
 
 
-def test_wait_wants_gdb(project: Project) -> None:
+def test_wait_requires_gdb(project: Project) -> None:
     refused = project.kernelvm("boot", project.cell.config.id, "--wait")
     assert refused.status == 2
     assert "--gdb --wait" in refused.stderr

@@ -87,7 +87,7 @@ def test_on_another_machine(cell: Cell, tmp_path: Path, ending: str) -> None:
     same_again(project, str(moved), store=tmp_path / "other-store")
 
 
-def test_what_is_in_it(cell: Cell, tmp_path: Path) -> None:
+def test_a_bundle_has_its_files(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, FAILING)
     project.pytest("--junit-xml=junit.xml")
     [name] = project.left()
@@ -110,7 +110,7 @@ def test_what_is_in_it(cell: Cell, tmp_path: Path) -> None:
     assert float(host_s) < 0, "it was said when the snapshot was made"
 
 
-def test_it_takes_next_to_nothing(cell: Cell, tmp_path: Path) -> None:
+def test_writing_a_bundle_takes_little_time_and_space(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, FAILING)
     project.pytest()
     [name] = project.left()
@@ -125,7 +125,9 @@ def test_it_takes_next_to_nothing(cell: Cell, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tests", "verdict"), [(PANICKING, "panic"), (NEVER_READY, "panic")], ids=["panic", "boot"]
 )
-def test_a_death_happens_again(cell: Cell, tmp_path: Path, tests: str, verdict: str) -> None:
+def test_a_replay_repeats_the_guests_end(
+    cell: Cell, tmp_path: Path, tests: str, verdict: str
+) -> None:
     project = make_project(tmp_path, cell, tests)
     assert project.pytest().status == 1
     [name] = project.left()
@@ -135,14 +137,14 @@ def test_a_death_happens_again(cell: Cell, tmp_path: Path, tests: str, verdict: 
     assert "as before: " in again.stdout.splitlines()[-1]
 
 
-def test_failures_that_were_expected_are_part_of_it(cell: Cell, tmp_path: Path) -> None:
+def test_expected_failures_are_replayed_too(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, EXPECTED_AND_GONE_ON)
     assert "the test is not satisfied" in project.pytest().stdout
     [name] = project.left()
     same_again(project, name)
 
 
-def test_what_comes_otherwise_is_shown(cell: Cell, tmp_path: Path) -> None:
+def test_a_replay_shows_what_differs(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, FAILING)
     project.pytest()
     [name] = project.left()
@@ -154,7 +156,7 @@ def test_what_comes_otherwise_is_shown(cell: Cell, tmp_path: Path) -> None:
     again = project.kernelvm("replay", name, "--fast")
     assert again.status == 1
     assert "before: -13" in again.stdout
-    assert "1 commands end otherwise" in again.stdout
+    assert "1 commands end differently" in again.stdout
 
 
 def test_damaged_archives_are_refused(cell: Cell, tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_damaged_archives_are_refused(cell: Cell, tmp_path: Path) -> None:
         image.write(b"damage")
     again = project.kernelvm("replay", str(unpacked))
     assert again.status == 2
-    assert "the bundle's image is another one by now" in again.stderr
+    assert "the bundle's image has changed since" in again.stderr
     (unpacked / "guest-0" / "image").unlink()
     shutil.rmtree(project.store)
     again = project.kernelvm("replay", str(unpacked), store=tmp_path / "other")
@@ -181,7 +183,7 @@ def test_damaged_archives_are_refused(cell: Cell, tmp_path: Path) -> None:
     assert "Traceback" not in again.stderr
 
 
-def test_they_are_listed_and_removed(cell: Cell, tmp_path: Path) -> None:
+def test_bundles_are_listed_and_removed(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, FAILING + PANICKING)
     told = project.pytest("-q", "-q").stdout
     names = project.left()

@@ -53,7 +53,7 @@ def waiting() -> float:
 
 
 @pytest.mark.slow
-def test_a_flood_is_said(cell: Cell, tmp_path: Path) -> None:
+def test_a_flood_of_the_console_is_reported(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nkernelvm_console_limit = 1\n")
     # A Malta's port takes a minute for 2 MiB.

@@ -151,7 +151,7 @@ def of_mode(cell: Cell, mode: Mode, *, required: bool = True, whole_word: bool =
     """Return the cell with a kernel of this mode; the base cell's own where it is that."""
     arch = cell.config.arch
     if not arch.cookie:
-        pytest.skip(f"a kernel for {arch.name} cannot be told a cookie")
+        pytest.skip(f"a kernel for {arch.name} has no support for a cookie")
     if not offers(cell, mode.symbol):
         pytest.skip(f"the kernel has no {mode.symbol}")
     if mode.tree and not arch.first_stage:

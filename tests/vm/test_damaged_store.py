@@ -19,7 +19,7 @@ from pytest_kernelvm.session.guests import Guests
 from pytest_kernelvm.store.intact import DamagedStore
 from pytest_kernelvm.store.store import Store
 from pytest_kernelvm.vm.qemu.snapshot import CONSOLE, LOG, MEMORY, STATE, find_snapshot
-from tests.unit.test_source import Told
+from tests.unit.test_source import RecordedProgress
 from tests.unit.test_store import disk_of
 from tests.vm.project import KERNELVM
 
@@ -63,7 +63,7 @@ def private(cell: Cell, tmp_path: Path) -> Store:
     for kind in ("requests", "paces", "compilers"):
         if (cell.store.root / kind).is_dir():
             shutil.copytree(cell.store.root / kind, root / kind, dirs_exist_ok=True)
-    return Store(root, Told())
+    return Store(root, RecordedProgress())
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_file_that_changes_meanwhile(own: Cell, guests: Guests) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [MEMORY, STATE, CONSOLE, LOG])
-def test_a_changed_snapshot_is_told_and_made_anew(
+def test_a_changed_snapshot_is_reported_and_made_anew(
     name: str, own: Cell, guests: Guests, private: Store
 ) -> None:
     bootable = own.bootable(modules=[MODULE])
@@ -151,7 +151,7 @@ def test_a_changed_snapshot_is_told_and_made_anew(
     with guests.restored(bootable) as vm:
         assert vm.read("/proc/version")
     assert guests.counts.snapshots_made == 2
-    assert isinstance(private.progress, Told)
+    assert isinstance(private.progress, RecordedProgress)
     assert any(f"is damaged ({name}: other bytes" in line for line in private.progress.lines)
 
 
@@ -162,7 +162,7 @@ def test_a_disk_that_fills_while_a_snapshot_is_made(mib: int, cell: Cell, tmp_pa
     bootable = cell.bootable(modules=[MODULE])
     boot = replace(bootable.boot, machine=replace(bootable.boot.machine, memory_mib=128))
     with disk_of(f"{mib}m", tmp_path) as disk:
-        store = Store(disk / "store", Told())
+        store = Store(disk / "store", RecordedProgress())
         guest = guests_in(store, tmp_path).restored(replace(bootable, boot=boot))
         with pytest.raises(HarnessError, match="the disk of the store is full") as raised, guest:
             pass

@@ -43,7 +43,7 @@ class TestAliasOfSeveral:
         assert "could not insert 'failing': No such device" in tried.errors
 
 
-def test_compressed_module_is_refused_aloud(new_vm: BootVm, cell: Cell) -> None:
+def test_compressed_module_is_refused_with_a_message(new_vm: BootVm, cell: Cell) -> None:
     """Case 34: where the kernel has no MODULE_DECOMPRESS (kernel/module/main.c)."""
     if cell.kernel.config.get("MODULE_DECOMPRESS") == "y":
         pytest.skip("this kernel unpacks modules")

@@ -51,7 +51,7 @@ def no_process_is_left(kernelvm_guests: Guests) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.any_cell
 def test_lost_configuration(cell: Cell) -> None:
-    """USB_STORAGE needs USB and SCSI; a symbol that no kernel has is told from it."""
+    """USB_STORAGE needs USB and SCSI; a symbol that no kernel has is distinguished from it."""
     asked = tuple(
         Requested(name=name, value="y", where="test.yaml:7:3")
         for name in ("USB_STORAGE", "NO_SUCH_SYMBOL")
@@ -103,7 +103,7 @@ def test_guest_that_stops_answering(vm: Vm) -> None:
     assert vm.read("/proc/version")
 
 
-def test_guest_without_a_word(cell: Cell, tmp_path: Path) -> None:
+def test_guest_whose_console_stays_empty(cell: Cell, tmp_path: Path) -> None:
     """QEMU's -S starts a machine whose CPU stands still."""
     boot = dataclasses.replace(cell.boot(cell.initramfs()), extra=("-S",))
     with pytest.raises(NoOutput) as silent, bare(cell, tmp_path, boot, boot_s=1.0):

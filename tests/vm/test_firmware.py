@@ -76,7 +76,7 @@ class TestLinks:
         vm.modprobe("asking")
         assert FOUND in vm.dmesg
 
-    def test_are_missed(self, new_vm: BootVm) -> None:
+    def test_a_missing_firmware_file_is_an_error(self, new_vm: BootVm) -> None:
         refused(new_vm(modules=["asking"], external=EXTERNAL))
 
 

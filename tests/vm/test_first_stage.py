@@ -127,7 +127,7 @@ def base(vm: Vm) -> bytes:
 
 @pytest.mark.slow
 def test_a_property_of_the_passed_tree(cell: Cell, base: bytes, enter: Enter) -> None:
-    """It is in /proc, and the driver heeds it."""
+    """It is in /proc, and the driver obeys it."""
     paths = with_device_tree(cell)
     tree = set_property(base, "/", "model", "changed by a test")
     rtc = "/isa/rtc@70"
@@ -160,7 +160,7 @@ def test_a_corrupt_tree_is_a_panic_that_says_so(cell: Cell, tree: bytes, enter: 
 
 
 @pytest.mark.slow
-def test_what_is_placed_by_the_old_size(cell: Cell, base: bytes, enter: Enter) -> None:
+def test_an_image_placed_by_the_old_size_of_the_tree(cell: Cell, base: bytes, enter: Enter) -> None:
     """A tree grows over a page's end; what was placed behind it before is in its place then."""
     paths = with_device_tree(cell)
     room = -len(base) % PAGE_BYTES

@@ -115,7 +115,7 @@ def test_the_shell_is_asked_once(config: CellConfig, store: Store) -> None:
         assert version.read_bytes() == files[version]
 
 
-def test_answers_change_nothing(config: CellConfig, store: Store) -> None:
+def test_cached_answers_do_not_change_the_config(config: CellConfig, store: Store) -> None:
     """With a conf that asks each time, the same comes out."""
     with open_kconfig_session(
         store, asking(config, "NET=y", base="malta_defconfig")
@@ -217,7 +217,7 @@ def test_conditions_agree_with_conf_on_every_symbol(
     assert wrong == []
 
 
-def test_departed_symbols_are_gone_when_they_are_said_to_be(tree: Path) -> None:
+def test_removed_symbols_are_absent_from_the_version_in_the_table(tree: Path) -> None:
     version = kernel_version(tree)
     gone = {
         name

@@ -63,7 +63,7 @@ def test_without_the_cookie(cell: Cell, second: Cell, start: Start) -> None:
     assert "no cookie, ignoring" in vm.dmesg
 
 
-def test_a_kernel_that_must_not(cell: Cell, second: Cell, start: Start) -> None:
+def test_a_kernel_without_permission_refuses_kexec(cell: Cell, second: Cell, start: Start) -> None:
     vm = start(cell)
     before = vm.read(BOOT_ID)
     vm.write("/proc/sys/kernel/kexec_load_disabled", "1")
@@ -73,7 +73,7 @@ def test_a_kernel_that_must_not(cell: Cell, second: Cell, start: Start) -> None:
     assert vm.read(BOOT_ID) == before
 
 
-def test_a_kernel_that_cannot(second: Cell, start: Start) -> None:
+def test_a_kernel_without_kexec_support(second: Cell, start: Start) -> None:
     vm = start(second)
     with pytest.raises(SyscallFailed) as failed:
         vm.kexec(second, cmdline=WORDS)

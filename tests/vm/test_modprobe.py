@@ -83,7 +83,7 @@ class TestOptions:
         vm.modprobe("loop")
         assert parameter(vm, "loop", "max_part") == "15"
 
-    def test_wrong_ones_are_said(self, vm: Vm, userland: str) -> None:
+    def test_wrong_options_are_reported(self, vm: Vm, userland: str) -> None:
         result = vm.fail("modprobe", "loop", "max_loop=many")
         assert result.status == 1
         said = {"busybox": "can't load module loop (kernel/drivers/block/loop.ko)"}
@@ -236,14 +236,14 @@ class TestKernelAsks:
         assert names(vm)[0] == "af_key"
 
     @pytest.mark.kernelvm(modules=["loop"])
-    def test_and_may_not_get_it(self, vm: Vm) -> None:
+    def test_the_kernel_gets_no_module_that_is_not_packed(self, vm: Vm) -> None:
         with pytest.raises(SyscallFailed) as refused:
             vm.syscall("socket", AF_PACKET, SOCK_RAW, 0)
         assert refused.value.errno == errno.EAFNOSUPPORT
         assert names(vm) == []
 
     @pytest.mark.kernelvm(blacklist=["af_packet"])
-    def test_and_a_blacklist_counts(self, vm: Vm) -> None:
+    def test_the_kernels_requests_obey_the_blacklist(self, vm: Vm) -> None:
         """modprobe.d(5): a blacklist hides aliases; by its own name a module still loads."""
         with pytest.raises(SyscallFailed):
             vm.syscall("socket", AF_PACKET, SOCK_RAW, 0)

@@ -76,21 +76,21 @@ class TestInitThatFails:
             ("ENOENT", "Unknown symbol in module, or unknown parameter (see dmesg)"),
         ],
     )
-    def test_is_told(self, vm: Vm, cell: Cell, error: str, said: str) -> None:
+    def test_the_error_of_init_is_reported(self, vm: Vm, cell: Cell, error: str, said: str) -> None:
         number = cell.programs.abi.errnos[error]
         refused = vm.fail("modprobe", "failing", f"error=-{number}")
         assert refused.status == 1
         assert refused.errors == f"modprobe: ERROR: could not insert 'failing': {said}\n"
         assert names(vm) == set()
 
-    def test_leaves_room_for_another_try(self, vm: Vm) -> None:
+    def test_loading_can_be_tried_again(self, vm: Vm) -> None:
         vm.fail("modprobe", "failing")
         vm.modprobe("failing", "error=0")
         assert names(vm) == {"failing"}
         vm.modprobe("-r", "failing")
         assert names(vm) == set()
 
-    def test_stops_who_needs_it(self, vm: Vm) -> None:
+    def test_a_dependent_module_is_not_loaded(self, vm: Vm) -> None:
         refused = vm.fail("modprobe", "needing")
         assert refused.status == 1
         assert "No such device" in refused.errors
@@ -104,12 +104,12 @@ class TestInitThatFails:
         vm.modprobe("-r", "needing")
         assert names(vm) == set()
 
-    def test_does_not_stop_who_only_wants_it(self, vm: Vm) -> None:
+    def test_a_soft_dependent_module_is_loaded(self, vm: Vm) -> None:
         vm.modprobe("wanting")
         assert names(vm) == {"wanting"}
 
-    def test_that_says_more_than_zero_has_worked(self, vm: Vm) -> None:
-        """The kernel grumbles and keeps the module (kernel/module/main.c, do_init_module)."""
+    def test_an_init_that_returns_more_than_zero_succeeds(self, vm: Vm) -> None:
+        """The kernel warns and keeps the module (kernel/module/main.c, do_init_module)."""
         with vm.allow_splats("suspiciously returned 1", reason="provoked") as allowed:
             vm.modprobe("failing", "error=1")
         assert [splat.kind for splat in allowed.splats] == ["call trace"]

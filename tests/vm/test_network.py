@@ -92,7 +92,7 @@ def test_all_packets_are_captured(vms: LinkedVms) -> None:
         assert capture.count(b"kernelvm" * 4) >= 2
 
 
-def test_an_end_of_the_cable_that_is_gone(vms: LinkedVms) -> None:
+def test_a_ping_to_a_guest_that_has_ended_times_out(vms: LinkedVms) -> None:
     a, b = vms("a", "b")
     b.power_off()
     with pytest.raises(GuestHang):
@@ -123,7 +123,7 @@ def test_ports_of_one_guest_are_not_those_of_another(vm: Vm, new_vm: BootVm) -> 
 
 
 @pytest.mark.kernelvm(network="user")
-def test_nothing_else_gets_out(vm: Vm) -> None:
+def test_only_forwarded_ports_connect_to_the_host(vm: Vm) -> None:
     """QEMU's own gateway answers; a server of the host's is not reached through it."""
     assert vm.network.ping("10.0.2.2") > 0
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -137,7 +137,7 @@ def test_nothing_else_gets_out(vm: Vm) -> None:
 
 
 @pytest.mark.kernelvm(network="outside")
-def test_outside_is_what_the_host_reaches(vm: Vm) -> None:
+def test_network_outside_reaches_what_the_host_reaches(vm: Vm) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(20)
         mouth = vm.syscall("socket", AF_INET, vm.boot.arch.sock_stream, 0)
@@ -148,7 +148,7 @@ def test_outside_is_what_the_host_reaches(vm: Vm) -> None:
             assert peer.recv(3) == b"out"
 
 
-def test_without_asking_there_is_none(vm: Vm) -> None:
+def test_guests_have_no_network_by_default(vm: Vm) -> None:
     assert [n for n in vm.list("/sys/class/net") if vm.exists(f"/sys/class/net/{n}/device")] == []
     assert "-netdev" not in Path(f"/proc/{vm.pid}/cmdline").read_text().split("\0")
     for use in (
@@ -177,7 +177,7 @@ def test_a_card_that_ran_in_the_snapshot_is_refused(vm: Vm) -> None:
     assert 'fresh="boot"' in refused.value.evidence.next_step
 
 
-def test_wishes_that_cannot_be(vms: LinkedVms, boot_vm: BootVm) -> None:
+def test_invalid_network_arguments_are_refused(vms: LinkedVms, boot_vm: BootVm) -> None:
     with pytest.raises(TypeError, match="two guests have two names"):
         vms("a", "a")
     with pytest.raises(TypeError, match="not on another network"):

@@ -84,7 +84,7 @@ def test_reserved_memory_is_cached(old: Old) -> None:
         assert old.mapped_at(vm) == 0x8000_0000 + ADDRESS
 
 
-def test_without_the_patch_it_is_not(old: Old) -> None:
+def test_without_the_patch_reserved_memory_is_uncached(old: Old) -> None:
     """Beside the kernel's own mapping, which is cached: two views of the same bytes."""
     with old.boot(patched=False, cmdline=RESERVED) as vm:
         assert old.mapped_at(vm) == 0xA000_0000 + ADDRESS

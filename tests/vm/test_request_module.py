@@ -104,7 +104,7 @@ class TestManyAtOnce:
         assert "plainfs" in vm.read("/proc/filesystems")
 
     @pytest.mark.parametrize("name", ["nosuch", "failing"])
-    def test_in_vain(self, vm: Vm, name: str) -> None:
+    def test_a_request_for_an_unknown_module_fails(self, vm: Vm, name: str) -> None:
         vm.modprobe("test_kmod")
         vm.write(f"{DEVICE}/config_test_driver", name)
         vm.write(f"{DEVICE}/config_test_case", str(BY_NAME))

@@ -28,14 +28,14 @@ def pytest_runtest_protocol(item, nextitem):
 ALLOWING = "@pytest.mark.kernelvm_splats(allow='WARNING', reason='known')\ndef test_first("
 
 
-def test_a_test_that_runs_again_answers_again(cell: Cell, tmp_path: Path) -> None:
+def test_a_repeated_test_fails_for_its_splats_again(cell: Cell, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(RERUN)
     said = pytest_output(cell, tmp_path, BOOT_SPLAT)
     assert re.search(r"= 1 passed, 1 error in ", said), said
     assert "splat: " in said
 
 
-def test_who_allows_it_does_not_answer_for_others(cell: Cell, tmp_path: Path) -> None:
+def test_a_test_that_allows_a_splat_does_not_fail_for_others(cell: Cell, tmp_path: Path) -> None:
     assert "def test_first(" in BOOT_SPLAT
     said = pytest_output(cell, tmp_path, BOOT_SPLAT.replace("def test_first(", ALLOWING))
     assert re.search(r"= 1 passed, 1 error in ", said), said

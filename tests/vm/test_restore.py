@@ -50,17 +50,17 @@ def private(tmp_path: Path) -> tuple[Store, Guests]:
     return store, Guests(store, new_directory)
 
 
-def test_it_was_not_booted(vm: Vm) -> None:
+def test_a_restored_guest_was_not_booted(vm: Vm) -> None:
     assert vm.snapshot is not None
     assert "-incoming" in Path(f"/proc/{vm.pid}/cmdline").read_text().split("\0")
 
 
 @pytest.mark.kernelvm(fresh="boot")
-def test_it_was_booted(vm: Vm) -> None:
+def test_fresh_boot_boots_the_guest(vm: Vm) -> None:
     assert vm.snapshot is None
 
 
-def test_nothing_that_one_does_is_seen_by_another(new_vm: BootVm) -> None:
+def test_restored_guests_do_not_share_state(new_vm: BootVm) -> None:
     one, other = new_vm(), new_vm()
     one.modprobe("dummy")
     one.write("/file", "of one")
@@ -93,7 +93,7 @@ def clock(vm: Vm) -> float:
     return time.time() + ahead_s
 
 
-def test_its_clock_is_the_hosts_where_boots_set_it(new_vm: BootVm, boot_vm: BootVm) -> None:
+def test_the_clock_is_the_hosts_where_boots_set_it(new_vm: BootVm, boot_vm: BootVm) -> None:
     """A machine with a clock knows the time, not that of the snapshot; one without is in 1970."""
     before = time.time()
     restored, booted = clock(new_vm()), clock(boot_vm())
@@ -104,7 +104,7 @@ def test_its_clock_is_the_hosts_where_boots_set_it(new_vm: BootVm, boot_vm: Boot
         assert before - 5 < restored < before + 60
 
 
-def test_its_log_and_console_begin_with_the_boot(vm: Vm) -> None:
+def test_log_and_console_of_a_restored_guest_begin_with_the_boot(vm: Vm) -> None:
     assert [record.sequence for record in vm.dmesg][:3] == [0, 1, 2]
     assert "Linux version" in vm.console.text
     assert vm.console.log.read_text() == vm.console.text
@@ -115,7 +115,7 @@ def test_its_log_and_console_begin_with_the_boot(vm: Vm) -> None:
 
 
 @pytest.mark.parametrize("modules", [[], ["lkdtm"], ["dummy", "loop"]], ids=len)
-def test_its_timers_go_off(new_vm: BootVm, cell: Cell, modules: list[str]) -> None:
+def test_timers_of_a_restored_guest_expire(new_vm: BootVm, cell: Cell, modules: list[str]) -> None:
     """A MIPS CPU's timer is not in a snapshot; whether one was set depends on its moment."""
     vm = new_vm(modules=modules, files={"/late": cell.compile_program(LATE)})
     # By the log's own clock: /proc/uptime lags behind it where ticks were lost in a starved boot.
@@ -127,19 +127,19 @@ def test_its_timers_go_off(new_vm: BootVm, cell: Cell, modules: list[str]) -> No
     assert after.time_s - before.time_s < 5
 
 
-def test_it_ends_as_others_do(vm: Vm) -> None:
+def test_a_restored_guest_ends_as_a_booted_one(vm: Vm) -> None:
     vm.power_off()
     assert vm.wait_end(0) == 0
 
 
 @pytest.mark.kernelvm(shared_console=True)
-def test_on_a_shared_console_too(vm: Vm) -> None:
+def test_a_guest_with_a_shared_console_is_restored(vm: Vm) -> None:
     vm.modprobe("dummy")
     assert [module.name for module in vm.modules] == ["dummy"]
     assert vm.console.text.count("Linux version") == 1
 
 
-def test_the_second_one_boots_nothing(cell: Cell, private: tuple[Store, Guests]) -> None:
+def test_a_second_run_boots_nothing(cell: Cell, private: tuple[Store, Guests]) -> None:
     _store, guests = private
     for _guest in range(2):
         with guests.restored(cell.bootable(modules=["dummy"])) as vm:
@@ -188,7 +188,9 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_does_not_restore_is_made_anew(cell: Cell, private: tuple[Store, Guests]) -> None:
+def test_a_snapshot_that_does_not_restore_is_made_anew(
+    cell: Cell, private: tuple[Store, Guests]
+) -> None:
     """Its bytes are those that were stored; this QEMU refuses them."""
     store, guests = private
     bootable = cell.bootable(modules=["dummy"])

@@ -204,7 +204,7 @@ def check_node(vm: Vm) -> None:
 
 def test_jffs2_needs_larger_blocks_than_a_node_has(cell: Cell) -> None:
     root = a_root(cell, "jffs2", by="device-tree")
-    with pytest.raises(BadInput, match="JFFS2 with erase blocks of 4096 bytes"):
+    with pytest.raises(BadInput, match="JFFS2 does not take erase blocks of 4096 bytes"):
         cell.variant(root=root).bootable(modules=())
 
 

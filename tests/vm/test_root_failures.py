@@ -133,7 +133,7 @@ def test_words_of_the_command_line(
 
 
 def test_without_the_cookie(cell: Cell, panic: Callable[[Boot], str]) -> None:
-    """The words are the bootloader's, and unattended nobody heeds them."""
+    """The words are the bootloader's, and without the cookie nothing obeys them."""
     boot = cell.variant(root=a_root(cell, "squashfs")).bootable(modules=(), cookie=False).boot
     assert "preinit: cannot find root= on the command line\n" in panic(boot)
 

@@ -24,7 +24,7 @@ def vm(new_vm: BootVm, cell: Cell) -> Vm:
     return new_vm(modules=wanted)
 
 
-def test_one_comes_and_goes(vm: Vm, cell: Cell) -> None:
+def test_one_service_is_loaded_and_unloaded(vm: Vm, cell: Cell) -> None:
     closure = vm.services.load("bridge")
     assert names(vm) == set(closure.load_order)
     assert set(cell.services.requirement("bridge").modules) <= names(vm)
@@ -33,7 +33,7 @@ def test_one_comes_and_goes(vm: Vm, cell: Cell) -> None:
 
 
 @pytest.mark.slow
-def test_two_come_and_go(vm: Vm, cell: Cell) -> None:
+def test_two_services_are_loaded_and_unloaded(vm: Vm, cell: Cell) -> None:
     firewall = vm.services.load("firewall")
     assert names(vm) == set(firewall.load_order)
     assert set(cell.services.requirement("firewall").modules) <= names(vm)

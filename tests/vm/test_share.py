@@ -74,7 +74,7 @@ def test_clean_tests_share(pytester: pytest.Pytester, cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("what", DIRTY)
-def test_who_is_not_clean_is_told(pytester: pytest.Pytester, cell: Cell, what: str) -> None:
+def test_a_test_that_is_not_clean_fails(pytester: pytest.Pytester, cell: Cell, what: str) -> None:
     body, told = DIRTY[what]
     write(pytester, body, clean=False)
     result = pytester.runpytest_subprocess(*options(cell))

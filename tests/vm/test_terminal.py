@@ -129,11 +129,11 @@ def test_more_output_than_a_terminal_holds(guest: Vm) -> None:
 
 
 @pytest.mark.parametrize(("what", "status"), [("both", 0), ("closes", 4)])
-def test_how_it_ends(what: str, status: int, guest: Vm) -> None:
+def test_the_exit_status_is_reported(what: str, status: int, guest: Vm) -> None:
     assert guest.run("/program", what, tty=True).status == status
 
 
-def test_it_ends_by_a_signal(guest: Vm) -> None:
+def test_the_signal_that_ended_it_is_reported(guest: Vm) -> None:
     assert guest.run("/program", "dies", tty=True).status == -guest.boot.arch.sigusr1
 
 
@@ -143,7 +143,7 @@ def test_a_program_that_is_not_there(guest: Vm) -> None:
     assert guest.run("nothing", tty=True).status == 127
 
 
-def test_it_is_killed_when_its_time_is_up(guest: Vm) -> None:
+def test_a_program_is_killed_at_its_timeout(guest: Vm) -> None:
     before = guest_state(guest)
     with pytest.raises(CommandFailed, match=r"/program hangs did not end within 0\.5 s and was"):
         guest.run("/program", "hangs", tty=True, timeout_s=0.5)
@@ -151,7 +151,7 @@ def test_it_is_killed_when_its_time_is_up(guest: Vm) -> None:
     assert differences(guest, before) == []
 
 
-def test_who_is_left_on_the_terminal_is_hung_up(guest: Vm) -> None:
+def test_remaining_processes_of_the_terminal_get_sighup(guest: Vm) -> None:
     before = guest_state(guest)
     assert guest.run("/program", "behind", tty=True).output == "behind\n"
     deadline = time.monotonic() + 5

@@ -52,7 +52,7 @@ def enter(uboot: UBootBinary, tmp_path: Path) -> Iterator[Enter]:
 
 
 def test_a_property_that_uboot_changes(cell: Cell, vm: Vm, enter: Enter) -> None:
-    """It is in /proc, and the driver heeds it."""
+    """It is in /proc, and the driver obeys it."""
     paths = with_device_tree(cell)
     assert vm.exists("/sys/bus/platform/devices/70.rtc")
     changed = (*CHANGED, f"fdt set {RTC} status disabled")
@@ -73,7 +73,7 @@ def test_without_the_patch_it_is_ignored(cell: Cell, vm: Vm, enter: Enter, tmp_p
     assert "Initrd extends beyond end of memory" in said
 
 
-def test_the_old_way_of_uboot(cell: Cell, enter: Enter) -> None:
+def test_uboot_boots_without_a_device_tree(cell: Cell, enter: Enter) -> None:
     """Without a tree it passes arguments and environment as YAMON did; any kernel takes those.
 
     But it means megabytes in the environment, where the kernel reads bytes.

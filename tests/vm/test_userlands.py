@@ -159,7 +159,7 @@ def other(new_vm: BootVm, name: str) -> Vm:
     files={"/etc/modprobe.d/scene.conf": CONFIGURATION.encode()},
 )
 class TestKmod:
-    def test_same_words_and_deeds(self, new_vm: BootVm) -> None:
+    def test_same_output_and_same_result(self, new_vm: BootVm) -> None:
         theirs = transcript(other(new_vm, "kmod"), SCENE)
         ours = transcript(new_vm(userland="none"), SCENE)
         assert [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]] == []
@@ -190,13 +190,13 @@ install held /sbin/modprobe --ignore-install held && /sbin/modprobe loop
     files={"/etc/modprobe.d/shell.conf": FOR_A_SHELL.encode()},
 )
 class TestCommandForAShell:
-    def test_is_refused_by_ours(self, vm: Vm) -> None:
+    def test_our_modprobe_refuses_it(self, vm: Vm) -> None:
         refused = vm.fail("modprobe", "held")
         command = FOR_A_SHELL.partition(" held ")[2].strip()
         assert f"modprobe: ERROR: there is no shell for '{command}'\n" in refused.errors
         assert vm.modules == ()
 
-    def test_is_obeyed_by_kmod(self, new_vm: BootVm) -> None:
+    def test_kmod_executes_it(self, new_vm: BootVm) -> None:
         vm = other(new_vm, "kmod")
         vm.modprobe("held")
         assert {module.name for module in vm.modules} == {"held", "loop"}
@@ -205,7 +205,7 @@ class TestCommandForAShell:
 @pytest.mark.kernelvm(modules=["loop"])
 @pytest.mark.parametrize("name", ["kmod", "busybox"])
 class TestBesideOurs:
-    def test_both_are_there(self, new_vm: BootVm, name: str) -> None:
+    def test_both_modprobes_are_in_the_guest(self, new_vm: BootVm, name: str) -> None:
         vm = other(new_vm, name)
         theirs = {"kmod": "kmod version 30", "busybox": "BusyBox v1.35.0 (Debian "}
         said = vm.run("modprobe", "--version")

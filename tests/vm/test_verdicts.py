@@ -209,7 +209,7 @@ def test_what_the_kernel_itself_notices(crash: Crash, crashing: Callable[..., Vm
     assert late_s <= PROMPT_S
 
 
-def test_an_oops_that_panics_tells_both(crashing: Callable[..., Vm]) -> None:
+def test_an_oops_that_panics_reports_both(crashing: Callable[..., Vm]) -> None:
     vm = crashing(cmdline="oops=panic")
     with pytest.raises(GuestPanic) as panic:
         vm.run("/provoke", "EXCEPTION")
@@ -232,7 +232,7 @@ def test_a_hard_lockup_is_a_hang_of_a_cpu_that_works(crashing: Callable[..., Vm]
 
 
 @pytest.mark.kernelvm(modules=["overflow"], external={"overflow": OVERFLOW})
-def test_a_stack_that_overflows_is_survived_by_nobody(vm: Vm) -> None:
+def test_no_guest_survives_a_stack_overflow(vm: Vm) -> None:
     """Without a guard page it destroys what lies below; how that ends is the kernel's affair."""
     with pytest.raises((GuestPanic, GuestSplat, GuestDied, GuestHang)):
         vm.run("modprobe", "overflow", timeout_s=2.0)
@@ -263,7 +263,7 @@ def test_a_program_that_hangs_is_killed_before_the_next_command(
 # Splats that are allowed
 
 
-def test_what_is_allowed_ends_no_command(crashing: Callable[..., Vm]) -> None:
+def test_an_allowed_splat_ends_no_command(crashing: Callable[..., Vm]) -> None:
     vm = crashing()
     with vm.allow_splats("lkdtm_WARNING", r"WARNING.*bugs\.c", reason="provoked") as allowed:
         assert vm.run("/provoke", "WARNING").status == 0
@@ -273,7 +273,7 @@ def test_what_is_allowed_ends_no_command(crashing: Callable[..., Vm]) -> None:
         vm.run("/provoke", "WARNING")
 
 
-def test_what_does_not_fit_is_not_allowed(crashing: Callable[..., Vm]) -> None:
+def test_a_splat_that_does_not_match_is_not_allowed(crashing: Callable[..., Vm]) -> None:
     vm = crashing()
     with pytest.raises(GuestSplat), vm.allow_splats("something else", reason="none"):
         vm.run("/provoke", "WARNING")
@@ -287,7 +287,7 @@ def test_what_the_marker_allows(crashing: Callable[..., Vm]) -> None:
         vm.run("/provoke", "BUG")
 
 
-def test_allowing_wants_a_reason(vm: Vm) -> None:
+def test_allowing_a_splat_requires_a_reason(vm: Vm) -> None:
     with pytest.raises(TypeError, match="reason"), vm.allow_splats("WARNING", reason=""):
         pass
 
@@ -380,7 +380,7 @@ def test_a_killed_qemu(vm: Vm) -> None:
     assert late_s <= PROMPT_S
 
 
-def test_a_stopped_qemu_is_told_from_a_silent_guest(vm: Vm) -> None:
+def test_a_stopped_qemu_is_distinguished_from_a_silent_guest(vm: Vm) -> None:
     stopwatch, stopped = Stopwatch(), time.monotonic()
     vm.kill(signal.SIGSTOP)
     with pytest.raises(GuestHang, match="a signal stopped QEMU while it was tested") as hang:
@@ -602,7 +602,7 @@ def test_an_initramfs_that_is_damaged_behind_init(cell: Cell, tmp_path: Path) ->
 # Deadlines
 
 
-def test_a_deadline_tells_what_it_is_made_of(cell: Cell, tmp_path: Path) -> None:
+def test_a_timeout_error_lists_the_parts_of_its_deadline(cell: Cell, tmp_path: Path) -> None:
     program = cell.compile_program(SLEEPER)
     bootable = cell.bootable(files={"/sleeper": program}, cmdline="rdinit=/sleeper")
     with pytest.raises(BootHang) as hang, boot_guest(bootable, tmp_path):
@@ -733,22 +733,24 @@ def pytest_output(cell: Cell, tmp_path: Path, text: str, *options: str) -> str:
     ],
     ids=lambda run: run.mode,
 )
-def test_a_test_answers_for_what_it_leaves(run: Run, cell: Cell, tmp_path: Path) -> None:
+def test_a_test_fails_for_splats_after_its_last_command(
+    run: Run, cell: Cell, tmp_path: Path
+) -> None:
     junit = tmp_path / "junit.xml"
     said = pytest_output(
         cell, tmp_path, LEFT_BEHIND, f"--kernelvm-splats={run.mode}", f"--junit-xml={junit}"
     )
     assert re.search(rf"= {run.outcomes} in ", said), said
-    told = said.count("seen: WARNING while it was tested")
+    reported = said.count("seen: WARNING while it was tested")
     if run.mode == "fail":
         assert re.search(r"test_inner\.py:\d+: GuestSplat", said)
         assert "ERROR at teardown of test_in_its_teardown" in said
         assert 'name="kernelvm_verdict" value="splat"' in junit.read_text()
-    assert told == {"fail": 4, "warn": 4, "off": 0}[run.mode], said
+    assert reported == {"fail": 4, "warn": 4, "off": 0}[run.mode], said
 
 
 @pytest.mark.any_cell
-def test_the_boot_of_a_snapshot_is_answered_for_once(cell: Cell, tmp_path: Path) -> None:
+def test_splats_in_the_boot_of_a_snapshot_fail_one_test(cell: Cell, tmp_path: Path) -> None:
     for _run in range(2):
         said = pytest_output(cell, tmp_path, BOOT_SPLAT)
         assert re.search(r"= 1 passed, 1 error in ", said), said

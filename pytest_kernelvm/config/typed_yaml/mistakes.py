@@ -47,7 +47,11 @@ class Mistakes:
         self._found: list[str] = []
 
     def place(self, node: Node) -> Place:
-        """Return where a node begins."""
+        """Return where a node begins.
+
+        Args:
+            node: One of this file.
+        """
         mark = node.start_mark
         return Place(file=self.file, line=mark.line + 1, column=mark.column + 1)
 
@@ -77,13 +81,17 @@ class Mistakes:
                 f"{self.file.name} has {count} mistake{'s' if count > 1 else ''}",
                 Evidence(
                     excerpt="\n".join(self._shown()),
-                    next_step="`kernelvm schema` prints all that such a file may say",
+                    next_step="`kernelvm schema` prints all that such a file may contain",
                 ),
             )
 
 
 def shown(node: Node) -> str:
-    """Return what a message says about a node: its text in quotes, or what else it is."""
+    """Return what a message says about a node: its text in quotes, or what else it is.
+
+    Args:
+        node: A scalar, list or mapping.
+    """
     if isinstance(node, MappingNode):
         return "a mapping"
     if isinstance(node, SequenceNode):

@@ -132,7 +132,7 @@ class _Composing(yaml.SafeLoader):
 
     def _refuse(self, mark: Any, seen: str, expected: str) -> NoReturn:
         raise BadInput(
-            f"{self._file.name} is nothing that is read here",
+            f"{self._file.name} is refused",
             Evidence(
                 expected=expected,
                 seen=seen,

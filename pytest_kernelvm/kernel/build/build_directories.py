@@ -109,7 +109,11 @@ class BuildDirectory:
     made: str = ""
 
     def record_made(self, text: str) -> None:
-        """Record what was made, for the next build."""
+        """Record what was made, for the next build.
+
+        Args:
+            text: The file that a later build compares with.
+        """
         write_whole(self.tree.with_name(MADE), text.encode())
 
 

@@ -178,7 +178,7 @@ def _configuration(store: Store, build: MakeRun) -> KconfigSession:
         version=kernel_version(build.tree),
         tree=build.tree,
         directory=build.directory,
-        make=_asking_once(store, build, answers_of(build)),
+        make=_with_shared_answers(store, build, answers_of(build)),
     )
 
 
@@ -187,7 +187,7 @@ def answers_of(build: MakeRun) -> Path:
     return build.directory.with_name("conf-answers")
 
 
-def _asking_once(store: Store, build: MakeRun, answers: Path) -> MakeRun:
+def _with_shared_answers(store: Store, build: MakeRun, answers: Path) -> MakeRun:
     environment = cached_shell_environment(store, build.config.kernel.llvm, answers)
     return replace(build, env={**build.env, **environment})
 
@@ -199,7 +199,7 @@ def _install_conf_programs(store: Store, build: MakeRun, compiler: str) -> None:
 
     def configure(directory: Path, answers: Path) -> None:
         there = replace(build, directory=directory)
-        _asking_once(store, there, answers).make("allnoconfig")
+        _with_shared_answers(store, there, answers).make("allnoconfig")
 
     tools = tool_versions(build.variables)
     decided_by = (str(build.tree.resolve()), compiler, *build.variables, *tools)
@@ -221,10 +221,10 @@ def _configure(store: Store, build: MakeRun, compiler: str) -> None:
     if changed:
         base = build.config.kernel.base
         store.progress.say(
-            f"{len(changed)} symbols of {base} came out otherwise; "
+            f"{len(changed)} symbols have other values than in {base}; "
             f"`kernelvm config diff {base} {build.config.id}` shows them"
         )
-        for told in missing_tool_notes(changed):
-            store.progress.say(told)
+        for note in missing_tool_notes(changed):
+            store.progress.say(note)
     for request in decision.dropped:
-        store.progress.say(f"{build.config.id} goes without {request}, {request.where}")
+        store.progress.say(f"{build.config.id} is built without {request}, {request.where}")

@@ -68,12 +68,21 @@ def previous_kernel(store: Store, build_directory: BuildDirectory) -> PreviousKe
 
 
 def record_of(kernel: str, objects: Path) -> str:
-    """Return what is to be recorded about a build directory that a kernel was just made in."""
+    """Return what is to be recorded about a build directory that a kernel was just made in.
+
+    Args:
+        kernel: The kernel's digest.
+        objects: The build directory.
+    """
     return json.dumps({"kernel": kernel, "modules": module_stamps(objects)})
 
 
 def module_stamps(objects: Path) -> dict[str, str]:
-    """Return what shows whether modules have to be installed again, by file."""
+    """Return what shows whether modules have to be installed again, by file.
+
+    Args:
+        objects: The build directory.
+    """
     found: dict[str, str] = {}
     for name in _LISTS:
         if (objects / name).is_file():
@@ -86,12 +95,23 @@ def module_stamps(objects: Path) -> dict[str, str]:
 
 
 def link_tree(source: Path, to: Path) -> None:
-    """Make a directory whose files are those of another, which never change."""
+    """Make a directory whose files are those of another, which never change.
+
+    Args:
+        source: Nothing in it may change later: both names are of one file.
+        to: The directory to make; it must not exist.
+    """
     run(["cp", "-al", source, to], timeout_s=LINK_TIMEOUT_S)
 
 
 def link_outputs(previous: PreviousKernel, entry: Path, names: Iterable[str]) -> None:
-    """Give an entry some outputs of a previous kernel."""
+    """Give an entry some outputs of a previous kernel.
+
+    Args:
+        previous: The kernel that has the same outputs.
+        entry: The directory in the store that gets them.
+        names: Of files or directories in the entry.
+    """
     for name in names:
         link_tree(previous.entry / name, entry / name)
 

@@ -107,19 +107,19 @@ class MakeRun:
         raise_if_full(evidence.excerpt)
         self.failure_log.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(self.log, self.failure_log)
-        complaints = compiler_complaints(self.log.read_text(errors="replace"), self.tree)
+        diagnostics = compiler_diagnostics(self.log.read_text(errors="replace"), self.tree)
         raise BuildFailed(
             f"{self.config.id}: make {' '.join(goals)} {evidence.seen}",
             Evidence(
-                seen=complaints[0] if complaints else evidence.seen,
-                excerpt="\n".join(complaints) or evidence.excerpt,
+                seen=diagnostics[0] if diagnostics else evidence.seen,
+                excerpt="\n".join(diagnostics) or evidence.excerpt,
                 where=(str(self.failure_log),),
                 command=evidence.command,
             ),
         )
 
 
-def compiler_complaints(log: str, tree: Path) -> tuple[str, ...]:
+def compiler_diagnostics(log: str, tree: Path) -> tuple[str, ...]:
     """Return what compiler, assembler and linker refuse in a build's log, with the code they show.
 
     Args:

@@ -103,7 +103,12 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def section_sizes(arch: Arch, vmlinux: Path) -> dict[str, int]:
-    """Return the bytes of text, data and bss, as size(1) counts them."""
+    """Return the bytes of text, data and bss, as size(1) counts them.
+
+    Args:
+        arch: Whose binutils are used.
+        vmlinux: The image with its sections.
+    """
     said = run([f"{arch.toolchain_prefix}size", vmlinux], timeout_s=60).stdout
     found = re.search(r"^\s*(\d+)\s+(\d+)\s+(\d+)\s", said, re.MULTILINE)
     return (
@@ -117,7 +122,11 @@ def module_count(entry: Path) -> int:
 
 
 def tool_versions(programs: Sequence[str]) -> dict[str, str]:
-    """Return the first lines of what programs print for --version, by program."""
+    """Return the first lines of what programs print for --version, by program.
+
+    Args:
+        programs: Paths, or names that are looked for in PATH.
+    """
     return {
         program: run([program, "--version"], timeout_s=30, check=False).stdout.partition("\n")[0]
         for program in programs

@@ -136,7 +136,11 @@ def _table(found: Mapping[str, str], in_headers: set[str]) -> dict[str, tuple[An
 
 
 def read_symbol_users(entry: Path) -> dict[str, SymbolUsers]:
-    """Return how a stored image depends on symbols, by symbol; nothing if that was not recorded."""
+    """Return how a stored image depends on symbols, by symbol; nothing if that was not recorded.
+
+    Args:
+        entry: The kernel's directory in the store.
+    """
     try:
         table = json.loads((entry / USES).read_bytes())
     except FileNotFoundError:

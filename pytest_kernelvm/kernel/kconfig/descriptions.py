@@ -62,7 +62,11 @@ class SymbolDescriptions:
         return f"{shown} (itself lost)"
 
     def conditions(self, symbol: Any) -> list[str]:
-        """Return a line for each condition that limits a prompt of a symbol."""
+        """Return a line for each condition that limits a prompt of a symbol.
+
+        Args:
+            symbol: One of Kconfiglib's.
+        """
         conditions = [each for node in prompts(symbol) for each in self.menus.conditions(node)]
         return self._lines(
             {as_text(each.expression): (each, each.expression) for each in reversed(conditions)}

@@ -31,7 +31,11 @@ class ComparedConfig:
         return dict.fromkeys(not_set(self.text), "n") | parse_config(self.text)
 
     def knows(self, name: str) -> bool:
-        """Whether its Kconfig files define a symbol; assumed where these are not at hand."""
+        """Return whether its Kconfig files define a symbol; assumed where these are not at hand.
+
+        Args:
+            name: Of a symbol, without CONFIG_.
+        """
         return self.names is None or name in self.names
 
 

@@ -11,7 +11,12 @@ Olddefconfig = Callable[[Mapping[str, str]], str]
 
 
 def changed_values(before: str, after: str) -> dict[str, str]:
-    """Return the symbols whose values differ between two .config texts, with the later value."""
+    """Return the symbols whose values differ between two .config texts, with the later value.
+
+    Args:
+        before: The earlier text.
+        after: The later text.
+    """
     old, new = _values(before), _values(after)
     return {
         name: new.get(name, "n")

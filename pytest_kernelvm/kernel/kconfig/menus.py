@@ -103,6 +103,9 @@ def for_kconfiglib(line: str) -> str:
 
     `modules` stood behind `option` until v5.14; `transitional` came in v6.18, `depends on X if Y`
     in v7.0 (Documentation/kbuild/kconfig-language.rst).
+
+    Args:
+        line: With its newline, if it has one.
     """
     text = line.rstrip("\n")
     if _MODULES_LINE.fullmatch(text):
@@ -172,7 +175,11 @@ class Menus:
         return cls(parser, values)
 
     def with_values(self, values: Mapping[str, str]) -> Menus:
-        """Return the same files with other values."""
+        """Return the same files with other values.
+
+        Args:
+            values: As `parse_config` returns them.
+        """
         return Menus(self._parser, values)
 
     @property
@@ -186,7 +193,11 @@ class Menus:
         return frozenset(symbol.name for symbol in self._parser.unique_defined_syms)
 
     def symbol(self, name: str) -> Any | None:
-        """Return the symbol of a name, None if no file defines it."""
+        """Return the symbol of a name, None if no file defines it.
+
+        Args:
+            name: Without CONFIG_.
+        """
         found = self._parser.syms.get(name)
         return found if found is not None and found.nodes else None
 
@@ -299,7 +310,11 @@ def operands(expression: Expression, operator: int) -> list[Expression]:
 
 
 def symbols_in(expression: Expression) -> tuple[Any, ...]:
-    """Return the symbols in an expression that are no constants, in their order."""
+    """Return the symbols in an expression that are no constants, in their order.
+
+    Args:
+        expression: As Kconfiglib stores it: a symbol, or a tuple of operator and operands.
+    """
     if not isinstance(expression, tuple):
         named = isinstance(expression, Symbol) and not expression.is_constant
         return (expression,) if named else ()
@@ -308,7 +323,11 @@ def symbols_in(expression: Expression) -> tuple[Any, ...]:
 
 
 def as_text(expression: Expression) -> str:
-    """Return an expression as a Kconfig file writes it."""
+    """Return an expression as a Kconfig file writes it.
+
+    Args:
+        expression: As Kconfiglib stores it: a symbol, or a tuple of operator and operands.
+    """
     return str(kconfiglib.expr_str(expression))
 
 

@@ -206,9 +206,9 @@ class _Search:
     def _obtained(self, symbol: Any, wanted: int, path: frozenset[Any]) -> list[Way]:
         """Ways to raise a symbol: by hand, by a select, by a default."""
         level = wanted if symbol.orig_type == TRISTATE else 1
-        by_hand = self._visible(symbol, wanted, path) if self._free(symbol, wanted) else []
+        by_prompt = self._visible(symbol, wanted, path) if self._free(symbol, wanted) else []
         value = LEVELS[wanted] if symbol.orig_type == TRISTATE else "y"
-        ways = [way | self._setting(symbol, value) for way in by_hand]
+        ways = [way | self._setting(symbol, value) for way in by_prompt]
         shortest = min(map(len, ways), default=_STEPS)
         for other, condition, _ in self.menus.selectors(symbol):
             selected = self._all(
@@ -330,7 +330,7 @@ class _Search:
         return _shortest([*left, *right]) if operator == AND else self._all([left, right])
 
     def _is_too_far(self, path: frozenset[Any]) -> bool:
-        """Count a step of the search; tell whether it has to end here."""
+        """Count a step of the search; return whether it has to end here."""
         self.steps += 1
         return self.steps > _STEPS or len(path) > _DEPTH
 

@@ -41,7 +41,7 @@ def explained(label: str, losses: Sequence[Loss], remedy: Remedy | None) -> Conf
 
 
 def unexplained(
-    label: str, lost: Sequence[Requested], values: Mapping[str, str], tree: Path, why: str
+    label: str, lost: Sequence[Requested], values: Mapping[str, str], tree: Path, reason: str
 ) -> ConfigLost:
     """Return the error for losses that could not be explained.
 
@@ -50,14 +50,14 @@ def unexplained(
         lost: The lost requests.
         values: The values of the final .config.
         tree: The source of the kernel.
-        why: Why they could not be explained.
+        reason: Why they could not be explained.
     """
     known = definitions(tree, [request.name for request in lost])
     got = {
         name: values.get(name, "n") if name in known else _NO_SUCH
         for name in (request.name for request in lost)
     }
-    lines = [*_heads(lost, got), "", f"not explained: {why}"]
+    lines = [*_heads(lost, got), "", f"not explained: {reason}"]
     return _error(label, len(lost), lines, _ADVICE)
 
 

@@ -96,7 +96,12 @@ def conditionals_of(kernel: KernelConfig, version: str) -> tuple[Conditional, ..
 
 
 def for_version(requests: Iterable[Requested], version: str) -> tuple[Requested, ...]:
-    """Return those of the requests that are for a kernel version."""
+    """Return those of the requests that are for a kernel version.
+
+    Args:
+        requests: Those of one symbol or of several.
+        version: That of the source.
+    """
     return tuple(request for request in requests if request.versions.includes(version))
 
 

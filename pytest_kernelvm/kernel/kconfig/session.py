@@ -253,7 +253,7 @@ class KconfigSession:
                 f"make nconfig {status_words(status)}",
                 Evidence(
                     expected="ncurses with its headers",
-                    next_step="look at make's words above; apt-get install libncurses-dev",
+                    next_step="read make's messages above; apt-get install libncurses-dev",
                 ),
             )
         return self.file.read_text()
@@ -339,7 +339,7 @@ class KconfigSession:
         if self.kernel.auto_modules and values.get("MODULES") != "y":
             raise BadInput(
                 f"{self.label}: auto_modules, but MODULES is n: every m would mean y",
-                Evidence(next_step="ask for MODULES=y, or say prefer_builtin instead"),
+                Evidence(next_step="request MODULES=y, or use prefer_builtin instead"),
             )
 
 

@@ -23,7 +23,7 @@ from pytest_kernelvm.process import run
 
 TOOL_TIMEOUT_S = 60.0
 # How many objections of each kind are shown, so that an error fits one screen.
-MOST_TOLD = 5
+MOST_NAMED = 5
 # Symbols that record versions of tools (init/Kconfig).
 _TOOL = re.compile(r"(?:GCC|CLANG|AS|LD|LLD|PAHOLE|RUSTC|RUSTC_LLVM)_VERSION")
 
@@ -49,8 +49,8 @@ def objections(
 ) -> tuple[Objection, ...]:
     """Return why modules do not fit a kernel's image.
 
-    Where the kernel itself would refuse a module, that alone is told: symbols, CRCs and structures
-    of another kernel differ anyway.
+    Where the kernel itself would refuse a module, only that is reported: symbols, CRCs and
+    structures of another kernel differ anyway.
 
     Raises BadInput if a file is no module.
 
@@ -175,9 +175,9 @@ def _shortened(found: Sequence[Objection]) -> Iterable[str]:
     """Give the first objections of each kind, and how many more there are."""
     for kind in dict.fromkeys(objection.kind for objection in found):
         same = [objection for objection in found if objection.kind == kind]
-        yield from map(str, same[:MOST_TOLD])
-        if len(same) > MOST_TOLD:
-            yield f"{kind}: {len(same) - MOST_TOLD} more"
+        yield from map(str, same[:MOST_NAMED])
+        if len(same) > MOST_NAMED:
+            yield f"{kind}: {len(same) - MOST_NAMED} more"
 
 
 def config_near(modules: Sequence[Path]) -> dict[str, str] | None:
@@ -260,9 +260,9 @@ def _vermagic(kernel: Kernel, modules: Sequence[Path]) -> Iterable[Objection]:
     alike: dict[tuple[str, str], list[str]] = {}
     for module in modules:
         magic = _magic_of(module)
-        told = _difference(magic, expected, kernel.release)
-        if told:
-            alike.setdefault(told, []).append(module.name)
+        differing = _difference(magic, expected, kernel.release)
+        if differing:
+            alike.setdefault(differing, []).append(module.name)
     for (theirs, ours), names in alike.items():
         verb = "are" if len(names) > 1 else "is"
         yield Objection(
@@ -271,7 +271,7 @@ def _vermagic(kernel: Kernel, modules: Sequence[Path]) -> Iterable[Objection]:
 
 
 def _difference(magic: str, expected: str, release: str) -> tuple[str, str] | None:
-    """Return a module's vermagic and the kernel's where the kernel refuses it, to be told."""
+    """Return a module's vermagic and the kernel's where the kernel refuses it, for the error."""
     theirs, _, their_words = magic.partition(" ")
     ours, _, our_words = expected.partition(" ")
     if expected == release:
@@ -289,8 +289,8 @@ def _exports_of(kernel: Kernel) -> Exports:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
-    return f"{', '.join(names[:MOST_TOLD])}{more}"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"
 
 
 def _magic_of(module: Path) -> str:

@@ -13,7 +13,7 @@ from pytest_kernelvm.errors import BadInput, BuildFailed, Evidence
 from pytest_kernelvm.fetch.tree_copy import content_digest, files_below, update_copy
 from pytest_kernelvm.kernel.build.build import Kernel
 from pytest_kernelvm.kernel.build.keys import PINNED
-from pytest_kernelvm.kernel.build.make import compiler_complaints
+from pytest_kernelvm.kernel.build.make import compiler_diagnostics
 from pytest_kernelvm.process import failure, run
 from pytest_kernelvm.store.digest import digest_of
 from pytest_kernelvm.store.intact import require_intact_below
@@ -162,12 +162,12 @@ def _make_argv(kernel: Kernel, directory: Path, jobs: int | None) -> list[str]:
 
 
 def _build_failed(kernel: Kernel, shown_as: Path, said: str, evidence: Evidence) -> BuildFailed:
-    complaints = compiler_complaints(said, shown_as)
+    diagnostics = compiler_diagnostics(said, shown_as)
     return BuildFailed(
         f"{shown_as.name} does not compile for {kernel.release}",
         Evidence(
-            seen=complaints[0] if complaints else evidence.seen,
-            excerpt="\n".join(complaints) or evidence.excerpt,
+            seen=diagnostics[0] if diagnostics else evidence.seen,
+            excerpt="\n".join(diagnostics) or evidence.excerpt,
             where=(str(shown_as),),
             command=evidence.command,
         ),

@@ -56,7 +56,7 @@ def named_package(source: Source) -> DebianPackageName | None:
     known = [each.debian_arch for each in ARCHES.values() if each.debian_arch]
     if arch not in known:
         raise BadInput(
-            f"the architecture of {found['name']} is not said or not ours",
+            f"the architecture of {found['name']} is not given or not supported",
             Evidence(
                 expected=f"debian:{found['name']}:ARCH, ARCH being {' or '.join(known)}",
                 where=(source.where,),

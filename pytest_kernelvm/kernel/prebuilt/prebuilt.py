@@ -67,7 +67,7 @@ def arch_of(store: Store, source: Source) -> Arch:
             if is_built_for(image, arch):
                 return arch
     raise BadInput(
-        f"the kernel in {source.value} is of none of our architectures",
+        f"the kernel in {source.value} is of no supported architecture",
         Evidence(expected=", ".join(ARCHES), where=(source.where,)),
     )
 
@@ -77,7 +77,7 @@ def _of_debian(name: str, source: Source) -> Arch:
         if arch.debian_arch == name:
             return arch
     raise BadInput(
-        f"{source.value} is of the architecture {name}, which is none of ours",
+        f"{source.value} is of the architecture {name}, which is not supported",
         Evidence(expected=", ".join(ARCHES), where=(source.where,)),
     )
 

@@ -112,7 +112,7 @@ def _tarball(source: Source) -> Tarball | RemoteTarball:
     digest = file_digest(path)
     if source.sha256 and digest != source.sha256:
         raise BadInput(
-            f"{path} is not the file that was meant",
+            f"{path} is not the expected file",
             Evidence(
                 expected=f"sha256 {source.sha256}", seen=f"sha256 {digest}", where=(source.where,)
             ),

@@ -125,9 +125,9 @@ def _refuse_leftovers(path: Path, where: str) -> None:
     for name in _LEFTOVERS:
         if (path / name).exists():
             raise BadInput(
-                f"{path} has leftovers of a build in it: {name}",
+                f"{path} contains files of an earlier build: {name}",
                 Evidence(
-                    expected="a tree that make was not run in, or only with O=",
+                    expected="a tree in which make was not run, or only with O=",
                     where=tuple(place for place in (where, str(path / name)) if place),
                     next_step=f"make -C {path} mrproper, or take a `git worktree` of it",
                 ),

@@ -43,6 +43,7 @@ class Channel:
         repeat_s: Seconds that a reply may take until the request is sent again.
 
     Attributes:
+        numbers: System calls by name; another kernel may have others.
         last_id: Of the requests that were made.
         boot_id: What the agent's hello said.
         began_anew: Whether another boot's agent said hello.
@@ -63,14 +64,14 @@ class Channel:
     ) -> None:
         self._streams = streams
         self._byteorder = arch.endianness
-        self._numbers = numbers
+        self.numbers = numbers
         self._gone = gone
         self._ids = itertools.count(last_id + 1)
         self._current = 0
         # The request that is under way while the log is read, and its reply if that came.
         self._interrupted = 0
         self._held_reply: bytes | None = None
-        self._owed: dict[int, int] = {}
+        self._late_replies: dict[int, int] = {}
         self.last_id = last_id
         self.boot_id = boot_id
         self._repeat_after_s = repeat_s
@@ -243,7 +244,7 @@ class Channel:
                 self.boot_id = before
                 return batch.decode(payload, self._byteorder)
             if self.boot_id != before:
-                self._owed.pop(self._current, None)
+                self._late_replies.pop(self._current, None)
                 return None
 
     def _is_reply_or_hello(self, payload: bytes) -> bool:
@@ -269,9 +270,9 @@ class Channel:
 
     def _frame(self, batch: Batch, request_id: int) -> bytes:
         if request_id != HELLO_ID:
-            self._owed[request_id] = self._owed.get(request_id, 0) + 1
+            self._late_replies[request_id] = self._late_replies.get(request_id, 0) + 1
         return encode_frame(
-            batch.encode(request_id, self._byteorder, self._numbers), self._byteorder
+            batch.encode(request_id, self._byteorder, self.numbers), self._byteorder
         )
 
     def _send(self, batch: Batch, request_id: int, deadline: Deadline) -> None:
@@ -311,13 +312,13 @@ class Channel:
         request_id = reply_id(payload, self._byteorder)
         if request_id == HELLO_ID:
             self._note_hello(payload)
-        elif not self._owed.get(request_id):
+        elif not self._late_replies.get(request_id):
             self.repeated += 1
         else:
             self.late += request_id not in (self._current, self._interrupted)
-            self._owed[request_id] -= 1
-            if not self._owed[request_id]:
-                del self._owed[request_id]
+            self._late_replies[request_id] -= 1
+            if not self._late_replies[request_id]:
+                del self._late_replies[request_id]
 
 
 def _is_hello(byteorder: Literal["big", "little"]) -> Callable[[bytes], bool]:

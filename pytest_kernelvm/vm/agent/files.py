@@ -163,7 +163,7 @@ class Files(Requests):
             False if there is no such name.
 
         Raises:
-            SyscallFailed: An OSError, if that cannot be told.
+            SyscallFailed: An OSError, if that cannot be found out.
         """
         try:
             self.stat(path)

@@ -12,7 +12,7 @@ def echo_request(identifier: int, sequence: int) -> bytes:
     """Return an ICMP echo request (RFC 792).
 
     Args:
-        identifier: What tells our requests from others'.
+        identifier: What distinguishes our requests from others'.
         sequence: The request's number.
 
     Returns:
@@ -43,7 +43,11 @@ def is_echo_reply(packet: bytes, identifier: int, sequence: int) -> bool:
 
 
 def internet_checksum(data: bytes) -> int:
-    """Return the checksum of RFC 1071."""
+    """Return the checksum of RFC 1071.
+
+    Args:
+        data: Of any length; an odd one counts as if a zero byte followed.
+    """
     padded = data + bytes(len(data) % 2)
     total: int = sum(struct.unpack(f">{len(padded) // 2}H", padded))
     while total >> 16:

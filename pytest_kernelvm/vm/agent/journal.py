@@ -80,12 +80,12 @@ class QemuSignal:
     number: int
 
 
-Act = Exchange | ConsoleInput | QmpCommand | QemuSignal
+JournalEntry = Exchange | ConsoleInput | QmpCommand | QemuSignal
 
 
 @dataclass(slots=True)
 class Journal:
-    """All acts on one guest.
+    """All that was done with one guest.
 
     Attributes:
         file: Takes what is too much for memory.
@@ -96,7 +96,7 @@ class Journal:
     file: Path
     pending: Exchange | None = None
     exchanges: int = 0
-    _acts: list[Act] = field(default_factory=list)
+    _entries: list[JournalEntry] = field(default_factory=list)
     _held_bytes: int = 0
     _spilled: bool = False
 
@@ -117,7 +117,7 @@ class Journal:
         )
         self.exchanges += 1
         self.pending = exchange
-        self._acts.append(exchange)
+        self._entries.append(exchange)
         return exchange
 
     def end(self, exchange: Exchange, reply: Reply | None) -> None:
@@ -138,7 +138,7 @@ class Journal:
 
     def typed(self, text: str) -> None:
         """Note text that is typed on the console."""
-        self._acts.append(ConsoleInput(at_s=time.monotonic(), text=text))
+        self._entries.append(ConsoleInput(at_s=time.monotonic(), text=text))
 
     def ordered(self, command: str, arguments: dict[str, Any]) -> None:
         """Note a QMP command.
@@ -147,22 +147,24 @@ class Journal:
             command: Its name.
             arguments: Under QEMU's names.
         """
-        self._acts.append(QmpCommand(at_s=time.monotonic(), command=command, arguments=arguments))
+        self._entries.append(
+            QmpCommand(at_s=time.monotonic(), command=command, arguments=arguments)
+        )
 
     def signalled(self, number: int) -> None:
         """Note a signal."""
-        self._acts.append(QemuSignal(at_s=time.monotonic(), number=number))
+        self._entries.append(QemuSignal(at_s=time.monotonic(), number=number))
 
     def _spill(self) -> None:
         with self.file.open("a" if self._spilled else "w") as file:
-            for act in self._acts:
-                file.write(f"{json.dumps(_encoded(act, 0.0))}\n")
+            for entry in self._entries:
+                file.write(f"{json.dumps(_encoded(entry, 0.0))}\n")
         self._spilled = True
-        self._acts.clear()
+        self._entries.clear()
         self._held_bytes = 0
 
     def lines(self, since_s: float) -> Iterator[str]:
-        """Give each act as a line of JSON.
+        """Give each entry as a line of JSON.
 
         Args:
             since_s: What times count from, on the monotonic clock.
@@ -173,31 +175,31 @@ class Journal:
         if self._spilled:
             with self.file.open() as file:
                 for line in file:
-                    act = json.loads(line)
-                    act["at_s"] = round(act["at_s"] - since_s, 6)
-                    yield f"{json.dumps(act)}\n"
-        for noted in self._acts:
+                    entry = json.loads(line)
+                    entry["at_s"] = round(entry["at_s"] - since_s, 6)
+                    yield f"{json.dumps(entry)}\n"
+        for noted in self._entries:
             yield f"{json.dumps(_encoded(noted, since_s))}\n"
 
 
-def _encoded(act: Act, since_s: float) -> dict[str, Any]:
-    at_s = {"at_s": round(act.at_s - since_s, 6)}
-    match act:
+def _encoded(entry: JournalEntry, since_s: float) -> dict[str, Any]:
+    at_s = {"at_s": round(entry.at_s - since_s, 6)}
+    match entry:
         case ConsoleInput():
-            return at_s | {"typed": act.text}
+            return at_s | {"typed": entry.text}
         case QmpCommand():
-            return at_s | {"qmp": act.command, "arguments": act.arguments}
+            return at_s | {"qmp": entry.command, "arguments": entry.arguments}
         case QemuSignal():
-            return at_s | {"signal": act.number}
-    reply = act.reply
+            return at_s | {"signal": entry.number}
+    reply = entry.reply
     return at_s | {
-        "what": act.what,
-        "took_s": round(act.took_s, 6),
-        "timeout_s": act.timeout_s,
-        "program": act.program,
-        "steps": [_encoded_step(step) for step in act.batch.steps],
-        "data": _encoded_bytes(act.batch.content),
-        "space_bytes": act.batch.space_bytes,
+        "what": entry.what,
+        "took_s": round(entry.took_s, 6),
+        "timeout_s": entry.timeout_s,
+        "program": entry.program,
+        "steps": [_encoded_step(step) for step in entry.batch.steps],
+        "data": _encoded_bytes(entry.batch.content),
+        "space_bytes": entry.batch.space_bytes,
         "results": list(reply.results) if reply else None,
         "outputs": [_encoded_bytes(output) for output in reply.outputs] if reply else None,
     }

@@ -1,6 +1,6 @@
 """A guest's network card, set up and used by system calls; there is no shell in the guest.
 
-All is told to the kernel in rtnetlink messages (include/uapi/linux/rtnetlink.h, man 7 rtnetlink),
+Settings go to the kernel in rtnetlink messages (include/uapi/linux/rtnetlink.h, man 7 rtnetlink),
 which are the same on all architectures but for the byte order.
 """
 
@@ -160,13 +160,13 @@ class Network:
         interface = ipaddress.IPv4Interface(address)
         raw = interface.ip.packed
         hardware = bytes.fromhex(self.mac.replace(":", ""))
-        self._tell(
+        self._send_netlink(
             f"MAC {self.mac}",
             RTM_NEWLINK,
             self._link(index) + self._attribute(IFLA_ADDRESS, hardware),
         )
-        self._tell(f"{self.name} up", RTM_NEWLINK, self._link(index, up=True))
-        self._tell(
+        self._send_netlink(f"{self.name} up", RTM_NEWLINK, self._link(index, up=True))
+        self._send_netlink(
             f"address {address}",
             RTM_NEWADDR,
             struct.pack(f"{self._order}BBBBI", AF_INET, interface.network.prefixlen, 0, 0, index)
@@ -181,7 +181,7 @@ class Network:
 
     def _set_route(self, index: int, gateway: str) -> None:
         route = (AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0)
-        self._tell(
+        self._send_netlink(
             f"route by {gateway}",
             RTM_NEWROUTE,
             struct.pack(f"{self._order}8BI", *route)
@@ -231,7 +231,7 @@ class Network:
         head = struct.pack(f"{self._order}HH", 4 + len(value), kind)
         return head + value + bytes(-len(value) % 4)
 
-    def _tell(self, what: str, kind: int, body: bytes, flags: int = 0) -> None:
+    def _send_netlink(self, what: str, kind: int, body: bytes, flags: int = 0) -> None:
         """Send one rtnetlink message and read its acknowledgement."""
         head = (16 + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0)
         message = struct.pack(f"{self._order}IHHII", *head) + body
@@ -271,14 +271,14 @@ class Network:
             self._no_network()
         line = f"hostfwd_add {NETDEV} {protocol}:127.0.0.1:0-:{port}"
         self._guest.qmp.execute("human-monitor-command", command_line=line)
-        told = self._guest.qmp.monitor("info usernet")
+        shown = self._guest.qmp.monitor("info usernet")
         ports = [
             int(found[3])
-            for found in _FORWARDED.finditer(told)
+            for found in _FORWARDED.finditer(shown)
             if found[1].lower() == protocol and int(found[5]) == port
         ]
         if not ports:
-            raise HarnessError(f"QEMU does not forward to port {port}", Evidence(excerpt=told))
+            raise HarnessError(f"QEMU does not forward to port {port}", Evidence(excerpt=shown))
         return ports[-1]
 
     def ping(self, address: str, timeout_s: float = 10.0) -> float:

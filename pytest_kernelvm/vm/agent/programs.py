@@ -176,7 +176,7 @@ class Programs(Files):
             numbers = struct.unpack(f"{struct_order(self._byteorder)}iii", report)
         except struct.error:
             raise HarnessError(
-                f"{self.label}: what gives {argv[0]} a terminal did not say how it ended",
+                f"{self.label}: the program that gives {argv[0]} a terminal did not report its end",
                 Evidence(expected="12 bytes", seen=f"{report!r}, wait(2)'s status {ended}"),
             ) from None
         no_terminal, not_started, ended = numbers

@@ -74,7 +74,7 @@ def kexec_image(boot: Boot, device_tree: bytes = b"") -> KexecImage:
     if not boot.arch.kexec_symbol:
         raise BadInput(f"kexec is not known to work on {boot.arch.name}")
     if boot.initramfs is None:
-        raise BadInput("a kernel that is to be entered by kexec has no initramfs")
+        raise BadInput("the kernel that kexec enters has no initramfs")
     initramfs = boot.initramfs.read_bytes()
     if not boot.arch.first_stage:
         if device_tree:
@@ -94,7 +94,7 @@ def _by_segments(boot: Boot, initramfs: bytes, device_tree: bytes) -> KexecImage
     image = read_image(boot.image, arch)
     if image.entry == stage_entry(arch):
         raise BadInput(
-            "the second kernel is one that only a first stage enters, with its tree",
+            "only a first stage can enter the second kernel, which has a tree of its own",
             Evidence(next_step="kexec the plain cell, with device_tree="),
         )
     line = boot.cmdline
@@ -149,13 +149,13 @@ def with_root_of(second: Boot, first: Boot) -> Boot:
         first: What the guest was booted from.
 
     Raises:
-        BadInput: The second kernel wants a root, and the guest has none.
+        BadInput: The second kernel needs a root, and the guest has none.
     """
     if not second.root:
         return second
     if not first.root:
         raise BadInput(
-            "the second kernel wants a root file system that is not in this guest's memory",
+            "the second kernel needs a root file system that is not in this guest's memory",
             Evidence(next_step="boot the first one with a root of the same kind"),
         )
     line = second.cmdline.replace(second.root_words, first.root_words)

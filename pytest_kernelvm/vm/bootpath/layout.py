@@ -76,7 +76,7 @@ def lay_out(
                 Evidence(
                     expected=f"{sum(size for _name, size in sizes)} bytes and their pages fit",
                     seen=", ".join(map(str, (*placed, extent))),
-                    next_step="take less, or more memory",
+                    next_step="pass less data, or give the guest more memory",
                 ),
             )
         placed.append(extent)
@@ -97,11 +97,20 @@ def _behind(
 
 
 def refuse_overlaps(extents: Sequence[Extent]) -> None:
-    """Raise BadInput, with both, for the first two extents that share a byte."""
+    """Refuse extents that overlap.
+
+    Args:
+        extents: In any order.
+
+    Raises:
+        BadInput: Two of them share a byte; the error names the first two.
+    """
     last: Extent | None = None
     for each in sorted(extents, key=lambda each: (each.address, each.end)):
         if last and _overlap(last, each):
-            raise BadInput(f"{last} and {each} overlap", Evidence(expected="each has its own"))
+            raise BadInput(
+                f"{last} and {each} overlap", Evidence(expected="ranges that do not overlap")
+            )
         if last is None or each.end > last.end:
             last = each
 

@@ -94,8 +94,8 @@ def boot_into(
         return replace(boot, cmdline=line, root_words=words)
     if arch.first_stage:
         fixed = arch.fixed_initramfs.cmdline if arch.fixed_initramfs else ""
-        told = "" if fixed in builtin_cmdline else f"{fixed} "
-        boot = replace(boot, cmdline=f"{told}{boot.cmdline}")
+        parameter = "" if fixed in builtin_cmdline else f"{fixed} "
+        boot = replace(boot, cmdline=f"{parameter}{boot.cmdline}")
         return _with_passed_tree(store, boot, place, words)
     boot = replace(boot, cmdline=f"{boot.cmdline} {words}")
     return replace(boot, device_tree=_stored_tree(store, _reserved(_tree_of_qemu(boot), place)))
@@ -105,11 +105,11 @@ def _refuse_longer(line: str, arch: Arch) -> None:
     """Raise BadInput where QEMU's bootloader would cut off the words that name the root."""
     if len(line.encode()) > arch.cmdline_bytes:
         raise BadInput(
-            f"with the root's words the command line has {len(line.encode())} bytes",
+            f"with the words for the root, the command line has {len(line.encode())} bytes",
             Evidence(
                 expected=f"at most {arch.cmdline_bytes}",
                 seen=line,
-                next_step="pass fewer, or put some into builtin_cmdline",
+                next_step="pass fewer words, or put some into builtin_cmdline",
             ),
         )
 
@@ -136,7 +136,7 @@ def _taken(boot: Boot) -> Iterable[Extent]:
             raise BadInput(
                 f"the initramfs has {size} bytes, and a guest with a root finds "
                 f"{room.size_bytes} bytes at a fixed address",
-                Evidence(next_step="have fewer modules in it: build some into the kernel"),
+                Evidence(next_step="pack fewer modules: build some into the kernel"),
             )
         yield Extent(name="initramfs", address=room.address, size_bytes=room.size_bytes)
     else:
@@ -200,7 +200,7 @@ def _tree_of_qemu(boot: Boot) -> bytes:
         argv = qemu_argv(boot, Backends(console="null", channel="null"))
         done = run([*argv, "-machine", f"dumpdtb={file}"], timeout_s=QEMU_TIMEOUT_S, check=False)
         if not file.is_file():
-            raise HarnessError("QEMU tells no device tree", failure(done))
+            raise HarnessError("QEMU gives no device tree", failure(done))
         tree = file.read_bytes()
     tree = remove_property(tree, "/chosen", "kaslr-seed")
     if get_property(tree, "/chosen", "rng-seed") is not None:

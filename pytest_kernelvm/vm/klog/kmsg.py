@@ -49,7 +49,11 @@ class KernelLog:
         return "\n".join(f"[{r.time_s:12.6f}] {r.text}" for r in self.records)
 
     def matching(self, pattern: str) -> tuple[LogRecord, ...]:
-        """Return the records in which a regular expression is found."""
+        """Return the records in which a regular expression is found.
+
+        Args:
+            pattern: It may match anywhere in the text.
+        """
         return tuple(record for record in self.records if re.search(pattern, record.text))
 
 
@@ -62,7 +66,11 @@ _RECORD = re.compile(
 
 
 def parse_kmsg(text: str) -> KernelLog:
-    """Return the records of what was read from /dev/kmsg; lines of continuation are left out."""
+    """Return the records of what was read from /dev/kmsg; lines of continuation are left out.
+
+    Args:
+        text: Records as Documentation/ABI/testing/dev-kmsg describes them.
+    """
     return KernelLog(
         tuple(
             LogRecord(

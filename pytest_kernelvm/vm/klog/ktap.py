@@ -1,4 +1,4 @@
-"""Results of tests that the kernel runs itself, as its log tells them.
+"""Results of tests that the kernel runs itself, as its log shows them.
 
 The format is KTAP (Documentation/dev-tools/ktap.rst), as KUnit prints it: plans, results, tests
 within tests, directives. Kernels before 6.3 print no version line for a suite, and those before 6.6

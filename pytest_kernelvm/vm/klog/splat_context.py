@@ -41,7 +41,7 @@ RUST_PANIC = re.compile(r"rust_kernel: panicked at .*")
 # Who had a name refused says so too, below sysfs's call trace (lib/kobject.c).
 SAID_AGAIN = re.compile(r"(?:kobject: )?kobject_add_internal failed for .* with -EEXIST, .*")
 
-# What a CPU or task that does not get on is told with; a report may have several call traces.
+# The lines that report a CPU or task that does not get on; a report may have several call traces.
 STALLS = frozenset(("RCU stall", "hung task", "soft lockup", "hard lockup", "workqueue lockup"))
 STALL_LINE = re.compile(
     r"rcu: .*|task:.* state:.*|Task dump for CPU \d+:|Sending NMI .*|NMI backtrace .*|Showing .*"

@@ -31,7 +31,7 @@ class Certainty(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class SplatRow:
     """A kind of splat: the pattern of its whole title line, without time.
 
     Attributes:
@@ -49,7 +49,7 @@ class Row:
     hints: tuple[str, ...]
 
 
-def row(kind: str, end: End, certainty: Certainty, pattern: str, *hints: str) -> Row:
+def row(kind: str, end: End, certainty: Certainty, pattern: str, *hints: str) -> SplatRow:
     """Return a row.
 
     Args:
@@ -59,4 +59,4 @@ def row(kind: str, end: End, certainty: Certainty, pattern: str, *hints: str) ->
         pattern: A regular expression for the whole line.
         *hints: Texts of which the title line holds one.
     """
-    return Row(kind=kind, end=end, certainty=certainty, pattern=pattern, hints=hints)
+    return SplatRow(kind=kind, end=end, certainty=certainty, pattern=pattern, hints=hints)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pytest_kernelvm.vm.klog.splat_kinds import Certainty, Row
+from pytest_kernelvm.vm.klog.splat_kinds import Certainty, SplatRow
 from pytest_kernelvm.vm.klog.splat_table import row_of, title_anywhere
 
 # What printk puts in front of a line: level, time, caller (kernel/printk/printk.c,
@@ -76,7 +76,11 @@ def _line(start: int, end: int, words: str, stamp: re.Match[str] | None) -> Line
 
 
 def guest_seconds(line: str) -> float | None:
-    """Return the time that a line of the kernel's carries, None if it carries none."""
+    """Return the time that a line of the kernel's carries, None if it carries none.
+
+    Args:
+        line: With its time stamp, if it has one.
+    """
     found = STAMP.match(line)
     return float(found["seconds"]) if found and found["seconds"] else None
 
@@ -119,7 +123,7 @@ class ConsoleLines:
         """
         return max(floor, self.text.rfind("\n", floor, offset) + 1)
 
-    def title_line(self, start: int) -> tuple[Line, Row] | None:
+    def title_line(self, start: int) -> tuple[Line, SplatRow] | None:
         """Return the kernel's words on a line, if they are a title, and the row that they match.
 
         Args:
@@ -144,9 +148,9 @@ class ConsoleLines:
             return None
         return self._title_without_stamp(tail, stop, end)
 
-    def _title_without_stamp(self, tail: int, stop: int, end: int) -> tuple[Line, Row] | None:
+    def _title_without_stamp(self, tail: int, stop: int, end: int) -> tuple[Line, SplatRow] | None:
         anew = [mark.end() for mark in _LINE_BEGINS_ANEW.finditer(self.text, tail, stop)]
-        found: tuple[Line, Row] | None = None
+        found: tuple[Line, SplatRow] | None = None
         for begin in (tail, *anew[-1:]):
             words = _UNSEEN.sub("", self.text[begin:stop])
             row = row_of(words)
@@ -202,7 +206,7 @@ class LogLines(ConsoleLines):
         begin = stamp.end() if stamp else start
         return _line(start, end, self.text[begin : self._stop(begin, end)], stamp)
 
-    def title_line(self, start: int) -> tuple[Line, Row] | None:
+    def title_line(self, start: int) -> tuple[Line, SplatRow] | None:
         """Return the line that begins at an offset, if it is a title line."""
         line = self.next(start)
         row = row_of(line.words) if line and line.stamped else None

@@ -1,4 +1,4 @@
-"""Rows of the splat table: WARN, BUG, oopses, and complaints that dump a stack."""
+"""Rows of the splat table: WARN, BUG, oopses, and other reports that dump a stack."""
 
 from __future__ import annotations
 

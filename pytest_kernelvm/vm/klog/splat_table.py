@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from itertools import islice
 
-from pytest_kernelvm.vm.klog.splat_kinds import Certainty, Row
+from pytest_kernelvm.vm.klog.splat_kinds import Certainty, SplatRow
 from pytest_kernelvm.vm.klog.splat_rows_detectors import DETECTORS
 from pytest_kernelvm.vm.klog.splat_rows_faults import FAULTS
 
@@ -64,7 +64,7 @@ _BEFORE_HINT = 48
 _MOST_HINTS = 16
 
 
-def row_of(words: str) -> Row | None:
+def row_of(words: str) -> SplatRow | None:
     """Return the row that a line matches, None if it is no title line.
 
     Args:
@@ -87,7 +87,7 @@ def kind_of(words: str) -> str:
     return row.kind if row else ""
 
 
-def title_anywhere(text: str) -> tuple[int, Row] | None:
+def title_anywhere(text: str) -> tuple[int, SplatRow] | None:
     """Return where on a line a title begins that only a kernel prints, and its row.
 
     Args:

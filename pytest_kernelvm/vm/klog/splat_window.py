@@ -58,14 +58,22 @@ class Window:
             yield here, self[here]
 
     def below(self, most: int) -> Iterator[tuple[int, Line]]:
-        """Yield the lines below the title line with their numbers, up to `most`."""
+        """Yield the lines below the title line with their numbers, up to `most`.
+
+        Args:
+            most: How many lines.
+        """
         for here in range(1, most + 1):
             if not self._reaches(here):
                 return
             yield here, self._lines[here]
 
     def last_of(self, most: int) -> tuple[Line, bool]:
-        """Return the last line, and whether the text goes on behind `most` lines."""
+        """Return the last line, and whether the text goes on behind `most` lines.
+
+        Args:
+            most: How many lines below the title line are looked at.
+        """
         here = 0
         while here < most and self._reaches(here + 1):
             here += 1
@@ -83,16 +91,28 @@ class Window:
         return last if last and last.start > self[0].start else self[0], False
 
     def pauses_before(self, here: int) -> bool:
-        """Whether a line came so late after the one above it that it belongs to something else."""
+        """Return whether a line came too late after the one above it to belong to the same event.
+
+        Args:
+            here: The line's number; the title line is 0.
+        """
         return self.pause_s(here) > _PAUSE_S
 
     def pause_s(self, here: int) -> float:
-        """Return how long after the line above it a line came; 0 where lines carry no time."""
+        """Return how long after the line above it a line came; 0 where lines carry no time.
+
+        Args:
+            here: The line's number; the title line is 0.
+        """
         now, before = self[here].seconds, self[here - 1].seconds
         return now - before if now is not None and before is not None else 0.0
 
     def is_of_same_caller(self, here: int) -> bool:
-        """Whether a line is of the task or CPU of the title line, as far as lines say so."""
+        """Return whether a line is of the task or CPU of the title line, as far as lines say so.
+
+        Args:
+            here: The line's number; the title line is 0.
+        """
         one, other = self[0].caller, self[here].caller
         return not one or not other or one == other
 

@@ -97,7 +97,11 @@ TAINTS = (
 
 
 def taints_of(flags: int) -> tuple[Taint, ...]:
-    """Return the flags that are set in a number from /proc/sys/kernel/tainted."""
+    """Return the flags that are set in a number from /proc/sys/kernel/tainted.
+
+    Args:
+        flags: The number; bit N is flag N of Documentation/admin-guide/tainted-kernels.rst.
+    """
     known = tuple(taint for taint in TAINTS if flags >> taint.bit & 1)
     unknown = (bit for bit in range(len(TAINTS), flags.bit_length()) if flags >> bit & 1)
     return known + tuple(

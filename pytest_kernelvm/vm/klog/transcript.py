@@ -42,7 +42,11 @@ _NEAR_BYTES = 600
 
 
 def milestone(text: str) -> str:
-    """Return how far the guest came, by its console's text: a name of MILESTONES, or NOTHING."""
+    """Return how far the guest came, by its console's text: a name of MILESTONES, or NOTHING.
+
+    Args:
+        text: All that came on the console so far.
+    """
     text = text.replace("\r", "")
     reached = [name for name, pattern in MILESTONES if pattern.search(text)]
     return reached[-1] if reached else NOTHING
@@ -63,7 +67,11 @@ def lines_between(text: str, after_s: float, before_s: float) -> int:
 
 
 def on_early_console(text: str) -> bool:
-    """Whether only the early console ever spoke: the one that console= names did not take over."""
+    """Return whether only the early console printed: the one of console= did not take over.
+
+    Args:
+        text: All that came on the console so far.
+    """
     others = re.search(r"\bconsole \[[^]]*\] enabled", text)
     return bool(re.search(r"\bbootconsole \[", text)) and not others
 

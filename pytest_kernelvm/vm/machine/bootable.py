@@ -10,7 +10,7 @@ from pytest_kernelvm.guest.programs import Abi
 from pytest_kernelvm.process import quoted
 from pytest_kernelvm.vm.agent.services import ServiceCatalogue
 from pytest_kernelvm.vm.qemu.argv import ON_TERMINAL, Boot, qemu_argv
-from pytest_kernelvm.vm.verdict.deadlines import Limits
+from pytest_kernelvm.vm.verdict.deadlines import TimeLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,7 @@ class Bootable:
         boot: What QEMU boots.
         abi: The numbers of the kernel's headers.
         limits: How long the guest may take.
-        by_hand: The command that boots the same guest interactively.
+        boot_command: The command that boots the same guest interactively.
         services: Those of its cell.
         terminal: The program that gives others a terminal; None without.
     """
@@ -30,13 +30,13 @@ class Bootable:
     label: str
     boot: Boot
     abi: Abi
-    limits: Limits
-    by_hand: str
+    limits: TimeLimits
+    boot_command: str
     services: ServiceCatalogue
     terminal: Path | None = None
 
     @property
-    def argv_by_hand(self) -> str:
+    def quoted_argv(self) -> str:
         """The QEMU command that boots the same with its console on the terminal, for a shell."""
         return quoted(qemu_argv(self.boot, ON_TERMINAL))
 
@@ -49,7 +49,7 @@ class Bootables(Protocol):
 
         Args:
             cmdline: Words that are added to the command line.
-            cookie: Whether the kernel heeds that line.
+            cookie: Whether the kernel obeys that line.
 
         Returns:
             What it is made of.

@@ -137,7 +137,11 @@ class Console:
         return self._streams.arrival_of(self._streams.console_text.index(raw) + len(raw) - 1)
 
     def write(self, text: str) -> None:
-        """Type text on the console."""
+        """Type text on the console.
+
+        Args:
+            text: Sent as it is; a newline in it is the Enter key.
+        """
         self._typed(text)
         self._streams.send_console(text.encode(), Deadline(self._timeout_s))
 
@@ -197,7 +201,7 @@ class Console:
             f"nothing fitting within {limit_s:g} s",
             Evidence(
                 expected=for_what,
-                facts=(f"waited: {deadline.told}",),
+                facts=(f"waited: {deadline.description}",),
                 excerpt=self.tail(),
                 where=(str(self.log),),
             ),
@@ -213,7 +217,7 @@ class Console:
             self.spawn._before.write(window)
 
     def _refuse(self, deadline: GuestDeadline, for_what: str, before: int | None = None) -> None:
-        """Raise what the kernel found wrong and told above an offset of the console's text."""
-        told = self._collector.refused_at()
-        if told is not None and (before is None or told < before) and self._confirm():
+        """Raise what the kernel found wrong and printed above an offset of the console's text."""
+        refused_at = self._collector.refused_at()
+        if refused_at is not None and (before is None or refused_at < before) and self._confirm():
             raise self._collector.splat_verdict(deadline, for_what)

@@ -159,14 +159,14 @@ class GuestControl:
         return self.bootable.boot.arch.endianness
 
     @property
-    def by_hand(self) -> str:
+    def boot_command(self) -> str:
         """The command that boots the same guest interactively."""
-        return self.bootable.by_hand
+        return self.bootable.boot_command
 
     @property
-    def argv_by_hand(self) -> str:
+    def quoted_argv(self) -> str:
         """The QEMU command that boots the same with its console on the terminal."""
-        return self.bootable.argv_by_hand
+        return self.bootable.quoted_argv
 
     @property
     def pid(self) -> int:
@@ -214,6 +214,7 @@ class GuestControl:
         """
         self.collector.ready = True
         self.findings.begin_anew()
+        self.channel.numbers = second.abi.syscalls
         self.bootable = replace(
             self.bootable,
             boot=second.boot,
@@ -226,7 +227,7 @@ class GuestControl:
 
     @property
     def splats(self) -> tuple[Splat, ...]:
-        """What the kernel found wrong so far, allowed or not, as its log and console tell."""
+        """What the kernel found wrong so far, allowed or not, by its log and console."""
         self.launch.streams.drain()
         return self.collector.watch.splats
 
@@ -252,7 +253,7 @@ class GuestControl:
         Args:
             allowances: Those that the whole test has.
             boot: Whether splats of the boot count as well.
-            refuse: Whether each ends what is waited for; else they are only told by `conclude`.
+            refuse: Whether each ends what is waited for; else only `conclude` reports them.
         """
         self._answers = True
         self._taken = 0
@@ -263,7 +264,7 @@ class GuestControl:
         return self.readiness.is_ready and not self._has_ended and not self.journal.pending
 
     def conclude(self, for_what: str, *, ask: bool) -> KernelvmError | None:
-        """Return the error of what nobody was told of this guest yet.
+        """Return the error of what is wrong with this guest and was not reported yet.
 
         Args:
             for_what: The moment, in words.
@@ -279,16 +280,16 @@ class GuestControl:
         if ask:
             self._go_on()
             self.transactions.end_program()
-        error = self.findings.conclude(for_what, ask=ask, aside=self.transactions.owes_end)
+        error = self.findings.conclude(for_what, ask=ask, aside=self.transactions.program_pending)
         self._looked_after = self.transactions.made
-        # A flooded console fails even a test that caught the error which told of it.
-        is_flooded = self.collector.is_flooded and (ask or not self.collector.told_flood)
+        # A flooded console fails even a test that caught the error which reported it.
+        is_flooded = self.collector.is_flooded and (ask or not self.collector.reported_flood)
         if not error and is_flooded:
             return self.collector.flood_verdict(self.collector.deadline(0.0), for_what)
         return error
 
     def _is_worth_asking(self) -> bool:
-        """Whether the guest can answer, and may have something to tell that was not asked yet."""
+        """Whether the guest can answer, and was not yet asked since its last request."""
         is_fresh = self._looked_after != self.transactions.made
         is_fresh = is_fresh or self.collector.trouble() is not None
         if self._is_let_go:
@@ -319,7 +320,7 @@ class GuestControl:
             self._go_on()
             self.findings.may_look()
 
-    def tell_before_end(self, what: str) -> None:
+    def report_before_end(self, what: str) -> None:
         """Raise what the kernel found wrong before the test ends it.
 
         Args:

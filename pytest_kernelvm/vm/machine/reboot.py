@@ -26,7 +26,7 @@ LOUDEST = 8
 def _last_words(command: int, *, sync: bool) -> Batch:
     """Return the batch that ends a kernel; its last step is reboot(2)."""
     batch = Batch()
-    # From now on only the console tells what the kernel finds wrong: it must show all.
+    # From now on only the console shows what the kernel finds wrong: it must show all.
     batch.call("syslog", SYSLOG_ACTION_CONSOLE_LEVEL, 0, LOUDEST, always=True)
     if sync:
         batch.call("sync", always=True)
@@ -46,7 +46,7 @@ def end_by_reboot(control: GuestControl, command: int, timeout_s: float, what: s
         timeout_s: Seconds of the guest's own time.
         what: The end in words.
     """
-    control.tell_before_end(what)
+    control.report_before_end(what)
     batch = _last_words(command, sync=True)
     streams = control.launch.streams
     deadline = control.collector.command_deadline(control.bootable.limits, timeout_s)
@@ -74,7 +74,7 @@ def enter_loaded_kernel(control: GuestControl, second: Bootable) -> None:
         control: Of the guest.
         second: What that kernel is of.
     """
-    control.tell_before_end("kexec")
+    control.report_before_end("kexec")
     batch = _last_words(REBOOT_KEXEC, sync=False)
     control.collector.begin_anew(second.boot.image)
     deadline = control.collector.boot_deadline(second.limits)

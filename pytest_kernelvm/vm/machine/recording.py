@@ -39,7 +39,7 @@ def pieces(console: Console, left_out: tuple[int, int] = (0, 0)) -> Iterator[tup
     """
     size, times = console.size_bytes, console.times
     begin, stop = left_out
-    is_said = False
+    is_reported = False
     ends = (*(at for _, at in times[1:]), size)
     for (when, at), end in zip(times, ends, strict=False):
         if end <= begin or at >= stop:
@@ -48,8 +48,8 @@ def pieces(console: Console, left_out: tuple[int, int] = (0, 0)) -> Iterator[tup
             continue
         if at < begin:
             yield when, console.part(at, begin)
-        if not is_said:
-            is_said = True
+        if not is_reported:
+            is_reported = True
             yield when, f"\n… {stop - begin} bytes are in {console.log.name} …\n".encode()
         if end > stop:
             yield when, console.part(stop, end)
@@ -110,8 +110,8 @@ def write_cast(console: Console, file: Path, title: str) -> None:
         title: What it shows.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    told = list(pieces(console))
-    began = told[0][0] if told else time.monotonic()
+    recorded = list(pieces(console))
+    began = recorded[0][0] if recorded else time.monotonic()
     header = {
         "version": 2,
         "width": COLUMNS,
@@ -122,7 +122,7 @@ def write_cast(console: Console, file: Path, title: str) -> None:
     }
     with file.open("w") as sink:
         sink.write(f"{json.dumps(header)}\n")
-        for when, piece in told:
+        for when, piece in recorded:
             text = decoder.decode(piece)
             if text:
                 sink.write(f"{json.dumps([round(when - began, 6), 'o', text])}\n")

@@ -25,7 +25,7 @@ from pytest_kernelvm.vm.verdict.diagnosis import launch_failed
 Launched = Callable[[Vm], None]
 
 
-def tell_nobody(_vm: Vm) -> None:
+def ignore_launch(_vm: Vm) -> None:
     """Be a `Launched` for those who watch nothing."""
 
 
@@ -57,7 +57,7 @@ def launch_guest(
     """
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        with _told_as_launch_failed(bootable):
+        with _reported_as_launch_failed(bootable):
             launched = stack.enter_context(
                 launch(
                     bootable.boot,
@@ -77,12 +77,12 @@ def launch_guest(
 
 
 @contextlib.contextmanager
-def _told_as_launch_failed(bootable: Bootable) -> Iterator[None]:
+def _reported_as_launch_failed(bootable: Bootable) -> Iterator[None]:
     """Have what the host refuses be the error of a launch."""
     try:
         yield
     except OSError as error:
-        failed = launch_failed(bootable.label, error, bootable.argv_by_hand)
+        failed = launch_failed(bootable.label, error, bootable.quoted_argv)
         raise failed from None
 
 
@@ -90,7 +90,7 @@ def _told_as_launch_failed(bootable: Bootable) -> Iterator[None]:
 def boot_guest(
     bootable: Bootable,
     directory: Path,
-    launched: Launched = tell_nobody,
+    launched: Launched = ignore_launch,
     *,
     memory: Path | None = None,
     link: socket.socket | None = None,
@@ -162,7 +162,7 @@ def restore_guest(
     bootable: Bootable,
     directory: Path,
     snapshot: Snapshot,
-    launched: Launched = tell_nobody,
+    launched: Launched = ignore_launch,
     *,
     link: socket.socket | None = None,
     console_limit_bytes: int = CONSOLE_LIMIT_MIB << 20,

@@ -33,7 +33,7 @@ class Transactions:
 
     Attributes:
         made: How many requests were made.
-        owes_end: Whether the agent still waits for the end of a program that was given up.
+        program_pending: Whether the agent still waits for the end of a program that was given up.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Transactions:
         self._collector = collector
         self._findings = findings
         self.made = 0
-        self.owes_end = False
+        self.program_pending = False
 
     def transact(
         self,
@@ -78,7 +78,7 @@ class Transactions:
             The result and the output of each call.
         """
         what = what or "a system call"
-        if self.owes_end and not self.cancel():
+        if self.program_pending and not self.cancel():
             deadline = self._collector.deadline(CANCEL_S)
             raise self._collector.verdict(deadline, "the end of the program before")
         deadline = self._collector.command_deadline(self._bootable().limits, timeout_s)
@@ -98,12 +98,12 @@ class Transactions:
         """Return the error of a request without a reply; its program is killed, if there is one."""
         deadline.freeze()
         trouble = self._collector.trouble()
-        self.owes_end = program and trouble in (None, Trouble.SPLAT)
+        self.program_pending = program and trouble in (None, Trouble.SPLAT)
         if program and trouble is None and self.cancel():
             return CommandFailed(
                 f"{self._bootable().label}: {what} did not end within {deadline.timeout_s:g} s "
                 "and was killed",
-                Evidence(facts=(f"waited: {deadline.told}",), next_step=LONGER),
+                Evidence(facts=(f"waited: {deadline.description}",), next_step=LONGER),
             )
         return self._collector.verdict(deadline, what)
 
@@ -157,12 +157,12 @@ class Transactions:
             self._channel.cancel(self._collector.deadline(CANCEL_S))
         except NoReply:
             return False
-        self.owes_end = False
+        self.program_pending = False
         return True
 
     def end_program(self) -> None:
         """Have a program killed that was given up."""
-        if self.owes_end:
+        if self.program_pending:
             self.cancel()
 
     def read_log(self, read: Callable[[GuestDeadline], None]) -> None:

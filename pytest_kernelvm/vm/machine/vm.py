@@ -120,7 +120,7 @@ class Vm(Programs):
 
     @property
     def splats(self) -> tuple[Splat, ...]:
-        """What the kernel found wrong so far, allowed or not, as its log and console tell."""
+        """What the kernel found wrong so far, allowed or not, by its log and console."""
         return self.control.splats
 
     @contextlib.contextmanager
@@ -223,7 +223,7 @@ class Vm(Programs):
         Args:
             kernel: The cell whose kernel and default initramfs it is.
             cmdline: Words for the second kernel's command line.
-            cookie: Whether the second kernel heeds them.
+            cookie: Whether the second kernel obeys them.
             device_tree: Passed in the registers instead of a command line; for MIPS, by a kernel
                 that has the patch mips-kexec-tree.
         """

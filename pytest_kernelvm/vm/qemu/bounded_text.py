@@ -45,7 +45,11 @@ class ArrivalTimes(Sequence[tuple[float, int]]):
             self._offsets.append(offset)
 
     def arrival_of(self, offset: int) -> float:
-        """Return when the byte at an offset came; 0.0 if nothing is known of it."""
+        """Return when the byte at an offset came; 0.0 if nothing is known of it.
+
+        Args:
+            offset: In bytes, from the text's beginning.
+        """
         place = bisect.bisect_right(self._offsets, offset) - 1
         return self._at[place] if place >= 0 else 0.0
 

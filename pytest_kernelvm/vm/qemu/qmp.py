@@ -60,12 +60,16 @@ class Qmp:
         return self.perform(self._execute(command, given), command)
 
     def monitor(self, line: str) -> str:
-        """Return what a line of QEMU's monitor for people, such as `info registers`, prints."""
+        """Return what a line of QEMU's monitor for people, such as `info registers`, prints.
+
+        Args:
+            line: As one types it at QEMU's monitor.
+        """
         answer: str = self.query("human-monitor-command", **{"command-line": line})
         return answer.replace("\r\n", "\n")
 
     def perform(self, coroutine: Coroutine[Any, Any, T], command: str = "a command") -> T:
-        """Run a coroutine that speaks with QEMU and return what it returns.
+        """Run a coroutine that talks to QEMU and return what it returns.
 
         Args:
             coroutine: What is run.

@@ -140,7 +140,11 @@ def require_intact_boot(boot: Boot) -> None:
 
 
 def qemu_version(binary: str) -> str:
-    """Return the first line of `--version`; raises ToolMissing if this QEMU is not installed."""
+    """Return the first line of `--version`; raises ToolMissing if this QEMU is not installed.
+
+    Args:
+        binary: Its name in PATH, such as qemu-system-mipsel.
+    """
     path = find_program(binary)
     return _version_of(path, Path(path).stat().st_mtime_ns)
 
@@ -199,7 +203,7 @@ def _require_writable(path: Path) -> None:
             Evidence(
                 seen=f"{path / MEMORY} cannot be opened for writing, as QEMU does",
                 where=(str(path.parent.parent),),
-                next_step="make it and all below it yours to write, name another directory with "
+                next_step="make it and all below it writable for you, name another directory with "
                 "KERNELVM_STORE, or have each guest booted with --kernelvm-fresh=boot",
             ),
         )

@@ -376,7 +376,9 @@ def connected(
     channel, far_channel = serial_line(CHANNEL_BYTES)
     qmp, far_qmp = socket.socketpair()
     far = GuestEndpoints(console=far_console, channel=far_channel, qmp=far_qmp)
-    with contextlib.closing(far):
+    with contextlib.closing(far), contextlib.ExitStack() as ours:
+        for end in (console, channel, qmp):
+            ours.enter_context(contextlib.closing(end))
         streams = Streams(
             console=console,
             channel=channel,
@@ -387,5 +389,7 @@ def connected(
             before=before,
             limit_bytes=limit_bytes,
         )
+        # The streams close them from now on.
+        ours.pop_all()
         with contextlib.closing(streams):
             yield streams, far

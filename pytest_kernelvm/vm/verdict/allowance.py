@@ -75,7 +75,7 @@ class Allowance:
         return fits and self.places.hold(source, splat.start)
 
     def note(self, source: TextSource, splat: Splat) -> None:
-        """Keep a splat that was allowed, once, though console and log tell of it.
+        """Keep a splat that was allowed, once, though console and log both show it.
 
         Args:
             source: Where the splat was read.
@@ -113,7 +113,7 @@ def allowance(patterns: str | Iterable[str], reason: str) -> Allowance:
 
 
 def is_same_event(splat: Splat, other: Splat) -> bool:
-    """Whether two splats are one event, of which both console and log tell.
+    """Whether two splats are one event, which both console and log show.
 
     Lines of a console may lack the time.
 

@@ -38,7 +38,7 @@ LEAST_FACTOR, MOST_FACTOR = 1.0, 50.0
 def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
     """Return how fast this machine runs a kind of guest, measured unless the store has it.
 
-    What prevents the measurement will prevent a boot as well, and is told there.
+    What prevents the measurement will prevent a boot as well, and is reported there.
 
     Args:
         store: Has, or gets, the measurement.
@@ -66,13 +66,13 @@ def calibration_of(store: Store, arch: Arch, machine: Machine) -> Calibration:
         return Calibration()
     return Calibration(
         factor=round(min(MOST_FACTOR, max(LEAST_FACTOR, spin.spins_per_s / spins_per_s)), 1),
-        told=f"{spins_per_s / 1e6:.0f} million loops a second here, "
+        description=f"{spins_per_s / 1e6:.0f} million loops a second here, "
         f"{spin.spins_per_s / 1e6:.0f} where limits were set",
     )
 
 
 def _host() -> str:
-    """Return what tells this machine from others that may share the store."""
+    """Return what distinguishes this machine from others that may share the store."""
     try:
         models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:

@@ -27,11 +27,11 @@ class Calibration:
     Attributes:
         factor: What a limit that suits the machine of arch/'s figures is multiplied with; at least
             1.
-        told: How it was found, in words.
+        description: How it was found, in words.
     """
 
     factor: float = 1.0
-    told: str = "not measured"
+    description: str = "not measured"
 
     def scaled(self, limit_s: float) -> str:
         """Return a limit of this machine in words, and how it came about.
@@ -40,13 +40,13 @@ class Calibration:
             limit_s: Seconds that suit the machine of arch/'s figures.
         """
         if self.factor == 1.0:
-            return f"{limit_s:g} s (this machine's speed: {self.told})"
+            return f"{limit_s:g} s (this machine's speed: {self.description})"
         scaled_s = limit_s * self.factor
-        return f"{scaled_s:.3g} s ({limit_s:g} s x {self.factor:g} for {self.told})"
+        return f"{scaled_s:.3g} s ({limit_s:g} s x {self.factor:g} for {self.description})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class TimeLimits:
     """How long a guest may take.
 
     Attributes:
@@ -146,7 +146,7 @@ class GuestDeadline(Deadline):
         return self.timeout_s
 
     def freeze(self) -> None:
-        """Take the figures as they are now for what is told later; it is over."""
+        """Take the figures as they are now for later messages; the deadline is over."""
         if self._frozen_at is None:
             self._look()
             self._frozen_at = time.monotonic()
@@ -196,7 +196,7 @@ class GuestDeadline(Deadline):
         return super().passed and self.remaining_s == 0.0
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What was waited for how long, for an error."""
         uncounted_s = self.uncounted_s
         busy = (
@@ -238,7 +238,7 @@ class BootDeadline(GuestDeadline):
         self._silence.note(work)
 
     def freeze(self) -> None:
-        """Take the figures as they are now for what is told later; it is over."""
+        """Take the figures as they are now for later messages; the deadline is over."""
         super().freeze()
         self._silence.freeze()
 
@@ -262,6 +262,6 @@ class BootDeadline(GuestDeadline):
         return self.timeout_s if super().remaining_s == 0.0 else self._silence.timeout_s
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What was waited for how long, for an error."""
-        return super().told if super().remaining_s == 0.0 else self._silence.told
+        return super().description if super().remaining_s == 0.0 else self._silence.description

@@ -21,7 +21,7 @@ from pytest_kernelvm.vm.klog.splats import Splat
 from pytest_kernelvm.vm.klog.transcript import HALTED, last_lines, on_early_console, shown
 from pytest_kernelvm.vm.verdict.hints import hints_in
 from pytest_kernelvm.vm.verdict.symptoms import Symptoms
-from pytest_kernelvm.vm.verdict.watch import Trouble, tells_again
+from pytest_kernelvm.vm.verdict.watch import Trouble, is_repetition
 
 # QEMU's ShutdownCause (qapi/run-state.json) in words.
 SHUTDOWNS = {
@@ -91,7 +91,7 @@ def _found_wrong(symptoms: Symptoms, splat: Splat) -> GuestSplat:
     events = [
         each
         for number, each in enumerate(symptoms.refused)
-        if not any(tells_again(each, before) for before in symptoms.refused[:number])
+        if not any(is_repetition(each, before) for before in symptoms.refused[:number])
     ]
     others = len(events) - 1
     more = f" and {others} more" if others else ""
@@ -137,8 +137,9 @@ def _flooded(symptoms: Symptoms) -> KernelvmError:
         _evidence(
             symptoms,
             f"{symptoms.for_what}, and at most {limit} on the console",
-            "more than that; what came behind it was not kept and may have told of a fault",
-            next_step="if so much text is wanted: the ini option kernelvm_console_limit, in MiB",
+            "more than that; the rest was not kept and may contain a fault",
+            next_step="if the test needs so much text, raise the ini option "
+            "kernelvm_console_limit (MiB)",
         ),
     )
 
@@ -200,7 +201,7 @@ def _evidence(symptoms: Symptoms, expected: str, seen: str, next_step: str = "")
         excerpt = f"{before}\n{shown(splats)}" if before else shown(splats)
     else:
         excerpt = last_lines(symptoms.console)
-    steps = [next_step, *hints_in(symptoms.console), f"to boot it by hand: {symptoms.by_hand}"]
+    steps = [next_step, *hints_in(symptoms.console), f"to boot it by hand: {symptoms.boot_command}"]
     incomplete = f" (incomplete: {symptoms.log_trouble})" if symptoms.log_trouble else ""
     return Evidence(
         expected=expected,
@@ -226,7 +227,7 @@ def _facts(symptoms: Symptoms) -> tuple[str, ...]:
     if words:
         facts.append(f"QEMU's words: {words}")
     if symptoms.trouble is None:
-        facts.append(f"waited: {symptoms.told}")
+        facts.append(f"waited: {symptoms.description}")
     if symptoms.cpu:
         facts.append(f"CPU: {symptoms.cpu}")
     return tuple(facts)

@@ -1,4 +1,4 @@
-"""What a guest's kernel finds wrong: read from its log, allowed by tests, told as errors."""
+"""What a guest's kernel finds wrong: read from its log, allowed by tests, reported as errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_kernelvm.vm.agent.channel import Channel, NoReply
 from pytest_kernelvm.vm.klog.kernel_log import LogCopy
 from pytest_kernelvm.vm.qemu.streams import Streams
 from pytest_kernelvm.vm.verdict.allowance import Allowance, SourceOffsets, TextSource, allowance
-from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, Limits
+from pytest_kernelvm.vm.verdict.deadlines import GuestDeadline, TimeLimits
 from pytest_kernelvm.vm.verdict.log_reader import LogReader
 from pytest_kernelvm.vm.verdict.verdict_collector import VerdictCollector
 from pytest_kernelvm.vm.verdict.watch import LONGEST_S, Trouble
@@ -49,7 +49,7 @@ class Findings:
         streams: Streams,
         copy: LogCopy,
         taint: int,
-        limits: Limits,
+        limits: TimeLimits,
     ) -> None:
         self.copy = copy
         self.reader = LogReader(streams, collector.watch, copy, taint)
@@ -213,22 +213,22 @@ class Findings:
     # Telling
 
     def conclude(self, for_what: str, *, ask: bool, aside: bool = False) -> KernelvmError | None:
-        """Return the error of what the kernel found wrong and nobody allowed or was told yet.
+        """Return the error of what is wrong in the kernel, not allowed and not reported yet.
 
         Args:
             for_what: The moment, in words.
             ask: Whether the guest is asked a last time; that it does not answer is an error, too,
-                unless an error has told so already.
+                unless an error has reported that already.
             aside: Whether its agent waits for a program that nothing ends, and answers nothing but
                 requests for the log.
 
         Returns:
             The error; None if nothing is wrong.
         """
-        told = list(self._collector.raised)
+        raised = list(self._collector.raised)
         look = self.read_aside if aside else self.look
         error = self._concluded(for_what, look if ask else None)
-        self._collector.raised[:] = told
+        self._collector.raised[:] = raised
         return error
 
     def _concluded(
@@ -239,14 +239,14 @@ class Findings:
             try:
                 look(deadline)
             except NoReply:
-                # A guest that hangs prints more splats, which tell nothing new.
-                if self._collector.has_told_why_silent:
+                # A guest that hangs prints more splats, which show nothing new.
+                if self._collector.has_explained_silence:
                     return None
                 return self._collector.verdict(deadline, f"an answer at {for_what}")
         self._collector.let_finish()
         if error := self._collector.log_verdict(for_what):
             return error
-        # An error about a guest's end has told what led to it.
-        if self._watch.refused_on_console and not self._collector.has_told_end:
+        # An error about a guest's end has reported what led to it.
+        if self._watch.refused_on_console and not self._collector.has_reported_end:
             return self._collector.splat_verdict(self._collector.deadline(0.0), for_what)
         return None

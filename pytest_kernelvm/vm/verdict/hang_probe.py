@@ -101,7 +101,7 @@ def cpu_state(qmp: Qmp, arch: Arch, image: Path, deadline: GuestDeadline) -> str
         deadline: The one that passed.
 
     Returns:
-        The words; empty if QEMU does not tell.
+        The words; empty if QEMU does not show it.
     """
     try:
         shown = qmp.monitor("info registers")
@@ -125,7 +125,7 @@ def _place(address: int, image: Path) -> str:
 def kernel_log(qmp: Qmp, image: Path, scratch: Path) -> str:
     """Return what a kernel logged in its memory, without times.
 
-    Only for a kernel whose console never spoke. `__log_buf` holds the text of the records one
+    Only for a kernel whose console stayed empty. `__log_buf` holds the text of the records one
     behind the other (kernel/printk/printk_ringbuffer.c).
 
     Args:

@@ -1,4 +1,4 @@
-"""What lines of a console mean for whoever has to mend what they tell of."""
+"""What lines of a console mean for whoever has to repair their cause."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ HINTS = tuple(
         ),
         (
             r"preinit: cannot find root=",
-            "the kernel did not heed the command line that says so: is the cookie on it?",
+            "the kernel did not obey the command line that has it: is the cookie on it?",
         ),
     )
 )
 
 
 def hints_in(console: str) -> list[str]:
-    """Return what lines of a console mean for whoever has to mend what they tell of.
+    """Return what lines of a console mean for whoever has to repair their cause.
 
     Args:
         console: Its text.

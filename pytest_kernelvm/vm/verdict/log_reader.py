@@ -18,7 +18,7 @@ from pytest_kernelvm.vm.klog.transcript import lines_between
 from pytest_kernelvm.vm.qemu.streams import Streams
 from pytest_kernelvm.vm.verdict.watch import Watch
 
-Ask = Callable[[Batch], Reply]
+SendBatch = Callable[[Batch], Reply]
 
 # What /proc/sys/kernel/tainted has at the most.
 _TAINT_BYTES = 32
@@ -44,7 +44,7 @@ class LogReader:
         self._watch = watch
         self._copy = copy
         self._gaps = len(copy.gaps)
-        self._is_full_told = False
+        self._is_full_reported = False
         self.taint = taint
 
     def take(self, result: int, raw: bytes, seen_bytes: int) -> bool:
@@ -66,7 +66,7 @@ class LogReader:
         self._watch.settle(seen_bytes)
         return False
 
-    def read(self, ask: Ask) -> None:
+    def read(self, ask: SendBatch) -> None:
         """Read all that the log has by now.
 
         Args:
@@ -74,7 +74,7 @@ class LogReader:
         """
         self._read(ask, mark=b"", with_taint=False)
 
-    def look(self, ask: Ask) -> None:
+    def look(self, ask: SendBatch) -> None:
         """Read all that the log has, its last record even if that may be added to, and the taint.
 
         What the taint has and no splat explains is noted as a splat of the kind `taint`.
@@ -84,7 +84,7 @@ class LogReader:
         """
         self._read(ask, mark=MARK_RECORD, with_taint=True)
 
-    def _read(self, ask: Ask, *, mark: bytes, with_taint: bool) -> None:
+    def _read(self, ask: SendBatch, *, mark: bytes, with_taint: bool) -> None:
         anew = was_anew = False
         marks = self._copy.marks
         while True:
@@ -127,8 +127,8 @@ class LogReader:
                 title = bytes(self._copy.text[gap.start : gap.end]).decode().strip()
                 self._watch.find("log gap", title, (gap.start, gap.end))
         self._gaps = len(self._copy.gaps)
-        if self._copy.is_full and not self._is_full_told:
-            self._is_full_told = True
+        if self._copy.is_full and not self._is_full_reported:
+            self._is_full_reported = True
             limit = f"{LIMIT_BYTES >> 20} MiB"
             self._watch.find("log gap", f"the kernel's log is longer than {limit}")
 
@@ -143,7 +143,7 @@ class LogReader:
         kinds = (splat.kind for splat in self._watch.log_splats)
         log = self._copy.text.decode(errors="replace")
         for flag in unexplained_taints(before, taint, kinds, log):
-            # The words that explain it may be among the lost records, which are told instead.
+            # The words that explain it may be among the lost records, which are reported instead.
             if not (flag.message and self._copy.gaps):
-                title = f"tainted, and no word of why: {flag.letter} ({flag.meaning})"
+                title = f"tainted, and no log line explains it: {flag.letter} ({flag.meaning})"
                 self._watch.find("taint", title)

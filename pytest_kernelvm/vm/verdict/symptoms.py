@@ -48,7 +48,7 @@ class Symptoms:
         shutdown: QMP's reason; empty for none.
         paused: Whether QMP's stop holds the guest.
         waited_s: Seconds of the limit that passed.
-        told: For how long was waited, in words.
+        description: For how long was waited, in words.
         for_what: What did not come.
         cpu: What the guest's CPU does, in words; empty if that was not looked at.
         kernel_log: What a kernel without a console logged in its memory.
@@ -56,7 +56,7 @@ class Symptoms:
         began_anew: Whether another boot's agent said hello.
         log_trouble: Why the console's log is incomplete; empty if it is complete.
         console_limit_bytes: How much of the console's text is kept.
-        by_hand: The command that boots the same guest.
+        boot_command: The command that boots the same guest.
         argv: QEMU's command, with the console on a terminal.
     """
 
@@ -73,7 +73,7 @@ class Symptoms:
     shutdown: str
     paused: bool
     waited_s: float
-    told: str
+    description: str
     for_what: str
     cpu: str
     kernel_log: str
@@ -81,7 +81,7 @@ class Symptoms:
     began_anew: bool
     log_trouble: str
     console_limit_bytes: int
-    by_hand: str
+    boot_command: str
     argv: str
 
     @property

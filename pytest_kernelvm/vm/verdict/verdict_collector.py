@@ -18,7 +18,7 @@ from pytest_kernelvm.vm.verdict.allowance import TextSource, is_same_event
 from pytest_kernelvm.vm.verdict.deadlines import (
     BootDeadline,
     GuestDeadline,
-    Limits,
+    TimeLimits,
 )
 from pytest_kernelvm.vm.verdict.diagnosis import diagnose
 from pytest_kernelvm.vm.verdict.guest_end import GRACE_S, GuestEnd
@@ -40,11 +40,11 @@ class GuestDescription(Protocol):
         """Its name in messages."""
 
     @property
-    def by_hand(self) -> str:
+    def boot_command(self) -> str:
         """The command that boots the same guest interactively."""
 
     @property
-    def argv_by_hand(self) -> str:
+    def quoted_argv(self) -> str:
         """QEMU's command."""
 
 
@@ -66,7 +66,7 @@ class VerdictCollector:
         watch: Looks at all that comes out of the guest.
         ready: Whether the guest's agent answered once.
         raised: The verdicts that there were.
-        told_flood: Whether one said that the console was cut.
+        reported_flood: Whether one said that the console was cut.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class VerdictCollector:
         self.watch = Watch(launch.streams, launch.process.pid, start, log, log_start)
         self._end = GuestEnd(launch, self.watch)
         self.ready = False
-        self.told_flood = False
+        self.reported_flood = False
         self.raised: list[KernelvmError] = []
         self._log = log
         self._about = about
@@ -110,16 +110,16 @@ class VerdictCollector:
         return not self.ready
 
     @property
-    def has_told_end(self) -> bool:
-        """Whether a verdict told that the guest cannot go on."""
+    def has_reported_end(self) -> bool:
+        """Whether a verdict reported that the guest cannot go on."""
         return any(not isinstance(error, GuestSplat) for error in self.raised)
 
     @property
-    def has_told_why_silent(self) -> bool:
-        """Whether a verdict told that the guest cannot go on, or what may keep it silent."""
-        return self.has_told_end or self.watch.has_told_any(STOPPING)
+    def has_explained_silence(self) -> bool:
+        """Whether a verdict reported that the guest cannot go on, or what may keep it silent."""
+        return self.has_reported_end or self.watch.has_reported_any(STOPPING)
 
-    def boot_deadline(self, limits: Limits) -> BootDeadline:
+    def boot_deadline(self, limits: TimeLimits) -> BootDeadline:
         """Return the deadline of the boot that begins now.
 
         Args:
@@ -138,7 +138,7 @@ class VerdictCollector:
         self.watch.begin(deadline)
         return deadline
 
-    def command_deadline(self, limits: Limits, timeout_s: float | None = None) -> GuestDeadline:
+    def command_deadline(self, limits: TimeLimits, timeout_s: float | None = None) -> GuestDeadline:
         """Return the deadline of a command; a timeout that a test names is taken as it is.
 
         Args:
@@ -182,10 +182,10 @@ class VerdictCollector:
         return self.watch.refusing and self._launch.streams.now(lambda: self.watch.is_refused)
 
     def refused_at(self) -> int | None:
-        """Return where on the console the first splat is told that nobody allowed.
+        """Return where on the console the first splat is that nobody allowed.
 
         Returns:
-            The end of its telling line, as who waits for that line shall see it; None without a
+            The end of its title line, so that a wait for that line still succeeds; None without a
             splat.
         """
         streams = self._launch.streams
@@ -214,13 +214,13 @@ class VerdictCollector:
         return self._verdict(deadline, for_what, self.trouble() or Trouble.SPLAT)
 
     def log_verdict(self, for_what: str) -> KernelvmError | None:
-        """Return the error of what the kernel's log tells, whatever became of the guest since.
+        """Return the error of what the kernel's log shows, whatever became of the guest since.
 
         Args:
             for_what: The moment, in words.
 
         Returns:
-            The error; None if the log tells nothing.
+            The error; None if the log shows nothing.
         """
         refused = self.watch.refused_in_log
         return self._found_in_log(refused, for_what) if refused else None
@@ -239,7 +239,7 @@ class VerdictCollector:
 
     @property
     def is_flooded(self) -> bool:
-        """Whether the console said more than is kept."""
+        """Whether the console printed more than is kept."""
         return self._launch.streams.console.is_cut
 
     def verdict(self, deadline: GuestDeadline, for_what: str) -> KernelvmError:
@@ -262,7 +262,7 @@ class VerdictCollector:
         status = self._end.status()
         if trouble is Trouble.SPLAT and (logged := self.watch.refused_in_log):
             return self._found_in_log(logged, for_what)
-        self.told_flood = self.told_flood or trouble is Trouble.FLOOD
+        self.reported_flood = self.reported_flood or trouble is Trouble.FLOOD
         console = self._console()
         hangs = trouble is None and status is None
         is_silent = hangs and not self.ready and not console.strip()
@@ -275,7 +275,7 @@ class VerdictCollector:
             cpu=cpu_state(self._qmp, self._arch, self._image, deadline) if hangs else "",
             logged=self._log_in_memory() if is_silent else "",
         )
-        self.watch.tell(TextSource.CONSOLE, symptoms.shown_splats)
+        self.watch.mark_reported(TextSource.CONSOLE, symptoms.shown_splats)
         return self._noted(diagnose(symptoms))
 
     def _await_what_follows(self, trouble: Trouble | None) -> Trouble | None:
@@ -297,7 +297,7 @@ class VerdictCollector:
         return trouble
 
     def _log_in_memory(self) -> str:
-        """Return what the kernel logged in its memory; for one whose console never spoke."""
+        """Return what the kernel logged in its memory; for one whose console stayed empty."""
         return kernel_log(self._qmp, self._image, self._launch.qemu_log.with_name("log_buf"))
 
     def is_paused(self) -> bool:
@@ -311,8 +311,8 @@ class VerdictCollector:
         return self._launch.streams.console.excerpt(*((each.start, each.end) for each in about))
 
     def _found_in_log(self, refused: tuple[Splat, ...], for_what: str) -> KernelvmError:
-        """Return the error of splats that the kernel's log tells of."""
-        self.watch.tell(TextSource.LOG, refused)
+        """Return the error of splats that the kernel's log shows."""
+        self.watch.mark_reported(TextSource.LOG, refused)
         shown = self._on_console(refused)
         in_log = (self.watch.console_splats, shown) if shown else (self.watch.log_splats, refused)
         symptoms = self._symptoms(
@@ -323,7 +323,9 @@ class VerdictCollector:
             for_what=for_what,
             in_log=in_log,
         )
-        self.watch.tell(TextSource.CONSOLE if shown else TextSource.LOG, symptoms.shown_splats)
+        self.watch.mark_reported(
+            TextSource.CONSOLE if shown else TextSource.LOG, symptoms.shown_splats
+        )
         return self._noted(diagnose(symptoms))
 
     def _on_console(self, refused: tuple[Splat, ...]) -> tuple[Splat, ...]:
@@ -364,7 +366,7 @@ class VerdictCollector:
             shutdown=self._end.shutdown() if status is not None else "",
             paused=self.is_paused(),
             waited_s=deadline.waited_s,
-            told=deadline.told,
+            description=deadline.description,
             for_what=for_what,
             cpu=cpu,
             kernel_log=logged,
@@ -372,8 +374,8 @@ class VerdictCollector:
             began_anew=self._channel.began_anew,
             log_trouble=streams.log_trouble,
             console_limit_bytes=streams.console.limit_bytes,
-            by_hand=self._about.by_hand,
-            argv=self._about.argv_by_hand,
+            boot_command=self._about.boot_command,
+            argv=self._about.quoted_argv,
         )
 
     def _arrived(self, logged: tuple[Splat, ...]) -> Arrival | None:

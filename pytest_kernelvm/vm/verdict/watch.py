@@ -39,7 +39,7 @@ class Trouble(enum.Enum):
     STOPPED = "a signal stopped QEMU"
     STREAMS = "a task of ours failed"
     SPLAT = "the kernel found something wrong"
-    FLOOD = "the console said more than is kept"
+    FLOOD = "the console printed more than is kept"
 
 
 class Watch:
@@ -77,9 +77,9 @@ class Watch:
         self._stopped_looks = 0
         self._looked = 0.0
         self._deadline: GuestDeadline | None = None
-        self._told: list[tuple[TextSource, Splat]] = []
+        self._reported: list[tuple[TextSource, Splat]] = []
         # Splats that are no failure. They stay so until `answer_for`: there are only more
-        # allowances and more that was told.
+        # allowances and more that was reported.
         self._fine: set[tuple[TextSource, int, int, str]] = set()
 
     @property
@@ -99,7 +99,7 @@ class Watch:
     def splats(self) -> tuple[Splat, ...]:
         """All splats so far, allowed or not: the log's, and those that only the console shows."""
         logged = self.log_splats
-        alone = (each for each in self.console_splats if not self._is_told_of(each, logged))
+        alone = (each for each in self.console_splats if not self._is_among(each, logged))
         return (*logged, *alone)
 
     def look(self) -> Trouble | None:
@@ -184,23 +184,23 @@ class Watch:
 
     @property
     def refused(self) -> tuple[Splat, ...]:
-        """The splats that nobody allowed and that no error has told yet, of log and console."""
+        """The splats that nobody allowed and that no error has reported yet, of log and console."""
         return (*self.refused_in_log, *self.refused_on_console)
 
     @property
     def refused_in_log(self) -> tuple[Splat, ...]:
-        """Those that the log tells of."""
+        """Those that the log shows."""
         return tuple(splat for splat in self.log_splats if not self._is_fine(TextSource.LOG, splat))
 
     @property
     def refused_on_console(self) -> tuple[Splat, ...]:
-        """Those that only the console tells of, where it counts."""
+        """Those that only the console shows, where it counts."""
         self._read()
         logged = self._log.splats
         return tuple(
             splat
             for splat in self._unsettled()
-            if not self._is_told_of(splat, logged) and not self._is_fine(TextSource.CONSOLE, splat)
+            if not self._is_among(splat, logged) and not self._is_fine(TextSource.CONSOLE, splat)
         )
 
     def _unsettled(self) -> Iterator[Splat]:
@@ -222,43 +222,47 @@ class Watch:
         self._settled = max(self._settled, offset)
 
     @staticmethod
-    def _is_told_of(splat: Splat, others: Iterable[Splat]) -> bool:
+    def _is_among(splat: Splat, others: Iterable[Splat]) -> bool:
         return any(is_same_event(splat, other) for other in others)
 
     def _is_fine(self, source: TextSource, splat: Splat) -> bool:
-        """Whether a splat is no failure, or none that is still to be told."""
+        """Whether a splat is no failure, or one that is reported already."""
         place = (source, splat.start, splat.end, splat.title)
-        if place not in self._fine and self._is_allowed_or_told(source, splat):
+        if place not in self._fine and self._is_allowed_or_reported(source, splat):
             self._fine.add(place)
         return place in self._fine
 
-    def _is_allowed_or_told(self, source: TextSource, splat: Splat) -> bool:
+    def _is_allowed_or_reported(self, source: TextSource, splat: Splat) -> bool:
         for allowed in self.allowances:
             if allowed.covers(source, splat):
                 allowed.note(source, splat)
                 return True
-        if any(self._has_told(source, where, told, splat) for where, told in self._told):
+        if any(
+            self._has_reported(source, where, reported, splat) for where, reported in self._reported
+        ):
             return True
         provoked = (pair for each in self.allowances for pair in each.read)
         return any(self._has_led_to(source, where, oops, splat) for where, oops in provoked)
 
-    def _has_told(self, source: TextSource, where: TextSource, told: Splat, splat: Splat) -> bool:
-        """Whether an error that showed one splat has told another one as well.
+    def _has_reported(
+        self, source: TextSource, where: TextSource, reported: Splat, splat: Splat
+    ) -> bool:
+        """Whether an error that showed one splat has reported another one as well.
 
         Args:
             source: Where the other one was read.
             where: Where the one that was shown was read.
-            told: The one that was shown.
+            reported: The one that was shown.
             splat: The other one.
 
         Returns:
-            Whether nobody needs to be told of the other one.
+            Whether the other one needs no report.
         """
         return (
-            (source is where and told.start <= splat.start < told.end)
-            or (source is not where and is_same_event(told, splat))
-            or tells_again(splat, told)
-            or self._has_led_to(source, where, told, splat)
+            (source is where and reported.start <= splat.start < reported.end)
+            or (source is not where and is_same_event(reported, splat))
+            or is_repetition(splat, reported)
+            or self._has_led_to(source, where, reported, splat)
         )
 
     def _has_led_to(self, source: TextSource, where: TextSource, oops: Splat, splat: Splat) -> bool:
@@ -289,25 +293,25 @@ class Watch:
             )
         )
 
-    def tell(self, source: TextSource, splats: Iterable[Splat]) -> None:
+    def mark_reported(self, source: TextSource, splats: Iterable[Splat]) -> None:
         """Note the splats that an error shows, so that they fail nothing a second time.
 
         Args:
             source: Where they were read.
             splats: The splats.
         """
-        self._told += [(source, splat) for splat in splats]
+        self._reported += [(source, splat) for splat in splats]
 
-    def has_told_any(self, kinds: Collection[str]) -> bool:
-        """Whether an error has told a splat of some kinds.
+    def has_reported_any(self, kinds: Collection[str]) -> bool:
+        """Whether an error has reported a splat of some kinds.
 
         Args:
             kinds: Of splats.
 
         Returns:
-            Whether one of them was told.
+            Whether one of them was reported.
         """
-        return any(splat.kind in kinds for _source, splat in self._told)
+        return any(splat.kind in kinds for _source, splat in self._reported)
 
     def answer_for(self, allowances: Iterable[Allowance], *, refusing: bool) -> None:
         """Have only these allowances count from now on.
@@ -341,17 +345,17 @@ class Watch:
         self._halted = self._halted or bool(_HALTED.search(text, start, end))
 
 
-def tells_again(splat: Splat, told: Splat) -> bool:
+def is_repetition(splat: Splat, reported: Splat) -> bool:
     """Whether a guest that does not get on says the same once more, with other figures.
 
     Args:
         splat: What it says.
-        told: What it said before.
+        reported: What it said before.
 
     Returns:
         Whether they are the same.
     """
-    return splat.kind in REPEATED and _without_figures(splat) == _without_figures(told)
+    return splat.kind in REPEATED and _without_figures(splat) == _without_figures(reported)
 
 
 def _without_figures(splat: Splat) -> str:

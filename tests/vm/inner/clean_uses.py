@@ -105,7 +105,7 @@ def test_an_allowed_oops_and_what_comes_of_it(vm: Vm) -> None:
     time.sleep(LATER_S)
 
 
-@pytest.mark.kernelvm_splats(allow="tainted, and no word of why", reason="provoked")
+@pytest.mark.kernelvm_splats(allow="tainted, and no log line explains it", reason="provoked")
 def test_a_taint_that_the_marker_allows(vm: Vm) -> None:
     do(vm, "taint 9")
 

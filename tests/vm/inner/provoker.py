@@ -108,7 +108,7 @@ int main(int argc, char **argv)
 
 
 def provoking(new_vm: BootVm, cell: Cell, **options: object) -> Vm:
-    """Return a guest whose kernel does what /proc/provoke is told."""
+    """Return a guest whose kernel does what is written to /proc/provoke."""
     vm = new_vm(external={"provoker": PROVOKER}, modules=["provoker"], **options)  # type: ignore[arg-type]
     vm.write("/poke", cell.compile_program(POKE))
     vm.syscall("fchmodat", -100, "/poke", 0o755)

@@ -82,7 +82,7 @@ def kept(project: Project) -> str:
 
 
 @pytest.mark.parametrize("tests", [FAILING, BOOTED, GOES_ON], ids=["restored", "booted", "goes-on"])
-def test_attaching_as_often_as_wanted(cell: Cell, tmp_path: Path, tests: str) -> None:
+def test_attaching_several_times(cell: Cell, tmp_path: Path, tests: str) -> None:
     project = make_project(tmp_path, cell, tests)
     name = kept(project)
     for _time in range(2):
@@ -93,7 +93,7 @@ def test_attaching_as_often_as_wanted(cell: Cell, tmp_path: Path, tests: str) ->
     assert qemus(project) == []
 
 
-def test_a_kept_guest_that_is_exported(cell: Cell, tmp_path: Path) -> None:
+def test_a_saved_guest_is_exported(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, FAILING)
     file = tmp_path / "kept.tar.gz"
     project.kernelvm("export", kept(project), str(file))
@@ -119,26 +119,26 @@ def test_a_guest_that_never_got_ready(cell: Cell, tmp_path: Path) -> None:
     assert "VM status: paused" in seen.stdout
 
 
-def test_ends_that_are_expected_are_ends(cell: Cell, tmp_path: Path) -> None:
+def test_a_guest_whose_end_was_expected_is_not_saved(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, EXPECTED_PANIC)
     passed = project.pytest("--kernelvm-keep=failed")
     assert passed.status == 0, passed.stdout
     assert project.left() == []
 
 
-def test_one_that_is_gone_cannot_be_kept(cell: Cell, tmp_path: Path) -> None:
+def test_a_guest_that_has_ended_cannot_be_saved(cell: Cell, tmp_path: Path) -> None:
     tests = "def test_dies(vm):\n    vm.kill()\n    vm.read('/proc/version')\n"
     project = make_project(tmp_path, cell, tests)
     failed = project.pytest("--kernelvm-keep=failed")
-    assert "not kept:   QEMU has ended" in failed.stdout
+    assert "not saved:  QEMU has ended" in failed.stdout
     [name] = project.left()
     refused = project.kernelvm("attach", name)
     assert refused.status == 2
-    assert "was not kept: QEMU has ended" in refused.stderr
+    assert "has no saved state: QEMU has ended" in refused.stderr
     assert "kernelvm replay" in refused.stderr
 
 
-def test_without_the_option_nothing_is_kept(cell: Cell, tmp_path: Path) -> None:
+def test_without_the_option_no_state_is_saved(cell: Cell, tmp_path: Path) -> None:
     project = make_project(tmp_path, cell, FAILING)
     assert "attach:" not in project.pytest().stdout
     [name] = project.left()
