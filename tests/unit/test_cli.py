@@ -364,15 +364,17 @@ def test_clean_keeps_sources_unless_asked(
     option = [] if named_by == "variable" else ["--store", f"../{store.name}"]
     for kind in (*MADE_KINDS, "sources"):
         (store / kind / "digest").mkdir(parents=True)
+    # Every store has it; a directory without is somebody else's.
+    (store / "locks").mkdir()
     (store / "mine").write_text("not of the store")
     said = kernelvm(*option, "clean")
     assert said.status == 0
     assert sorted(said.output.splitlines()) == sorted(
         f"removed {project / option[-1] / kind if option else store / kind}" for kind in MADE_KINDS
     )
-    assert sorted(path.name for path in store.iterdir()) == ["mine", "sources"]
+    assert sorted(path.name for path in store.iterdir()) == ["locks", "mine", "sources"]
     assert kernelvm(*option, "clean", "--sources").status == 0
-    assert [path.name for path in store.iterdir()] == ["mine"]
+    assert sorted(path.name for path in store.iterdir()) == ["locks", "mine"]
 
 
 # As a process
