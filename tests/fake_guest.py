@@ -12,7 +12,7 @@ What the guest does is said in acts, one a line:
   cannot be read
 - `taint NUMBER`: what /proc/sys/kernel/tainted says
 - `refuse CALL ERRNO`: a system call fails from now on; `refuse-qmp COMMAND`: QEMU refuses one
-- `wait SECONDS`
+- `wait SECONDS`; `later SECONDS ACT`: an act is done later, beside all others
 - `hello [BOOT_ID]`: the agent says hello; `version N`: with this version of the protocol
 - `mute`: the agent answers nothing any more; `nonsense`: its replies are none; `damage`: its next
   frame is damaged

@@ -69,6 +69,7 @@ class FakeQemu:
             "refuse": self._refuse,
             "refuse-qmp": self._qmp.refused.add,
             "wait": lambda given: time.sleep(float(given)),
+            "later": self._later,
             "hello": self._hello,
             "version": lambda given: setattr(self._agent, "version", int(given)),
             "mute": lambda _given: setattr(self._agent, "is_mute", True),
@@ -115,6 +116,10 @@ class FakeQemu:
         stamp = self._kernel.stamp()
         self._kernel.log(text)
         self._say(text, stamp)
+
+    def _later(self, given: str) -> None:
+        seconds, _, act = given.partition(" ")
+        threading.Timer(float(seconds), self._act, [act]).start()
 
     def _refuse(self, given: str) -> None:
         name, _, number = given.partition(" ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -295,6 +296,25 @@ def test_splats_that_refuse_nothing_are_told_at_the_end(tmp_path: Path) -> None:
         assert vm.control.take_raised() == ()
         error = vm.control.conclude("the test", ask=True)
         assert type(error) is GuestSplat
+
+
+@pytest.mark.parametrize(
+    ("acts", "verdict"),
+    [
+        (shown(WARNING), type(None)),
+        (PANIC, type(None)),
+        (WARNING, GuestSplat),
+        ((*PANIC, "mute"), GuestPanic),
+    ],
+)
+def test_splats_behind_the_last_command(
+    acts: tuple[str, ...], verdict: type, tmp_path: Path
+) -> None:
+    """What the console shows while nothing is asked is the kernel's if the log says so."""
+    with fake_guest(tmp_path) as vm:
+        do(vm, *(f"later {0.1 + 0.02 * number} {act}" for number, act in enumerate(acts)))
+        time.sleep(0.4)
+        assert type(vm.control.conclude("the test", ask=True)) is verdict
 
 
 def test_verdicts_that_were_raised_are_known(tmp_path: Path) -> None:

@@ -120,23 +120,11 @@ class Transactions:
         # Where the console is the agent's channel too, it shows all, and the log would fill it.
         longer = None if self._bootable().boot.shared_console else batch.with_log()
         seen_bytes = len(self._streams.console_text)
-        reply = self._made_or_resumed(longer or batch, deadline)
+        reply = self._findings.transact(longer or batch, deadline)
         if longer:
             reply, result, raw = without_log(reply)
             self._findings.take(result, raw, seen_bytes)
         return reply
-
-    def _made_or_resumed(self, batch: Batch, deadline: GuestDeadline) -> Reply:
-        """Have a batch made; what the console alone shows, and not the log, ends no wait."""
-        ask = self._channel.transact
-        while True:
-            try:
-                return ask(batch, deadline)
-            except NoReply:
-                doubtful = self._collector.trouble() in (Trouble.SPLAT, Trouble.PANIC)
-                if not doubtful or deadline.passed or self._findings.confirm():
-                    raise
-                ask = self._channel.resume
 
     def repeat(self, exchange: Exchange) -> Reply:
         """Make the exchange of another guest's journal with this one; raises as `transact`.

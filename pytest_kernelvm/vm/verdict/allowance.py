@@ -75,7 +75,7 @@ class Allowance:
         return fits and self.places.hold(source, splat.start)
 
     def note(self, source: TextSource, splat: Splat) -> None:
-        """Keep a splat that was allowed, once, though console and log both show it.
+        """Keep a splat that was allowed, once; as the log shows it, where both show it.
 
         Args:
             source: Where the splat was read.
@@ -83,8 +83,12 @@ class Allowance:
         """
         if (source, splat) not in self.read:
             self.read.append((source, splat))
-        if not any(is_same_event(splat, other) for other in self.splats):
-            self.splats.append(splat)
+        for number, other in enumerate(self.splats):
+            if is_same_event(splat, other):
+                if source is TextSource.LOG:
+                    self.splats[number] = splat
+                return
+        self.splats.append(splat)
 
 
 def allowance(patterns: str | Iterable[str], reason: str) -> Allowance:

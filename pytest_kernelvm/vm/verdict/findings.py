@@ -64,8 +64,31 @@ class Findings:
     def _deadline(self) -> GuestDeadline:
         return self._collector.deadline(ANSWER_S * self._limits.calibration.factor)
 
+    def transact(self, batch: Batch, deadline: Deadline) -> Reply:
+        """Have a batch made; what the console alone shows, and not the log, ends no wait.
+
+        Args:
+            batch: The calls.
+            deadline: For the reply.
+
+        Returns:
+            The reply.
+
+        Raises:
+            NoReply: If none comes.
+        """
+        ask = self._channel.transact
+        while True:
+            try:
+                return ask(batch, deadline)
+            except NoReply:
+                is_doubtful = self._collector.trouble() in (Trouble.SPLAT, Trouble.PANIC)
+                if not is_doubtful or deadline.passed or self.confirm():
+                    raise
+                ask = self._channel.resume
+
     def _ask(self, deadline: Deadline) -> Callable[[Batch], Reply]:
-        return lambda batch: self._channel.transact(batch, deadline)
+        return lambda batch: self.transact(batch, deadline)
 
     def _ask_aside(self, deadline: Deadline) -> Callable[[Batch], Reply]:
         def is_gone() -> bool:
