@@ -54,25 +54,34 @@ def add_module(verbs: Verbs) -> None:
         add_source(parser)
         parser.set_defaults(verb=verb)
         if verb is not _check:
-            parser.add_argument(
-                "--watch",
-                action="store_true",
-                help="do it again each time a file is saved, until Ctrl-C",
-            )
+            _add_watch(parser)
         if verb is _try:
-            parser.add_argument(
-                "--options",
-                action="append",
-                default=[],
-                metavar="MODULE:NAME=VALUE",
-                help="a parameter of a module; repeatable",
-            )
-            parser.add_argument(
-                "--timeout",
-                type=float,
-                metavar="SECONDS",
-                help="how long loading or unloading a module may take; default timeouts.command_s",
-            )
+            _add_loading(parser)
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="do it again each time a file is saved, until Ctrl-C",
+    )
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of how modules are loaded."""
+    parser.add_argument(
+        "--options",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME=VALUE",
+        help="a parameter of a module; repeatable",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="how long loading or unloading a module may take; default timeouts.command_s",
+    )
 
 
 def _cell(arguments: argparse.Namespace) -> Cell:

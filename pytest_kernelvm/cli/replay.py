@@ -36,6 +36,13 @@ MOST_SHOWN = 5
 
 def add_replay(verbs: Verbs) -> None:
     """Declare `replay`, `attach`, `export` and `kept`."""
+    _add_replay(verbs)
+    _add_attach(verbs)
+    _add_export(verbs)
+    _add_kept(verbs)
+
+
+def _add_replay(verbs: Verbs) -> None:
     help_text = "do with fresh guests what a failed test did, and compare their answers"
     replay = verbs.add_parser(
         "replay", help=help_text, description=f"{help_text}; 0 if it came out as before"
@@ -56,6 +63,8 @@ def add_replay(verbs: Verbs) -> None:
     _add_allow(replay, list(ALLOWED))
     replay.set_defaults(verb=_replay)
 
+
+def _add_attach(verbs: Verbs) -> None:
     help_text = "talk with a guest as a failure left it (pytest --kernelvm-keep=failed)"
     attach = verbs.add_parser("attach", help=help_text, description=help_text)
     attach.add_argument("bundle", metavar="ID", help=BUNDLE)
@@ -67,6 +76,8 @@ def add_replay(verbs: Verbs) -> None:
     _add_allow(attach, [name for name in ALLOWED if name != "qmp"])
     attach.set_defaults(verb=_attach)
 
+
+def _add_export(verbs: Verbs) -> None:
     help_text = "write what a failed test left into one file, for another machine"
     export = verbs.add_parser("export", help=help_text, description=help_text)
     export.add_argument("bundle", metavar="ID", help=BUNDLE)
@@ -78,6 +89,8 @@ def add_replay(verbs: Verbs) -> None:
     )
     export.set_defaults(verb=_export)
 
+
+def _add_kept(verbs: Verbs) -> None:
     help_text = "list what failed tests left"
     kept = verbs.add_parser("kept", help=help_text, description=help_text)
     kept.add_argument(

@@ -127,6 +127,10 @@ def add_store(verbs: Verbs) -> None:
     )
     verify.add_argument("--remove", action="store_true", help="remove what is damaged")
     verify.set_defaults(verb=_verify)
+    _add_gc(actions)
+
+
+def _add_gc(actions: Verbs) -> None:
     text = "remove what was not used for longest; what is in use stays"
     collected = [kind for kind in KINDS if kind.collected]
     gc = actions.add_parser(

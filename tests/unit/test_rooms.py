@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pytest_kernelvm"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 MOST_FILES = 16
+# Ruff has the limit of a function's branches (mccabe in pyproject.toml).
+MOST_LINES_OF_FILE = 400
+MOST_LINES_OF_FUNCTION = 45
 # A library of its own, and flat.
 ANY_NUMBER = ("modules/",)
 
@@ -67,6 +71,22 @@ def crowded(package: Path) -> list[str]:
     return found
 
 
+def long_parts(package: Path) -> list[str]:
+    """Return the Python files, and the functions in them, that are too long."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text()
+        place = path.relative_to(package).as_posix()
+        if text.count("\n") > MOST_LINES_OF_FILE:
+            found.append(place)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                if node.end_lineno - node.lineno >= MOST_LINES_OF_FUNCTION:
+                    found.append(f"{place}: {node.name}")
+    return found
+
+
 def test_every_room_is_in_the_document() -> None:
     assert missing_rooms(ARCHITECTURE.read_text(), PACKAGE) == []
 
@@ -77,6 +97,10 @@ def test_all_that_the_document_names_exists() -> None:
 
 def test_no_room_is_crowded() -> None:
     assert crowded(PACKAGE) == []
+
+
+def test_nothing_is_too_long() -> None:
+    assert long_parts(PACKAGE) == []
 
 
 def test_every_room_says_what_it_owns() -> None:
@@ -109,3 +133,12 @@ def test_a_crowded_room_is_found(package: Path) -> None:
     for number in range(MOST_FILES + 1):
         (package / "vm" / f"part{number}.py").touch()
     assert crowded(package) == ["vm/: 18 files"]
+
+
+def test_what_is_too_long_is_found(package: Path) -> None:
+    within = "def short():\n" + "    pass\n" * (MOST_LINES_OF_FUNCTION - 1)
+    beyond = "def long():\n" + "    pass\n" * MOST_LINES_OF_FUNCTION
+    (package / "vm" / "a.py").write_text(within + beyond)
+    (package / "vm" / "b.py").write_text("\n" * MOST_LINES_OF_FILE)
+    (package / "vm" / "c.py").write_text("\n" * (MOST_LINES_OF_FILE + 1))
+    assert long_parts(package) == ["vm/a.py: long", "vm/c.py"]
