@@ -74,7 +74,12 @@ def _clean(arguments: argparse.Namespace) -> int:
     # Only known directories: if the user names a wrong directory as the store, the rest stays.
     with store.disk_errors():
         for directory, stay in clean(store, cleaned_by(*commands)):
-            print(f"kept {stay} in {directory}: in use" if stay else f"removed {directory}")
+            if stay:
+                print(f"kept {stay} in {directory}: in use")
+            elif directory.exists():
+                print(f"removed what the store had in {directory}; the rest is not of the store")
+            else:
+                print(f"removed {directory}")
     return 0
 
 

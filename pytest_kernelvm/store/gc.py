@@ -212,22 +212,29 @@ def clean(store: Store, kinds: Sequence[Kind]) -> Iterator[tuple[Path, int]]:
 
 
 def _clean_rest(store: Store, kind: Kind, known: set[Path]) -> int:
-    """Remove what is no item of a directory; return how much of it stays."""
+    """Remove what is no item of a directory; return how much of the store's stays."""
     directory = store.place(kind)
+
+    def rest() -> list[Path]:
+        return [
+            path
+            for path in directory.iterdir()
+            if path not in known
+            and (not kind.only_digests or as_digest(path.name.removesuffix(PART)))
+        ]
+
     if kind == TEMPORARY:
         store.clear_abandoned()
     elif kind == REQUESTS:
         _forget_requests(store)
     else:
-        for path in directory.iterdir():
-            if path in known:
-                continue
+        for path in rest():
             if kind.form is Form.INTERNAL or path.suffix == PART:
                 # A process that works there, or downloads it, holds its lock.
                 store.remove(kind, path.name.removesuffix(PART), path)
             elif not store.in_use(kind, path.name):
                 remove_tree(path)
-    return sum(1 for path in directory.iterdir() if path not in known)
+    return len(rest())
 
 
 def made_of(store: Store, kernel: Digest) -> tuple[Item, ...]:

@@ -76,6 +76,8 @@ class Kind:
         sized: Of ENTRY, whether size and digest of each file are recorded. Else there are too many
             files, and one digest is recorded of all.
         read_only: Of ENTRY, whether such files become read-only.
+        only_digests: Whether the store names all that it puts there by a digest. Other programs use
+            a directory of this name too; what has another name is theirs, and stays.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Kind:
     note: str = ""
     sized: bool = True
     read_only: bool = True
+    only_digests: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -255,6 +258,7 @@ PACKAGES = Kind(
     what="downloaded .deb files and source packages of Debian",
     form=Form.ENTRY,
     clean=Clean.DOWNLOADS,
+    only_digests=True,
 )
 PACKAGE_LISTS = Kind(
     name="apt",
@@ -268,6 +272,7 @@ DOWNLOADS = Kind(
     what="downloaded files, and in DIGEST.part what has come of one by now",
     form=Form.ENTRY,
     clean=Clean.DOWNLOADS,
+    only_digests=True,
 )
 REPOSITORIES = Kind(
     name="git",
@@ -275,6 +280,7 @@ REPOSITORIES = Kind(
     form=Form.INTERNAL,
     verified=False,
     clean=Clean.DOWNLOADS,
+    only_digests=True,
 )
 RESOLVED_NAMES = Kind(
     name="resolved",

@@ -64,6 +64,22 @@ def test_what_is_no_entry_stays_in_a_store(argv: list[str], tmp_path: Path) -> N
     assert {*OF_OTHERS} <= files(tmp_path)
 
 
+def test_directories_that_others_have_too_keep_what_is_not_of_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A home directory that was once named as the store has `locks` from then on."""
+    of_others = ("git/project/HEAD", "downloads/thesis.pdf", "packages/shop/setup.py")
+    ours = f"git/{digest_of('repository')}/HEAD", f"downloads/{digest_of('file')}.part"
+    for name in (*of_others, *ours):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (tmp_path / LOCKS.name).mkdir()
+    assert main(["--store", str(tmp_path), "clean", "--downloads"]) == 0
+    assert {*of_others} == {name for name in files(tmp_path) if not name.startswith("locks/")}
+    assert f"removed what the store had in {tmp_path / 'git'}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("argv", REMOVING, ids=" ".join)
 def test_a_store_that_is_not_there_is_none_to_refuse(argv: list[str], tmp_path: Path) -> None:
     assert main(["--store", str(tmp_path / "absent"), *argv]) == 0
