@@ -147,7 +147,7 @@ CONFIGS = Kind(
 )
 CONF_PROGRAMS = Kind(
     name="conf",
-    what="kbuild's compiled conf and fixdep, with what conf's questions were answered",
+    what="kbuild's programs conf and fixdep, compiled, and the shell's answers to conf",
     form=Form.ENTRY,
 )
 COMPILERS = Kind(
@@ -227,7 +227,7 @@ LOGS = Kind(
 )
 TEMPORARY = Kind(
     name="tmp",
-    what="work of living processes; what dead ones left is removed by the next that works there",
+    what="work of running processes; what a killed one left is removed by the next one",
     form=Form.INTERNAL,
     verified=False,
 )
@@ -269,7 +269,7 @@ PACKAGE_LISTS = Kind(
 )
 DOWNLOADS = Kind(
     name="downloads",
-    what="downloaded files, and in DIGEST.part what has come of one by now",
+    what="downloaded files; DIGEST.part is a download that is not complete",
     form=Form.ENTRY,
     clean=Clean.DOWNLOADS,
     only_digests=True,
